@@ -1,0 +1,61 @@
+"""Every error that whispertune raises on purpose.
+
+    WhispertuneError              exit status 1
+    ├── TrainingError             training itself failed (gradients that stay non-finite)
+    ├── Interrupted               a signal asked the run to stop; its state is saved
+    └── UserError                 exit status 2: the input is at fault, and the line says what to do
+        ├── ManifestError         a manifest, its columns or its rows
+        ├── AudioError            an audio file that cannot be used
+        ├── DataError             the data as a whole (empty valid set, leakage, too many exclusions)
+        ├── RecipeError           a recipe field or a command-line flag
+        ├── CheckpointError       a model that cannot be found, read or written
+        └── RunFolderError        the output folder
+
+The message is one line: what is wrong, where (file, row, field), and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class WhispertuneError(Exception):
+    """Base of all of them; `exit_status` is what the command line exits with."""
+
+    exit_status = 1
+
+
+class TrainingError(WhispertuneError):
+    """Training cannot go on."""
+
+
+class Interrupted(WhispertuneError):  # noqa: N818 - not a fault
+    """A signal asked the run to stop."""
+
+
+class UserError(WhispertuneError):
+    """The user's input is at fault."""
+
+    exit_status = 2
+
+
+class ManifestError(UserError):
+    """A manifest is missing, lacks a column or has a bad row."""
+
+
+class AudioError(UserError):
+    """An audio file cannot be used."""
+
+
+class DataError(UserError):
+    """The data as a whole cannot be used."""
+
+
+class RecipeError(UserError):
+    """A recipe field or a flag is unknown or has a bad value."""
+
+
+class CheckpointError(UserError):
+    """A model cannot be found, read or written."""
+
+
+class RunFolderError(UserError):
+    """The run folder cannot be used."""

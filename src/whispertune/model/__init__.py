@@ -1,0 +1,1 @@
+"""Whisper itself: encoder and decoder only."""
