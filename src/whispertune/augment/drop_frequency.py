@@ -1,0 +1,80 @@
+"""Frequency drop: a few narrow bands of the spectrum are removed from a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.augment.bounds import require_between
+from whispertune.data.audio import SAMPLE_RATE
+from whispertune.errors import RecipeError
+
+EDGE_HZ = 50.0  # width of the raised-cosine edge on either side of a dropped band; keeps its ringing short
+PADDING = SAMPLE_RATE // 10  # samples of silence behind the clip: ringing dies out there, never wraps round
+FFT_BLOCK = 4000  # the transform's size is a multiple of this, so that its factors are small and it is fast
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropFrequencyOptions:
+    """How often bands are dropped, how many, where and how wide."""
+
+    probability: float = 0.0
+    """Share of utterances that lose frequency bands, 0 to 1."""
+    max_bands: int = 3
+    """An utterance loses 1 to this many bands."""
+    width_hz: float = 300.0
+    """Width of each dropped band, in Hz."""
+    lowest_hz: float = 100.0
+    """Bands lie above this frequency, in Hz."""
+    highest_hz: float = 7500.0
+    """Bands lie below this frequency, in Hz (at most 8000)."""
+
+    def __post_init__(self) -> None:
+        nyquist = SAMPLE_RATE / 2
+        require_between("drop_frequency.probability", self.probability, 0, 1)
+        require_between("drop_frequency.max_bands", self.max_bands, 1, 100)
+        require_between("drop_frequency.width_hz", self.width_hz, 1, nyquist)
+        require_between("drop_frequency.lowest_hz", self.lowest_hz, 0, nyquist)
+        require_between("drop_frequency.highest_hz", self.highest_hz, 0, nyquist)
+        if self.lowest_hz + self.width_hz > self.highest_hz:
+            raise RecipeError(
+                f"augment.drop_frequency.width_hz is {self.width_hz:g}; a band that wide does not fit "
+                f"between lowest_hz ({self.lowest_hz:g}) and highest_hz ({self.highest_hz:g})"
+            )
+
+
+def draw_bands(options: DropFrequencyOptions, generator: np.random.Generator) -> list[float]:
+    """Draw the lower limits, in Hz, of the 1 to `max_bands` bands to drop (they may overlap)."""
+    num_bands = int(generator.integers(1, options.max_bands + 1))
+    last = options.highest_hz - options.width_hz
+    return [float(generator.uniform(options.lowest_hz, last)) for _ in range(num_bands)]
+
+
+def remove_bands(waveform: npt.NDArray[np.float32], bands: list[float], width_hz: float) -> npt.NDArray[np.float32]:
+    """Remove from `waveform` (num_samples,) the bands [low, low + width_hz] Hz, for each low in `bands`.
+
+    Zero-phase: the spectrum is multiplied by a real mask, 0 inside a band and rising to 1 over EDGE_HZ
+    outside it. Returns a new float32 array of the same shape.
+    """
+    size = -(-(waveform.size + PADDING) // FFT_BLOCK) * FFT_BLOCK
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    mask = np.ones_like(frequencies)
+    for low in bands:
+        distance = np.maximum(low - frequencies, frequencies - (low + width_hz))  # Hz outside of the band
+        mask *= 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / EDGE_HZ, 0, 1))
+    filtered = np.fft.irfft(np.fft.rfft(waveform, size) * mask, size)[: waveform.size]
+    return filtered.astype(np.float32)
+
+
+def drop_frequency(
+    waveform: npt.NDArray[np.float32], options: DropFrequencyOptions, generator: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Drop random bands from `waveform` (num_samples,) float32 with the options' probability.
+
+    Returns a new array of the same shape, or the waveform itself where nothing is dropped.
+    """
+    if generator.random() >= options.probability:
+        return waveform
+    return remove_bands(waveform, draw_bands(options, generator), options.width_hz)

@@ -1,0 +1,114 @@
+"""Noise from the user's own recordings, mixed in at a drawn signal-to-noise ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from whispertune.augment.bounds import require_between
+from whispertune.data.audio import SAMPLE_RATE, load_waveform
+from whispertune.errors import AudioError, RecipeError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+SPAN_MARGIN = 0.01  # seconds read beyond what is needed: rounding to the recording's rate never leaves too few
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """How often noise is added, from where and how loud."""
+
+    probability: float = 0.0
+    """Share of utterances that noise is added to, 0 to 1."""
+    folder: str | None = None
+    """Folder of noise recordings (wav, flac, ogg, opus, mp3; subfolders count)."""
+    min_snr: float = 5.0
+    """Loudest noise: lowest signal-to-noise ratio, in dB."""
+    max_snr: float = 20.0
+    """Faintest noise: highest signal-to-noise ratio, in dB."""
+
+    def __post_init__(self) -> None:
+        require_between("noise.probability", self.probability, 0, 1)
+        require_between("noise.min_snr", self.min_snr, -30, 100)
+        require_between("noise.max_snr", self.max_snr, -30, 100)
+        if self.min_snr > self.max_snr:
+            raise RecipeError(
+                f"augment.noise.min_snr is {self.min_snr:g}; it must not exceed max_snr ({self.max_snr:g})"
+            )
+        if self.probability > 0 and not self.folder:
+            raise RecipeError(
+                f"augment.noise.folder is not set, but augment.noise.probability is {self.probability:g}; "
+                "give a folder of noise recordings"
+            )
+
+
+class NoiseSource:
+    """The recordings of a noise folder: their headers read once, their samples in spans as they are needed.
+
+    Raises RecipeError if the folder is missing or has no recording, AudioError if a header is unreadable:
+    at the start, not hours into a run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise RecipeError(f"augment.noise.folder is {folder}; there is no such folder")
+        # Sorted, for a folder's own order differs between machines. Hidden files are no recordings (macOS's
+        # "._x.wav").
+        files = sorted(
+            path
+            for path in root.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
+        if not files:
+            kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
+            raise RecipeError(f"augment.noise.folder is {folder}; it holds no recording ({kinds})")
+        self.recordings: list[tuple[Path, float]] = [(path, _duration(path)) for path in files]
+
+    def draw(self, num_samples: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Draw `num_samples` of noise, (num_samples,) float32 at 16 kHz.
+
+        A random recording from a random place on; one that is too short is repeated. Raises AudioError if
+        it cannot be read.
+        """
+        path, duration = self.recordings[generator.integers(len(self.recordings))]
+        place = generator.random()
+        span = num_samples / SAMPLE_RATE + SPAN_MARGIN
+        if duration > span:  # read no more of a long recording than is needed
+            start = place * (duration - span)
+            noise = load_waveform(path, start, start + span)
+        else:
+            whole = load_waveform(path)
+            noise = np.roll(whole, -int(place * whole.size))
+        return np.resize(noise, num_samples)
+
+
+def _duration(path: Path) -> float:
+    """Seconds, by the file's header."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be read as noise ({error}); remove or replace it") from error
+
+
+def add_noise(
+    waveform: npt.NDArray[np.float32], noise: npt.NDArray[np.float32], snr_db: float
+) -> npt.NDArray[np.float32]:
+    """Mix `noise` into `waveform` (num_samples,) so that 10 log10(signal power / noise power) == snr_db.
+
+    Powers are means over the whole clip. Noise that is shorter is repeated, longer is cut. Returns a new
+    float32 array, or the waveform itself where it or the noise is silent (no ratio exists then).
+    """
+    if waveform.size == 0 or noise.size == 0:
+        return waveform
+    # In 64 bit: the squares of faint samples vanish in 32.
+    signal, fitted = waveform.astype(np.float64), np.resize(noise, waveform.size).astype(np.float64)
+    signal_power, noise_power = np.mean(signal**2), np.mean(fitted**2)
+    if signal_power == 0 or noise_power == 0:
+        return waveform
+    gain = np.sqrt(signal_power / noise_power) * 10 ** (-snr_db / 20)
+    mixed: npt.NDArray[np.float32] = (signal + gain * fitted).astype(np.float32)
+    return mixed

@@ -1,0 +1,95 @@
+"""All augmentation of one utterance: the options, the generator of its draws, the steps on its waveform."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.augment.drop_chunk import DropChunkOptions, drop_chunk
+from whispertune.augment.drop_frequency import DropFrequencyOptions, drop_frequency
+from whispertune.augment.noise import NoiseOptions, NoiseSource, add_noise
+from whispertune.augment.spec_augment import SpecAugmentOptions
+from whispertune.augment.speed import SpeedOptions, change_speed, draw_speed, num_samples_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """Augmentation of the training data; each part is off until it is given a probability."""
+
+    speed: SpeedOptions = field(default_factory=SpeedOptions)
+    """Play faster or slower."""
+    drop_frequency: DropFrequencyOptions = field(default_factory=DropFrequencyOptions)
+    """Remove frequency bands."""
+    drop_chunk: DropChunkOptions = field(default_factory=DropChunkOptions)
+    """Silence short chunks."""
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    """Mix in noise from a folder."""
+    spec_augment: SpecAugmentOptions = field(default_factory=SpecAugmentOptions)
+    """Mask the log-mel in time and frequency."""
+    keep_original: bool = False
+    """Train on the clean copy of each utterance beside the augmented one."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is augmented at all."""
+        parts = (self.speed, self.drop_frequency, self.drop_chunk, self.noise, self.spec_augment)
+        return any(part.probability > 0 for part in parts)
+
+
+def _generator(seed: int) -> np.random.Generator:
+    # PCG64 by name: default_rng may take another bit generator in a later NumPy.
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def generator_for(seed: int, view: int, utterance_id: str) -> np.random.Generator:
+    """The generator of all draws for one view of one utterance; `view` is an epoch or a stored view's number.
+
+    The same in every process and on every machine: seeded by SHA-256, since Python salts its own hash().
+    """
+    # An id made from a path may hold lone surrogates (file names that are not UTF-8).
+    key = f"{seed}\n{view}\n{utterance_id}".encode("utf-8", "surrogatepass")
+    return _generator(int.from_bytes(hashlib.sha256(key).digest(), "little"))
+
+
+class WaveformAugmenter:
+    """Speed, noise, frequency drop and chunk drop, in this order, each with its probability.
+
+    Raises RecipeError at construction if noise is on and its folder has no recordings.
+    """
+
+    def __init__(self, options: AugmentOptions) -> None:
+        self.options = options
+        wanted = options.noise.folder if options.noise.probability > 0 else None
+        self.noise = NoiseSource(wanted) if wanted else None
+
+    def __call__(
+        self, waveform: npt.NDArray[np.float32], generator: np.random.Generator, *, max_samples: int
+    ) -> npt.NDArray[np.float32]:
+        """Augment `waveform` (num_samples,) float32 mono 16 kHz; returns (at most max_samples,) float32.
+
+        A drawn speed that would exceed `max_samples` is not applied. The input is never written to; where
+        no step applies, it is itself returned. Takes the same number of draws from `generator` whatever
+        happens. Raises ValueError if the input exceeds `max_samples` already (speech is never cut here),
+        AudioError if a noise recording cannot be read.
+        """
+        if waveform.size > max_samples:
+            raise ValueError(f"waveform has {waveform.size} samples, more than max_samples = {max_samples}")
+        # Each step has a generator of its own, so that turning one on leaves the draws of the others alone.
+        speed, noise, frequency, chunk = (_generator(int(seed)) for seed in generator.integers(2**63, size=4))
+
+        factor = draw_speed(self.options.speed, speed)
+        if num_samples_at(waveform.size, factor) <= max_samples:
+            waveform = change_speed(waveform, factor)
+        waveform = self._add_noise(waveform, noise)
+        waveform = drop_frequency(waveform, self.options.drop_frequency, frequency)
+        return drop_chunk(waveform, self.options.drop_chunk, chunk)
+
+    def _add_noise(self, waveform: npt.NDArray[np.float32], generator: np.random.Generator) -> npt.NDArray[np.float32]:
+        options = self.options.noise
+        if self.noise is None or generator.random() >= options.probability:
+            return waveform
+        snr_db = generator.uniform(options.min_snr, options.max_snr)
+        return add_noise(waveform, self.noise.draw(waveform.size, generator), snr_db)

@@ -1,0 +1,47 @@
+"""From what the user calls a model to the model in memory, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whispertune.checkpoints import ctranslate2, hub, huggingface, packaged
+from whispertune.checkpoints.layout import Checkpoint, expected_shapes
+from whispertune.errors import CheckpointError
+
+__all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
+
+
+def load_checkpoint(model: str) -> Checkpoint:
+    """The checkpoint that `model` names: every tensor there, of the right shape and finite.
+
+    `model` is a Hugging Face or CTranslate2 folder, a run folder (its `best/`), `packaged:whisper-base`,
+    `packaged:whisper-tiny.en`, or a Hub id (`openai/whisper-base`). A folder goes before a Hub id.
+
+    Raises CheckpointError, in one line, if it can't be found, read, or is no Whisper.
+    """
+    if model.startswith(packaged.PREFIX):
+        return packaged.read_packaged(model)
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        return _read_folder(path, source=model)
+    if model and path.exists():
+        raise CheckpointError(f"{model}: is a file; name the model's folder")
+    if hub.looks_like_id(model):
+        return _read_folder(hub.fetch(model), source=model)
+    raise CheckpointError(
+        f"{model!r}: no such folder, and neither a Hub id (openai/whisper-base) nor one of "
+        f"{', '.join(packaged.PREFIX + name for name in packaged.MODELS)}"
+    )
+
+
+def _read_folder(folder: Path, *, source: str) -> Checkpoint:
+    if (folder / "best").is_dir() and not (folder / "config.json").exists():  # a run folder
+        folder = folder / "best"
+    if (folder / "model.bin").exists():
+        return ctranslate2.read_folder(folder, source=source)
+    if (folder / "config.json").exists():
+        return huggingface.read_folder(folder, source=source)
+    raise CheckpointError(
+        f"{folder}: holds no model: neither a config.json (Hugging Face), nor a model.bin (CTranslate2), "
+        "nor a run's best/"
+    )

@@ -1,0 +1,102 @@
+"""The generation and preprocessor configs that go with a model, complete whatever its source lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, NO_TIMESTAMPS, START
+from whispertune.errors import CheckpointError
+from whispertune.model.config import WhisperConfig
+
+MULTILINGUAL_VOCABULARY = 51865
+"""Tokens, at least, of a multilingual Whisper; English-only ones have 51864, but their tokenizer files may
+list the languages all the same."""
+
+_LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
+
+
+def complete_generation(
+    given: Mapping[str, Any], config: WhisperConfig, ids: Mapping[str, int], where: str
+) -> dict[str, Any]:
+    """`given` (the known part of a `generation_config.json`) with everything else that decoding needs.
+
+    Special ids come from the tokenizer's names (`ids`). Token ids outside the vocabulary are left out of the
+    lists of suppressed ones: the model cannot produce them anyway. Raises CheckpointError on values of the
+    wrong type.
+    """
+    generation = {
+        key: value
+        for key, value in given.items()
+        # The first is deprecated and contradicts `language`; the others describe who wrote the file.
+        if key not in ("forced_decoder_ids", "transformers_version", "_from_model_config") and value is not None
+    }
+    multilingual = generation.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
+    start, end = ids[START], ids[END_OF_TEXT]
+    languages, tasks = generation.get("lang_to_id"), generation.get("task_to_id")
+    if not multilingual:
+        languages, tasks = {}, {}
+    if languages is None:
+        last = ids.get("<|translate|>", ids[NO_TIMESTAMPS])
+        languages = {
+            name: number for name, number in ids.items() if _LANGUAGE.fullmatch(name) and start < number < last
+        }
+    if tasks is None:
+        tasks = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate") if f"<|{task}|>" in ids}
+    if "<|startofprev|>" in ids:
+        generation["prev_sot_token_id"] = ids["<|startofprev|>"]
+    for key in ("suppress_tokens", "begin_suppress_tokens"):
+        generation[key] = [token for token in _ids(generation, key, where) if token < config.vocab_size]
+    for key in ("bos_token_id", "pad_token_id"):
+        if not isinstance(generation.get(key), int) or not 0 <= generation[key] < config.vocab_size:
+            generation[key] = end
+    generation |= {
+        "is_multilingual": bool(multilingual),
+        "lang_to_id": _named_ids(languages, "lang_to_id", where),
+        "task_to_id": _named_ids(tasks, "task_to_id", where),
+        "eos_token_id": end,
+        "decoder_start_token_id": start,
+        "no_timestamps_token_id": ids[NO_TIMESTAMPS],
+        # transformers' own default of 20 would cut transcripts off.
+        "max_length": min(448, config.max_target_positions),
+    }
+    generation.setdefault("alignment_heads", [])
+    generation.setdefault("max_initial_timestamp_index", 50)  # 1 s, as in Whisper's own decoding
+    generation.setdefault("return_timestamps", False)
+    return generation
+
+
+def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where: str) -> dict[str, Any]:
+    """What `WhisperFeatureExtractor` needs. Raises CheckpointError if `given` has another spectrogram."""
+    complete = {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "processor_class": "WhisperProcessor",
+        "feature_size": config.num_mel_bins,
+        "sampling_rate": 16000,
+        "n_fft": 400,  # samples, 25 ms
+        "hop_length": 160,  # samples, 10 ms
+        "chunk_length": 30,  # s
+        "n_samples": 480000,
+        "nb_max_frames": 3000,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "return_attention_mask": False,
+    }
+    for key in ("feature_size", "sampling_rate", "n_fft", "hop_length", "chunk_length", "padding_value"):
+        if given.get(key, complete[key]) != complete[key]:
+            raise CheckpointError(f"{where}: `{key}` is {given[key]!r}; this model needs {complete[key]!r}")
+    return complete
+
+
+def _ids(generation: Mapping[str, Any], key: str, where: str) -> list[int]:
+    values = generation.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
+        raise CheckpointError(f"{where}: `{key}` is no list of token ids")
+    return [value for value in values if value >= 0]
+
+
+def _named_ids(values: Any, key: str, where: str) -> dict[str, int]:
+    if not isinstance(values, dict) or not all(isinstance(value, int) for value in values.values()):
+        raise CheckpointError(f"{where}: `{key}` does not map names to token ids")
+    return values

@@ -1,0 +1,233 @@
+"""Reads and writes Hugging Face Whisper folders, such as `transformers` opens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
+from whispertune.checkpoints.json_files import read_json, read_text
+from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
+from whispertune.checkpoints.tokenizer_files import (
+    as_json,
+    build_tokenizer,
+    companion_files,
+    complete_tokenizer,
+)
+from whispertune.errors import CheckpointError
+
+
+def read_folder(folder: Path, *, source: str) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder: safetensors or `pytorch_model.bin`, in one file or sharded.
+
+    Raises CheckpointError if a file is missing or damaged, or the model is no plain Whisper.
+    """
+    config_path = folder / "config.json"
+    settings = read_json(config_path)
+    for key, needed in (
+        ("model_type", "whisper"),
+        ("activation_function", "gelu"),
+        ("scale_embedding", False),
+    ):
+        if settings.get(key, needed) != needed:
+            raise CheckpointError(f"{config_path}: `{key}` is {settings[key]!r}, but {needed!r} for a Whisper")
+    config = read_config(settings, str(config_path))
+    tensors, digest = _read_weights(folder)
+    weights = canonical_weights(tensors, str(folder))
+    check_weights(weights, config, str(folder))
+    tokenizer_json, ids = complete_tokenizer(_read_tokenizer(folder), config.vocab_size, f"{folder}/tokenizer.json")
+    # Folders older than generation_config.json keep these in config.json.
+    given: dict[str, Any] = {
+        key: settings[key]
+        for key in ("suppress_tokens", "begin_suppress_tokens", "bos_token_id", "pad_token_id")
+        if key in settings
+    }
+    generation_path, preprocessor_path = (
+        folder / "generation_config.json",
+        folder / "preprocessor_config.json",
+    )
+    if generation_path.exists():
+        given |= read_json(generation_path)
+    generation = complete_generation(given, config, ids, str(generation_path))
+    preprocessor = read_json(preprocessor_path) if preprocessor_path.exists() else {}
+    return Checkpoint(
+        config=config,
+        weights=weights,
+        tokenizer_json=tokenizer_json,
+        generation=generation,
+        preprocessor=complete_preprocessor(preprocessor, config, str(preprocessor_path)),
+        source=source,
+        digest=digest,
+        pad_token_id=generation["pad_token_id"],
+    )
+
+
+def save_huggingface(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    language: str | None,
+    task: str = "transcribe",
+    model_card: str | None,
+) -> None:
+    """Write `weights` (fp32) and all that belongs to them into `folder`, each file fsynced.
+
+    `checkpoint` is the model that was trained; it gives config, tokenizer and generation settings. `weights`
+    are named as in `expected_shapes`, of any float dtype and on any device. `language` (a code such as `it`)
+    and `task` become what the model does when it is told neither; None, for a model trained on several
+    languages, leaves the language to be detected. English-only models have neither. `model_card` is the text
+    of the README.
+    The caller makes it atomic: by writing into a temporary folder, then renaming.
+
+    Raises CheckpointError if the weights don't fit the config or are not finite, or the model lacks the
+    language or task.
+    """
+    stored = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in canonical_weights(weights, str(folder)).items()
+    }
+    check_weights(stored, checkpoint.config, str(folder))
+    generation = _generation_to_save(checkpoint.generation, language, task)
+    multilingual = generation["is_multilingual"]
+    files = {
+        "config.json": as_json(_config_to_save(checkpoint, generation)),
+        "generation_config.json": as_json(generation),
+        "preprocessor_config.json": as_json(checkpoint.preprocessor),
+        "tokenizer.json": checkpoint.tokenizer_json,
+        **companion_files(checkpoint.tokenizer_json, language=language if multilingual else None, task=task),
+    }
+    if model_card is not None:
+        files["README.md"] = model_card
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+        with (folder / "model.safetensors").open("rb+") as written:
+            os.fsync(written.fileno())
+        for name, text in files.items():
+            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
+
+
+def _generation_to_save(generation: Mapping[str, Any], language: str | None, task: str) -> dict[str, Any]:
+    # transformers takes an empty list for a setting, and an empty `lang_to_id` for languages to be detected.
+    saved = {
+        key: value for key, value in generation.items() if key not in ("language", "task") and value not in ([], {})
+    }
+    if not saved["is_multilingual"]:  # transformers refuses language and task for these
+        return saved
+    if task not in generation["task_to_id"]:
+        raise CheckpointError(f"this model has no task {task!r}; it has {', '.join(generation['task_to_id'])}")
+    saved["task"] = task
+    if language is not None:
+        if f"<|{language}|>" not in generation["lang_to_id"]:
+            raise CheckpointError(f"this model has no token for the language {language!r}")
+        saved["language"] = f"<|{language}|>"
+    return saved
+
+
+def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        "is_encoder_decoder": True,
+        **asdict(checkpoint.config),
+        "num_hidden_layers": checkpoint.config.encoder_layers,
+        "activation_function": "gelu",
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+        "init_std": 0.02,
+        "scale_embedding": False,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "pad_token_id": checkpoint.pad_token_id,
+        "bos_token_id": generation["bos_token_id"],
+        "eos_token_id": generation["eos_token_id"],
+        "decoder_start_token_id": generation["decoder_start_token_id"],
+        # Left out, it would become [220, 50256], which is the English-only models'.
+        "begin_suppress_tokens": generation.get("begin_suppress_tokens"),
+        "torch_dtype": "float32",
+    }
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """All tensors, and the sha256 over their files in order of name."""
+    files = _weight_files(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    sha256 = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    sha256.update(block)
+            if file.suffix == ".safetensors":
+                found = load_file(file)
+            else:
+                found = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file}: is missing") from error
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{file}: damaged, or no safetensors file ({error})") from error
+        # torch.load has no error of its own for damaged files: nearly anything can come up.
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise CheckpointError(f"{file}: can't be read ({type(error).__name__}: {reason})") from error
+        if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+            raise CheckpointError(f"{file}: holds something else than named tensors")
+        tensors |= found
+    return tensors, sha256.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not shards:
+                raise CheckpointError(f"{index}: has no `weight_map`")
+            names = sorted({str(shard) for shard in shards.values()})
+            if any(Path(shard).name != shard for shard in names):
+                raise CheckpointError(f"{index}: `weight_map` points outside the folder")
+            return [folder / shard for shard in names]
+    raise CheckpointError(f"{folder}: holds no model.safetensors or pytorch_model.bin, whole or sharded")
+
+
+def _read_tokenizer(folder: Path) -> str:
+    """`tokenizer.json`, or its like from the files that slow tokenizers were saved as."""
+    if (folder / "tokenizer.json").exists():
+        return read_text(folder / "tokenizer.json")
+    if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
+        raise CheckpointError(
+            f"{folder}: holds neither a tokenizer.json nor vocab.json and merges.txt; "
+            "copy them from the model it was trained from"
+        )
+    added: dict[str, Any] = {}
+    # Not splitlines(), which splits at more than newlines.
+    merges = read_text(folder / "merges.txt").split("\n")
+    merges = [pair.removesuffix("\r") for pair in merges if pair.strip() and not pair.startswith("#version")]
+    try:
+        if (folder / "tokenizer_config.json").exists():
+            listed = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+            added |= {token["content"]: int(number) for number, token in listed.items()}
+        if (folder / "added_tokens.json").exists():
+            added |= read_json(folder / "added_tokens.json")
+        return build_tokenizer(read_json(folder / "vocab.json"), merges, added)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer files are damaged ({error!r})") from error

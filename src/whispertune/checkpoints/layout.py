@@ -1,0 +1,149 @@
+"""What a Whisper checkpoint consists of: the container, and which tensors of which shape it must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from whispertune.errors import CheckpointError
+from whispertune.model.config import WhisperConfig
+
+EMBEDDING = "model.decoder.embed_tokens.weight"
+PROJECTION = "proj_out.weight"  # the output layer: always the token embedding itself in Whisper
+
+
+@dataclass(kw_only=True, slots=True)
+class Checkpoint:
+    """One model in memory, whatever format it came from."""
+
+    config: WhisperConfig
+    weights: dict[str, torch.Tensor]
+    """By Hugging Face parameter name, as `expected_shapes` lists them (no tied `proj_out.weight`); on CPU, in
+    the dtype they are stored in."""
+    tokenizer_json: str
+    """The text of `tokenizer.json`, its timestamp tokens listed."""
+    generation: dict[str, Any]
+    """The content of `generation_config.json`; `lang_to_id` and `task_to_id` are empty if English-only."""
+    preprocessor: dict[str, Any]
+    """The content of `preprocessor_config.json`."""
+    source: str
+    """What the user named."""
+    digest: str
+    """sha256 of the weights file, or of its parts one after the other."""
+    pad_token_id: int
+    """What decoder input holds past an utterance's end."""
+
+
+def expected_shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of `WhisperForConditionalGeneration` but the tied output layer."""
+    d = config.d_model
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.encoder.conv1.weight": (d, config.num_mel_bins, 3),
+        "model.encoder.conv1.bias": (d,),
+        "model.encoder.conv2.weight": (d, d, 3),
+        "model.encoder.conv2.bias": (d,),
+        "model.encoder.embed_positions.weight": (config.max_source_positions, d),
+        EMBEDDING: (config.vocab_size, d),
+        "model.decoder.embed_positions.weight": (config.max_target_positions, d),
+    }
+
+    def norm(name: str) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (d,)
+
+    def attention(name: str) -> None:
+        for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            shapes[f"{name}.{projection}.weight"] = (d, d)
+            if projection != "k_proj":  # a bias on keys would cancel in the softmax
+                shapes[f"{name}.{projection}.bias"] = (d,)
+        norm(f"{name}_layer_norm")
+
+    def stack(name: str, layers: int, ffn_dim: int, attentions: Iterable[str]) -> None:
+        for layer in (f"model.{name}.layers.{number}" for number in range(layers)):
+            for kind in attentions:
+                attention(f"{layer}.{kind}")
+            shapes[f"{layer}.fc1.weight"], shapes[f"{layer}.fc1.bias"] = (ffn_dim, d), (ffn_dim,)
+            shapes[f"{layer}.fc2.weight"], shapes[f"{layer}.fc2.bias"] = (d, ffn_dim), (d,)
+            norm(f"{layer}.final_layer_norm")
+        norm(f"model.{name}.layer_norm")
+
+    stack("encoder", config.encoder_layers, config.encoder_ffn_dim, ["self_attn"])
+    stack("decoder", config.decoder_layers, config.decoder_ffn_dim, ["self_attn", "encoder_attn"])
+    return shapes
+
+
+def read_config(values: Mapping[str, Any], where: str) -> WhisperConfig:
+    """The sizes among `values` (Hugging Face's names).
+
+    Raises CheckpointError, naming `where`, for a size that is missing or no sensible number: what follows
+    allocates by these numbers, so a broken file must not get to choose them freely.
+    """
+    sizes: dict[str, int] = {}
+    for field in fields(WhisperConfig):
+        value = values.get(field.name, {"max_source_positions": 1500, "max_target_positions": 448}.get(field.name))
+        limit = 1000 if field.name.endswith("layers") else 1_000_000
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise CheckpointError(f"{where}: `{field.name}` is {value!r}, not a number from 1 to {limit}")
+        sizes[field.name] = value
+    for side in ("encoder", "decoder"):
+        if sizes["d_model"] % sizes[f"{side}_attention_heads"]:
+            raise CheckpointError(f"{where}: `d_model` is no multiple of `{side}_attention_heads`")
+    return WhisperConfig(**sizes)
+
+
+def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """`weights` under the names of `expected_shapes`: with the `model.` prefix, no tied output layer.
+
+    Raises CheckpointError if an output layer is stored that differs from the token embedding.
+    """
+    named: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        full = f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name
+        if full in named:
+            raise CheckpointError(f"{where}: {full} is there twice, with and without the `model.` prefix")
+        named[full] = tensor
+    projection = named.pop(PROJECTION, None)
+    if projection is not None:
+        embedding = named.setdefault(EMBEDDING, projection)
+        same = embedding is projection or (
+            embedding.shape == projection.shape and torch.equal(embedding.float(), projection.float())
+        )
+        if not same:
+            raise CheckpointError(
+                f"{where}: {PROJECTION} differs from {EMBEDDING}; Whisper ties them, so it can't be used"
+            )
+    return named
+
+
+def check_weights(weights: Mapping[str, torch.Tensor], config: WhisperConfig, where: str) -> None:
+    """Raise CheckpointError unless `weights` are exactly what `config` calls for, every value finite."""
+    shapes = expected_shapes(config)
+    _refuse(f"{where}: missing tensors", [name for name in shapes if name not in weights])
+    _refuse(f"{where}: tensors that Whisper does not have", [name for name in weights if name not in shapes])
+    _refuse(
+        f"{where}: tensors whose shape does not fit the config",
+        [
+            f"{name} {tuple(weights[name].shape)} instead of {shape}"
+            for name, shape in shapes.items()
+            if tuple(weights[name].shape) != shape
+        ],
+    )
+    _refuse(
+        f"{where}: tensors that are not float32, float16 or bfloat16",
+        [f"{name} ({tensor.dtype})" for name, tensor in weights.items() if tensor.dtype not in _DTYPES],
+    )
+    _refuse(
+        f"{where}: tensors with values that are not finite",
+        [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()],
+    )
+
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _refuse(what: str, names: list[str]) -> None:
+    if names:
+        more = ", …" if len(names) > 3 else ""
+        raise CheckpointError(f"{what}: {len(names)} ({', '.join(names[:3])}{more})")

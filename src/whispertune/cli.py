@@ -1,0 +1,56 @@
+"""Names to commands. What a command needs is imported only when it runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from whispertune import __version__
+from whispertune.errors import WhispertuneError
+
+COMMANDS = {
+    "train": "fine-tune a Whisper on your own speech",
+    "resume": "take a run up where it stopped",
+    "evaluate": "decode a manifest and score it: WER and CER",
+}
+
+HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
+
+usage: whispertune COMMAND … (whispertune COMMAND --help tells more)
+
+{chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
+
+first steps:
+  whispertune train --model openai/whisper-base --train train.csv --valid valid.csv --language it --output runs/first
+  whispertune evaluate --model runs/first --data test.csv --language it
+
+A manifest is a CSV, TSV or JSONL with the columns `audio` and `text`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 the input is at fault, 1 anything else."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = importlib.import_module(f"whispertune.commands.{name}")
+        status: int = command.main(rest)
+        return status
+    except WhispertuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("WHISPERTUNE_TRACEBACK"):
+            raise
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""whispertune evaluate: decode a manifest and score it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from whispertune.console import console, percent, progress_bar, results
+from whispertune.decoding.windows import SearchOptions
+from whispertune.errors import RunFolderError
+from whispertune.flags import help_text, parse_fields
+from whispertune.frames import DENSE, FrameOptions
+from whispertune.loading import load_model
+from whispertune.model.whisper import inference_copy
+from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.run_folder import write_jsonl, write_text
+from whispertune.splits import DataOptions, TextSettings, excluded_summary, load_split, require_usable
+from whispertune.states import ComputedStates, window_features
+from whispertune.text.languages import language_code
+from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.windows import window_waveform
+
+DESCRIPTION = """Decode a manifest with a model and score it against its transcripts.
+
+whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR]
+
+Decoding is dense (plain Whisper) and bounded by Whisper's own 448 tokens only, as the model will be deployed.
+WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """One evaluation."""
+
+    model: str
+    """Model: a folder, a Hub id, a run (its best/), or packaged:whisper-base."""
+
+    data: str
+    """Manifest (CSV, TSV or JSONL)."""
+
+    language: str | None = None
+    """Language spoken, where a row names none."""
+
+    task: str = "transcribe"
+    """transcribe or translate, where a row names none."""
+
+    beam_size: int = 8
+    """Hypotheses kept side by side; 1 is greedy search."""
+
+    length_penalty: float = 1.0
+    """Exponent of the length that a hypothesis's log-probability is divided by."""
+
+    frames: FrameOptions = field(default_factory=lambda: DENSE)
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    precision: Precision = "auto"
+    """Of matrix products: auto takes bf16 where the hardware has it."""
+
+    max_excluded: float = 0.05
+    """Share of rows that may be unusable."""
+
+    workers: int = 2
+    """Threads that decode audio."""
+
+    output: str | None = None
+    """Folder for hypotheses.jsonl and summary.json."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune evaluate ARGUMENTS`."""
+    if any(flag in ("-h", "--help") for flag in arguments):
+        results.print(help_text(EvaluateOptions, "whispertune evaluate", DESCRIPTION), markup=False)
+        return 0
+    options = parse_fields(EvaluateOptions, {}, arguments, command="evaluate")
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"--output {output}: cannot write there ({error.strerror})") from None
+    found = evaluate(options)
+    if output is not None:
+        write_jsonl(output / "hypotheses.jsonl", found.rows())
+        content = {"model": options.model, "frames": options.frames.selection, **found.summary()}
+        write_text(output / "summary.json", json.dumps(content, indent=2) + "\n")
+    report(options, found, output)
+    return 0
+
+
+def evaluate(options: EvaluateOptions) -> Evaluation:
+    """Load, decode, score.
+
+    Raises:
+        UserError: whatever is wrong with options, model or data.
+    """
+    search = SearchOptions(beam_size=options.beam_size, length_penalty=options.length_penalty)
+    data = DataOptions(max_excluded=options.max_excluded, workers=options.workers)
+    device = resolve_device(options.device)
+    dtype = resolve_precision(options.precision, device)
+    ready = load_model(options.model, device)
+    language = None if options.language is None else language_code(options.language)
+    if language is None and ready.tokenizer.multilingual:
+        language = _own_language(ready.checkpoint.generation)
+    text = TextSettings(ready.tokenizer, language, options.task)
+    num_rows = sum(1 for _ in Path(options.data).open("rb")) if Path(options.data).is_file() else 0
+    with progress_bar("checking", num_rows) as advance:
+        split = load_split("data", Path(options.data), text, data, advance=advance)
+    for line in excluded_summary(split.excluded):
+        console.print(f"[yellow]left out[/]  {line}")
+    require_usable([split], data)
+    whisper = inference_copy(ready.whisper, dtype)
+    states = ComputedStates(
+        whisper.encoder,
+        lambda i, _: [window_features(window_waveform(split.windows[i]), ready.n_mels, options.frames)],
+        workers=options.workers,
+    )
+    contender = Contender(options.model, whisper.decoder, states.fetch, search)
+    console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision_name(dtype)}")
+    with progress_bar("decoding", len(split.windows)) as advance:
+        (found,) = evaluate_split(
+            split, [contender], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
+            frames=options.frames, max_tokens=token_caps(split, None), cut_loops=False, advance=advance,
+        )  # fmt: skip
+    return found
+
+
+def _own_language(generation: dict[str, object]) -> str | None:
+    """The language that a fine-tuned model's generation config names."""
+    named = generation.get("language")
+    return named.strip("<|>") if isinstance(named, str) else None
+
+
+def report(options: EvaluateOptions, found: Evaluation, output: Path | None) -> None:
+    """Print the figures."""
+    low, high = found.interval()
+    table = Table(title=f"{options.model} on {options.data}", title_justify="left")
+    for heading in ("search", "WER", "95 %", "CER", "WER raw", "CER raw", "loss", "utterances", "seconds"):
+        table.add_column(heading, justify="right")
+    score = found.score
+    table.add_row(
+        "greedy" if found.beam_size == 1 else f"beam {found.beam_size}",
+        percent(score.wer), f"{100 * low:.1f} to {100 * high:.1f}", percent(score.cer), percent(score.wer_raw),
+        percent(score.cer_raw), f"{found.loss:.3f}", str(len(found.hypotheses)), f"{found.seconds:.1f}",
+    )  # fmt: skip
+    results.print(table)
+    if found.capped:
+        results.print(f"{found.capped} hypotheses ran into Whisper's 448 tokens: look for loops")
+    if output is not None:
+        results.print(f"every hypothesis: {output / 'hypotheses.jsonl'}")

@@ -1,0 +1,35 @@
+"""whispertune resume: take a run up where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from whispertune.commands import train
+from whispertune.console import results
+from whispertune.errors import RecipeError, RunFolderError
+from whispertune.flags import load_yaml, parse_fields
+from whispertune.recipe import Recipe
+from whispertune.run_folder import RunFolder
+
+DESCRIPTION = """Take a run up where it stopped.
+
+whispertune resume RUN [--data.workers N] [--checkpoint.every_minutes M] [--checkpoint.every_steps N]
+
+RUN is the --output of `whispertune train`. The run ends with the same weights and metrics as if it had never
+stopped. A finished run is left alone."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune resume ARGUMENTS`."""
+    if not arguments or any(flag in ("-h", "--help") for flag in arguments):
+        results.print(DESCRIPTION, markup=False)
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise RecipeError("the run folder is missing; see whispertune resume --help")
+    folder = RunFolder(Path(arguments[0]))
+    if not folder.recipe.exists():
+        raise RunFolderError(f"{folder.path}: no run here (no recipe.yaml); name the --output of a train command")
+    recipe = parse_fields(Recipe, load_yaml(folder.recipe), arguments[1:], command="resume", where=str(folder.recipe))
+    return train.run(dataclasses.replace(recipe, output=str(folder.path)))

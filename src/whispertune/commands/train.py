@@ -1,0 +1,219 @@
+"""whispertune train: fine-tune a Whisper."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from whispertune.console import console, peak_memory_gb, percent, results
+from whispertune.environment import describe_environment
+from whispertune.errors import Interrupted, RunFolderError
+from whispertune.flags import help_text, load_yaml, parse_fields
+from whispertune.recipe import Recipe, differing_fields, to_yaml
+from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl, write_text
+from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
+from whispertune.session import (
+    Session,
+    build_run_schedule,
+    build_trainer,
+    check_thinning,
+    evaluate_test,
+    open_session,
+    save_best,
+)
+from whispertune.training.resume import Progress, StopSignal, read_progress
+from whispertune.training.validate import Evaluation
+
+DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
+
+whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
+
+  M  a Hugging Face or CTranslate2 folder, a Hub id (openai/whisper-base), another run's folder, or
+     packaged:whisper-base (the weights of the `demo` extra)
+  F  a CSV, TSV or JSONL manifest with columns `audio` and `text`
+
+Every flag below is a field of the recipe too; flags win over RECIPE.yaml. --print_config prints the effective
+recipe and stops. A run that was killed goes on with the same command, or with `whispertune resume RUN`."""
+
+FREE_TO_CHANGE = ("output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps")
+"""Fields that decide no result: a run may be resumed with other values."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune train ARGUMENTS`."""
+    if any(flag in ("-h", "--help") for flag in arguments):
+        results.print(help_text(Recipe, "whispertune train [RECIPE.yaml]", DESCRIPTION), markup=False)
+        return 0
+    flags = [flag for flag in arguments if flag not in ("--print_config", "--print-config")]
+    print_config = len(flags) < len(arguments)
+    fields, where = {}, "recipe"
+    if flags and not flags[0].startswith("-"):
+        where, *flags = flags
+        fields = load_yaml(Path(where))
+    recipe = parse_fields(Recipe, fields, flags, command="train", where=where)
+    if print_config:
+        results.print(to_yaml(recipe), end="", markup=False)
+        return 0
+    return run(recipe)
+
+
+def run(recipe: Recipe) -> int:
+    """Start the run, or take it up where it stopped."""
+    folder = RunFolder(Path(recipe.output))
+    with StopSignal().installed() as stop:
+        try:
+            return _run(recipe, folder, stop)
+        except Interrupted as signal:
+            console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
+            return Interrupted.exit_status
+
+
+def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
+    started = time.perf_counter()
+    require_same_recipe(recipe, folder)
+    folder.create()
+    progress = read_progress(folder.state) if folder.state.exists() else Progress()
+    if progress.finished:
+        console.print(f"{folder.path} is finished already; its results are in {folder.test}")
+        return 0
+    session = open_session(recipe, folder, stop)
+    _record(session)
+    folder.truncate_metrics(progress.metrics_size)
+    if progress.step:
+        console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
+    check_thinning(session, progress)
+    trainer = build_trainer(session, build_run_schedule(session), progress)
+    if not progress.trained:
+        trainer.run()
+    comparison = choose_best(session, progress)
+    evaluations: list[Evaluation] = []
+    if session.test is not None:
+        evaluations = evaluate_test(session)
+        record_test(session, progress, evaluations)
+    progress.finished = True
+    trainer.save()
+    report(session, progress, evaluations, comparison, time.perf_counter() - started)
+    return 0
+
+
+def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        RunFolderError: naming the fields in which the folder's recipe differs.
+    """
+    if folder.recipe.exists():
+        theirs = parse_fields(Recipe, load_yaml(folder.recipe), [], command="train", where=str(folder.recipe))
+        different = differing_fields(recipe, theirs, ignored=FREE_TO_CHANGE)
+        if different:
+            raise RunFolderError(
+                f"--output {folder.path} holds a run of another recipe (asked, there): {', '.join(different[:6])}"
+                "; choose another folder"
+            )
+    elif folder.path.is_dir() and any(folder.path.iterdir()):
+        raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
+
+
+def _record(session: Session) -> None:
+    """Keep recipe and fingerprints; refuse to resume where model or data have changed since."""
+    folder, recipe = session.folder, session.recipe
+    manifests = {n: Path(m) for n in ("train", "valid", "test") if (m := getattr(recipe, n)) is not None}
+    environment = describe_environment(recipe.seed, session.ready.checkpoint.digest, manifests)
+    if folder.environment.exists() and folder.state.exists():
+        before = json.loads(folder.environment.read_text(encoding="utf-8"))["sha256"]
+        changed = [name for name, digest in environment["sha256"].items() if before.get(name) != digest]
+        if changed:
+            raise RunFolderError(
+                f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
+                "restore them, or choose another --output"
+            )
+    write_text(folder.recipe, to_yaml(recipe))
+    write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
+
+
+def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
+    """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
+    baseline = read_jsonl(session.folder.validation(0))
+    best = read_jsonl(session.folder.validation(progress.best_step))
+    comparison = paired_bootstrap(
+        [row["word_errors"] for row in baseline],
+        [row["word_errors"] for row in best],
+        [row["words"] for row in baseline],
+    )
+    if comparison.difference > 0:
+        console.print(
+            f"[bold red]fine-tuning made it worse:[/] valid WER rose by {100 * comparison.difference:.1f} points "
+            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr"
+        )
+    if comparison.low > 0:
+        console.print("best/ now holds the untouched model")
+        save_best(session, session.ready.checkpoint.weights)
+        progress.best_step = progress.best_epoch = 0
+    return comparison
+
+
+def record_test(session: Session, progress: Progress, evaluations: Sequence[Evaluation]) -> None:
+    """Write the test rows of metrics.jsonl, test/hypotheses.jsonl (best model, widest search) and summary.json."""
+    folder = session.folder
+    summary = {}
+    for found in evaluations:
+        best = found.name == "best"
+        folder.append_metrics(
+            {
+                "step": progress.best_step if best else 0,
+                "epoch": progress.best_epoch if best else 0,
+                "split": "test",
+                "model": found.name,
+                "frames": "dense",
+                **found.summary(),
+            }
+        )
+        summary[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = found.summary()
+    chosen = evaluations[-1]
+    write_jsonl(folder.test / "hypotheses.jsonl", chosen.rows())
+    content = {**chosen.summary(), "model": chosen.name, "frames": "dense", "all": summary}
+    write_text(folder.test / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def report(
+    session: Session,
+    progress: Progress,
+    evaluations: Sequence[Evaluation],
+    comparison: PairedBootstrap,
+    seconds: float,
+) -> None:
+    """The table at the end of a run."""
+    rows = read_jsonl(session.folder.metrics)
+    valid = [row for row in rows if row.get("split") == "valid"]
+    before = valid[0]
+    after = next(row for row in reversed(valid) if row["step"] == progress.best_step)
+    table = Table(title="untouched against fine-tuned, normalised", title_justify="left")
+    for heading in ("split", "search", "frames", "WER before", "WER after", "CER before", "CER after"):
+        table.add_column(heading, justify="left" if heading in ("split", "search", "frames") else "right")
+
+    def add(split: str, search: str, frames: str, old: dict[str, float], new: dict[str, float]) -> None:
+        figures = [percent(old["wer"]), percent(new["wer"]), percent(old["cer"]), percent(new["cer"])]
+        table.add_row(split, search, frames, *figures)
+
+    add("valid", "greedy", session.frames.selection, before, after)
+    half = len(evaluations) // 2
+    for old, new in zip(evaluations[:half], evaluations[half:], strict=True):
+        search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
+        add("test", search, "dense", old.summary(), new.summary())
+    results.print(table)
+    low, high = 100 * comparison.low, 100 * comparison.high
+    results.print(
+        f"valid WER changed by {100 * comparison.difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) at epoch "
+        f"{progress.best_epoch}, the best of {session.recipe.epochs}; {progress.skipped} updates skipped"
+    )
+    results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
+    results.print(f"model: {session.folder.best}")
+    flag = f" --language {session.recipe.language}" if session.recipe.language else ""
+    results.print(
+        f"next:  whispertune evaluate --model {session.folder.path} "
+        f"--data {session.recipe.test or session.recipe.valid}{flag}"
+    )

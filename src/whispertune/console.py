@@ -1,0 +1,59 @@
+"""What the user sees: lines, tables, progress bars; all on standard error but results."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+results = Console(highlight=False, soft_wrap=True)
+
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, amount: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """A progress bar for long work; off a terminal, one line when it is done."""
+    bar = Progress(
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(amount: int = 1, note: str = "") -> None:
+            bar.update(task, advance=amount, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def percent(fraction: float) -> str:
+    """0.1312 as `13.1 %`."""
+    return f"{100 * fraction:.1f} %"
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

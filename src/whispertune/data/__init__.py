@@ -1,0 +1,1 @@
+"""From manifests and audio files to utterances and waveforms."""

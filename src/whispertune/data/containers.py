@@ -1,0 +1,169 @@
+"""What an audio file's own container says about its completeness.
+
+libsndfile reads what is there of a file that was cut short (a broken download, a full disk) and says nothing.
+Training on it would pair half the speech with the whole text, so the containers are asked here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+# A program that writes to a pipe cannot know the size: ffmpeg puts 0xFFFFFFFF, sox 0x7ffff…, others 0.
+STREAMED_SIZE = 0x7FFFF000
+OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page there is
+MP3_KBPS = {  # by MPEG version (1, 2 or 2.5), layer III
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+MP3_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+
+
+def missing_share(file: BinaryIO) -> float:
+    """Audio bytes missing at the end, as a share of those that are there.
+
+    0.0: none, or it cannot be told. Knows WAV, RF64, AIFF, AU, NIST Sphere, and MP3 with a Xing header.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(1024)
+    audio: tuple[int, int] | None = None  # where the audio begins and how many bytes it should have
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        audio = _chunked_audio(file, size, head)
+    elif head[:4] == b".snd" and len(head) >= 12:
+        audio = struct.unpack(">II", head[4:12])
+    elif head.startswith(b"NIST_1A"):
+        audio = _sphere_audio(head)
+    elif head.startswith((b"ID3", b"\xff")):
+        audio = _xing_audio(file)
+        if audio is not None and audio[1] <= size:
+            return 0.0  # some encoders count their tags in
+    if audio is None or audio[1] == 0 or audio[0] >= size or STREAMED_SIZE <= audio[1] <= 0xFFFFFFFF:
+        return 0.0
+    there = size - audio[0]
+    return max(0, audio[1] - there) / there
+
+
+def ogg_ends(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file (Vorbis, Opus, FLAC) is complete and marked as the last."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - OGG_PAGE_BYTES))
+    tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if not page.startswith(b"OggS") or len(page) < 27:
+        return False
+    lacing = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(lacing) and bool(page[5] & 4)
+
+
+def mp3_samples_without_header(file: BinaryIO) -> tuple[int, bool] | None:
+    """Samples per channel of an MP3 with no Xing header, counted frame by frame, and whether it ends whole.
+
+    For such a file libsndfile guesses the length from its size and first bit rate, and reads no further than
+    that. None: it has a Xing header (whose count is exact), or it is not MPEG layer III.
+    """
+    begin = _mp3_begin(file)
+    file.seek(begin)
+    if _xing_offset(file.read(256)) is not None:
+        return None
+    file.seek(begin)
+    data = file.read()
+    position = num_samples = 0
+    while 0 <= position < len(data):
+        frame = _mp3_frame(data, position)
+        if frame is None:  # padding or a tag: a frame is what another one follows
+            position = data.find(b"\xff", position + 1)
+            while position >= 0 and not _mp3_pair(data, position):
+                position = data.find(b"\xff", position + 1)
+            continue
+        if position + frame[0] > len(data):
+            return num_samples, False
+        position += frame[0]
+        num_samples += frame[1]
+    return (num_samples, True) if num_samples else None
+
+
+def _chunked_audio(file: BinaryIO, size: int, head: bytes) -> tuple[int, int] | None:
+    """RIFF (WAV) and IFF (AIFF): a list of chunks, each a name of four letters and a size."""
+    order = "<" if head[:4] in (b"RIFF", b"RF64") else ">"
+    long_size = 0
+    position = 12
+    for _ in range(1000):
+        file.seek(position)
+        header = file.read(8)
+        if len(header) < 8:
+            return None
+        chunk_bytes: int = struct.unpack(order + "I", header[4:])[0]
+        if header[:4] in (b"data", b"SSND"):
+            return position + 8, long_size if long_size and chunk_bytes == 0xFFFFFFFF else chunk_bytes
+        if header[:4] == b"ds64":  # RF64: sizes over 4 GiB
+            long_size = int.from_bytes(file.read(16)[8:], "little")
+        position += 8 + chunk_bytes + chunk_bytes % 2
+        if position >= size:
+            return None
+    return None
+
+
+def _sphere_audio(head: bytes) -> tuple[int, int] | None:
+    """NIST Sphere (LDC's corpora): a header of text lines such as `sample_count -i 64000`."""
+    lines = [line.split() for line in head.decode("latin-1").split("\n")]
+    fields = {words[0]: words[2] for words in lines if len(words) == 3 and words[1] == "-i"}
+    try:
+        counts = [int(fields[name]) for name in ("sample_count", "channel_count", "sample_n_bytes")]
+        return int(lines[1][0]), counts[0] * counts[1] * counts[2]
+    except (KeyError, ValueError, IndexError):
+        return None
+
+
+def _mp3_begin(file: BinaryIO) -> int:
+    """Where the first frame begins: behind the ID3v2 tag, whose size is written in 7-bit bytes."""
+    file.seek(0)
+    tag = file.read(10)
+    if not tag.startswith(b"ID3") or len(tag) < 10:
+        return 0
+    tag_bytes = 0
+    for byte in tag[6:]:
+        tag_bytes = tag_bytes << 7 | byte & 0x7F
+    return 10 + tag_bytes + (10 if tag[5] & 0x10 else 0)
+
+
+def _mp3_pair(data: bytes, position: int) -> bool:
+    frame = _mp3_frame(data, position)
+    return frame is not None and _mp3_frame(data, position + frame[0]) is not None
+
+
+def _mp3_frame(data: bytes, position: int) -> tuple[int, int] | None:
+    """Bytes and samples per channel of the layer III frame that begins at `position`; None if none does."""
+    header = data[position : position + 4]
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0 or header[1] & 0x06 != 0x02:
+        return None
+    version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    bit_rate, rate, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
+    if version == 1 or rate == 3 or bit_rate in (0, 15):
+        return None
+    num_samples = 1152 if version == 3 else 576
+    bits = MP3_KBPS[version == 3][bit_rate] * 1000
+    return num_samples // 8 * bits // MP3_RATES[version][rate] + padding, num_samples
+
+
+def _xing_offset(frame: bytes) -> int | None:
+    """Where a first frame's Xing header begins: behind the side information, whose size varies."""
+    for name in (b"Xing", b"Info"):
+        offset = frame.find(name, 4, 48)
+        if offset > 0:
+            return offset
+    return None
+
+
+def _xing_audio(file: BinaryIO) -> tuple[int, int] | None:
+    begin = _mp3_begin(file)
+    file.seek(begin)
+    frame = file.read(256)
+    offset = _xing_offset(frame)
+    if _mp3_frame(frame, 0) is None or offset is None or len(frame) < offset + 16:
+        return None
+    flags = struct.unpack(">I", frame[offset + 4 : offset + 8])[0]
+    if not flags & 2:  # no byte count
+        return None
+    at = offset + (12 if flags & 1 else 8)
+    return begin, struct.unpack(">I", frame[at : at + 4])[0]

@@ -1,0 +1,1 @@
+"""Encoder states -> token ids: logit rules, greedy and beam search."""

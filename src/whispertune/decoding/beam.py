@@ -1,0 +1,100 @@
+"""Beam search: the best of several hypotheses kept side by side, all utterances of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.model.whisper import Decoder
+from whispertune.states import EncoderStates
+
+
+@dataclass(slots=True)
+class _Beams:
+    """One utterance's search: running token lists with their log-probabilities, and the best finished ones."""
+
+    row: int
+    tokens: list[list[int]]
+    log_probs: list[float]
+    finished: list[tuple[float, Hypothesis]] = field(default_factory=list)
+
+    def finish(self, hypothesis: Hypothesis, num_tokens: int, length_penalty: float, beam_size: int) -> None:
+        score = hypothesis.log_prob / num_tokens**length_penalty
+        self.finished.append((score, hypothesis))
+        self.finished.sort(key=lambda entry: -entry[0])
+        del self.finished[beam_size:]
+
+    def can_improve(self, num_tokens: int, length_penalty: float, beam_size: int) -> bool:
+        best_running = self.log_probs[0] / num_tokens**length_penalty
+        return len(self.finished) < beam_size or best_running > self.finished[-1][0]
+
+
+@torch.inference_mode()
+def beam_search(
+    decoder: Decoder,
+    states: EncoderStates,
+    prompts: Sequence[Sequence[int]],
+    rules: LogitRules,
+    eot: int,
+    max_tokens: Sequence[int],
+    *,
+    beam_size: int,
+    length_penalty: float = 1.0,
+) -> list[Hypothesis]:
+    """The best hypothesis of each of U windows.
+
+    Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
+    best continuations are taken; those among the first beam_size that end are kept as finished, the best
+    others run on, until none can pass the worst of beam_size finished ones: as `transformers` does without
+    early stopping. Arguments otherwise as in `greedy_search`.
+    """
+    device = states.states.device
+    num_candidates = 2 * beam_size
+    cache = decoder.start(states.states, states.log_weights, len(prompts[0]) + max(max_tokens))
+    inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
+    log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=True)
+    searches = [_Beams(row, [[]], [0.0]) for row in range(len(prompts))]
+    results: dict[int, Hypothesis] = {}
+    vocab_size = log_probs.shape[-1]
+    while True:
+        running = torch.tensor([search.log_probs for search in searches], device=device)
+        beams = running.shape[1]
+        totals = (running.flatten()[:, None] + log_probs).view(len(searches), beams * vocab_size)
+        top, flat = totals.topk(num_candidates, dim=-1)
+        source_rows: list[int] = []
+        next_tokens: list[int] = []
+        staying: list[int] = []
+        for position, (search, scores, choices) in enumerate(zip(searches, top.tolist(), flat.tolist(), strict=True)):
+            num_tokens = len(search.tokens[0]) + 1
+            next_beams: list[tuple[int, int, float]] = []
+            for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):
+                beam, token = divmod(choice, vocab_size)
+                if token == eot:
+                    if rank < beam_size and score > -torch.inf:
+                        ended = Hypothesis(tuple(search.tokens[beam]), score)
+                        search.finish(ended, num_tokens, length_penalty, beam_size)
+                elif len(next_beams) < beam_size:
+                    next_beams.append((beam, token, score))
+            at_limit = num_tokens > max_tokens[search.row]
+            if at_limit:  # the beams as they stood, without the token that no longer fits
+                for tokens, log_prob in zip(search.tokens, search.log_probs, strict=True):
+                    cut = Hypothesis(tuple(tokens), log_prob, ended=False)
+                    search.finish(cut, max(1, len(tokens)), length_penalty, beam_size)
+            search.tokens = [[*search.tokens[beam], token] for beam, token, _ in next_beams]
+            search.log_probs = [score for _, _, score in next_beams]
+            if at_limit or not search.can_improve(num_tokens, length_penalty, beam_size):
+                results[search.row] = search.finished[0][1]
+                continue
+            staying.append(position)
+            source_rows += [position * beams + beam for beam, _, _ in next_beams]
+            next_tokens += [token for _, token, _ in next_beams]
+        if not staying:
+            return [results[row] for row in range(len(prompts))]
+        kept = torch.tensor(staying, device=device) if len(staying) < len(searches) else None
+        cache.select(torch.tensor(source_rows, device=device), kept)
+        searches = [searches[position] for position in staying]
+        inputs = torch.tensor(next_tokens, device=device)[:, None]
+        log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=False)

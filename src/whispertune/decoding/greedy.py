@@ -1,0 +1,67 @@
+"""Greedy search: the likeliest token, step by step, rows leaving the batch as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.model.whisper import Decoder
+from whispertune.states import EncoderStates
+
+
+@torch.inference_mode()
+def greedy_search(
+    decoder: Decoder,
+    states: EncoderStates,
+    prompts: Sequence[Sequence[int]],
+    rules: LogitRules,
+    eot: int,
+    max_tokens: Sequence[int],
+    *,
+    cut_loops: bool = False,
+) -> list[Hypothesis]:
+    """One hypothesis a row.
+
+    states: of B windows, in the decoder's type and on its device; prompts: B, equally long; max_tokens: B, how
+    many tokens a row may emit before it is stopped. With `cut_loops` a row that repeats itself is cut.
+    """
+    device = states.states.device
+    rows = list(range(len(prompts)))  # which input each batch row works for
+    tokens: list[list[int]] = [[] for _ in rows]
+    log_probs = [0.0] * len(rows)
+    finished: dict[int, Hypothesis] = {}
+    cache = decoder.start(states.states, states.log_weights, len(prompts[0]) + max(max_tokens))
+    inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
+    for step in range(max(max_tokens) + 1):
+        log_probs_now = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=step == 0)
+        best, chosen = log_probs_now.max(dim=-1)
+        chosen_log_probs = best.tolist()
+        staying = []
+        for position, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if row in finished:
+                continue
+            if len(tokens[row]) == max_tokens[row] and token != eot:
+                finished[row] = Hypothesis(tuple(tokens[row]), log_probs[row], ended=False)
+                continue
+            log_probs[row] += chosen_log_probs[position]
+            if token == eot:
+                finished[row] = Hypothesis(tuple(tokens[row]), log_probs[row])
+                continue
+            tokens[row].append(token)
+            if cut_loops and (loop := repeated_tail(tokens[row])):
+                finished[row] = Hypothesis(tuple(tokens[row][:-loop]), log_probs[row], ended=False, looped=True)
+                continue
+            staying.append(position)
+        if not staying:
+            break
+        # Every row that left makes each later step cheaper, but leaving costs a copy of the cache: go by quarters.
+        if len(staying) <= 0.75 * len(rows):
+            kept = torch.tensor(staying, device=device)
+            cache.select(kept, kept)
+            rows = [rows[position] for position in staying]
+            inputs = chosen[kept][:, None]
+        else:
+            inputs = chosen[:, None]
+    return [finished[row] for row in range(len(prompts))]

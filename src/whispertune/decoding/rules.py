@@ -1,0 +1,63 @@
+"""What a search may emit: suppressed tokens, and bounds that save time in validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from whispertune.targets import MAX_TOKENS
+
+
+class LogitRules:
+    """Whisper's suppressed tokens: some always, some (blank and end of text) as the first token."""
+
+    def __init__(
+        self, vocab_size: int, suppress: Sequence[int], begin_suppress: Sequence[int], device: torch.device
+    ) -> None:
+        self._always = torch.zeros(vocab_size, device=device)
+        self._always[[i for i in suppress if 0 <= i < vocab_size]] = -torch.inf
+        self._first = self._always.clone()
+        self._first[[i for i in begin_suppress if 0 <= i < vocab_size]] = -torch.inf
+
+    def log_probs(self, logits: Tensor, *, first: bool) -> Tensor:
+        """float32 log-probabilities (B, V) of the model, then -inf where a token may not be emitted.
+
+        What the suppressed tokens held is not handed to the others, so scores compare across rules.
+        """
+        return logits.float().log_softmax(dim=-1) + (self._first if first else self._always)
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """Tokens of one search result, without prompt and end of text.
+
+    log_prob: their sum, end of text included (natural logarithm). ended: whether the model ended it itself.
+    looped: whether it was cut where it began to repeat itself.
+    """
+
+    tokens: tuple[int, ...]
+    log_prob: float
+    ended: bool = True
+    looped: bool = False
+
+
+def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
+    """Length of the repetition at the end of `tokens` behind its first period; 0 if there is none.
+
+    A repetition is a stretch of a period p of at most `max_period` tokens that recurs at least 4 times and
+    fills at least 16 tokens: more than speech repeats itself, less than a search that is caught in a loop.
+    """
+    num_tokens = len(tokens)
+    for period in range(1, max_period + 1):
+        needed = max(4 * period, 16)
+        if num_tokens >= needed and all(tokens[-i] == tokens[-i - period] for i in range(1, needed - period + 1)):
+            return needed - period
+    return 0
+
+
+def room_for_tokens(prompt_length: int) -> int:
+    """Tokens that fit behind a prompt, end of text not counted."""
+    return MAX_TOKENS - prompt_length

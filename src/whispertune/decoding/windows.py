@@ -1,0 +1,71 @@
+"""Decode a batch of windows with the search that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whispertune.decoding.beam import beam_search
+from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.errors import RecipeError
+from whispertune.model.whisper import Decoder
+from whispertune.states import EncoderStates
+
+ROWS_AT_ONCE = 64
+"""Rows (windows x beams) decoded side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """The search of the final test and of `evaluate`."""
+
+    beam_size: int = 8
+    """Hypotheses kept side by side; 1 is greedy search."""
+
+    length_penalty: float = 1.0
+    """Exponent of the length that a hypothesis's log-probability is divided by; above 1 favours longer ones."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.beam_size <= 64:
+            raise RecipeError(f"search.beam_size is {self.beam_size}; it must lie between 1 and 64")
+
+
+GREEDY = SearchOptions(beam_size=1)
+
+
+def decode_windows(
+    decoder: Decoder,
+    states: EncoderStates,
+    prompts: Sequence[Sequence[int]],
+    rules: LogitRules,
+    eot: int,
+    max_tokens: Sequence[int],
+    search: SearchOptions,
+    *,
+    cut_loops: bool = False,
+) -> list[Hypothesis]:
+    """One hypothesis for each of B windows.
+
+    states: of the B windows, in the decoder's type and on its device; prompts: B token lists, of any lengths
+    (rows of one length are decoded together); max_tokens: B, tokens after which a row is stopped. Windows
+    should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's.
+    """
+    results: dict[int, Hypothesis] = {}
+    by_length: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(row)
+    at_once = max(1, ROWS_AT_ONCE // search.beam_size)
+    for rows in by_length.values():
+        for begin in range(0, len(rows), at_once):
+            batch = rows[begin : begin + at_once]
+            part = states if len(batch) == len(prompts) else states.select(batch)
+            arguments = (
+                decoder, part, [prompts[i] for i in batch], rules, eot, [max_tokens[i] for i in batch]
+            )  # fmt: skip
+            if search.beam_size == 1:
+                found = greedy_search(*arguments, cut_loops=cut_loops)
+            else:
+                found = beam_search(*arguments, beam_size=search.beam_size, length_penalty=search.length_penalty)
+            results.update(zip(batch, found, strict=True))
+    return [results[row] for row in range(len(prompts))]

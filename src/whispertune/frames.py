@@ -1,0 +1,84 @@
+"""Which encoder frames of a window are kept, and the number of frames each stands for.
+
+Whisper's encoder works through 1500 frames (30 s, 20 ms each) whatever the utterance's length. `thinned` keeps
+every frame of the speech, a margin behind it and the window's last frames, and of the silence between them one
+frame in `stride`, which then stands for `stride` frames. `dense` keeps all: plain Whisper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from whispertune.errors import RecipeError
+from whispertune.features import WINDOW_MEL_FRAMES
+
+WINDOW_FRAMES = WINDOW_MEL_FRAMES // 2
+"""1500 encoder frames in a window."""
+FRAME_SAMPLES = 320
+"""20 ms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """Which of the window's 1500 encoder frames are computed."""
+
+    selection: Literal["thinned", "dense"] = "thinned"
+    """`thinned`: the speech, and of the silence behind it one frame in `stride`; `dense`: all 1500."""
+
+    stride: int = 30
+    """Silent frames (20 ms each) that one kept frame stands for."""
+
+    margin: int = 25
+    """Silent frames kept right behind the speech."""
+
+    edge: int = 50
+    """Last frames of the window that are kept."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise RecipeError(f"frames.stride is {self.stride}; it must be at least 1")
+        for name in ("margin", "edge"):
+            if not 0 <= getattr(self, name) <= WINDOW_FRAMES:
+                raise RecipeError(f"frames.{name} is {getattr(self, name)}; it must lie between 0 and {WINDOW_FRAMES}")
+
+
+DENSE = FrameOptions(selection="dense")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSelection:
+    """Kept frames, ascending, and how many frames each stands for; the counts sum to 1500.
+
+    positions, counts: (K,) int64.
+    """
+
+    positions: np.ndarray
+    counts: np.ndarray
+
+
+def select_frames(num_samples: int, options: FrameOptions) -> FrameSelection:
+    """The kept frames of a window whose first `num_samples` samples (16 kHz) hold the speech."""
+    if options.selection == "dense":
+        return FrameSelection(np.arange(WINDOW_FRAMES), np.ones(WINDOW_FRAMES, np.int64))
+    speech = -(-num_samples // FRAME_SAMPLES)
+    kept_until = min(WINDOW_FRAMES, speech + options.margin)
+    edge_from = max(kept_until, WINDOW_FRAMES - options.edge)
+    starts = np.arange(kept_until, edge_from, options.stride)
+    sizes = np.minimum(starts + options.stride, edge_from) - starts
+    positions = [np.arange(kept_until), starts + sizes // 2, np.arange(edge_from, WINDOW_FRAMES)]
+    counts = [np.ones(kept_until), sizes, np.ones(WINDOW_FRAMES - edge_from)]
+    return FrameSelection(np.concatenate(positions), np.concatenate(counts).astype(np.int64))
+
+
+def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:
+    """Where each kept frame (K,) stands among the `num_mel_frames` / 2 frames that were convolved.
+
+    The last convolved frame is the window's right edge, the last but one stands for all silence before it.
+    """
+    num_convolved = num_mel_frames // 2
+    index = np.minimum(positions, num_convolved - 2)
+    index[positions == WINDOW_FRAMES - 1] = num_convolved - 1
+    return index

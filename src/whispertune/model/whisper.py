@@ -1,0 +1,287 @@
+"""Whisper's encoder and decoder (Radford et al. 2022), with the parameter names of Hugging Face's.
+
+So a checkpoint loads without a key map and a saved model opens in `transformers`. One thing is added: the
+encoder takes *kept* frames, each with its true position and the logarithm of the number of frames it stands
+for, which is added to the attention logits (proportional attention, Bolya et al. 2022). All 1500 frames with
+weight 1 are exactly Whisper.
+
+Shapes: B rows, U utterances (B = U x beams in beam search), T decoder positions, K kept frames, M log-mel
+frames, D model width, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whispertune.model.config import WhisperConfig
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+PADDING_LOG_WEIGHT = -30_000.0
+"""The log weight of a frame that stands for nothing: large, and finite in float16 too."""
+
+
+def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(B, K) log weights as an additive attention mask (B, 1, 1, K)."""
+    return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the key projection has no bias."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.k_proj = nn.Linear(d_model, d_model, bias=False)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, D / H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of (B, K, D), each (B, H, K, D / H)."""
+        return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Attend from (B, T, D) to keys and values (U, H, K, D / H), B a multiple of U; (B, T, D).
+
+        Rows of one utterance (its beams) become further queries on the same keys, which are never copied.
+        """
+        query = self.heads(self.q_proj(x))
+        rows, num_heads, num_queries, width = query.shape
+        beams = rows // keys.shape[0]
+        if beams > 1:
+            query = query.view(-1, beams, num_heads, num_queries, width).transpose(1, 2).flatten(2, 3)
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=causal)
+        if beams > 1:
+            out = out.unflatten(2, (beams, num_queries)).transpose(1, 2).flatten(0, 1)
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward."""
+
+    def __init__(self, d_model: int, num_heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(d_model, num_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(d_model)
+        self.fc1 = nn.Linear(d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, d_model)
+        self.final_layer_norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn(normed, *self.self_attn.keys_values(normed), bias)
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Log-mel of the speech and its kept frames -> encoder states."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.conv1 = nn.Conv1d(config.num_mel_bins, width, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config.max_source_positions, width)
+        self.embed_positions.requires_grad_(False)  # sinusoids: never trained
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, config.encoder_attention_heads, config.encoder_ffn_dim)
+            for _ in range(config.encoder_layers)
+        )
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, log_mel: Tensor, frame_index: Tensor, positions: Tensor, log_weights: Tensor | None) -> Tensor:
+        """Encoder states (B, K, D) of the kept frames.
+
+        log_mel: (B, n_mels, M), each row zero behind its own end.
+        frame_index: (B, K) where a kept frame stands among the M / 2 convolved frames.
+        positions: (B, K) its true position among the 1500 of the window.
+        log_weights: (B, K) or None where each frame stands for itself alone.
+        """
+        x = F.gelu(self.conv1(log_mel))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x.gather(1, frame_index[..., None].expand(-1, -1, x.shape[-1]))
+        x = x + self.embed_positions(positions)
+        bias = attention_bias(log_weights, self.compute_dtype(x))
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.layer_norm(x)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def compute_dtype(x: Tensor) -> torch.dtype:
+        """What products are computed in: autocast's type where it is on, else x's own."""
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, d_model: int, num_heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(d_model, num_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(d_model)
+        self.encoder_attn = Attention(d_model, num_heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(d_model)
+        self.fc1 = nn.Linear(d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, d_model)
+        self.final_layer_norm = nn.LayerNorm(d_model)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True)
+class DecoderCache:
+    """What decoding step by step keeps.
+
+    self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
+    cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
+    """
+
+    self_keys: Tensor
+    self_values: Tensor
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    cross_bias: Tensor | None
+    num_tokens: int = 0
+
+    def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
+        """Keep these rows, in this order, and (if given) these utterances."""
+        used = self.num_tokens
+        for name in ("self_keys", "self_values"):
+            old = getattr(self, name)
+            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
+            new[:, :, :, :used] = old[:, rows, :, :used]
+            setattr(self, name, new)
+        if utterances is not None:
+            self.cross_keys = [keys[utterances] for keys in self.cross_keys]
+            self.cross_values = [values[utterances] for values in self.cross_values]
+            self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
+
+
+class Decoder(nn.Module):
+    """Token ids and encoder states -> hidden states, and those -> logits."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_positions = nn.Embedding(config.max_target_positions, width)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config.decoder_attention_heads, config.decoder_ffn_dim)
+            for _ in range(config.decoder_layers)
+        )
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, input_ids: Tensor, states: Tensor, log_weights: Tensor | None) -> Tensor:
+        """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
+
+        states: (B, K, D); log_weights: (B, K) or None. Padding stands at the end of a row, where the causal
+        mask hides it from every real token.
+        """
+        x = self.embed_tokens(input_ids) + self.embed_positions.weight[: input_ids.shape[1]]
+        bias = attention_bias(log_weights, Encoder.compute_dtype(x))
+        for layer in self.layers:
+            normed = layer.self_attn_layer_norm(x)
+            x = x + layer.self_attn(normed, *layer.self_attn.keys_values(normed), causal=True)
+            keys, values = layer.encoder_attn.keys_values(states)
+            x = x + layer.encoder_attn(layer.encoder_attn_layer_norm(x), keys, values, bias)
+            x = layer.feed_forward(x)
+        return self.layer_norm(x)  # type: ignore[no-any-return]
+
+    def start(self, states: Tensor, log_weights: Tensor | None, capacity: int) -> DecoderCache:
+        """A cache for up to `capacity` tokens a row; cross-attention keys and values are computed here, once."""
+        attention: Attention = self.layers[0].self_attn  # type: ignore[assignment]
+        width = states.shape[-1] // attention.num_heads
+        shape = (len(self.layers), states.shape[0], attention.num_heads, capacity, width)
+        pairs = [layer.encoder_attn.keys_values(states) for layer in self.layers]  # type: ignore[union-attr,operator]
+        return DecoderCache(
+            self_keys=states.new_empty(shape),
+            self_values=states.new_empty(shape),
+            cross_keys=[keys.contiguous() for keys, _ in pairs],
+            cross_values=[values.contiguous() for _, values in pairs],
+            cross_bias=attention_bias(log_weights, states.dtype),
+        )
+
+    def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+        """Hidden state (B, D) behind the last of the new tokens (B, T), which are added to the cache.
+
+        The first call takes the whole prompt, later ones one token a row.
+        """
+        begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
+        x = self.embed_tokens(input_ids) + self.embed_positions.weight[begin:end]
+        for index, layer in enumerate(self.layers):
+            normed = layer.self_attn_layer_norm(x)
+            keys, values = layer.self_attn.keys_values(normed)
+            cache.self_keys[index, :, :, begin:end] = keys
+            cache.self_values[index, :, :, begin:end] = values
+            x = x + layer.self_attn(
+                normed,
+                cache.self_keys[index, :, :, :end],
+                cache.self_values[index, :, :, :end],
+                causal=end - begin > 1,
+            )
+            normed = layer.encoder_attn_layer_norm(x)
+            keys, values = cache.cross_keys[index], cache.cross_values[index]
+            x = x + layer.encoder_attn(normed, keys, values, cache.cross_bias)
+            x = layer.feed_forward(x)
+        cache.num_tokens = end
+        return self.layer_norm(x[:, -1])  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V): the output projection is the token embedding."""
+        return F.linear(hidden, self.embed_tokens.weight)
+
+
+class EncoderDecoder(nn.Module):
+    """Both halves, under the names that checkpoints use."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+
+class Whisper(nn.Module):
+    """The whole model; `model` carries the prefix of the parameter names."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = EncoderDecoder(config)
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.model.encoder
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.model.decoder
+
+
+def build_whisper(config: WhisperConfig, weights: dict[str, Tensor]) -> Whisper:
+    """A float32 Whisper that holds copies of these weights (names and shapes already checked)."""
+    with torch.device("meta"):
+        whisper = Whisper(config)
+    whisper.load_state_dict({name: w.to(torch.float32, copy=True) for name, w in weights.items()}, assign=True)
+    whisper.encoder.embed_positions.requires_grad_(False)
+    return whisper.eval()
+
+
+def inference_copy(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """The module with its parameters in `dtype` and without gradients; storage is shared where nothing changes."""
+    replaced = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
+    return copy.deepcopy(module, memo=replaced).eval()

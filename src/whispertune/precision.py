@@ -1,0 +1,46 @@
+"""Devices and number formats. Parameters, gradients and optimiser state are float32 throughout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from whispertune.errors import RecipeError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU.
+
+    Raises:
+        RecipeError: if the device is unknown or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise RecipeError(f"device is {device!r}; it takes auto, cpu, cuda or cuda:N") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"device is {device!r}, but PyTorch sees no GPU here; take auto or cpu")
+    return resolved
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """What products and stored states are computed in: `auto` is bf16 where the hardware multiplies it fast.
+
+    On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32.
+    """
+    if precision != "auto":
+        return _TYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """`bf16` of torch.bfloat16, and so on."""
+    return next(name for name, value in _TYPES.items() if value == dtype)

@@ -1,0 +1,122 @@
+"""One run as data: the fields of a recipe, from YAML and the command line, validated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from whispertune.augment.pipeline import AugmentOptions
+from whispertune.decoding.windows import SearchOptions
+from whispertune.errors import RecipeError
+from whispertune.flags import flatten
+from whispertune.frames import FrameOptions
+from whispertune.model.loss import LossOptions
+from whispertune.precision import Precision
+from whispertune.splits import DataOptions
+from whispertune.states import StateOptions
+from whispertune.training.optimiser import OptimizerOptions
+from whispertune.training.resume import CheckpointOptions
+from whispertune.training.schedule import ScheduleOptions
+from whispertune.training.validate import ValidationOptions
+from whispertune.windows import WindowOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    model: str
+    """What to fine-tune: a folder, a Hub id (openai/whisper-base), a run, or packaged:whisper-base."""
+
+    train: str
+    """Manifest of the training utterances (CSV, TSV or JSONL; see the README)."""
+
+    valid: str
+    """Manifest of the utterances that choose the checkpoint."""
+
+    output: str
+    """Run folder; if it holds this very run already, it is resumed."""
+
+    test: str | None = None
+    """Manifest of the utterances that are scored once, at the end."""
+
+    language: str | None = None
+    """Language spoken (it, Italian, …), where a row names none."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What to learn, where a row names none."""
+
+    epochs: int = 4
+    """Passes over the training utterances."""
+
+    max_steps: int | None = None
+    """Stop after so many optimiser updates, whatever `epochs` says."""
+
+    seed: int = 0
+    """Of shuffling, stitching and augmentation."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    precision: Precision = "auto"
+    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware has it."""
+
+    batch_size: int = 8
+    """Utterances in a micro-batch, before keep_original copies."""
+
+    accumulation: int = 2
+    """Micro-batches in an optimiser update."""
+
+    freeze: str = "encoder"
+    """What does not learn: encoder, none, encoder:N (first N layers), decoder:N (all below decoder layer N);
+    with `,embeddings` behind it the token embeddings neither."""
+
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    frames: FrameOptions = field(default_factory=FrameOptions)
+    windows: WindowOptions = field(default_factory=WindowOptions)
+    states: StateOptions = field(default_factory=StateOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    validation: ValidationOptions = field(default_factory=ValidationOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise RecipeError(f"max_steps is {self.max_steps}; it must be at least 1")
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+
+
+def to_mapping(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, as `recipe.yaml` holds it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    mapping: dict[str, Any] = plain(dataclasses.asdict(recipe))
+    return mapping
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML."""
+    return yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True)
+
+
+def differing_fields(ours: Recipe, theirs: Recipe, *, ignored: Sequence[str] = ()) -> list[str]:
+    """Dotted fields in which two recipes differ, as `field (ours, theirs)`."""
+    a, b = flatten(to_mapping(ours)), flatten(to_mapping(theirs))
+    return [
+        f"{name} ({a.get(name)}, {b.get(name)})" for name in a | b if name not in ignored and a.get(name) != b.get(name)
+    ]

@@ -1,0 +1,157 @@
+"""The layout of a run on disk, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whispertune.errors import RunFolderError
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there replaces `path` at once, or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+        fsync_path(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that replaces it once filled.
+
+    Two renames, so a kill between them leaves only `PATH.old`: `recover_folder` puts that back.
+    """
+    temporary, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    recover_folder(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            fsync_path(file)
+        fsync_path(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        fsync_path(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True) if path.exists() else None
+
+
+def recover_folder(path: Path) -> None:
+    """Undo a replacement that was killed between its two renames."""
+    old = path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file atomically."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows, one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file that this module wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where everything of one run lies (see the README's table)."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def excluded(self) -> Path:
+        return self.path / "excluded.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "last" / "state.safetensors"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test"
+
+    def validation(self, step: int) -> Path:
+        """Hypotheses of the validation behind `step` (0: the untouched model)."""
+        return self.path / "valid" / f"step-{step:07d}.jsonl"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            RunFolderError: if the path is a file or cannot be written to.
+        """
+        try:
+            for folder in (self.path, self.state.parent, self.test, self.path / "valid"):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunFolderError(
+                f"--output {self.path}: cannot write there ({error.strerror}); choose another folder"
+            ) from None
+        recover_folder(self.best)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one row to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, made durable: what a state that is saved now may count on."""
+        if not self.metrics.exists():
+            return 0
+        fsync_path(self.metrics)
+        return self.metrics.stat().st_size
+
+    def truncate_metrics(self, size: int) -> None:
+        """Drop the rows written after the state that a run resumes from."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, size)

@@ -1,0 +1,173 @@
+"""Word and character error rates, per utterance and over a corpus, raw and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jiwer
+
+from whispertune.text.normalizer import leads_with_cer, normalizer_for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErrorCounts:
+    """Edits that turn the reference into the hypothesis, counted in words or characters."""
+
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    num_reference: int = 0
+
+    @property
+    def errors(self) -> int:
+        """All edits."""
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference word or character, a fraction that may exceed 1.
+
+        An empty reference counts as one word, so that what was inserted there still shows.
+        """
+        return self.errors / max(self.num_reference, 1)
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(
+            substitutions=self.substitutions + other.substitutions,
+            insertions=self.insertions + other.insertions,
+            deletions=self.deletions + other.deletions,
+            num_reference=self.num_reference + other.num_reference,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UtteranceScore:
+    """One utterance: its texts as given and normalised, and the errors between them."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    reference_normalized: str
+    hypothesis_normalized: str
+    words: ErrorCounts
+    characters: ErrorCounts
+    words_raw: ErrorCounts
+    characters_raw: ErrorCounts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusScore:
+    """All utterances; the rates are those of the summed counts, never means of utterance rates."""
+
+    utterances: list[UtteranceScore]
+
+    @property
+    def wer(self) -> float:
+        """Normalised word error rate, a fraction."""
+        return total(score.words for score in self.utterances).rate
+
+    @property
+    def cer(self) -> float:
+        """Normalised character error rate, a fraction."""
+        return total(score.characters for score in self.utterances).rate
+
+    @property
+    def wer_raw(self) -> float:
+        """Word error rate with case and punctuation, a fraction."""
+        return total(score.words_raw for score in self.utterances).rate
+
+    @property
+    def cer_raw(self) -> float:
+        """Character error rate with case and punctuation, a fraction."""
+        return total(score.characters_raw for score in self.utterances).rate
+
+
+def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
+    """The sum of counts; all zero for none."""
+    return sum(counts, ErrorCounts())
+
+
+def score_corpus(
+    ids: Sequence[str],
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    languages: Sequence[str],
+) -> CorpusScore:
+    """Score utterances, each normalised as its own language asks.
+
+    The four sequences run in parallel; ValueError if their lengths differ. White space counts as one
+    space, at either end as none. In languages written without spaces the normalised characters are
+    counted without them, as Whisper does: punctuation leaves a space there that nobody could hear.
+    Raises RecipeError for an unknown language.
+    """
+    language_of = cache(lambda language: (normalizer_for(language), leads_with_cer(language)))
+    scores = []
+    for id_, reference, hypothesis, language in zip(ids, references, hypotheses, languages, strict=True):
+        normalize, spaceless = language_of(language)
+        normalized = normalize(reference), normalize(hypothesis)
+        characters = [text.replace(" ", "") for text in normalized] if spaceless else normalized
+        scores.append(
+            UtteranceScore(
+                id=id_,
+                reference=reference,
+                hypothesis=hypothesis,
+                reference_normalized=normalized[0],
+                hypothesis_normalized=normalized[1],
+                words=count_words(*normalized),
+                characters=count_characters(*characters),
+                words_raw=count_words(reference, hypothesis),
+                characters_raw=count_characters(reference, hypothesis),
+            )
+        )
+    return CorpusScore(utterances=scores)
+
+
+def count_words(reference: str, hypothesis: str) -> ErrorCounts:
+    """Word errors of one utterance, along a shortest edit path (jiwer)."""
+    reference, hypothesis = _one_line(reference), _one_line(hypothesis)
+    if not reference or not hypothesis:
+        return _one_empty(len(reference.split()), len(hypothesis.split()))
+    return _counts(jiwer.process_words(reference, hypothesis))
+
+
+def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
+    """Character errors of one utterance, along a shortest edit path (jiwer): code points, spaces too."""
+    reference, hypothesis = _one_line(reference), _one_line(hypothesis)
+    if not reference or not hypothesis:
+        return _one_empty(len(reference), len(hypothesis))
+    return _counts(jiwer.process_characters(reference, hypothesis))
+
+
+def alignment(reference: str, hypothesis: str) -> str:
+    """Both texts in one line for people: 'il [gatto → cane] [- non] dorme [+ qui]'."""
+    reference, hypothesis = _one_line(reference), _one_line(hypothesis)
+    if not reference or not hypothesis:
+        text = reference or hypothesis
+        return f"[{'-' if reference else '+'} {text}]" if text else ""
+    parts = []
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        old = " ".join(reference.split()[chunk.ref_start_idx : chunk.ref_end_idx])
+        new = " ".join(hypothesis.split()[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        changed = {"substitute": f"[{old} → {new}]", "delete": f"[- {old}]", "insert": f"[+ {new}]"}
+        parts.append(changed.get(chunk.type, old))
+    return " ".join(parts)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _counts(out: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
+    return ErrorCounts(
+        substitutions=out.substitutions,
+        insertions=out.insertions,
+        deletions=out.deletions,
+        num_reference=out.hits + out.substitutions + out.deletions,
+    )
+
+
+def _one_empty(num_reference: int, num_hypothesis: int) -> ErrorCounts:
+    # Nothing to align: all of the one text is missing, or all of the other too much.
+    return ErrorCounts(insertions=num_hypothesis, deletions=num_reference, num_reference=num_reference)

@@ -1,0 +1,1 @@
+"""Text: languages, Whisper's tokenizer and prompts, normalisation for scoring."""

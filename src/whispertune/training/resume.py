@@ -1,0 +1,150 @@
+"""The full training state on disk: one file, replaced at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from whispertune.errors import Interrupted, RecipeError, RunFolderError
+from whispertune.run_folder import replacing_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """How often the state that a resume needs is written."""
+
+    every_minutes: float = 5.0
+    """Write it when this much time has passed since the last one."""
+
+    every_steps: int | None = None
+    """Write it after so many optimiser updates, too."""
+
+    def __post_init__(self) -> None:
+        if self.every_minutes < 0:
+            raise RecipeError(f"checkpoint.every_minutes is {self.every_minutes}; it must be at least 0")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise RecipeError(f"checkpoint.every_steps is {self.every_steps}; it must be at least 1")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. All that is random follows from (seed, epoch), so no generator is kept.
+
+    step: optimiser updates done. epoch: the one under way, from 1. position: its steps done, skipped ones too.
+    validated: whether what is due at this position has been validated. best_*: of the best checkpoint so far.
+    stride: frames.stride after the self-check. metrics_size: bytes of metrics.jsonl that belong to this state.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    position: int = 0
+    validated: bool = False
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    loss_scale: float | None = None
+    best_wer: float | None = None
+    best_step: int = 0
+    best_epoch: int = 0
+    stride: int | None = None
+    trained: bool = False
+    finished: bool = False
+    metrics_size: int = 0
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            if key in optimizer.state.get(parameter, {}):
+                yield f"{key}/{name}", optimizer.state[parameter][key]
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write trainable parameters, optimiser state and progress to one file, atomically.
+
+    Raises:
+        RunFolderError: if the disk is full or gone; the state before stays whole.
+    """
+    tensors = {f"parameter/{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    tensors.update(_optimizer_tensors(model, optimizer))
+    try:
+        with replacing_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+    except Exception as error:
+        # safetensors reports a full disk as its own kind of error, not as OSError.
+        raise RunFolderError(
+            f"{path}: cannot write the training state ({error}); free some disk space, then resume"
+        ) from None
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress in a state file.
+
+    Raises:
+        RunFolderError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Progress(**json.loads(file.metadata()["progress"]))
+    except Exception as error:
+        raise RunFolderError(
+            f"{path}: the training state is damaged ({error}); remove the file to start this run anew"
+        ) from None
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a saved state back into model and optimiser, in place; returns its progress."""
+    progress = read_progress(path)
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        names = set(file.keys())
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if f"parameter/{name}" not in names:
+                raise RunFolderError(f"{path}: holds no {name}; it belongs to another run")
+            parameter.copy_(file.get_tensor(f"parameter/{name}"))
+            if f"exp_avg/{name}" in names:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(progress.step)),
+                    "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device),
+                }
+    return progress
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask the run to stop at the next point where its state is whole."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    @contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        """Listen while the block runs; a second signal acts as it would without us."""
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            self.received = signal.Signals(number).name
+            signal.signal(number, previous[signal.Signals(number)])
+
+        try:
+            for number in previous:
+                signal.signal(number, handle)
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,242 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from whispertune.console import Advance, console, percent, progress_bar
+from whispertune.errors import Interrupted, TrainingError
+from whispertune.model.loss import LossOptions, summed_nll
+from whispertune.model.whisper import Whisper
+from whispertune.run_folder import RunFolder, write_jsonl
+from whispertune.splits import Split
+from whispertune.states import StateSource
+from whispertune.targets import Target, collate_targets
+from whispertune.training.optimiser import OptimizerOptions, clip_gradients
+from whispertune.training.plan import Step, epoch_plan, steps_per_epoch
+from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, save_state
+from whispertune.training.schedule import Schedule
+from whispertune.training.validate import Evaluation
+
+GROW_LOSS_SCALE_EVERY = 2000
+LARGEST_LOSS_SCALE = 2.0**16
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One run of training: everything that was prepared, and the loop over it.
+
+    validate(advance) decodes the valid split with the model as it stands; save_best() writes it to best/.
+    copies: of each window in a batch (2 where clean and augmented ones go side by side).
+    """
+
+    model: Whisper
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    train_split: Split
+    train_states: StateSource
+    validate: Callable[[Callable[[int], None]], Evaluation]
+    save_best: Callable[[], None]
+    folder: RunFolder
+    progress: Progress
+    stop: StopSignal
+    device: torch.device
+    dtype: torch.dtype
+    pad_id: int
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    accumulation: int
+    seed: int
+    copies: int
+    loss: LossOptions
+    optimizer_options: OptimizerOptions
+    checkpoint: CheckpointOptions
+    validate_every: int | None
+    valid_size: int
+    frames_name: str
+    trainable: list[Tensor] = field(init=False)
+    last_saved: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.last_saved = time.monotonic()
+        if self.dtype == torch.float16 and self.progress.loss_scale is None:
+            self.progress.loss_scale = LARGEST_LOSS_SCALE
+
+    def run(self) -> None:
+        """Train to the end; on Interrupted the state has been saved."""
+        progress = self.progress
+        try:
+            if progress.step == 0 and progress.position == 0 and not progress.validated:
+                self._validate(baseline=True)
+            while progress.epoch <= self.epochs and not self._at_last_step():
+                self._run_epoch()
+            progress.trained = True
+            self.save()
+        except Interrupted:
+            self.save()
+            raise
+
+    def _at_last_step(self) -> bool:
+        return self.max_steps is not None and self.progress.step >= self.max_steps
+
+    def _run_epoch(self) -> None:
+        progress = self.progress
+        epoch = progress.epoch
+        plan = epoch_plan(self.train_split.num_samples, self.batch_size, self.accumulation, seed=self.seed, epoch=epoch)
+        with progress_bar(f"epoch {epoch}/{self.epochs}: training", len(plan)) as advance:
+            advance(progress.position)
+            while progress.position < len(plan) and not self._at_last_step():
+                # A state saved between a step and its validation resumes with that validation.
+                if self._validation_is_due() and not progress.validated:
+                    self._validate()
+                self._run_step(plan[progress.position], advance)
+        if not progress.validated or progress.best_wer is None:
+            self._validate()
+        progress.epoch, progress.position = epoch + 1, 0
+        self._save_if_due()
+
+    def _validation_is_due(self) -> bool:
+        every = self.validate_every
+        return every is not None and self.progress.step > 0 and self.progress.step % every == 0
+
+    def _run_step(self, step: Step, advance: Advance) -> None:
+        started = time.perf_counter()
+        progress = self.progress
+        targets = [[self.train_split.targets[i] for i in batch] * self.copies for batch in step]
+        num_tokens = sum(target.num_target_tokens for batch in targets for target in batch)
+        loss = 0.0
+        for batch, batch_targets in zip(step, targets, strict=True):
+            loss += self.backward(batch, batch_targets, num_tokens)
+        row = {"step": progress.step + 1, "epoch": progress.epoch}
+        norm = self._update()
+        progress.position += 1
+        if norm is None:
+            row |= {"skipped": True, "loss": None, "loss_scale": progress.loss_scale}
+        else:
+            progress.validated = False
+            row |= {"lr": self.schedule(progress.step), "loss": loss, "grad_norm": norm}
+        utterances = sum(len(batch) for batch in step)
+        row |= {
+            "tokens": num_tokens,
+            "utterances": utterances,
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+        self.folder.append_metrics(row)
+        advance(1, note=f"loss {loss:.3f}")
+        self._save_if_due()
+        self.stop.check()
+
+    def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> float:
+        """Add one micro-batch's part of the gradient; returns its part of the loss.
+
+        num_tokens: target tokens of the whole optimiser step, so that parts add up to the step's mean per token.
+        """
+        input_ids, labels = (t.to(self.device) for t in collate_targets(targets, self.pad_id))
+        with self.autocast():
+            states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
+            hidden = self.model.decoder(input_ids, states.states, states.log_weights)
+            nll = summed_nll(self.model.decoder, hidden, labels, self.loss.label_smoothing) / num_tokens
+        (nll * (self.progress.loss_scale or 1.0)).backward()  # type: ignore[no-untyped-call]
+        return nll.item()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Products in the run's precision."""
+        enabled = self.dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled)
+
+    def _update(self) -> float | None:
+        """One optimiser update at the schedule's rate; the gradient's norm, or None if it was skipped."""
+        progress, options = self.progress, self.optimizer_options
+        if progress.loss_scale is not None:
+            torch._foreach_mul_([p.grad for p in self.trainable if p.grad is not None], 1 / progress.loss_scale)
+        norm = clip_gradients(self.trainable, options.max_grad_norm)
+        finite = math.isfinite(norm)
+        if finite:
+            progress.step += 1
+            progress.skipped_in_a_row = 0
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule(progress.step)
+            self.optimizer.step()
+        else:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if progress.loss_scale is not None:
+            progress.loss_scale = self._adapted_loss_scale(progress.loss_scale, finite)
+        if progress.skipped_in_a_row >= options.max_skipped_in_a_row:
+            raise TrainingError(
+                f"{progress.skipped_in_a_row} updates in a row had gradients that are not finite (last at step "
+                f"{progress.step + 1}); lower schedule.peak_lr, or try --precision fp32"
+            )
+        return norm if finite else None
+
+    def _adapted_loss_scale(self, scale: float, finite: bool) -> float:
+        """fp16: halve on overflow, double after many good updates (Micikevicius et al. 2018)."""
+        if not finite:
+            return max(1.0, scale / 2)
+        grows = self.progress.step % GROW_LOSS_SCALE_EVERY == 0
+        return min(LARGEST_LOSS_SCALE, scale * 2) if grows else scale
+
+    def _validate(self, *, baseline: bool = False) -> None:
+        progress = self.progress
+        name = "untouched model" if baseline else f"epoch {progress.epoch}/{self.epochs}"
+        with progress_bar(f"{name}: validating", self.valid_size) as advance:
+
+            def advance_or_stop(amount: int) -> None:
+                advance(amount)
+                self.stop.check()
+
+            found = self.validate(advance_or_stop)
+        epoch = 0 if baseline else progress.epoch
+        write_jsonl(self.folder.validation(progress.step), found.rows())
+        self.folder.append_metrics(
+            {
+                "step": progress.step,
+                "epoch": epoch,
+                "split": "valid",
+                "model": "baseline" if baseline else "epoch",
+                "frames": self.frames_name,
+                **found.summary(),
+            }
+        )
+        low, high = found.interval()
+        notes = f", {found.loops} loops cut" if found.loops else ""
+        notes += f", {found.capped} cut at the cap" if found.capped else ""
+        # Ties go to the newer one: it has seen more.
+        if not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer):
+            self.save_best()
+            progress.best_wer, progress.best_step, progress.best_epoch = found.score.wer, progress.step, epoch
+            notes += ", best so far"
+        console.print(
+            f"{name}: valid WER {percent(found.score.wer)} (95 %: {100 * low:.1f} to {100 * high:.1f}), "
+            f"CER {percent(found.score.cer)}, loss {found.loss:.3f}{notes}"
+        )
+        progress.validated = True
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        every = self.checkpoint.every_steps
+        by_steps = every is not None and self.progress.step > 0 and self.progress.step % every == 0
+        if by_steps or time.monotonic() - self.last_saved >= 60 * self.checkpoint.every_minutes:
+            self.save()
+
+    def save(self) -> None:
+        """Write the state to last/."""
+        self.progress.metrics_size = self.folder.metrics_size()
+        save_state(self.folder.state, self.model, self.optimizer, self.progress)
+        self.last_saved = time.monotonic()
+
+
+def total_steps(num_windows: int, batch_size: int, accumulation: int, epochs: int, max_steps: int | None) -> int:
+    """Optimiser updates of the whole run, if none is skipped."""
+    planned = epochs * steps_per_epoch(num_windows, batch_size, accumulation)
+    return planned if max_steps is None else min(planned, max_steps)

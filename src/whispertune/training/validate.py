@@ -1,0 +1,214 @@
+"""Decode a split and score it: validation, the final test and `evaluate` all come through here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.windows import SearchOptions, decode_windows
+from whispertune.errors import RecipeError
+from whispertune.frames import FrameOptions, select_frames
+from whispertune.model.loss import summed_nll
+from whispertune.model.whisper import Decoder
+from whispertune.scoring.error_rates import CorpusScore, score_corpus
+from whispertune.scoring.significance import bootstrap_interval
+from whispertune.splits import Split
+from whispertune.states import EncoderStates
+from whispertune.targets import MAX_TOKENS, collate_targets
+from whispertune.text.tokenizer import Tokenizer
+
+CHUNK_FRAMES = 24_000
+"""Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
+CHUNK_WINDOWS = 64
+SPARE_TOKENS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """Validation inside a run: greedy, on the run's own frames."""
+
+    every_steps: int | None = None
+    """Validate after so many optimiser updates too, not only after each epoch."""
+
+    max_tokens_per_second: float | Literal["auto", "none"] = "auto"
+    """A hypothesis is stopped at so many tokens a second of audio (and 10 more); `auto` is twice the highest
+    rate of the split's own transcripts; `none` leaves only Whisper's 448."""
+
+    cut_loops: bool = True
+    """Stop a hypothesis that repeats itself and keep the first round; such cuts are counted in the log."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise RecipeError(f"validation.every_steps is {self.every_steps}; it must be at least 1")
+        rate = self.max_tokens_per_second
+        if isinstance(rate, float | int) and not 0 < rate < math.inf:
+            raise RecipeError(f"validation.max_tokens_per_second is {rate}; it must be above 0, auto or none")
+
+
+def token_caps(split: Split, options: ValidationOptions | None) -> list[int]:
+    """Tokens after which each window's hypothesis is stopped; Whisper's own bound without options."""
+    room = [MAX_TOKENS - target.prompt_length for target in split.targets]
+    rate = "none" if options is None else options.max_tokens_per_second
+    if rate == "none":
+        return room
+    seconds = [samples / 16_000 for samples in split.num_samples]
+    if rate == "auto":
+        lengths = [len(t.input_ids) - t.prompt_length for t in split.targets]
+        # Half a second is added so that a one-word clip does not set the rate for all.
+        rate = 2 * max(n / (s + 0.5) for n, s in zip(lengths, seconds, strict=True))
+    return [min(limit, SPARE_TOKENS + math.ceil(rate * s)) for limit, s in zip(room, seconds, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One model with one search. `fetch` yields states of windows in the decoder's type, on its device."""
+
+    name: str
+    decoder: Decoder
+    fetch: Callable[[Sequence[int]], EncoderStates]
+    search: SearchOptions
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What one contender did on a split.
+
+    loss: teacher-forced negative log-likelihood per target token (nats). seconds: this contender's own share.
+    """
+
+    name: str
+    beam_size: int
+    score: CorpusScore = field(default_factory=lambda: CorpusScore(utterances=[]))
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+    loss: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def loops(self) -> int:
+        return sum(hypothesis.looped for hypothesis in self.hypotheses)
+
+    @property
+    def capped(self) -> int:
+        return sum(not h.ended and not h.looped for h in self.hypotheses)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the normalised WER."""
+        words = [utterance.words for utterance in self.score.utterances]
+        return bootstrap_interval([w.errors for w in words], [w.num_reference for w in words])
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of metrics.jsonl and summary.json; fractions."""
+        low, high = self.interval()
+        return {
+            "wer": self.score.wer,
+            "cer": self.score.cer,
+            "wer_raw": self.score.wer_raw,
+            "cer_raw": self.score.cer_raw,
+            "wer_interval": [low, high],
+            "loss": self.loss,
+            "loops": self.loops,
+            "capped": self.capped,
+            "utterances": len(self.hypotheses),
+            "beam_size": self.beam_size,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an utterance, as in hypotheses.jsonl."""
+        return [
+            {
+                "id": score.id,
+                "reference": score.reference,
+                "hypothesis": score.hypothesis,
+                "wer": score.words.rate,
+                "cer": score.characters.rate,
+                "word_errors": score.words.errors,
+                "words": score.words.num_reference,
+                "character_errors": score.characters.errors,
+                "characters": score.characters.num_reference,
+                "log_prob": round(hypothesis.log_prob, 4),
+                "ended": hypothesis.ended,
+                "looped": hypothesis.looped,
+            }
+            for score, hypothesis in zip(self.score.utterances, self.hypotheses, strict=True)
+        ]
+
+
+@torch.inference_mode()
+def teacher_forced_nll(
+    decoder: Decoder, states: EncoderStates, split: Split, indices: Sequence[int], pad_id: int
+) -> float:
+    """Summed negative log-likelihood of these windows' target tokens."""
+    input_ids, labels = collate_targets([split.targets[i] for i in indices], pad_id)
+    device = states.states.device
+    hidden = decoder(input_ids.to(device), states.states, states.log_weights)
+    return float(summed_nll(decoder, hidden, labels.to(device)))
+
+
+def evaluate_split(
+    split: Split,
+    contenders: Sequence[Contender],
+    tokenizer: Tokenizer,
+    rules: LogitRules,
+    *,
+    pad_id: int,
+    frames: FrameOptions,
+    max_tokens: Sequence[int],
+    cut_loops: bool,
+    advance: Callable[[int], None],
+) -> list[Evaluation]:
+    """Decode and score a split with each contender.
+
+    Contenders that share a `fetch` share its states, and those that share a decoder too its loss.
+    advance: called with 1 for each window and contender.
+    """
+    evaluations = [Evaluation(c.name, c.search.beam_size) for c in contenders]
+    found: list[dict[int, Hypothesis]] = [{} for _ in contenders]
+    order = split.longest_first()
+    most_frames = len(select_frames(split.num_samples[order[0]], frames).positions)
+    size = max(1, min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames))
+    for begin in range(0, len(order), size):
+        chunk = order[begin : begin + size]
+        fetched: dict[int, EncoderStates] = {}
+        losses: dict[int, float] = {}
+        for contender, evaluation, results in zip(contenders, evaluations, found, strict=True):
+            started = time.perf_counter()
+            if id(contender.fetch) not in fetched:
+                fetched[id(contender.fetch)] = contender.fetch(chunk)
+            states = fetched[id(contender.fetch)]
+            hypotheses = decode_windows(
+                contender.decoder,
+                states,
+                [split.targets[i].input_ids[: split.targets[i].prompt_length] for i in chunk],
+                rules,
+                tokenizer.eot,
+                [max_tokens[i] for i in chunk],
+                contender.search,
+                cut_loops=cut_loops,
+            )
+            results.update(zip(chunk, hypotheses, strict=True))
+            if id(contender.decoder) not in losses:
+                losses[id(contender.decoder)] = sum(
+                    teacher_forced_nll(contender.decoder, states.select(rows), split, [chunk[r] for r in rows], pad_id)
+                    for rows in (range(at, min(at + 16, len(chunk))) for at in range(0, len(chunk), 16))
+                )
+            evaluation.loss += losses[id(contender.decoder)]
+            evaluation.seconds += time.perf_counter() - started
+            advance(len(chunk))
+    num_tokens = sum(target.num_target_tokens for target in split.targets)
+    for evaluation, results in zip(evaluations, found, strict=True):
+        evaluation.loss /= num_tokens
+        evaluation.hypotheses = [results[i] for i in range(len(order))]
+        evaluation.score = score_corpus(
+            [window.id for window in split.windows],
+            [window.text for window in split.windows],
+            [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in evaluation.hypotheses],
+            split.languages,
+        )
+    return evaluations
