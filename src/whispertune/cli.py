@@ -46,10 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = command.main(rest)
         return status
     except WhispertuneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if os.environ.get("WHISPERTUNE_TRACEBACK"):
-            raise
-        return error.exit_status
+        return _tell(error, error.exit_status)
+    except OSError as error:  # a full disk, a file taken away, a closed pipe: nothing a traceback explains
+        return _tell(error, 1)
+    except KeyboardInterrupt as error:
+        return _tell(error, 1, "interrupted")
+
+
+def _tell(error: BaseException, status: int, message: str = "") -> int:
+    """One line on standard error; with WHISPERTUNE_TRACEBACK set, the error itself."""
+    if os.environ.get("WHISPERTUNE_TRACEBACK"):
+        raise error
+    print(f"error: {message or ' '.join(str(error).split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -6,72 +6,170 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import docstring_parser  # comes with jsonargparse[signatures]
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser
 
 from whispertune.errors import RecipeError
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 OptionsT = TypeVar("OptionsT")
+
+HELP_WIDTH = 100
+MOST = 2.0**62
+"""No number of a recipe reaches this, so that none overflows later on."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as recipes want it: plain data only, `no` (Norwegian) and 2024-01-01 are text, no key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Fields of a YAML file, dotted.
 
     Raises:
-        RecipeError: if it can't be read, or is no mapping.
+        RecipeError: if it can't be read, or is no mapping of fields to plain values.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if content is not None and not isinstance(content, dict):
+            raise RecipeError(f"{path}: a recipe is a mapping of fields to values")
+        return flatten(content or {})
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, NUL in the path, a date like 2024-99-99
         raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of fields to values")
-    return flatten(content)
+    except RecursionError:
+        raise RecipeError(f"{path}: nested without end") from None
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}."""
+    """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}.
+
+    Raises:
+        RecipeError: if a field is there both nested and dotted.
+    """
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        for dotted, entry in flatten(value, f"{name}.").items() if isinstance(value, Mapping) else [(name, value)]:
+            if dotted in flat:
+                raise RecipeError(f"field '{dotted}' is given twice")
+            flat[dotted] = entry
     return flat
 
 
-def field_names(options: type, prefix: str = "") -> list[str]:
-    """Dotted names of all fields of a dataclass, those of nested ones too."""
-    names: list[str] = []
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One flag: its dotted name, its type's annotation, its default and its help."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any
+    help: str
+
+    @property
+    def optional(self) -> bool:
+        return NoneType in get_args(self.annotation)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """A dataclass among the options: its dotted prefix (`schedule.`, or nothing), what it is, its own fields."""
+
+    prefix: str
+    title: str
+    fields: list[Field]
+
+
+def sections(options: type, prefix: str = "", default: Any = None) -> Iterator[Section]:
+    """The options' own fields, then those of each dataclass among them.
+
+    default: an instance whose values go before the class's defaults.
+    """
+    documented = docstring_parser.parse_from_object(options)
+    docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented.params}
+    own, nested = [], []
+    hints = get_type_hints(options)
     for field in dataclasses.fields(options):
-        nested = field.default_factory
-        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-            names += field_names(nested, f"{prefix}{field.name}.")
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if default is not None:
+            value = getattr(default, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
         else:
-            names.append(prefix + field.name)
-    return names
+            value = None if required else field.default
+        if dataclasses.is_dataclass(hints[field.name]):
+            nested.append((hints[field.name], f"{prefix}{field.name}.", value))
+        else:
+            own.append(Field(prefix + field.name, hints[field.name], required, value, docs.get(field.name, "")))
+    yield Section(prefix, documented.short_description or "", own)
+    for section in nested:
+        yield from sections(*section)
 
 
-def help_text(options: type, prog: str, description: str) -> str:
+def all_fields(options: type) -> dict[str, Field]:
+    """All fields of a dataclass, those of nested ones too, by dotted name."""
+    return {field.name: field for section in sections(options) for field in section.fields}
+
+
+def takes(annotation: Any) -> str:
+    """What a type's values look like, in words: `a number or auto`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(takes(kind) for kind in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        *others, last = map(str, get_args(annotation))
+        return f"{', '.join(others)} or {last}" if others else last
+    if get_origin(annotation) in (tuple, list):
+        return "a list of numbers, such as [0.9,1.1]"
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[annotation]
+
+
+def _placeholder(annotation: Any) -> str:
+    """The same, short, behind a flag: `NUMBER|auto`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return "|".join(_placeholder(kind) for kind in get_args(annotation) if kind is not NoneType)
+    if get_origin(annotation) is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (tuple, list):
+        return "[NUMBER,…]"
+    return {str: "TEXT", int: "N", float: "NUMBER", bool: "true|false"}[annotation]
+
+
+def help_text(options: type, usage: str, description: str) -> str:
     """The --help of a command whose flags are the fields of `options`."""
-    parser = ArgumentParser(prog=prog, description=description, usage=argparse_usage(prog))
-    parser.add_class_arguments(options, None, fail_untyped=True)
-    return str(parser.format_help())
-
-
-def argparse_usage(prog: str) -> str:
-    """A usage line that leaves the flags to their list."""
-    return f"{prog} [--field value …]"
+    lines = [f"usage: {usage}", "", description]
+    for section in sections(options):
+        lines += ["", f"{section.title.rstrip('.')}:"] if section.fields else []
+        for field in section.fields:
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            shown = "required" if field.required else f"default: {_as_argument(default)}"
+            if field.default is None and not field.required:
+                shown = "optional"
+            lines.append(f"  --{field.name} {_placeholder(field.annotation)}  ({shown})")
+            lines += textwrap.wrap(field.help, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
 
 
 def parse_fields(
@@ -87,66 +185,109 @@ def parse_fields(
     Raises:
         RecipeError: an unknown field (with the nearest known one), a missing one, or a bad value.
     """
-    known = field_names(options)
-    for name in fields:
-        _require_known(str(name), known, f"{where}: unknown field '{name}'", command)
-    arguments = [f"--{name}={_as_argument(value)}" for name, value in fields.items()]
-    arguments += _normalize_flags(flags, known, command)
-    given = {argument[2:].partition("=")[0] for argument in arguments}
-    for field in dataclasses.fields(options):  # type: ignore[arg-type]
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if required and field.name not in given:
+    known = all_fields(options)
+    given: dict[str, str] = {}
+    for name, value in fields.items():
+        name = str(name).replace("-", "_")
+        if value in (None, {}) and name in _prefixes(known):  # a section with nothing in it
+            continue
+        field = _known_field(name, known, f"{where}: unknown field '{name}'", command)
+        if isinstance(value, list | dict | bytes | set) and not isinstance(value, _accepted(field)):
+            raise RecipeError(f"{where}: {name} is {_shown(value)}; it takes {takes(field.annotation)}")
+        given[name] = _as_argument(value)
+    origin = dict.fromkeys(given, f"{where}: ")
+    for name, value in _read_flags(flags, known, command):
+        given[name] = value
+        origin.pop(name, None)
+    for field in known.values():
+        if field.required and field.name not in given:
             raise RecipeError(f"--{field.name} is missing; see whispertune {command} --help")
+        if field.required and not given[field.name].strip():
+            raise RecipeError(f"{origin.get(field.name, '--')}{field.name} is empty")
+        if field.optional and given.get(field.name) in ("None", "none", "~"):
+            given[field.name] = "null"
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(options, None, fail_untyped=True)
     try:
-        return options(**vars(parser.instantiate_classes(parser.parse_args(arguments))))
+        parsed = parser.parse_args([f"--{name}={value}" for name, value in given.items()])
+        built = _build(options, parsed)
+    except RecipeError as error:  # out of range
+        raise RecipeError(origin.get(str(error).split(" ")[0], "") + str(error)) from None
     except ArgumentError as error:
-        raise RecipeError(_readable(" ".join(str(error).split()), arguments, known)) from None
+        raise RecipeError(_readable(" ".join(str(error).split()), given, known, origin)) from None
+    for name, field in known.items():
+        value = reduce(getattr, name.split("."), built)
+        if isinstance(value, int | float) and not abs(value) < MOST:  # nan and inf too
+            raise RecipeError(f"{origin.get(name, '')}{name} is {value}; it takes {takes(field.annotation)} in bounds")
+    return built
+
+
+def _build(options: type[OptionsT], values: Any) -> OptionsT:
+    """The dataclass of parsed values. (jsonargparse renames its own function for this from version to version.)"""
+    hints = get_type_hints(options)
+    built = {name: getattr(values, name) for name in hints}
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            built[name] = _build(hint, built[name])
+    return options(**built)
 
 
 def _as_argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _require_known(name: str, known: Sequence[str], complaint: str, command: str) -> None:
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _accepted(field: Field) -> type | tuple[()]:
+    return list if get_origin(field.annotation) in (tuple, list) else ()
+
+
+def _prefixes(known: Mapping[str, Field]) -> set[str]:
+    """Names of sections: `augment`, `augment.speed`, …"""
+    return {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+
+
+def _known_field(name: str, known: Mapping[str, Field], complaint: str, command: str) -> Field:
     if name in known:
-        return
+        return known[name]
+    if name in _prefixes(known):
+        first = next(candidate for candidate in known if candidate.startswith(f"{name}."))
+        raise RecipeError(f"{complaint}; it is a section: give a field of it, such as {first}")
     same_leaf = [candidate for candidate in known if candidate.split(".")[-1] == name.split(".")[-1]]
-    near = same_leaf or difflib.get_close_matches(name, known, 1, 0.5)
+    near = same_leaf or difflib.get_close_matches(name, known, 1, 0.6)
+    if not near:  # a field's own name alone, slightly off: --warm_up_steps
+        leaves = {candidate.split(".")[-1]: candidate for candidate in reversed(list(known))}
+        leaf = name.split(".")[-1]
+        near = [leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.75)]
+        near += [candidate for candidate in known if leaf in candidate.split(".")[-1].split("_")]  # lr: peak_lr
     advice = f"did you mean '{near[0]}'?" if near else f"see whispertune {command} --help for all"
     raise RecipeError(f"{complaint}; {advice}")
 
 
-def _normalize_flags(flags: Sequence[str], known: Sequence[str], command: str) -> list[str]:
-    """`--name value` and `--name=value` as the latter, dashes in names as underscores."""
-    normalized: list[str] = []
+def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> Iterator[tuple[str, str]]:
+    """(name, value) of `--name value` and `--name=value`; dashes in names are underscores."""
     remaining = iter(flags)
     for flag in remaining:
-        if not flag.startswith("--"):
+        if not flag.startswith("--") or not flag.strip("-"):
             raise RecipeError(f"unexpected argument {flag!r}; options are given as --field value")
         name, equals, value = flag[2:].partition("=")
         name = name.replace("-", "_")
-        _require_known(name, known, f"unknown flag --{name}", command)
+        field = _known_field(name, known, f"unknown flag --{name}", command)
         if not equals:
             following = next(remaining, None)
-            if following is None:
-                raise RecipeError(f"--{name} needs a value")
+            if following is None or following.startswith("--"):
+                raise RecipeError(f"--{name} needs a value: {takes(field.annotation)}")
             value = following
-        normalized.append(f"--{name}={value}")
-    return normalized
+        yield name, value
 
 
-def _readable(message: str, arguments: Sequence[str], known: Sequence[str]) -> str:
+def _readable(message: str, given: Mapping[str, str], known: Mapping[str, Field], origin: Mapping[str, str]) -> str:
     """jsonargparse's many lines as: field, value, and what it takes."""
     match = re.search(r'(?:key|argument) "?-*([\w.]+)"?', message)
-    if match is None or match[1] not in known:
+    name = "" if match is None else match[1]
+    if name not in known or name not in given:
         return message[:300]
-    values = [value for name, _, value in (a[2:].partition("=") for a in arguments) if name == match[1]]
-    expected = re.findall(r"Expected a? ?(?:type )?(.+?)(?:\. Got|; got|$)", message)
-    takes = expected[0] if expected else message.partition(match[1])[2].strip(' ":')[:200]
-    return (
-        f"{match[1]} is {values[-1]!r} if given; it takes {takes}"
-        if not values
-        else f"{match[1]} is {values[-1]!r}; it takes {takes}"
-    )
+    return f"{origin.get(name, '')}{name} is {_shown(given[name])}; it takes {takes(known[name].annotation)}"

@@ -79,6 +79,6 @@ def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:
     The last convolved frame is the window's right edge, the last but one stands for all silence before it.
     """
     num_convolved = num_mel_frames // 2
-    index = np.minimum(positions, num_convolved - 2)
+    index: np.ndarray = np.minimum(positions, num_convolved - 2)
     index[positions == WINDOW_FRAMES - 1] = num_convolved - 1
     return index

@@ -14,7 +14,7 @@ from whispertune.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ReadyModel:
-    """A Whisper on its device, in float32, and what goes with it."""
+    """A Whisper on its device, and what goes with it."""
 
     whisper: Whisper
     tokenizer: Tokenizer
@@ -26,7 +26,7 @@ class ReadyModel:
         return self.checkpoint.config.num_mel_bins
 
 
-def load_model(model: str, device: torch.device) -> ReadyModel:
+def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
     """Load what the user calls a model.
 
     Raises:
@@ -41,4 +41,4 @@ def load_model(model: str, device: torch.device) -> ReadyModel:
         generation.get("begin_suppress_tokens") or [],
         device,
     )
-    return ReadyModel(build_whisper(config, checkpoint.weights).to(device), tokenizer, rules, checkpoint)
+    return ReadyModel(build_whisper(config, checkpoint.weights, dtype).to(device), tokenizer, rules, checkpoint)

@@ -95,6 +95,8 @@ class Recipe:
             raise RecipeError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.seed < 0:
             raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+        if self.states.store == "memory" and self.augment.enabled:
+            raise RecipeError("states.store is memory, but augmented waveforms change states; take auto or off")
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:

@@ -83,6 +83,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def make_writable(folder: Path) -> None:
+    """Make a folder, and make sure that files can be written to it.
+
+    Raises:
+        RunFolderError: if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunFolderError(f"--output: cannot write to {folder} ({error.strerror}); choose another folder") from None
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Where everything of one run lies (see the README's table)."""
@@ -121,22 +136,27 @@ class RunFolder:
         """Hypotheses of the validation behind `step` (0: the untouched model)."""
         return self.path / "valid" / f"step-{step:07d}.jsonl"
 
+    def has_begun(self) -> bool:
+        """Whether a run has left anything here that must not be lost."""
+        return any(path.exists() for path in (self.metrics, self.state, self.best))
+
+    def holds_something_else(self) -> bool:
+        """Whether files lie here that are not of a run, nor of one that was refused before it began."""
+        if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
+            return False
+        ours = {self.excluded, self.environment}
+        if self.environment.exists():  # a recipe.yaml without it was put here by the user
+            ours.add(self.recipe)
+        return any(not path.is_dir() and path not in ours for path in self.path.rglob("*"))
+
     def create(self) -> None:
         """Make the folders.
 
         Raises:
             RunFolderError: if the path is a file or cannot be written to.
         """
-        try:
-            for folder in (self.path, self.state.parent, self.test, self.path / "valid"):
-                folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RunFolderError(
-                f"--output {self.path}: cannot write there ({error.strerror}); choose another folder"
-            ) from None
+        for folder in (self.path, self.state.parent, self.test, self.path / "valid"):
+            make_writable(folder)
         recover_folder(self.best)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.augment.spec_augment import spec_augment
+from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.console import console, progress_bar
 from whispertune.decoding.windows import GREEDY
@@ -20,11 +21,11 @@ from whispertune.errors import RecipeError
 from whispertune.features import num_speech_mel_frames
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import ReadyModel, load_model
-from whispertune.model.whisper import build_whisper, inference_copy
+from whispertune.model.whisper import Encoder, build_whisper
 from whispertune.precision import precision_name, resolve_device, resolve_precision
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder, replacing_folder, write_jsonl
-from whispertune.splits import Split, TextSettings, excluded_summary, load_split, require_usable
+from whispertune.splits import Split, TextSettings, excluded_summary, load_split, read_rows, require_usable
 from whispertune.states import (
     ComputedStates,
     EncoderStates,
@@ -41,6 +42,7 @@ from whispertune.training.schedule import Schedule, build_schedule
 from whispertune.training.thinning import CHECKED_WINDOWS, divergence, faithful_stride
 from whispertune.training.trainer import Trainer, total_steps
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.training.working_copy import WorkingCopy
 from whispertune.windows import window_waveform
 
 
@@ -54,6 +56,7 @@ class Session:
     device: torch.device
     dtype: torch.dtype
     ready: ReadyModel
+    working: WorkingCopy
     text: TextSettings
     train: Split
     valid: Split
@@ -100,16 +103,15 @@ class Session:
     def store(self, split: Split, what: str) -> StoredStates:
         """States of a split, encoded once, with a progress bar."""
         store = StoredStates(split.num_samples, self.frames, self.ready.checkpoint.config.d_model, self.dtype)
-        encoder = inference_copy(self.ready.whisper.encoder, self.dtype)
         features = partial(self.features, split, frames=self.frames)
         with progress_bar(f"encoding {what}", len(split.windows)) as advance:
-            for count in store.fill(encoder, features, workers=self.recipe.data.workers):
+            for count in store.fill(self.working.model.encoder, features, workers=self.recipe.data.workers):
                 advance(count)
                 self.stop.check()
         return store
 
     def computed(
-        self, split: Split, encoder: torch.nn.Module, frames: FrameOptions
+        self, split: Split, encoder: Encoder, frames: FrameOptions
     ) -> Callable[[Sequence[int]], EncoderStates]:
         """States of a split encoded at each use by this encoder."""
         return ComputedStates(
@@ -143,7 +145,7 @@ def open_session(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> Session
     excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
     write_jsonl(folder.excluded, [dataclasses.asdict(exclusion) for exclusion in excluded])
     for line in excluded_summary(excluded):
-        console.print(f"[yellow]left out[/]  {line}")
+        console.print(f"left out  {line}", style="yellow")
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
@@ -152,7 +154,8 @@ def open_session(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> Session
     if trainable == 0:
         raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
     session = Session(
-        recipe, folder, stop, device, dtype, ready, text, splits["train"], splits["valid"], splits.get("test"),
+        recipe, folder, stop, device, dtype, ready, WorkingCopy(ready.whisper, dtype), text,
+        splits["train"], splits["valid"], splits.get("test"),
         encoder_is_frozen(ready.whisper), augmenter, recipe.frames,
     )  # fmt: skip
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
@@ -165,14 +168,14 @@ def open_session(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> Session
 
 
 def _load(name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal) -> Split:
-    num_rows = sum(1 for _ in Path(manifest).open("rb"))  # an estimate for the bar: rows may span lines
-    with progress_bar(f"checking {name}", num_rows) as advance:
+    rows = read_rows(name, Path(manifest))
+    with progress_bar(f"checking {name}", len(rows)) as advance:
 
         def advance_or_stop(amount: int) -> None:
             advance(amount)
             stop.check()
 
-        return load_split(name, Path(manifest), text, recipe.data, advance=advance_or_stop)
+        return load_split(name, rows, text, recipe.data, advance=advance_or_stop)
 
 
 def check_thinning(session: Session, progress: Progress) -> None:
@@ -180,14 +183,14 @@ def check_thinning(session: Session, progress: Progress) -> None:
     if session.frames.selection == "dense":
         return
     if progress.stride is None:
-        whisper = session.ready.whisper
-        encoder, decoder = (inference_copy(half, session.dtype) for half in (whisper.encoder, whisper.decoder))
         singles = [i for i, window in enumerate(session.train.windows) if len(window.utterances) == 1]
         step = max(1, len(singles) // CHECKED_WINDOWS)
+        whisper = session.working.model
         stride, measured = faithful_stride(
             lambda frames: divergence(
-                encoder, decoder, partial(session.features, session.train), singles[::step][:CHECKED_WINDOWS],
-                session.train.targets, frames, pad_id=session.ready.checkpoint.pad_token_id,
+                whisper.encoder, whisper.decoder, partial(session.features, session.train),
+                singles[::step][:CHECKED_WINDOWS], session.train.targets, frames,
+                pad_id=session.ready.checkpoint.pad_token_id,
             ),
             session.frames,
         )  # fmt: skip
@@ -197,7 +200,7 @@ def check_thinning(session: Session, progress: Progress) -> None:
             f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
         )
         if stride != session.frames.stride:
-            console.print(f"[yellow]frames    stride {session.frames.stride} strays too far; taking {stride}[/]")
+            console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
         progress.stride = stride
     session.frames = dataclasses.replace(session.frames, stride=progress.stride)
 
@@ -210,38 +213,42 @@ def build_run_schedule(session: Session) -> Schedule:
     )
     schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
     console.print(
-        f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} after {schedule.warmup_steps} of {total} updates"
+        f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
+        f"after {schedule.warmup_steps} of {total} updates"
     )
     if schedule.warmup_steps > total:
         console.print(
-            f"[yellow]schedule  the warm-up is longer than the whole run: the rate only reaches {schedule(total):.3g}; "
-            "lower schedule.warmup_steps, or train longer[/]"
+            f"schedule  the warm-up is longer than the whole run: the rate only reaches {schedule(total):.3g}; "
+            "lower schedule.warmup_steps, or train longer",
+            style="yellow",
         )
     return schedule
 
 
 def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
     """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
-    recipe, whisper, config = session.recipe, session.ready.whisper, session.ready.checkpoint.config
+    recipe, whisper = session.recipe, session.ready.whisper
     optimizer = build_optimizer(whisper, recipe.optimizer)
     if session.folder.state.exists():
         load_state(session.folder.state, whisper, optimizer)
+        session.working.refresh()
     train_states: StateSource
     if session.keeps_states:
         train_states = session.store(session.train, "train")
     else:
-        encoder = inference_copy(whisper.encoder, session.dtype) if session.frozen else whisper.encoder
         train_states = ComputedStates(
-            encoder, session.augmented_features, workers=recipe.data.workers, trained=not session.frozen
+            session.working.model.encoder,
+            session.augmented_features,
+            workers=recipe.data.workers,
+            trained=not session.frozen,
         )
     stored_valid = session.store(session.valid, "valid") if session.frozen and recipe.states.store != "off" else None
     caps = token_caps(session.valid, recipe.validation)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
-        decoder = inference_copy(whisper.decoder, session.dtype)
+        decoder = session.working.model.decoder
         if stored_valid is None:
-            encoder = inference_copy(whisper.encoder, session.dtype)
-            fetch = session.computed(session.valid, encoder, session.frames)
+            fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
             fetch = lambda indices: stored_valid.fetch(indices).to(session.device, session.dtype)  # noqa: E731
         (found,) = evaluate_split(
@@ -252,7 +259,8 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         return found
 
     return Trainer(
-        model=whisper, optimizer=optimizer, schedule=schedule, train_split=session.train, train_states=train_states,
+        model=whisper, working=session.working, optimizer=optimizer, schedule=schedule,
+        train_split=session.train, train_states=train_states,
         validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
         stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
         epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
@@ -307,16 +315,15 @@ def evaluate_test(session: Session) -> list[Evaluation]:
     split = session.test
     assert split is not None
     searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
+    config = session.ready.checkpoint.config
     weights = {
         "baseline": session.ready.checkpoint.weights,
-        "best": load_model(str(session.folder.best), session.device).checkpoint.weights,
+        "best": load_checkpoint(str(session.folder.best)).weights,
     }
     contenders = []
     fetch: Callable[[Sequence[int]], EncoderStates] | None = None
     for name, tensors in weights.items():
-        whisper = inference_copy(build_whisper(session.ready.checkpoint.config, tensors), session.dtype).to(
-            session.device
-        )
+        whisper = build_whisper(config, tensors, session.dtype).to(session.device)
         if fetch is None or not session.frozen:
             fetch = session.computed(split, whisper.encoder, DENSE)
         contenders += [Contender(name, whisper.decoder, fetch, search) for search in searches]

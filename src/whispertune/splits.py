@@ -149,25 +149,31 @@ def _inspect(utterance: Utterance, text: TextSettings) -> tuple[str | None, int,
     return None, len(waveform), content_key(waveform)
 
 
-def load_split(
-    name: str,
-    manifest: Path,
-    text: TextSettings,
-    options: DataOptions,
-    *,
-    advance: Callable[[int], None],
-) -> Split:
-    """Read a manifest and every audio file it names; rows that can't be used are listed in `excluded`.
-
-    advance: called with 1 after each row.
+def read_rows(name: str, manifest: Path) -> list[Utterance]:
+    """The rows of a split's manifest.
 
     Raises:
-        ManifestError: if the manifest itself can't be used.
+        ManifestError: if the manifest can't be used.
         DataError: if it has no rows.
     """
     utterances = read_manifest(manifest)
     if not utterances:
         raise DataError(f"{manifest}: no rows under the header; --{name} needs at least one utterance")
+    return utterances
+
+
+def load_split(
+    name: str,
+    utterances: Sequence[Utterance],
+    text: TextSettings,
+    options: DataOptions,
+    *,
+    advance: Callable[[int], None],
+) -> Split:
+    """Read the audio of every row of a manifest; rows that can't be used are listed in `excluded`.
+
+    advance: called with 1 after each row.
+    """
     split = Split(name, [], [], [], [], {}, [], len(utterances))
 
     def inspect(utterance: Utterance) -> tuple[str | None, int, str]:
@@ -191,8 +197,10 @@ def load_split(
     return split
 
 
-def require_usable(splits: Sequence[Split], options: DataOptions) -> None:
+def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
     """Refuse a run whose data is at fault as a whole.
+
+    flag: what allows more exclusions.
 
     Raises:
         DataError: too many rows of a split excluded, none left, or the same audio in train and another split.
@@ -200,10 +208,12 @@ def require_usable(splits: Sequence[Split], options: DataOptions) -> None:
     for split in splits:
         if len(split.excluded) > options.max_excluded * split.num_rows or not split.windows:
             first = split.excluded[0]
+            found = f"{first.file}: {len(split.excluded)} of {split.num_rows} rows cannot be used"
+            reason = f"the first is row {first.row}: {first.reason}"
+            if not split.windows:
+                raise DataError(f"{found}, which leaves none; {reason}")
             raise DataError(
-                f"{first.file}: {len(split.excluded)} of {split.num_rows} rows cannot be used, more than "
-                f"{options.max_excluded:.0%}; the first is row {first.row}: {first.reason}; mend them, or allow "
-                "more with --data.max_excluded"
+                f"{found}, more than {options.max_excluded:.0%}; {reason}; mend them, or allow more with {flag}"
             )
     train = next((split for split in splits if split.name == "train"), None)
     for other in splits:

@@ -13,6 +13,8 @@ from whispertune.data.manifest import Utterance
 from whispertune.errors import RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 
+MOST_UTTERANCES = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions:
@@ -36,15 +38,15 @@ class WindowOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.stitched_share < 1:
             raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
-        if not 2 <= self.min_utterances <= self.max_utterances:
+        if not 2 <= self.min_utterances <= self.max_utterances <= MOST_UTTERANCES:
             raise RecipeError(
                 f"windows.min_utterances is {self.min_utterances} and max_utterances {self.max_utterances}; "
-                "they must be at least 2 and in order"
+                f"they must lie between 2 and {MOST_UTTERANCES} and be in order"
             )
-        if not 0 <= self.min_pause <= self.max_pause:
+        if not 0 <= self.min_pause <= self.max_pause <= 30:
             raise RecipeError(
                 f"windows.min_pause is {self.min_pause} and max_pause {self.max_pause}; "
-                "they must be at least 0 and in order"
+                "they must lie between 0 and 30 s and be in order"
             )
 
 

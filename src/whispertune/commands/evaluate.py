@@ -6,27 +6,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
 from whispertune.console import console, percent, progress_bar, results
 from whispertune.decoding.windows import SearchOptions
-from whispertune.errors import RunFolderError
+from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import load_model
-from whispertune.model.whisper import inference_copy
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
-from whispertune.run_folder import write_jsonl, write_text
-from whispertune.splits import DataOptions, TextSettings, excluded_summary, load_split, require_usable
+from whispertune.run_folder import make_writable, write_jsonl, write_text
+from whispertune.splits import DataOptions, TextSettings, excluded_summary, load_split, read_rows, require_usable
 from whispertune.states import ComputedStates, window_features
 from whispertune.text.languages import language_code
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
 from whispertune.windows import window_waveform
 
-DESCRIPTION = """Decode a manifest with a model and score it against its transcripts.
+USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
 
-whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR]
+DESCRIPTION = """Decode a manifest with a model and score it against its transcripts.
 
 Decoding is dense (plain Whisper) and bounded by Whisper's own 448 tokens only, as the model will be deployed.
 WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them."""
@@ -45,8 +45,8 @@ class EvaluateOptions:
     language: str | None = None
     """Language spoken, where a row names none."""
 
-    task: str = "transcribe"
-    """transcribe or translate, where a row names none."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What to write down, where a row names none."""
 
     beam_size: int = 8
     """Hypotheses kept side by side; 1 is greedy search."""
@@ -71,19 +71,30 @@ class EvaluateOptions:
     output: str | None = None
     """Folder for hypotheses.jsonl and summary.json."""
 
+    def __post_init__(self) -> None:
+        try:
+            self.search, self.reading  # noqa: B018 - built to have their ranges checked
+        except RecipeError as error:  # here they are no sections
+            raise RecipeError(str(error).removeprefix("search.").removeprefix("data.")) from None
+
+    @property
+    def search(self) -> SearchOptions:
+        return SearchOptions(beam_size=self.beam_size, length_penalty=self.length_penalty)
+
+    @property
+    def reading(self) -> DataOptions:
+        return DataOptions(max_excluded=self.max_excluded, workers=self.workers)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune evaluate ARGUMENTS`."""
     if any(flag in ("-h", "--help") for flag in arguments):
-        results.print(help_text(EvaluateOptions, "whispertune evaluate", DESCRIPTION), markup=False)
+        results.print(help_text(EvaluateOptions, USAGE, DESCRIPTION))
         return 0
     options = parse_fields(EvaluateOptions, {}, arguments, command="evaluate")
     output = None if options.output is None else Path(options.output)
     if output is not None:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"--output {output}: cannot write there ({error.strerror})") from None
+        make_writable(output)
     found = evaluate(options)
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
@@ -99,28 +110,28 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     Raises:
         UserError: whatever is wrong with options, model or data.
     """
-    search = SearchOptions(beam_size=options.beam_size, length_penalty=options.length_penalty)
-    data = DataOptions(max_excluded=options.max_excluded, workers=options.workers)
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    ready = load_model(options.model, device)
     language = None if options.language is None else language_code(options.language)
-    if language is None and ready.tokenizer.multilingual:
+    rows = read_rows("data", Path(options.data))
+    ready = load_model(options.model, device, dtype)
+    if language is not None:
+        ready.tokenizer.prompt_tokens(language, options.task)  # refuses what this model does not know
+    elif ready.tokenizer.multilingual:
         language = _own_language(ready.checkpoint.generation)
     text = TextSettings(ready.tokenizer, language, options.task)
-    num_rows = sum(1 for _ in Path(options.data).open("rb")) if Path(options.data).is_file() else 0
-    with progress_bar("checking", num_rows) as advance:
-        split = load_split("data", Path(options.data), text, data, advance=advance)
+    with progress_bar("checking", len(rows)) as advance:
+        split = load_split("data", rows, text, options.reading, advance=advance)
     for line in excluded_summary(split.excluded):
-        console.print(f"[yellow]left out[/]  {line}")
-    require_usable([split], data)
-    whisper = inference_copy(ready.whisper, dtype)
+        console.print(f"left out  {line}", style="yellow")
+    require_usable([split], options.reading, flag="--max_excluded")
+    whisper = ready.whisper
     states = ComputedStates(
         whisper.encoder,
         lambda i, _: [window_features(window_waveform(split.windows[i]), ready.n_mels, options.frames)],
         workers=options.workers,
     )
-    contender = Contender(options.model, whisper.decoder, states.fetch, search)
+    contender = Contender(options.model, whisper.decoder, states.fetch, options.search)
     console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision_name(dtype)}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(

@@ -24,7 +24,7 @@ stopped. A finished run is left alone."""
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune resume ARGUMENTS`."""
     if not arguments or any(flag in ("-h", "--help") for flag in arguments):
-        results.print(DESCRIPTION, markup=False)
+        results.print(DESCRIPTION)
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise RecipeError("the run folder is missing; see whispertune resume --help")

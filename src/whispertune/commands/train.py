@@ -28,9 +28,10 @@ from whispertune.session import (
 from whispertune.training.resume import Progress, StopSignal, read_progress
 from whispertune.training.validate import Evaluation
 
-DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
+USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
+                         [--field value …]"""
 
-whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
+DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
 
   M  a Hugging Face or CTranslate2 folder, a Hub id (openai/whisper-base), another run's folder, or
      packaged:whisper-base (the weights of the `demo` extra)
@@ -46,7 +47,7 @@ FREE_TO_CHANGE = ("output", "data.workers", "checkpoint.every_minutes", "checkpo
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune train ARGUMENTS`."""
     if any(flag in ("-h", "--help") for flag in arguments):
-        results.print(help_text(Recipe, "whispertune train [RECIPE.yaml]", DESCRIPTION), markup=False)
+        results.print(help_text(Recipe, USAGE, DESCRIPTION))
         return 0
     flags = [flag for flag in arguments if flag not in ("--print_config", "--print-config")]
     print_config = len(flags) < len(arguments)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         fields = load_yaml(Path(where))
     recipe = parse_fields(Recipe, fields, flags, command="train", where=where)
     if print_config:
-        results.print(to_yaml(recipe), end="", markup=False)
+        results.print(to_yaml(recipe), end="")
         return 0
     return run(recipe)
 
@@ -106,7 +107,7 @@ def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
     Raises:
         RunFolderError: naming the fields in which the folder's recipe differs.
     """
-    if folder.recipe.exists():
+    if folder.has_begun() and folder.recipe.exists():
         theirs = parse_fields(Recipe, load_yaml(folder.recipe), [], command="train", where=str(folder.recipe))
         different = differing_fields(recipe, theirs, ignored=FREE_TO_CHANGE)
         if different:
@@ -114,7 +115,7 @@ def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
                 f"--output {folder.path} holds a run of another recipe (asked, there): {', '.join(different[:6])}"
                 "; choose another folder"
             )
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
+    elif folder.holds_something_else():
         raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
 
 
@@ -146,8 +147,9 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
     )
     if comparison.difference > 0:
         console.print(
-            f"[bold red]fine-tuning made it worse:[/] valid WER rose by {100 * comparison.difference:.1f} points "
-            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr"
+            f"fine-tuning made it worse: valid WER rose by {100 * comparison.difference:.1f} points "
+            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr",
+            style="bold red",
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")

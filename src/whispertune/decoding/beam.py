@@ -53,7 +53,7 @@ def beam_search(
     """
     device = states.states.device
     num_candidates = 2 * beam_size
-    cache = decoder.start(states.states, states.log_weights, len(prompts[0]) + max(max_tokens))
+    cache = decoder.start(states.states, states.log_weights)
     inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
     log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=True)
     searches = [_Beams(row, [[]], [0.0]) for row in range(len(prompts))]

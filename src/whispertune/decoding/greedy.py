@@ -32,7 +32,7 @@ def greedy_search(
     tokens: list[list[int]] = [[] for _ in rows]
     log_probs = [0.0] * len(rows)
     finished: dict[int, Hypothesis] = {}
-    cache = decoder.start(states.states, states.log_weights, len(prompts[0]) + max(max_tokens))
+    cache = decoder.start(states.states, states.log_weights)
     inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
     for step in range(max(max_tokens) + 1):
         log_probs_now = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=step == 0)

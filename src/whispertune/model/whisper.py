@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from whispertune.model.config import WhisperConfig
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+CACHE_TOKENS = 64
+"""The decoder's cache grows by so many tokens a row."""
 
 PADDING_LOG_WEIGHT = -30_000.0
 """The log weight of a frame that stands for nothing: large, and finite in float16 too."""
@@ -45,7 +48,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, D / H)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of (B, K, D), each (B, H, K, D / H)."""
@@ -65,8 +68,8 @@ class Attention(nn.Module):
             query = query.view(-1, beams, num_heads, num_queries, width).transpose(1, 2).flatten(2, 3)
         out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=causal)
         if beams > 1:
-            out = out.unflatten(2, (beams, num_queries)).transpose(1, 2).flatten(0, 1)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+            out = out.view(-1, num_heads, beams, num_queries, width).transpose(1, 2).flatten(0, 1)
+        return cast(Tensor, self.out_proj(out.transpose(1, 2).flatten(2)))
 
 
 class EncoderLayer(nn.Module):
@@ -83,7 +86,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn(normed, *self.self_attn.keys_values(normed), bias)
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+        return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
 class Encoder(nn.Module):
@@ -114,16 +117,10 @@ class Encoder(nn.Module):
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         x = x.gather(1, frame_index[..., None].expand(-1, -1, x.shape[-1]))
         x = x + self.embed_positions(positions)
-        bias = attention_bias(log_weights, self.compute_dtype(x))
+        bias = attention_bias(log_weights, x.dtype)
         for layer in self.layers:
             x = layer(x, bias)
-        return self.layer_norm(x)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def compute_dtype(x: Tensor) -> torch.dtype:
-        """What products are computed in: autocast's type where it is on, else x's own."""
-        device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        return cast(Tensor, self.layer_norm(x))
 
 
 class DecoderLayer(nn.Module):
@@ -140,7 +137,7 @@ class DecoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(d_model)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+        return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
 @dataclass(slots=True)
@@ -157,6 +154,15 @@ class DecoderCache:
     cross_values: list[Tensor]
     cross_bias: Tensor | None
     num_tokens: int = 0
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for so many tokens a row."""
+        capacity = self.self_keys.shape[3]
+        if num_tokens <= capacity:
+            return
+        more = -(-num_tokens // CACHE_TOKENS) * CACHE_TOKENS - capacity
+        self.self_keys = F.pad(self.self_keys, (0, 0, 0, more))
+        self.self_values = F.pad(self.self_values, (0, 0, 0, more))
 
     def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
         """Keep these rows, in this order, and (if given) these utterances."""
@@ -186,28 +192,35 @@ class Decoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(width)
 
+    def blocks(self) -> list[DecoderLayer]:
+        """The layers, with their type."""
+        return cast("list[DecoderLayer]", list(self.layers))
+
     def forward(self, input_ids: Tensor, states: Tensor, log_weights: Tensor | None) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
         states: (B, K, D); log_weights: (B, K) or None. Padding stands at the end of a row, where the causal
         mask hides it from every real token.
         """
-        x = self.embed_tokens(input_ids) + self.embed_positions.weight[: input_ids.shape[1]]
-        bias = attention_bias(log_weights, Encoder.compute_dtype(x))
-        for layer in self.layers:
+        # A sparse gradient is added to the output projection's, where a dense one would be (V, D) zeros first.
+        tokens = F.embedding(input_ids, self.embed_tokens.weight, sparse=True)
+        x = tokens + self.embed_positions.weight[: input_ids.shape[1]]
+        bias = attention_bias(log_weights, x.dtype)
+        for layer in self.blocks():
             normed = layer.self_attn_layer_norm(x)
             x = x + layer.self_attn(normed, *layer.self_attn.keys_values(normed), causal=True)
             keys, values = layer.encoder_attn.keys_values(states)
             x = x + layer.encoder_attn(layer.encoder_attn_layer_norm(x), keys, values, bias)
             x = layer.feed_forward(x)
-        return self.layer_norm(x)  # type: ignore[no-any-return]
+        return cast(Tensor, self.layer_norm(x))
 
-    def start(self, states: Tensor, log_weights: Tensor | None, capacity: int) -> DecoderCache:
-        """A cache for up to `capacity` tokens a row; cross-attention keys and values are computed here, once."""
-        attention: Attention = self.layers[0].self_attn  # type: ignore[assignment]
-        width = states.shape[-1] // attention.num_heads
-        shape = (len(self.layers), states.shape[0], attention.num_heads, capacity, width)
-        pairs = [layer.encoder_attn.keys_values(states) for layer in self.layers]  # type: ignore[union-attr,operator]
+    def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:
+        """An empty cache; cross-attention keys and values are computed here, once."""
+        blocks = self.blocks()
+        num_heads = blocks[0].self_attn.num_heads
+        width = states.shape[-1] // num_heads
+        shape = (len(blocks), states.shape[0], num_heads, 0, width)
+        pairs = [layer.encoder_attn.keys_values(states) for layer in blocks]
         return DecoderCache(
             self_keys=states.new_empty(shape),
             self_values=states.new_empty(shape),
@@ -222,8 +235,9 @@ class Decoder(nn.Module):
         The first call takes the whole prompt, later ones one token a row.
         """
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
+        cache.reserve(end)
         x = self.embed_tokens(input_ids) + self.embed_positions.weight[begin:end]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
             cache.self_keys[index, :, :, begin:end] = keys
@@ -239,7 +253,7 @@ class Decoder(nn.Module):
             x = x + layer.encoder_attn(normed, keys, values, cache.cross_bias)
             x = layer.feed_forward(x)
         cache.num_tokens = end
-        return self.layer_norm(x[:, -1])  # type: ignore[no-any-return]
+        return cast(Tensor, self.layer_norm(x[:, -1]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V): the output projection is the token embedding."""
@@ -272,11 +286,12 @@ class Whisper(nn.Module):
         return self.model.decoder
 
 
-def build_whisper(config: WhisperConfig, weights: dict[str, Tensor]) -> Whisper:
-    """A float32 Whisper that holds copies of these weights (names and shapes already checked)."""
+def build_whisper(config: WhisperConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Whisper:
+    """A Whisper that holds copies of these weights (names and shapes already checked)."""
     with torch.device("meta"):
         whisper = Whisper(config)
-    whisper.load_state_dict({name: w.to(torch.float32, copy=True) for name, w in weights.items()}, assign=True)
+    copies = {name: weight.to(dtype, copy=True) for name, weight in weights.items()}
+    whisper.load_state_dict(copies, assign=True)
     whisper.encoder.embed_positions.requires_grad_(False)
     return whisper.eval()
 

@@ -21,8 +21,8 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
     Raises:
         RecipeError: if the field is malformed, names layers the model lacks, or leaves nothing to train.
     """
-    match = re.fullmatch(r"(encoder|none|encoder:(\d+)|decoder:(\d+))?(?:,?(embeddings))?", freeze.replace(" ", ""))
-    if match is None or not freeze.strip():
+    match = re.fullmatch(r"(encoder|none|encoder:(\d+)|decoder:(\d+))(?:,(embeddings))?", freeze.replace(" ", ""))
+    if match is None:
         raise RecipeError(f"freeze is {freeze!r}; it takes {FREEZE_HELP}")
     what, encoder_layers, decoder_layers, embeddings = match.groups()
     encoder, decoder = model.encoder, model.decoder

@@ -50,7 +50,8 @@ class OptimizerOptions:
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Trainable parameters in two groups: with weight decay, and (vectors and position embeddings) without."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (spared if parameter.ndim < 2 or "embed_positions" in name else decayed).append(parameter)

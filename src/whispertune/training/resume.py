@@ -114,7 +114,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
             parameter.copy_(file.get_tensor(f"parameter/{name}"))
             if f"exp_avg/{name}" in names:
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(progress.step)),
+                    "step": torch.tensor(float(progress.step), device=parameter.device),
                     "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device),
                     "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device),
                 }

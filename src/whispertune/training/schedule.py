@@ -54,7 +54,7 @@ def auto_peak_lr(d_model: int) -> float:
     Larger models want smaller rates; the exponent follows the rates that Whisper's authors advise for
     fine-tuning, about 1/40 of each size's rate in pretraining.
     """
-    return 3e-5 * (512 / d_model) ** 1.5
+    return 3e-5 * math.sqrt(512 / d_model) ** 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Schedule:
         warmup, total = self.warmup_steps, self.total_steps
         if self.options.name == "noam":
             scale = self.peak_lr * math.sqrt(warmup)
-            return scale * min(step**-0.5, step * warmup**-1.5)
+            return scale * min(1 / math.sqrt(step), step / math.sqrt(warmup**3))
         if step <= warmup:
             return self.peak_lr * step / warmup
         left = max(0, total - step)
@@ -94,7 +94,7 @@ def build_schedule(options: ScheduleOptions, *, d_model: int, total_steps: int) 
     else:
         warmup = options.warmup_steps
     if options.scale == "d_model":
-        peak = options.factor * d_model**-0.5 * warmup**-0.5
+        peak = options.factor / math.sqrt(d_model * warmup)
     else:
         peak = auto_peak_lr(d_model) if options.peak_lr == "auto" else options.peak_lr
     return Schedule(options, peak, warmup, total_steps)

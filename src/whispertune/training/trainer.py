@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from whispertune.training.plan import Step, epoch_plan, steps_per_epoch
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, save_state
 from whispertune.training.schedule import Schedule
 from whispertune.training.validate import Evaluation
+from whispertune.training.working_copy import WorkingCopy
 
 GROW_LOSS_SCALE_EVERY = 2000
 LARGEST_LOSS_SCALE = 2.0**16
@@ -33,11 +34,13 @@ LARGEST_LOSS_SCALE = 2.0**16
 class Trainer:
     """One run of training: everything that was prepared, and the loop over it.
 
+    model holds the float32 parameters, working computes.
     validate(advance) decodes the valid split with the model as it stands; save_best() writes it to best/.
     copies: of each window in a batch (2 where clean and augmented ones go side by side).
     """
 
     model: Whisper
+    working: WorkingCopy
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     train_split: Split
@@ -116,7 +119,7 @@ class Trainer:
         loss = 0.0
         for batch, batch_targets in zip(step, targets, strict=True):
             loss += self.backward(batch, batch_targets, num_tokens)
-        row = {"step": progress.step + 1, "epoch": progress.epoch}
+        row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
         norm = self._update()
         progress.position += 1
         if norm is None:
@@ -141,17 +144,13 @@ class Trainer:
         num_tokens: target tokens of the whole optimiser step, so that parts add up to the step's mean per token.
         """
         input_ids, labels = (t.to(self.device) for t in collate_targets(targets, self.pad_id))
-        with self.autocast():
-            states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
-            hidden = self.model.decoder(input_ids, states.states, states.log_weights)
-            nll = summed_nll(self.model.decoder, hidden, labels, self.loss.label_smoothing) / num_tokens
+        decoder = self.working.model.decoder
+        states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
+        hidden = decoder(input_ids, states.states, states.log_weights)
+        nll = summed_nll(decoder, hidden, labels, self.loss.label_smoothing) / num_tokens
         (nll * (self.progress.loss_scale or 1.0)).backward()  # type: ignore[no-untyped-call]
+        self.working.collect_gradients()
         return nll.item()
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Products in the run's precision."""
-        enabled = self.dtype in (torch.bfloat16, torch.float16)
-        return torch.autocast(self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled)
 
     def _update(self) -> float | None:
         """One optimiser update at the schedule's rate; the gradient's norm, or None if it was skipped."""
@@ -166,6 +165,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(progress.step)
             self.optimizer.step()
+            self.working.refresh()
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1

@@ -1,0 +1,210 @@
+"""Greedy and beam search over small random models, against searches written out by the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_whisper import random_whisper, small_config
+
+from whispertune.decoding.beam import beam_search
+from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
+from whispertune.errors import RecipeError
+from whispertune.model.whisper import PADDING_LOG_WEIGHT
+from whispertune.states import EncoderStates
+
+CPU = torch.device("cpu")
+VOCAB, EOT = 23, 22
+SUPPRESSED, AT_FIRST = [3, 4], [5, EOT]
+RULES = LogitRules(VOCAB, SUPPRESSED, AT_FIRST, CPU)
+DECODERS = [random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), seed).decoder for seed in range(4)]
+for _decoder in DECODERS:
+    # End of text is likely enough for rows to end at different times; attention to states makes rows differ.
+    with torch.no_grad():
+        _decoder.layer_norm.bias += 0.35 * _decoder.embed_tokens.weight[EOT]
+PROMPT = (1, 2)
+
+
+def random_states(rows: int, seed: int) -> EncoderStates:
+    generator = torch.Generator().manual_seed(seed)
+    states = 3 * torch.randn(rows, 12, 32, generator=generator)
+    log_weights = torch.randint(1, 30, (rows, 12), generator=generator).float().log()
+    for row in range(rows):
+        log_weights[row, 12 - row % 4 :] = PADDING_LOG_WEIGHT
+    return EncoderStates(states, log_weights)
+
+
+@torch.inference_mode()
+def next_log_probs(decoder: torch.nn.Module, states: EncoderStates, tokens: Sequence[int]) -> torch.Tensor:
+    """(V,) of one row, computed from the whole input anew."""
+    hidden = decoder(torch.tensor([[*PROMPT, *tokens]]), states.states, states.log_weights)
+    return RULES.log_probs(decoder.logits(hidden[:, -1]), first=not tokens)[0]  # type: ignore[operator]
+
+
+def reference_greedy(decoder: torch.nn.Module, states: EncoderStates, max_tokens: int, cut_loops: bool) -> Hypothesis:
+    tokens: list[int] = []
+    log_prob = 0.0
+    while True:
+        best, token = next_log_probs(decoder, states, tokens).max(-1)
+        if int(token) == EOT:
+            return Hypothesis(tuple(tokens), log_prob + float(best))
+        if len(tokens) == max_tokens:
+            return Hypothesis(tuple(tokens), log_prob, ended=False)
+        tokens.append(int(token))
+        log_prob += float(best)
+        if cut_loops and (loop := repeated_tail(tokens)):
+            return Hypothesis(tuple(tokens[:-loop]), log_prob, ended=False, looped=True)
+
+
+def assert_same(ours: Hypothesis, reference: Hypothesis) -> None:
+    assert (ours.tokens, ours.ended, ours.looped) == (reference.tokens, reference.ended, reference.looped)
+    assert ours.log_prob == pytest.approx(reference.log_prob, abs=1e-3)
+
+
+ROWS = st.integers(1, 6)
+LIMITS = st.lists(st.integers(0, 30), min_size=6, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.integers(0, 10_000), st.integers(0, 3), LIMITS, st.booleans())
+def test_greedy_rows_are_what_they_are_alone(
+    rows: int, seed: int, which: int, limits: list[int], cut_loops: bool
+) -> None:
+    """Rows of a batch that end, loop or are stopped at different times, each against one searched by hand."""
+    states, decoder = random_states(rows, seed), DECODERS[which]
+    found = greedy_search(decoder, states, [PROMPT] * rows, RULES, EOT, limits[:rows], cut_loops=cut_loops)
+    for row, hypothesis in enumerate(found):
+        assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
+
+
+def test_the_models_above_do_end_loop_and_get_stopped() -> None:
+    """Else the test above would show little."""
+    found = [
+        hypothesis
+        for seed, decoder in enumerate(DECODERS * 4)
+        for hypothesis in greedy_search(
+            decoder, random_states(6, seed), [PROMPT] * 6, RULES, EOT, [30] * 6, cut_loops=seed % 2 == 0
+        )
+    ]
+    assert sum(h.looped for h in found) > 5
+    assert sum(not h.ended and not h.looped for h in found) > 5
+    lengths = [len(h.tokens) for h in found if h.ended]
+    assert len(set(lengths)) > 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.integers(0, 10_000), st.integers(0, 3), st.sampled_from([1, 2, 5]))
+def test_suppressed_tokens_never_appear(rows: int, seed: int, which: int, beam_size: int) -> None:
+    states, search = random_states(rows, seed), SearchOptions(beam_size=beam_size)
+    found = decode_windows(DECODERS[which], states, [PROMPT] * rows, RULES, EOT, [12] * rows, search)
+    for hypothesis in found:
+        assert not set(hypothesis.tokens) & {*SUPPRESSED, EOT}
+        assert hypothesis.tokens
+        assert hypothesis.tokens[0] not in AT_FIRST
+        assert len(hypothesis.tokens) <= 12
+        assert hypothesis.log_prob > -torch.inf
+
+
+def test_without_the_rules_they_would() -> None:
+    free = LogitRules(VOCAB, [], [], CPU)
+    found = [
+        hypothesis
+        for seed, decoder in enumerate(DECODERS * 5)
+        for hypothesis in greedy_search(decoder, random_states(6, seed), [PROMPT] * 6, free, EOT, [12] * 6)
+    ]
+    assert any(set(h.tokens) & set(SUPPRESSED) for h in found)
+    assert any(not h.tokens or h.tokens[0] == 5 for h in found)
+
+
+def reference_beam(
+    decoder: torch.nn.Module, states: EncoderStates, max_tokens: int, beam_size: int, length_penalty: float
+) -> Hypothesis:
+    """The search that beam.py documents, one utterance, no cache."""
+    running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    finished: list[tuple[float, Hypothesis]] = []
+    while True:
+        candidates = []
+        for score, tokens in running:
+            log_probs = next_log_probs(decoder, states, tokens).tolist()
+            candidates += [(score + value, tokens, token) for token, value in enumerate(log_probs)]
+        candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * beam_size]
+        num_tokens = len(running[0][1]) + 1
+        for score, tokens, token in candidates[:beam_size]:
+            if token == EOT:
+                finished.append((score / num_tokens**length_penalty, Hypothesis(tokens, score)))
+        if num_tokens > max_tokens:
+            for score, tokens in running:
+                cut = Hypothesis(tokens, score, ended=False)
+                finished.append((score / max(1, len(tokens)) ** length_penalty, cut))
+            return max(finished, key=lambda f: f[0])[1]
+        running = [(score, (*tokens, token)) for score, tokens, token in candidates if token != EOT][:beam_size]
+        finished = sorted(finished, key=lambda f: -f[0])[:beam_size]
+        if len(finished) == beam_size and running[0][0] / num_tokens**length_penalty <= finished[-1][0]:
+            return finished[0][1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+    which=st.integers(0, 3),
+    limits=st.lists(st.integers(0, 12), min_size=4, max_size=4),
+    beam_size=st.integers(2, 4),
+    length_penalty=st.sampled_from([0.0, 0.6, 1.0, 1.5]),
+)
+def test_beam_search_rows_are_what_they_are_alone(
+    rows: int, seed: int, which: int, limits: list[int], beam_size: int, length_penalty: float
+) -> None:
+    states, decoder = random_states(rows, seed), DECODERS[which]
+    found = beam_search(
+        decoder, states, [PROMPT] * rows, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
+    )  # fmt: skip
+    for row, hypothesis in enumerate(found):
+        expected = reference_beam(decoder, states.select([row]), limits[row], beam_size, length_penalty)
+        assert_same(hypothesis, expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 3))
+def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
+    states, decoder = random_states(3, seed), DECODERS[which]
+    arguments = (decoder, states, [PROMPT] * 3, RULES, EOT, [10] * 3)
+    greedy = greedy_search(*arguments)
+    for hypothesis, one in zip(greedy, beam_search(*arguments, beam_size=1), strict=True):
+        if hypothesis.ended and one.ended:
+            assert_same(one, hypothesis)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_decode_windows_with_prompts_of_many_lengths_and_more_rows_than_fit(beam_size: int) -> None:
+    rows = 70
+    states, decoder = random_states(rows, 1), DECODERS[1]
+    prompts = [PROMPT if row % 3 else (1, 6, 7, 2) for row in range(rows)]
+    limits = [row % 9 for row in range(rows)]
+    search = SearchOptions(beam_size=beam_size)
+    found = decode_windows(decoder, states, prompts, RULES, EOT, limits, search)
+    for row in range(0, rows, 7):
+        (alone,) = decode_windows(decoder, states.select([row]), [prompts[row]], RULES, EOT, [limits[row]], search)
+        assert_same(found[row], alone)
+    assert decode_windows(decoder, states.select([]), [], RULES, EOT, [], search) == []
+
+
+def test_all_448_positions_can_be_used() -> None:
+    """Up to the last position, and not beyond it (a crash deep inside the model)."""
+    never = LogitRules(VOCAB, [EOT], [], CPU)
+    states = random_states(2, 0)
+    for search in (GREEDY, SearchOptions(beam_size=2)):
+        found = decode_windows(DECODERS[0], states, [PROMPT] * 2, never, EOT, [446, 3], search)
+        assert [len(h.tokens) for h in found] == [446, 3]
+        assert not any(h.ended for h in found)
+
+
+@pytest.mark.parametrize("beam_size", [0, -1, 65])
+def test_beam_size_bounds(beam_size: int) -> None:
+    with pytest.raises(RecipeError, match="beam_size"):
+        SearchOptions(beam_size=beam_size)

@@ -1,0 +1,50 @@
+"""Random small Whispers for the tests."""
+
+from __future__ import annotations
+
+import torch
+
+from whispertune.checkpoints.layout import expected_shapes
+from whispertune.model.config import WhisperConfig
+from whispertune.model.whisper import Whisper, build_whisper
+
+
+def small_config(
+    *, vocab_size: int = 61, n_mels: int = 80, width: int = 32, heads: int = 2, layers: tuple[int, int] = (2, 2)
+) -> WhisperConfig:
+    """Sizes of a Whisper that runs in milliseconds; `layers` of encoder and decoder."""
+    return WhisperConfig(
+        vocab_size=vocab_size,
+        num_mel_bins=n_mels,
+        d_model=width,
+        encoder_layers=layers[0],
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=3 * width,
+        decoder_layers=layers[1],
+        decoder_attention_heads=heads,
+        decoder_ffn_dim=2 * width,
+    )
+
+
+def random_weights(config: WhisperConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of a size that makes attention pick and choose, no two parameters alike, no bias zero."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in expected_shapes(config).items():
+        values = torch.randn(shape, generator=generator)
+        if "embed" in name:
+            values *= 0.5
+        elif len(shape) > 1:
+            gain = 2.0 if ".q_proj." in name or ".k_proj." in name else 1.0
+            values *= gain / values[0].numel() ** 0.5
+        elif "norm.weight" in name:
+            values = 1 + 0.2 * values
+        else:
+            values *= 0.2
+        weights[name] = values
+    return weights
+
+
+def random_whisper(config: WhisperConfig | None = None, seed: int = 0) -> Whisper:
+    config = small_config() if config is None else config
+    return build_whisper(config, random_weights(config, seed))

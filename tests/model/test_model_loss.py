@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from random_whisper import random_whisper
+
+from whispertune.errors import RecipeError
+from whispertune.model.loss import LossOptions, summed_nll
+from whispertune.model.whisper import inference_copy
+from whispertune.targets import IGNORE_INDEX
+
+DECODER = random_whisper().decoder
+HIDDEN = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([[IGNORE_INDEX, 3, 60, IGNORE_INDEX], [IGNORE_INDEX, 0, IGNORE_INDEX, IGNORE_INDEX]])
+SCORED = [(0, 1, 3), (0, 2, 60), (1, 1, 0)]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@torch.no_grad()
+def test_sum_over_scored_positions(smoothing: float) -> None:
+    log_probs = (HIDDEN.double() @ DECODER.embed_tokens.weight.double().T).log_softmax(-1)
+    expected = sum(
+        -(1 - smoothing) * log_probs[row, t, label] - smoothing * log_probs[row, t].mean() for row, t, label in SCORED
+    )
+    assert float(summed_nll(DECODER, HIDDEN, LABELS, smoothing)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    decoder = inference_copy(DECODER, torch.bfloat16)
+    loss = summed_nll(decoder, HIDDEN.bfloat16(), LABELS)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(summed_nll(DECODER, HIDDEN, LABELS)), rel=0.05)
+
+
+def test_unscored_positions_get_no_gradient() -> None:
+    hidden = HIDDEN.clone().requires_grad_()
+    summed_nll(DECODER, hidden, LABELS).backward()
+    assert hidden.grad is not None
+    touched = {(row, t) for row, t, _ in SCORED}
+    for row in range(2):
+        for t in range(4):
+            assert bool(hidden.grad[row, t].any()) == ((row, t) in touched)
+
+
+@torch.no_grad()
+def test_nothing_scored_is_zero() -> None:
+    assert float(summed_nll(DECODER, HIDDEN, torch.full_like(LABELS, IGNORE_INDEX))) == 0
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_smoothing_bounds(smoothing: float) -> None:
+    with pytest.raises(RecipeError, match="label_smoothing"):
+        LossOptions(label_smoothing=smoothing)

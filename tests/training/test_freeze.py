@@ -1,0 +1,133 @@
+"""What learns and what does not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_samples import CONFIG, PAD_ID, Samples, tiny_targets, tiny_whisper, weights_of
+
+from whispertune.errors import RecipeError
+from whispertune.frames import FrameOptions
+from whispertune.model.loss import summed_nll
+from whispertune.model.whisper import Whisper
+from whispertune.states import ComputedStates, encode, window_features
+from whispertune.targets import collate_targets
+from whispertune.training.freeze import apply_freeze, encoder_is_frozen
+
+DECODER_BOTTOM = r"model\.decoder\.(embed_positions|layers\.0)\."
+TOKENS = r"model\.decoder\.embed_tokens\."
+ENCODER_BOTTOM = r"model\.encoder\.(conv1|conv2|layers\.0)\."
+FROZEN = {
+    "encoder": r"model\.encoder\.",
+    "none": "nothing",
+    "encoder:0": r"model\.encoder\.(conv1|conv2)\.",
+    "encoder:1": ENCODER_BOTTOM,
+    "encoder:2": r"model\.encoder\.(conv1|conv2|layers)\.",
+    "decoder:0": r"model\.encoder\.",
+    "decoder:1": rf"model\.encoder\.|{DECODER_BOTTOM}",
+    "encoder,embeddings": rf"model\.encoder\.|{TOKENS}",
+    "none,embeddings": TOKENS,
+    "encoder:1,embeddings": rf"{ENCODER_BOTTOM}|{TOKENS}",
+    "decoder:1, embeddings": rf"model\.encoder\.|{DECODER_BOTTOM}|{TOKENS}",
+}
+"""What each mode freezes, by parameter name; the encoder's sinusoids never learn."""
+
+
+def is_frozen(name: str, freeze: str) -> bool:
+    return bool(re.match(FROZEN[freeze], name)) or name == "model.encoder.embed_positions.weight"
+
+
+@pytest.mark.parametrize("freeze", FROZEN)
+def test_modes(freeze: str) -> None:
+    whisper = tiny_whisper()
+    trainable, total = apply_freeze(whisper, freeze)
+    for name, parameter in whisper.named_parameters():
+        assert parameter.requires_grad != is_frozen(name, freeze), name
+    assert total == sum(p.numel() for p in whisper.parameters())
+    assert trainable == sum(p.numel() for n, p in whisper.named_parameters() if not is_frozen(n, freeze))
+    # Its final LayerNorm still learns under encoder:2, so states do change.
+    assert encoder_is_frozen(whisper) == ("model" in FROZEN[freeze] and is_frozen("model.encoder.layer_norm.", freeze))
+
+
+def test_a_second_call_starts_afresh() -> None:
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder,embeddings")
+    apply_freeze(whisper, "none")
+    assert whisper.decoder.embed_tokens.weight.requires_grad
+    assert whisper.encoder.conv1.weight.requires_grad
+    assert not whisper.encoder.embed_positions.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    ["", " ", "all", "encoder:", "encoder:x", "encoder:-1", "encoder:1.5", "decoder", "none:1", "encoder;embeddings",
+     "embeddings,encoder", "encoder,none", "encoder,embeddings,embeddings", "encoderembeddings", ",embeddings",
+     "Encoder"],
+)  # fmt: skip
+def test_malformed(freeze: str) -> None:
+    with pytest.raises(RecipeError, match="freeze is") as error:
+        apply_freeze(tiny_whisper(), freeze)
+    assert "encoder:N" in str(error.value)
+
+
+@pytest.mark.parametrize(("freeze", "layers"), [("encoder:3", 2), ("decoder:2", 1)])
+def test_layers_that_are_not_there(freeze: str, layers: int) -> None:
+    with pytest.raises(RecipeError, match=f"has {layers} layers"):
+        apply_freeze(tiny_whisper(), freeze)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("freeze", ["encoder", "none", "encoder:1", "decoder:1", "encoder,embeddings"])
+def test_training_moves_what_learns_and_nothing_else(
+    samples: Samples, tmp_path: Path, freeze: str, precision: str
+) -> None:
+    assert samples.train_run(tmp_path / "run", freeze=freeze, epochs=1, precision=precision) == 0
+    before, after = weights_of(samples.model), weights_of(tmp_path / "run" / "best")
+    assert set(before) == set(after)
+    for name, weight in after.items():
+        assert torch.equal(weight, before[name]) == is_frozen(name, freeze), name
+
+
+def thinned_loss(whisper: Whisper) -> torch.Tensor:
+    """Loss of two windows of noise of different lengths, encoded thinned."""
+    generator = np.random.default_rng(0)
+    waveforms = [generator.normal(size=n).astype(np.float32) * 0.1 for n in (9_000, 21_000)]
+    rows = [window_features(waveform, CONFIG.num_mel_bins, FrameOptions()) for waveform in waveforms]
+    states = encode(whisper.encoder, rows)
+    assert states.states.shape[1] < 200
+    input_ids, labels = collate_targets(tiny_targets([3, 9]), PAD_ID)
+    hidden = whisper.decoder(input_ids, states.states, states.log_weights)
+    return summed_nll(whisper.decoder, hidden, labels)
+
+
+def test_gradients_reach_a_trained_encoder_through_thinned_frames() -> None:
+    """Against finite differences, in float64."""
+    whisper = tiny_whisper(scale=0.2).double()
+    apply_freeze(whisper, "none")
+    thinned_loss(whisper).backward()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in whisper.encoder.named_parameters():
+        if name == "embed_positions.weight":
+            assert parameter.grad is None
+            continue
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        step = 1e-5 / direction.norm()
+        losses = []
+        with torch.no_grad():
+            for shift in (step, -2 * step, step):  # the third only puts it back
+                parameter += shift * direction
+                losses.append(float(thinned_loss(whisper)))
+        numeric = (losses[0] - losses[1]) / float(2 * step)
+        assert float((parameter.grad * direction).sum()) == pytest.approx(numeric, rel=1e-4, abs=1e-6), name
+
+
+def test_states_of_a_frozen_encoder_carry_no_gradient() -> None:
+    whisper = tiny_whisper()
+    rows = [window_features(np.zeros(8_000, np.float32), CONFIG.num_mel_bins, FrameOptions())]
+    for trained in (True, False):
+        states = ComputedStates(whisper.encoder, lambda index, view: rows, workers=1, trained=trained).fetch([0])
+        assert states.states.requires_grad is trained

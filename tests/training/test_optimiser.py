@@ -1,0 +1,174 @@
+"""AdamW's groups and its formula; clipping."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_samples import Samples, step_rows, tiny_whisper
+from torch import Tensor, nn
+
+from whispertune.errors import RecipeError
+from whispertune.training import trainer
+from whispertune.training.freeze import apply_freeze
+from whispertune.training.optimiser import OptimizerOptions, build_optimizer, clip_gradients, decay_groups
+
+
+@pytest.mark.parametrize("freeze", ["encoder", "none", "encoder:1", "decoder:1", "encoder,embeddings"])
+def test_decay_spares_biases_gains_and_positions(freeze: str) -> None:
+    whisper = tiny_whisper()
+    apply_freeze(whisper, freeze)
+    names = {id(parameter): name for name, parameter in whisper.named_parameters()}
+    decay: dict[str, float] = {}
+    for group in decay_groups(whisper, 0.25):
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in decay, "in two groups"
+            decay[names[id(parameter)]] = group["weight_decay"]
+    assert set(decay) == {name for name, parameter in whisper.named_parameters() if parameter.requires_grad}
+    for name, value in decay.items():
+        spared = name.endswith(".bias") or "layer_norm" in name or "embed_positions" in name
+        assert value == (0.0 if spared else 0.25), name
+
+
+class Toy(nn.Module):
+    """A matrix, a gain and position embeddings, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        draw = lambda *shape: nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))  # noqa: E731
+        self.matrix, self.gain = draw(5, 3), draw(3)
+        self.embed_positions = nn.Embedding(4, 3, dtype=torch.float64)
+        self.embed_positions.weight = draw(4, 3)
+
+
+@given(
+    decay=st.floats(0, 1), beta1=st.floats(0, 0.99), beta2=st.floats(0.5, 0.999), seed=st.integers(0, 100),
+)  # fmt: skip
+@settings(deadline=None)
+def test_updates_follow_the_formula_of_decoupled_decay(decay: float, beta1: float, beta2: float, seed: int) -> None:
+    """Loshchilov & Hutter 2019, algorithm 2 with the rate as schedule multiplier, over three updates."""
+    toy, eps = Toy(), 1e-8
+    options = OptimizerOptions(weight_decay=decay, beta1=beta1, beta2=beta2, eps=eps)
+    optimizer = build_optimizer(toy, options)
+    expected = {name: p.detach().clone() for name, p in toy.named_parameters()}
+    mean = {name: torch.zeros_like(p) for name, p in expected.items()}
+    square = {name: torch.zeros_like(p) for name, p in expected.items()}
+    generator = torch.Generator().manual_seed(seed)
+    for step, rate in enumerate([1e-2, 3e-2, 2e-2], start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, parameter in toy.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = gradient.clone()
+            mean[name] = beta1 * mean[name] + (1 - beta1) * gradient
+            square[name] = beta2 * square[name] + (1 - beta2) * gradient**2
+            adam = (mean[name] / (1 - beta1**step)) / ((square[name] / (1 - beta2**step)).sqrt() + eps)
+            own_decay = decay if name == "matrix" else 0.0
+            expected[name] = expected[name] - rate * (adam + own_decay * expected[name])
+        optimizer.step()
+    for name, parameter in toy.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def gradients(scale: float = 1.0) -> list[Tensor]:
+    """Parameters with gradients, small ones first: the norm lies in the later ones."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for number, shape in enumerate([(4,), (3, 5), (2, 3, 4), (6,)]):
+        parameter = torch.zeros(shape, requires_grad=True)
+        parameter.grad = torch.randn(shape, generator=generator) * scale * 10**number
+        parameters.append(parameter)
+    parameters.append(torch.zeros(7, requires_grad=True))  # one without a gradient
+    return parameters
+
+
+def norm_of(parameters: list[Tensor]) -> float:
+    """By definition, in float64."""
+    return math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in parameters if p.grad is not None))
+
+
+@given(scale=st.floats(1e-6, 1e3), max_norm=st.floats(1e-3, 1e3))
+@settings(deadline=None)
+def test_clipping_is_over_all_parameters_together(scale: float, max_norm: float) -> None:
+    parameters = gradients(scale)
+    before = [None if p.grad is None else p.grad.clone() for p in parameters]
+    norm = norm_of(parameters)
+    assert clip_gradients(parameters, max_norm) == pytest.approx(norm, rel=1e-5)
+    factor = min(1.0, max_norm / norm)
+    for parameter, old in zip(parameters, before, strict=True):
+        if old is not None:
+            torch.testing.assert_close(parameter.grad, old * factor, rtol=1e-5, atol=0)
+    assert norm_of(parameters) == pytest.approx(min(norm, max_norm), rel=1e-5)
+
+
+def test_zero_disables_clipping() -> None:
+    parameters = gradients(100.0)
+    before = [p.grad.clone() for p in parameters if p.grad is not None]
+    assert clip_gradients(parameters, 0.0) == pytest.approx(norm_of(parameters))
+    assert all(torch.equal(p.grad, old) for p, old in zip(parameters, before, strict=False))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_gradients_that_are_not_finite_show_in_the_norm(bad: float) -> None:
+    parameters = gradients()
+    parameters[2].grad[0, 0, 0] = bad
+    first = parameters[0].grad.clone()
+    assert not math.isfinite(clip_gradients(parameters, 2.0))
+    assert torch.equal(parameters[0].grad, first)
+
+
+@pytest.mark.parametrize(
+    ("max_grad_norm", "freeze", "precision"),
+    [(0.5, "encoder", "fp32"), (0.5, "none", "fp32"), (0.5, "encoder", "bf16"), (0.0, "encoder", "fp32")],
+)
+def test_a_run_clips_every_parameter_and_logs_the_norm_before(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_grad_norm: float, freeze: str, precision: str
+) -> None:
+    """The fault of others: only the first parameter group clipped."""
+    before: list[float] = []
+    applied: list[float] = []
+    clip, step = trainer.clip_gradients, torch.optim.AdamW.step
+
+    def norm_applied(optimizer: torch.optim.AdamW) -> float:
+        return norm_of([p for group in optimizer.param_groups for p in group["params"]])
+
+    def recorded_clip(parameters: list[Tensor], max_norm: float) -> float:
+        before.append(norm_of(list(parameters)))
+        return clip(parameters, max_norm)
+
+    def recorded_step(self: torch.optim.AdamW, closure: Any = None) -> Any:
+        applied.append(norm_applied(self))
+        return step(self, closure)
+
+    monkeypatch.setattr(trainer, "clip_gradients", recorded_clip)
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
+    status = samples.train_run(
+        tmp_path / "run", epochs=1, optimizer__max_grad_norm=max_grad_norm, freeze=freeze, precision=precision
+    )
+    assert status == 0
+    logged = [row["grad_norm"] for row in step_rows(tmp_path / "run")]
+    assert logged == pytest.approx(before, rel=1e-5)
+    assert min(logged) > 0.5  # so that clipping had work to do
+    assert applied == pytest.approx([max_grad_norm or norm for norm in logged], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weight_decay", -0.1),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+        ("eps", 0.0),
+        ("max_grad_norm", -1.0),
+        ("max_skipped_in_a_row", 0),
+    ],
+)
+def test_bad_values_name_their_field(field: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"optimizer.{field}"):
+        OptimizerOptions(**{field: value})  # type: ignore[arg-type]

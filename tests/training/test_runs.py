@@ -1,0 +1,342 @@
+"""Whole runs on real clips: precisions, augmentation, stitched windows, workers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_samples import (
+    CONFIG,
+    PAD_ID,
+    TRAIN_IDS,
+    Samples,
+    make_trainer,
+    metrics,
+    outcome,
+    progress_of,
+    random_states,
+    step_rows,
+    tiny_targets,
+    tiny_whisper,
+    valid_rows,
+    write_manifest,
+)
+
+from whispertune import cli
+from whispertune.states import ComputedStates, EncoderStates, WindowFeatures
+from whispertune.targets import Target, collate_targets
+from whispertune.training import trainer as trainer_module
+from whispertune.training.freeze import apply_freeze
+from whispertune.training.resume import Progress
+
+AUGMENTED: dict[str, object] = {
+    "augment__speed__probability": 0.9,
+    "augment__drop_frequency__probability": 0.5,
+    "augment__drop_chunk__probability": 0.5,
+    "augment__spec_augment__probability": 0.9,
+}
+
+
+@pytest.mark.parametrize("freeze", ["encoder", "none"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_ends_and_learns(samples: Samples, tmp_path: Path, precision: str, freeze: str) -> None:
+    run = tmp_path / "run"
+    assert samples.train_run(run, precision=precision, freeze=freeze, epochs=3) == 0
+    losses = [row["loss"] for row in valid_rows(run)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 0.5
+    assert progress_of(run)["finished"]
+    applied = [row for row in step_rows(run) if "lr" in row]
+    assert len(applied) + progress_of(run)["skipped"] == 9
+    assert progress_of(run)["skipped"] <= (8 if precision == "fp16" else 0)
+    assert (progress_of(run)["loss_scale"] is not None) == (precision == "fp16")
+
+
+def test_precisions_agree(samples: Samples, tmp_path: Path) -> None:
+    """The first loss and gradient in bf16 and fp16 are those of fp32, to their precision."""
+    first: dict[str, dict[str, Any]] = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        assert samples.train_run(tmp_path / precision, precision=precision, epochs=1) == 0
+        first[precision] = next(row for row in step_rows(tmp_path / precision) if "lr" in row)
+    for precision, bound in (("bf16", 0.05), ("fp16", 0.02)):
+        assert first[precision]["step"] == 1
+        assert first[precision]["loss"] == pytest.approx(first["fp32"]["loss"], rel=bound)
+        assert first[precision]["grad_norm"] == pytest.approx(first["fp32"]["grad_norm"], rel=2 * bound)
+
+
+def fp16_trainer(folder: Path, progress: Progress, epochs: int = 2) -> Any:
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    return make_trainer(
+        folder, whisper, random_states([20, 30, 40, 50]), tiny_targets([3, 4, 5, 6]), dtype=torch.float16,
+        progress=progress, epochs=epochs,
+    )  # fmt: skip
+
+
+def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = trainer_module.clip_gradients, 0
+
+    def overflowing(parameters: list[torch.Tensor], max_norm: float) -> float:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):
+            parameters[0].grad[:] = math.inf
+        return original(parameters, max_norm)
+
+    monkeypatch.setattr(trainer_module, "clip_gradients", overflowing)
+    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=1024.0), epochs=3)
+    trainer.run()
+    rows = step_rows(tmp_path / "a")
+    assert [row.get("loss_scale") for row in rows] == [None, 512.0, 256.0, None, None, None]
+    assert trainer.progress.loss_scale == 256.0
+    assert (trainer.progress.step, trainer.progress.skipped) == (4, 2)
+    # Losses and norms are those of the unscaled loss.
+    reference = fp16_trainer(tmp_path / "b", Progress(loss_scale=1.0), epochs=1)
+    reference.run()
+    for key in ("loss", "grad_norm"):
+        assert rows[0][key] == pytest.approx(step_rows(tmp_path / "b")[0][key], rel=1e-2)
+
+
+def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "GROW_LOSS_SCALE_EVERY", 2)
+    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=64.0))
+    trainer.run()
+    assert trainer.progress.step == 4
+    assert trainer.progress.loss_scale == 64.0 * 4
+    monkeypatch.setattr(trainer_module, "LARGEST_LOSS_SCALE", 128.0)
+    trainer = fp16_trainer(tmp_path / "b", Progress(loss_scale=64.0))
+    trainer.run()
+    assert trainer.progress.loss_scale == 128.0
+    # It starts at the largest, and never falls below 1.
+    trainer = fp16_trainer(tmp_path / "c", Progress())
+    assert trainer.progress.loss_scale == 128.0
+    monkeypatch.setattr(trainer_module, "clip_gradients", lambda parameters, max_norm: math.inf)
+    trainer = fp16_trainer(tmp_path / "d", Progress(loss_scale=2.0))
+    trainer.run()
+    assert trainer.progress.loss_scale == 1.0
+
+
+# keep_original.
+
+
+class Recorded:
+    """What a run's training batches were made of."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fetched: list[tuple[list[int], int, EncoderStates]] = []
+        self.targets: list[list[Target]] = []
+        fetch, collate = ComputedStates.fetch, collate_targets
+
+        def recorded_fetch(source: ComputedStates, indices: list[int], view: int = 0) -> EncoderStates:
+            states = fetch(source, indices, view)
+            self.fetched.append((list(indices), view, states))
+            return states
+
+        def recorded_collate(targets: list[Target], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+            self.targets.append(list(targets))
+            return collate(targets, pad_id)
+
+        monkeypatch.setattr(ComputedStates, "fetch", recorded_fetch)
+        monkeypatch.setattr(trainer_module, "collate_targets", recorded_collate)
+
+
+def test_keep_original_trains_on_both_copies(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean, both = tmp_path / "clean", tmp_path / "both"
+    assert samples.train_run(clean, epochs=1, states__store="off") == 0
+    recorded = Recorded(monkeypatch)
+    status = samples.train_run(
+        both, epochs=1, augment__spec_augment__probability=1.0, augment__keep_original="true"
+    )
+    assert status == 0
+    for ours, theirs in zip(step_rows(both), step_rows(clean), strict=True):
+        assert ours["tokens"] == 2 * theirs["tokens"]
+        assert ours["utterances"] == theirs["utterances"]
+    training = [entry for entry in recorded.fetched if entry[1] > 0]
+    assert len(training) == len(recorded.targets) == 6
+    for (indices, view, states), targets in zip(training, recorded.targets, strict=True):
+        half = len(indices)
+        assert view == 1
+        assert len(states.states) == len(targets) == 2 * half
+        assert targets[:half] == targets[half:]
+        # SpecAugment keeps the length: the two copies differ in what they hold only.
+        assert states.log_weights is not None
+        assert torch.equal(states.log_weights[:half], states.log_weights[half:])
+        assert not torch.equal(states.states[:half], states.states[half:])
+    # The first half is the clean copy: the first loss of the clean run is half of what went in.
+    assert torch.isfinite(training[0][2].states).all()
+
+
+def test_the_first_half_of_a_keep_original_batch_is_clean(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Recorded(monkeypatch)
+    assert samples.train_run(tmp_path / "clean", epochs=1, states__store="off") == 0
+    clean = {tuple(i): states for i, view, states in recorded.fetched if view == 1}
+    recorded.fetched.clear()
+    arguments = {**AUGMENTED, "augment__keep_original": "true"}
+    assert samples.train_run(tmp_path / "both", epochs=1, **arguments) == 0
+    for indices, view, states in recorded.fetched:
+        if view == 1:
+            expected = clean[tuple(indices)].states
+            frames = expected.shape[1]
+            weights = clean[tuple(indices)].log_weights
+            assert weights is not None
+            real = weights > -1000
+            found = states.states[: len(indices), :frames]
+            torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-5)
+
+
+def test_one_update_with_keep_original_is_the_mean_over_both_copies(tmp_path: Path) -> None:
+    """Labels are replicated, and the loss is per token of all copies."""
+    states, targets = random_states([20, 30, 40, 50]), tiny_targets([3, 9])
+
+    class Copies:
+        def fetch(self, indices: list[int], view: int = 0) -> EncoderStates:
+            return states.fetch([*indices, *(i + 2 for i in indices)])
+
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    with torch.no_grad():
+        total = 0.0
+        for row, target in ((0, targets[0]), (1, targets[1]), (2, targets[0]), (3, targets[1])):
+            fetched = states.fetch([row])
+            input_ids, labels = collate_targets([target], PAD_ID)
+            logits = whisper.decoder.logits(whisper.decoder(input_ids, fetched.states, fetched.log_weights))
+            total += torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum").item()
+    make_trainer(tmp_path, whisper, Copies(), targets, copies=2).run()
+    (row,) = step_rows(tmp_path)
+    assert row["tokens"] == 2 * (3 + 9 + 2)
+    assert row["loss"] == pytest.approx(total / row["tokens"], rel=1e-5)
+
+
+# What must not matter, and what must.
+
+
+def test_augmented_runs_are_the_same_for_any_number_of_workers(samples: Samples, tmp_path: Path) -> None:
+    outcomes = []
+    for workers in (1, 3):
+        run = tmp_path / str(workers)
+        assert samples.train_run(run, data__workers=workers, **AUGMENTED) == 0
+        outcomes.append(outcome(run))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_stored_and_fresh_runs_are_the_same_for_any_number_of_workers(samples: Samples, tmp_path: Path) -> None:
+    for name, options in (("stored", {}), ("none", {"freeze": "none"})):
+        outcomes = []
+        for workers in (1, 3):
+            run = tmp_path / f"{name}-{workers}"
+            assert samples.train_run(run, epochs=1, data__workers=workers, **options) == 0
+            outcomes.append(outcome(run))
+        assert outcomes[0] == outcomes[1], name
+
+
+def test_augmentation_differs_by_epoch_and_seed(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_manifest(tmp_path / "one.csv", "train", TRAIN_IDS[:1])
+    recorded = Recorded(monkeypatch)
+    views = []
+    for seed in (0, 1):
+        recorded.fetched.clear()
+        status = samples.train_run(tmp_path / str(seed), train=manifest, seed=seed, epochs=3, **AUGMENTED)
+        assert status == 0
+        views += [states.states for _, view, states in recorded.fetched if view > 0]
+    assert len(views) == 6
+    distinct = [
+        all(a.shape != b.shape or not torch.equal(a, b) for b in views[n + 1 :]) for n, a in enumerate(views)
+    ]
+    assert all(distinct)
+
+
+def test_seeds_decide_the_order(samples: Samples, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        assert samples.train_run(tmp_path / str(seed), seed=seed, epochs=1) == 0
+    assert [row["tokens"] for row in step_rows(tmp_path / "0")] != [row["tokens"] for row in step_rows(tmp_path / "1")]
+
+
+def test_stored_states_train_as_fresh_ones(samples: Samples, tmp_path: Path) -> None:
+    """What the store keeps is what would be encoded anew."""
+    for store in ("memory", "off"):
+        assert samples.train_run(tmp_path / store, states__store=store) == 0
+    for ours, theirs in zip(metrics(tmp_path / "memory"), metrics(tmp_path / "off"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_stitched_windows_in_a_run(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded: list[WindowFeatures] = []
+    original = trainer_module.collate_targets
+    lengths: list[int] = []
+
+    def collate(targets: list[Target], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths.extend(len(target.input_ids) for target in targets)
+        return original(targets, pad_id)
+
+    monkeypatch.setattr(trainer_module, "collate_targets", collate)
+    run = tmp_path / "run"
+    assert samples.train_run(run, epochs=1, windows__stitched_share=0.3) == 0
+    # 0.3 of all windows, so 0.3 / 0.7 of the 11 clips.
+    assert "5 of them stitched" in capsys.readouterr().err
+    assert len(lengths) == 16
+    assert sum(row["utterances"] for row in step_rows(run)) == 16
+    assert not recorded
+
+
+@pytest.mark.parametrize("extra", [{}, AUGMENTED, {"freeze": "none"}])
+def test_stitched_runs_repeat_exactly(samples: Samples, tmp_path: Path, extra: dict[str, object]) -> None:
+    outcomes = []
+    for name, workers in (("a", 1), ("b", 2)):
+        run = tmp_path / name
+        status = samples.train_run(run, epochs=1, windows__stitched_share=0.3, data__workers=workers, **extra)
+        assert status == 0
+        outcomes.append(outcome(run))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_warm_up_longer_than_the_run_is_told(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert samples.train_run(tmp_path / "run", schedule__warmup_steps=500, epochs=1) == 0
+    shown = capsys.readouterr().err
+    (line,) = [line for line in shown.splitlines() if "warm-up is longer than the whole run" in line]
+    assert "6e-06" in line  # what it reaches: 1e-3 x 3 / 500
+    assert line.endswith("or train longer")
+
+
+def test_max_steps_ends_the_run(samples: Samples, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert samples.train_run(run, epochs=50, max_steps=4) == 0
+    assert [row["step"] for row in step_rows(run)] == [1, 2, 3, 4]
+    assert [(row["step"], row["epoch"]) for row in valid_rows(run)] == [(0, 0), (3, 1), (4, 2)]
+    assert progress_of(run)["finished"]
+
+
+def test_a_tiny_model_learns_three_clips_by_heart(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole path learns, and learns to stop: every hypothesis of the clips it was trained on ends by itself."""
+    chosen = ("hello", "digits_7", "digits_30")
+    manifest = write_manifest(tmp_path / "three.csv", "train", chosen)
+    run = tmp_path / "run"
+    status = samples.train_run(
+        run, train=manifest, epochs=120, batch_size=3, accumulation=1, schedule__peak_lr=1e-2, freeze="none",
+        schedule__warmup_steps=10, validation__every_steps=None, optimizer__max_grad_norm=1.0,
+        frames__selection="thinned",
+    )  # fmt: skip
+    assert status == 0
+    assert step_rows(run)[-1]["loss"] < 0.1
+    # best/ was chosen on other clips: score the last weights by their own loss, best/ by its own.
+    assert cli.main(["resume", str(run)]) == 0
+    assert "finished already" in capsys.readouterr().err
+    assert CONFIG.decoder_layers == 1

@@ -1,0 +1,211 @@
+"""The training state on disk: bits that come back, and a file that is whole or absent."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from training_samples import (
+    Samples,
+    make_trainer,
+    metrics,
+    outcome,
+    progress_of,
+    random_states,
+    tiny_targets,
+    tiny_whisper,
+)
+
+from whispertune import cli
+from whispertune.errors import RecipeError, RunFolderError
+from whispertune.model.whisper import Whisper
+from whispertune.training import resume
+from whispertune.training.freeze import apply_freeze
+from whispertune.training.optimiser import OptimizerOptions, build_optimizer
+from whispertune.training.resume import CheckpointOptions, Progress, load_state, read_progress, save_state
+
+counts = st.integers(0, 2**40)
+rates = st.none() | st.floats(0, 3, allow_nan=False)
+progresses = st.builds(
+    Progress, step=st.integers(0, 2**24), epoch=counts, position=counts, validated=st.booleans(), skipped=counts,
+    skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_wer=rates, best_step=counts,
+    best_epoch=counts, stride=st.none() | counts, trained=st.booleans(), finished=st.booleans(), metrics_size=counts,
+)  # fmt: skip
+
+
+def trained(tmp_path: Path, freeze: str = "encoder") -> tuple[Whisper, torch.optim.Optimizer]:
+    """A model and its optimiser after two updates."""
+    whisper = tiny_whisper()
+    apply_freeze(whisper, freeze)
+    trainer = make_trainer(tmp_path / "run", whisper, random_states([20, 30]), tiny_targets([3, 9]), epochs=2)
+    trainer.run()
+    return whisper, trainer.optimizer
+
+
+def fresh(freeze: str = "encoder") -> tuple[Whisper, torch.optim.Optimizer]:
+    whisper = tiny_whisper(seed=1)
+    apply_freeze(whisper, freeze)
+    return whisper, build_optimizer(whisper, OptimizerOptions())
+
+
+def bits(whisper: Whisper, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Everything that decides the next update, but for the rate."""
+    found = {}
+    for name, parameter in whisper.named_parameters():
+        if parameter.requires_grad:
+            found[name] = parameter.detach()
+            found |= {f"{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+    return found
+
+
+@pytest.mark.parametrize("freeze", ["encoder", "encoder,embeddings", "encoder:2"])
+def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, freeze: str) -> None:
+    ours = trained(tmp_path, freeze)
+    # Bits that a detour through text or bf16 would lose.
+    with torch.no_grad():
+        ours[0].decoder.layer_norm.weight[:4] = torch.tensor([0.1 + 1e-7, 1e-42, 3.0e38, -0.0])
+    path = tmp_path / "state.safetensors"
+    progress = Progress(step=2, epoch=3, best_wer=0.1 + 0.2, loss_scale=8192.0, validated=True, stride=10)
+    save_state(path, *ours, progress)
+    theirs = fresh(freeze)
+    frozen = {n: p.clone() for n, p in theirs[0].named_parameters() if not p.requires_grad}
+    assert load_state(path, *theirs) == progress
+    left, right = bits(*ours), bits(*theirs)
+    assert set(left) == set(right)
+    for name, value in left.items():
+        assert value.dtype == right[name].dtype, name
+        assert torch.equal(value.flatten().view(torch.uint8), right[name].flatten().view(torch.uint8)), name
+    assert all(torch.equal(p, frozen[n]) for n, p in theirs[0].named_parameters() if not p.requires_grad)
+
+
+def test_the_next_update_is_the_same(tmp_path: Path) -> None:
+    """A resume that resumed the weights alone would move them otherwise."""
+    ours, theirs = trained(tmp_path), fresh()
+    save_state(tmp_path / "state.safetensors", *ours, Progress(step=2))
+    load_state(tmp_path / "state.safetensors", *theirs)
+    for whisper, optimizer in (ours, theirs):
+        generator = torch.Generator().manual_seed(0)
+        for parameter in whisper.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+        optimizer.step()
+    left, right = bits(*ours), bits(*theirs)
+    assert all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@given(progress=progresses)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_progress_comes_back_exactly(tmp_path: Path, progress: Progress) -> None:
+    whisper = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(whisper.parameters())
+    save_state(tmp_path / "state", whisper, optimizer, progress)
+    assert read_progress(tmp_path / "state") == progress
+    assert load_state(tmp_path / "state", whisper, optimizer) == progress
+
+
+def test_every_field_of_progress_is_tried() -> None:
+    generated = progresses.example  # noqa: F841 - only that the strategy stays as it is
+    assert {field.name for field in fields(Progress)} == {
+        "step", "epoch", "position", "validated", "skipped", "skipped_in_a_row", "loss_scale", "best_wer", "best_step",
+        "best_epoch", "stride", "trained", "finished", "metrics_size",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [0, 1000])
+def test_a_full_disk_leaves_the_old_state_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    ours = trained(tmp_path)
+    path = tmp_path / "state.safetensors"
+    save_state(path, *ours, Progress(step=2))
+    before = path.read_bytes()
+
+    def full(tensors: Any, target: Path, metadata: Any) -> None:
+        Path(target).write_bytes(b"x" * written)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(resume, "save_file", full)
+    with pytest.raises(RunFolderError) as error:
+        save_state(path, *ours, Progress(step=3))
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(path) in line
+    assert "No space left on device" in line
+    assert "free some disk space, then resume" in line
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_full_disk_in_a_run(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third save fails: one line, status 2, and with space again the run ends as if nothing had been."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert samples.train_run(whole, checkpoint__every_steps=1) == 0
+    original, calls = resume.save_file, 0
+
+    def full(*arguments: Any, **named: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*arguments, **named)
+
+    monkeypatch.setattr(resume, "save_file", full)
+    capsys.readouterr()
+    assert samples.train_run(run, checkpoint__every_steps=1) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert progress_of(run)["step"] == 2
+    assert cli.main(["resume", str(run)]) == 0
+    assert outcome(run) == outcome(whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "header", "another"])
+def test_a_damaged_state_is_told(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    run = tmp_path / "run"
+    assert samples.train_run(run, epochs=1) == 0
+    path = run / "last" / "state.safetensors"
+    content = path.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"not a state\n",
+        "header": b"\xff" * 8 + content[8:],
+        "another": (run / "best" / "model.safetensors").read_bytes(),
+    }[damage]
+    path.write_bytes(damaged)
+    capsys.readouterr()
+    assert cli.main(["resume", str(run)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(path) in line
+    assert "damaged" in line
+    assert "remove the file" in line
+    assert path.read_bytes() == damaged
+    # What the line advises works.
+    path.unlink()
+    assert cli.main(["resume", str(run)]) == 0
+    assert [row["step"] for row in metrics(run)] == [0, 1, 2, 3, 3]
+
+
+def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path / "state", *trained(tmp_path, "encoder,embeddings"), Progress(step=2))
+    with pytest.raises(RunFolderError, match="belongs to another run"):
+        load_state(tmp_path / "state", *fresh("encoder"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("every_minutes", -1.0), ("every_steps", 0)])
+def test_bad_values_name_their_field(field: str, value: Any) -> None:
+    with pytest.raises(RecipeError, match=f"checkpoint.{field}"):
+        CheckpointOptions(**{field: value})

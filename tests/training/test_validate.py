@@ -1,0 +1,349 @@
+"""Validation: caps, loops, what is measured, and which checkpoint is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import checkpoint_samples
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_samples import (
+    CONFIG,
+    PAD_ID,
+    GivenStates,
+    Samples,
+    fabricated,
+    make_trainer,
+    metrics,
+    progress_of,
+    random_states,
+    step_rows,
+    tiny_targets,
+    tiny_whisper,
+    valid_rows,
+    weights_of,
+)
+
+from whispertune import session as session_module
+from whispertune.commands import train
+from whispertune.data.manifest import Utterance
+from whispertune.decoding.rules import LogitRules
+from whispertune.decoding.windows import GREEDY
+from whispertune.errors import RecipeError
+from whispertune.frames import FrameOptions
+from whispertune.run_folder import RunFolder, write_jsonl
+from whispertune.splits import Split
+from whispertune.states import EncoderStates
+from whispertune.targets import make_target
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.training.freeze import apply_freeze
+from whispertune.training.resume import Progress
+from whispertune.training.validate import Contender, Evaluation, ValidationOptions, evaluate_split, token_caps
+from whispertune.windows import single_windows
+
+TOKENIZER = Tokenizer.from_json(checkpoint_samples.sample().tokenizer_json, CONFIG.vocab_size)
+PROMPT = [TOKENIZER.sot, TOKENIZER.no_timestamps]
+RULES = LogitRules(CONFIG.vocab_size, [], [], torch.device("cpu"))
+
+
+def split_of(texts: Sequence[str], seconds: Sequence[float], previous: Sequence[int] = ()) -> Split:
+    """A split without audio."""
+    utterances = [
+        Utterance(id=f"u{n}", audio=Path("none.wav"), text=text, source="none.csv", row=n)
+        for n, text in enumerate(texts)
+    ]
+    prompt = [*previous, *PROMPT]
+    targets = [
+        make_target(prompt, TOKENIZER.text_ids(text), TOKENIZER.eot, sot=TOKENIZER.sot) for text in texts
+    ]
+    samples = [round(16_000 * s) for s in seconds]
+    return Split("valid", single_windows(utterances), samples, targets, ["it"] * len(texts), {}, [], len(texts))
+
+
+# Caps.
+
+
+def test_whispers_own_bound_without_options() -> None:
+    split = split_of(["ciao", "uno due"], [1, 2], previous=[TOKENIZER.sot_prev, 1, 2, 3])
+    assert token_caps(split, None) == [448 - 6, 448 - 6]
+    assert token_caps(split, ValidationOptions(max_tokens_per_second="none")) == [442, 442]
+
+
+def test_a_cap_by_rate() -> None:
+    split = split_of(["ciao", "uno due", "tre"], [1.0, 2.5, 30.0])
+    caps = token_caps(split, ValidationOptions(max_tokens_per_second=20.0))
+    assert caps == [10 + 20, 10 + 50, 448 - 2]
+
+
+@given(
+    texts=st.lists(st.text("abcdefgh ", min_size=1, max_size=60), min_size=1, max_size=8),
+    seconds=st.lists(st.floats(0.5, 29), min_size=8, max_size=8),
+)
+def test_automatic_caps_leave_every_transcript_room(texts: list[str], seconds: list[float]) -> None:
+    split = split_of(texts, seconds[: len(texts)])
+    caps = token_caps(split, ValidationOptions())
+    for cap, target in zip(caps, split.targets, strict=True):
+        assert cap >= len(target.input_ids) - target.prompt_length
+        assert cap <= 448 - 2
+
+
+def test_the_automatic_rate_is_twice_the_splits_highest() -> None:
+    split = split_of(["a" * 19, "b" * 9], [9.5, 9.5])  # 20 and 10 tokens with the leading space, over 9.5 + 0.5 s
+    assert token_caps(split, ValidationOptions()) == [10 + math.ceil(2 * 2 * 9.5)] * 2
+
+
+@pytest.mark.parametrize("options", [{"every_steps": 0}, {"max_tokens_per_second": 0.0}])
+def test_bad_values_name_their_field(options: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=f"validation.{next(iter(options))}"):
+        ValidationOptions(**options)
+
+
+# What is measured. The fake decoder sees the last token only: what follows what is a table.
+
+
+class Chain:
+    """A decoder for which token `a` is followed by `following[a]`, whatever the audio."""
+
+    def __init__(self, following: dict[int, int]) -> None:
+        self.table = torch.full((CONFIG.vocab_size,), TOKENIZER.eot)
+        for token, after in following.items():
+            self.table[token] = after
+
+    def __call__(self, input_ids: torch.Tensor, states: torch.Tensor, log_weights: Any) -> torch.Tensor:
+        return torch.nn.functional.one_hot(self.table[input_ids], CONFIG.vocab_size).float()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return 10 * hidden
+
+    def start(self, *arguments: Any) -> SimpleNamespace:
+        return SimpleNamespace(select=lambda rows, utterances=None: None)
+
+    def step(self, input_ids: torch.Tensor, cache: Any) -> torch.Tensor:
+        return self(input_ids[:, -1:], torch.empty(0), None)[:, 0]
+
+
+def fetch(indices: Sequence[int]) -> EncoderStates:
+    return EncoderStates(torch.zeros(len(indices), 5, CONFIG.d_model), None)
+
+
+def evaluate(split: Split, decoder: Any, *, cut_loops: bool = True, caps: Sequence[int] | None = None) -> Evaluation:
+    (found,) = evaluate_split(
+        split, [Contender("valid", decoder, fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID, frames=FrameOptions(),
+        max_tokens=caps or token_caps(split, None), cut_loops=cut_loops, advance=lambda amount: None,
+    )  # fmt: skip
+    return found
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER.encode(text)
+
+
+def test_the_error_rate_is_that_of_a_real_search() -> None:
+    """The fault of others: "WER" computed from the argmax of the teacher-forced forward pass.
+
+    This model errs on the first letter only. Fed the transcript it gets all words but the first right; left to
+    itself it goes on from its own error, and ends.
+    """
+    text = " b c d e"
+    (space,) = set(ids_of(" "))
+    a, b, c, d, e = (ids_of(letter)[0] for letter in "abcde")
+    # After a space the table alone would have to choose: letters follow letters, spaces are kept out.
+    split = split_of(["bcde"], [1.0])
+    assert split.targets[0].input_ids[2:] == (space, b, c, d, e)
+    chain = Chain({PROMPT[-1]: space, space: a, b: c, c: d, d: e})
+    found = evaluate(split, chain)
+    assert found.score.utterances[0].hypothesis == "a"
+    assert found.score.wer == 1.0
+    assert found.score.cer == 1.0
+    # Teacher-forced it errs once in six: the argmax there would read "acde".
+    log_probs = torch.log_softmax(torch.tensor([10.0] + [0.0] * (CONFIG.vocab_size - 1)), 0)
+    assert found.loss == pytest.approx(-(5 * log_probs[0].item() + log_probs[1].item()) / 6, rel=1e-5)
+    assert text.strip()[0] == "b"
+
+
+def test_a_right_search_scores_zero() -> None:
+    space, b, c = (ids_of(letter)[0] for letter in (" ", "b", "c"))
+    found = evaluate(split_of(["bc", "bc"], [1.0, 2.0]), Chain({PROMPT[-1]: space, space: b, b: c}))
+    assert (found.score.wer, found.score.cer, found.loops, found.capped) == (0.0, 0.0, 0, 0)
+    assert [h.ended for h in found.hypotheses] == [True, True]
+
+
+def test_loops_are_cut_and_counted() -> None:
+    space, b = ids_of(" ")[0], ids_of("b")[0]
+    split = split_of(["bb", "bbb"], [1.0, 2.0])
+    looping = Chain({PROMPT[-1]: space, space: b, b: b})
+    found = evaluate(split, looping)
+    assert (found.loops, found.capped) == (2, 0)
+    assert found.summary()["loops"] == 2
+    # The first round is kept: one b.
+    assert [u.hypothesis for u in found.score.utterances] == ["b", "b"]
+    assert all(row["looped"] and not row["ended"] for row in found.rows())
+
+    found = evaluate(split, looping, cut_loops=False, caps=[20, 30])
+    assert (found.loops, found.capped) == (0, 2)
+    assert found.summary()["capped"] == 2
+    assert [len(h.tokens) for h in found.hypotheses] == [20, 30]
+
+
+def test_rows_keep_the_manifests_order_whatever_the_chunks() -> None:
+    space = ids_of(" ")[0]
+    texts = [letter * 2 for letter in "abcdefgh" * 20]
+    split = split_of(texts, [((7 * n) % 11) + 1.0 for n in range(len(texts))])
+    found = evaluate(split, Chain({PROMPT[-1]: space, space: ids_of("a")[0]}))
+    assert [row["id"] for row in found.rows()] == [f"u{n}" for n in range(len(texts))]
+    assert [row["reference"] for row in found.rows()] == texts
+    assert len(found.hypotheses) == len(texts) > 64
+
+
+def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
+    """Not a mean of means over utterances or batches."""
+    whisper = tiny_whisper()
+    split = split_of(["b", "una frase molto più lunga di quella", "ciao a tutti"], [1.0, 4.0, 2.0])
+    states = random_states([20, 90, 40])
+
+    found, = evaluate_split(
+        split, [Contender("valid", whisper.decoder, states.fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID,
+        frames=FrameOptions(), max_tokens=[5, 5, 5], cut_loops=True, advance=lambda amount: None,
+    )  # fmt: skip
+    total, count = 0.0, 0
+    for index, target in enumerate(split.targets):
+        fetched = GivenStates([states.states[index]]).fetch([0])
+        with torch.no_grad():
+            hidden = whisper.decoder(torch.tensor([target.input_ids]), fetched.states, fetched.log_weights)
+            log_probs = whisper.decoder.logits(hidden)[0].log_softmax(-1)
+        text = (*target.input_ids[target.prompt_length :], TOKENIZER.eot)
+        total -= sum(log_probs[target.prompt_length - 1 + n, token].item() for n, token in enumerate(text))
+        count += len(text)
+    assert found.loss == pytest.approx(total / count, rel=1e-5)
+
+
+# Which checkpoint is kept.
+
+
+def best_of(tmp_path: Path, errors: Sequence[int], **options: Any) -> tuple[list[int], Progress]:
+    """Validate with so many word errors each time (the baseline first); the updates at which best/ was written."""
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    saved: list[int] = []
+    trainer = make_trainer(
+        tmp_path, whisper, random_states([20, 30, 40, 50]), tiny_targets([3, 4, 5, 6]), batch_size=2,
+        evaluations=[fabricated([n, 1]) for n in errors],
+        save_best=lambda: saved.append(trainer.progress.step), **options,
+    )  # fmt: skip
+    trainer.run()
+    return saved, trainer.progress
+
+
+@pytest.mark.parametrize(
+    ("errors", "saved"),
+    [
+        ([0, 3, 2, 1], [2, 4, 6]),  # better and better; the baseline's 0 does not count here
+        ([4, 1, 2, 3], [2]),
+        ([4, 2, 3, 1], [2, 6]),
+        ([4, 2, 2, 3], [2, 4]),  # a tie goes to the newer
+        ([1, 1, 1, 1], [2, 4, 6]),
+        ([0, 4, 4, 3], [2, 4, 6]),
+    ],
+)
+def test_the_lowest_rate_is_kept_and_ties_go_to_the_newer(tmp_path: Path, errors: list[int], saved: list[int]) -> None:
+    found, progress = best_of(tmp_path, errors, epochs=3)
+    assert found == saved
+    assert (progress.best_step, progress.best_epoch) == (saved[-1], saved[-1] // 2)
+    assert progress.best_wer == (errors[saved[-1] // 2] + 1) / 8
+    rows = metrics(tmp_path)
+    assert [row["model"] for row in rows if "split" in row] == ["baseline", "epoch", "epoch", "epoch"]
+    assert [row["epoch"] for row in rows if "split" in row] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows if "split" in row] == [0, 2, 4, 6]
+
+
+def test_validation_within_an_epoch(tmp_path: Path) -> None:
+    """Every update and each epoch's end, never twice at the same weights."""
+    found, progress = best_of(tmp_path, [4, 4, 1, 2, 3], epochs=2, validate_every=1)
+    assert [row["step"] for row in valid_rows(tmp_path)] == [0, 1, 2, 3, 4]
+    assert [row["epoch"] for row in valid_rows(tmp_path)] == [0, 1, 1, 2, 2]
+    assert found == [1, 2]
+    assert (progress.best_step, progress.best_epoch) == (2, 1)
+
+
+def test_the_last_update_of_max_steps_is_validated(tmp_path: Path) -> None:
+    found, progress = best_of(tmp_path, [4, 3, 2], epochs=5, max_steps=3)
+    assert [row["step"] for row in valid_rows(tmp_path)] == [0, 2, 3]
+    assert [row["step"] for row in step_rows(tmp_path)] == [1, 2, 3]
+    assert found == [2, 3]
+    assert progress.trained
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"),
+    [
+        ([0] * 40, [2] * 40, True),
+        ([1, 0] * 20, [1, 1] * 20, True),
+        ([1] * 40, [0] * 40, False),  # better
+        ([1] * 40, [1] * 40, False),
+        ([0] * 40, [0] * 39 + [1], False),  # worse by chance
+        ([0, 2] * 20, [2, 0] * 19 + [2, 1], False),  # worse by chance, though many differ
+    ],
+)
+def test_the_baseline_is_best_only_beyond_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int], after: list[int], replaced: bool
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    saved: list[Any] = []
+    monkeypatch.setattr(train, "save_best", lambda session, weights: saved.append(weights))
+    for step, errors in ((0, before), (7, after)):
+        write_jsonl(folder.validation(step), [{"word_errors": wrong, "words": 4} for wrong in errors])
+    checkpoint = SimpleNamespace(weights="untouched")
+    session: Any = SimpleNamespace(folder=folder, ready=SimpleNamespace(checkpoint=checkpoint))
+    progress = Progress(step=9, best_step=7, best_epoch=2)
+    comparison = train.choose_best(session, progress)
+    assert comparison.difference == pytest.approx((sum(after) - sum(before)) / 160)
+    assert saved == (["untouched"] if replaced else [])
+    assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))
+
+
+@pytest.mark.parametrize(("errors", "untouched"), [([0, 4, 3], True), ([4, 1, 2], False)])
+def test_best_of_a_real_run(
+    samples: Samples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    errors: list[int],
+    untouched: bool,
+) -> None:
+    """Fine-tuning that made it worse beyond chance leaves the untouched model in best/, and says so."""
+    evaluations = iter([fabricated([n] * 20) for n in errors])
+    monkeypatch.setattr(session_module, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
+    run = tmp_path / "run"
+    assert samples.train_run(run) == 0
+    before, best = weights_of(samples.model), weights_of(run / "best")
+    assert all(torch.equal(best[name], weight) for name, weight in before.items()) == untouched
+    shown = capsys.readouterr()
+    assert ("fine-tuning made it worse" in shown.err) == untouched
+    assert progress_of(run)["best_step"] == (0 if untouched else 3)
+    if not untouched:
+        state = {n: w for n, w in weights_of(run / "best").items() if not torch.equal(w, before[n])}
+        assert state
+
+
+def test_what_validation_writes(samples: Samples, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert samples.train_run(run, epochs=1, validation__every_steps=2) == 0
+    rows = valid_rows(run)
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    for row in rows:
+        assert {"step", "epoch", "split", "model", "frames", "wer", "cer", "wer_raw", "loss", "seconds"} <= set(row)
+        hypotheses = [
+            json.loads(line) for line in (run / "valid" / f"step-{row['step']:07d}.jsonl").read_text().splitlines()
+        ]
+        assert len(hypotheses) == 4
+        words = sum(h["words"] for h in hypotheses)
+        assert row["wer"] == pytest.approx(sum(h["word_errors"] for h in hypotheses) / words)
+        assert row["loops"] == sum(h["looped"] for h in hypotheses)

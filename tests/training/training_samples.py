@@ -1,0 +1,343 @@
+"""A tiny model, a few real clips, and whole runs on them: in this process, or in one that dies on purpose."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from whispertune import cli
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.decoding.rules import Hypothesis
+from whispertune.model.config import WhisperConfig
+from whispertune.model.loss import LossOptions
+from whispertune.model.whisper import PADDING_LOG_WEIGHT, Whisper, build_whisper
+from whispertune.run_folder import RunFolder
+from whispertune.scoring.error_rates import score_corpus
+from whispertune.splits import Split
+from whispertune.states import EncoderStates, StateSource
+from whispertune.targets import Target, make_target
+from whispertune.training.optimiser import OptimizerOptions, build_optimizer
+from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
+from whispertune.training.schedule import ScheduleOptions, build_schedule
+from whispertune.training.trainer import Trainer
+from whispertune.training.validate import Evaluation
+from whispertune.training.working_copy import WorkingCopy
+
+sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+import checkpoint_samples
+
+CLIPS = Path(__file__).parents[2] / "examples" / "italian-prompts"
+CONFIG = checkpoint_samples.CONFIG
+PAD_ID = checkpoint_samples.VOCAB["<|endoftext|>"]
+
+
+def tiny_whisper(seed: int = 0, config: WhisperConfig = CONFIG, scale: float = 0.05) -> Whisper:
+    """A random Whisper in float32 whose LayerNorm gains lie near 1, as in a trained one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in Whisper(config).state_dict().items()}
+    weights = {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
+    for name, weight in weights.items():
+        if "norm.weight" in name:
+            weight += 1
+    return build_whisper(config, weights)
+
+
+def tiny_targets(lengths: Sequence[int], seed: int = 0, *, prompt_loss: bool = False) -> list[Target]:
+    """Targets of `[sot, it, transcribe, no timestamps, lengths[i] random characters, eot]`."""
+    generator = torch.Generator().manual_seed(seed)
+    names = ("<|startoftranscript|>", "<|it|>", "<|transcribe|>", "<|notimestamps|>")
+    prompt = [checkpoint_samples.SPECIALS[name] for name in names]
+    return [
+        make_target(
+            prompt,
+            torch.randint(0, 256, (length,), generator=generator).tolist(),
+            PAD_ID,
+            sot=prompt[0],
+            prompt_loss=prompt_loss,
+        )
+        for length in lengths
+    ]
+
+
+def save_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A Hugging Face folder with a random tiny English-only model (multilingual ones have 51865 tokens)."""
+    folder.mkdir(parents=True)
+    weights = tiny_whisper(seed).state_dict()
+    save_huggingface(folder, checkpoint_samples.sample(multilingual=False), weights, language=None, model_card=None)
+    return folder
+
+
+def write_manifest(path: Path, split: str, ids: Sequence[str]) -> Path:
+    """A manifest of these clips of the Italian prompts."""
+    with (CLIPS / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "audio", "text"])
+        writer.writerows([name, CLIPS / rows[name]["audio"], rows[name]["text"]] for name in ids)
+    return path
+
+
+class GivenStates:
+    """Encoder states (K, D) of each window, given; each frame stands for itself."""
+
+    def __init__(self, states: Sequence[torch.Tensor]) -> None:
+        self.states = states
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        rows = [self.states[index] for index in indices]
+        weights = torch.full((len(rows), max(map(len, rows))), PADDING_LOG_WEIGHT)
+        for row, states in enumerate(rows):
+            weights[row, : len(states)] = 0
+        return EncoderStates(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), weights)
+
+
+def random_states(num_frames: Sequence[int], d_model: int = CONFIG.d_model) -> GivenStates:
+    generator = torch.Generator().manual_seed(1)
+    return GivenStates([torch.randn(n, d_model, generator=generator) for n in num_frames])
+
+
+def fabricated(errors: Sequence[int], words: int = 4) -> Evaluation:
+    """An evaluation whose i-th utterance has so many of its words wrong."""
+    references = [" ".join(f"w{n}" for n in range(words)) for _ in errors]
+    hypotheses = [" ".join(["x"] * wrong + [f"w{n}" for n in range(wrong, words)]) for wrong in errors]
+    ids = [f"u{n}" for n in range(len(errors))]
+    found = Evaluation("valid", 1, loss=1.0)
+    found.score = score_corpus(ids, references, hypotheses, ["it"] * len(ids))
+    found.hypotheses = [Hypothesis((), 0.0)] * len(ids)
+    return found
+
+
+def make_trainer(
+    folder: Path,
+    whisper: Whisper,
+    states: StateSource | Callable[[Whisper], StateSource],
+    targets: Sequence[Target],
+    **options: Any,
+) -> Trainer:
+    """A trainer over these targets; validation is fabricated (`evaluations`, the baseline's first).
+
+    states: given, or made from the model that computes.
+    """
+    run = RunFolder(folder)
+    run.create()
+    evaluations = iter(options.pop("evaluations", [fabricated([1])] * 100))
+    optimizer_options = options.pop("optimizer_options", OptimizerOptions())
+    given: dict[str, Any] = {
+        "optimizer": build_optimizer(whisper, optimizer_options),
+        "schedule": build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100),
+        "validate": lambda advance: next(evaluations), "save_best": lambda: None, "progress": Progress(),
+        "stop": StopSignal(), "device": torch.device("cpu"), "dtype": torch.float32, "pad_id": PAD_ID, "epochs": 1,
+        "max_steps": None, "batch_size": 2, "accumulation": 1, "seed": 0, "copies": 1, "loss": LossOptions(),
+        "checkpoint": CheckpointOptions(), "validate_every": None, "valid_size": 1, "frames_name": "thinned",
+        **options,
+    }  # fmt: skip
+    lengths = [len(target.input_ids) for target in targets]
+    working = WorkingCopy(whisper, given["dtype"])
+    source = states(working.model) if callable(states) else states
+    split = Split("train", [], lengths, list(targets), [], {}, [], len(targets))
+    return Trainer(
+        model=whisper, working=working, train_split=split, train_states=source, folder=run,
+        optimizer_options=optimizer_options, **given,
+    )  # fmt: skip
+
+
+TRAIN_IDS = (
+    "letters_q", "vm-for", "hello", "digits_9", "vm-press", "digits_7", "digits_30", "agent-incorrect",
+    "vm-from", "spy-sip", "digits_un",
+)  # fmt: skip
+VALID_IDS = ("digits_h-1", "vm-first", "letters_zed", "conf-hasleft")
+TEST_IDS = ("vm-and", "letters_l", "added")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What runs need. `train`: 11 clips, so 3 updates an epoch at batch 2 and accumulation 2 (the last smaller)."""
+
+    model: Path
+    train: Path
+    valid: Path
+    test: Path
+
+    def arguments(self, output: Path, **fields: object) -> list[str]:
+        """A train command; fields as `schedule__peak_lr=1e-3`, None drops one."""
+        given: dict[str, object] = {
+            "model": self.model, "train": self.train, "valid": self.valid, "language": "en", "output": output,
+            "precision": "fp32", "batch_size": 2, "accumulation": 2, "epochs": 2, "schedule__peak_lr": 1e-3,
+            "schedule__warmup_steps": 4,
+            **fields,
+        }  # fmt: skip
+        flags = {name.replace("__", "."): value for name, value in given.items() if value is not None}
+        return ["train", *(f"--{name}={value}" for name, value in flags.items())]
+
+    def train_run(self, output: Path, **fields: object) -> int:
+        """Train in this process; the exit status."""
+        return cli.main(self.arguments(output, **fields))
+
+
+def make_samples(folder: Path) -> Samples:
+    return Samples(
+        save_tiny_model(folder / "model"),
+        write_manifest(folder / "train.csv", "train", TRAIN_IDS),
+        write_manifest(folder / "valid.csv", "valid", VALID_IDS),
+        write_manifest(folder / "test.csv", "test", TEST_IDS),
+    )
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def step_rows(run: Path) -> list[dict[str, Any]]:
+    """Rows of optimiser steps, skipped ones too."""
+    return [row for row in metrics(run) if "split" not in row]
+
+
+def valid_rows(run: Path) -> list[dict[str, Any]]:
+    return [row for row in metrics(run) if row.get("split") == "valid"]
+
+
+def progress_of(run: Path) -> dict[str, Any]:
+    with safe_open(run / "last" / "state.safetensors", framework="pt") as file:
+        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+    return progress
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a run leaves behind and that must not depend on how often it was stopped; bits, not values."""
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in metrics(run)]
+    state = load_file(run / "last" / "state.safetensors")
+    # metrics_size counts the digits of `seconds` as well.
+    progress = {key: value for key, value in progress_of(run).items() if key != "metrics_size"}
+    files = [*(run / "best").iterdir(), *(run / "valid").iterdir(), *run.glob("test/hypotheses.jsonl")]
+    digests = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    # The model card names the run folder.
+    digests.pop("best/README.md")
+    return {
+        "metrics": rows,
+        "progress": progress,
+        "state": {
+            name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for name, tensor in state.items()
+        },
+        "files": digests,
+        "litter": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".new", ".old")),
+    }
+
+
+# Runs in a process of their own, which a hook can kill at an exact moment.
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Send `sent` to the run at the `nth` call of `module.name` ("Class.method" works too).
+
+    `before` it, `after` it, or `amid`: when it has written the first kilobyte of the file it is given.
+    """
+
+    module: str
+    name: str
+    nth: int
+    when: str = "before"
+    sent: int = signal.SIGKILL
+
+
+def strike(moment: Moment) -> None:
+    """Make the moment happen in this process."""
+    owner: Any = importlib.import_module(moment.module)
+    *parents, name = moment.name.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def hooked(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != moment.nth:
+            return original(*arguments, **named)
+        if moment.when == "before":
+            os.kill(os.getpid(), moment.sent)
+        result = original(*arguments, **named)
+        if moment.when == "amid":
+            path = next(argument for argument in arguments if isinstance(argument, Path))
+            os.truncate(path / "model.safetensors" if path.is_dir() else path, 1000)
+        if moment.when != "before":
+            os.kill(os.getpid(), moment.sent)
+        return result
+
+    setattr(owner, name, hooked)
+
+
+class Runner:
+    """Runs whispertune commands, each in a process of its own.
+
+    They are forked from one process that has imported everything and computed nothing: seconds less for each.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", "import training_samples; training_samples.serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+
+    def __call__(self, arguments: list[str], moment: Moment | None = None) -> int:
+        """The exit status of a command, or the negative number of the signal that ended it."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self.log.write_text("")
+        job = {"arguments": arguments, "moment": moment and asdict(moment), "log": str(self.log)}
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        self._server.communicate(timeout=60)
+
+
+def serve() -> None:
+    """The other end of `Runner`."""
+    for command in ("train", "resume"):
+        importlib.import_module(f"whispertune.commands.{command}")
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            with Path(job["log"]).open("a", encoding="utf-8") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                try:
+                    if job["moment"] is not None:
+                        strike(Moment(**job["moment"]))
+                    status = cli.main(job["arguments"])
+                except BaseException:
+                    traceback.print_exc()
+                    status = 99
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
