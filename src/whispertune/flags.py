@@ -30,10 +30,11 @@ class _Loader(yaml.SafeLoader):
     """YAML as recipes want it: plain data only, `no` (Norwegian) and 2024-01-01 are text, no key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1 and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -57,8 +58,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         return flatten(content or {})
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, NUL in the path, a date like 2024-99-99
-        raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a NUL in the path, `flatten`
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise RecipeError(f"{path}: not YAML ({reason})") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested without end") from None
 
@@ -67,14 +69,14 @@ def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}.
 
     Raises:
-        RecipeError: if a field is there both nested and dotted.
+        ValueError: if a field is there both nested and dotted.
     """
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         name = f"{prefix}{key}"
         for dotted, entry in flatten(value, f"{name}.").items() if isinstance(value, Mapping) else [(name, value)]:
             if dotted in flat:
-                raise RecipeError(f"field '{dotted}' is given twice")
+                raise ValueError(f"'{dotted}' is given twice")
             flat[dotted] = entry
     return flat
 
@@ -212,7 +214,10 @@ def parse_fields(
         parsed = parser.parse_args([f"--{name}={value}" for name, value in given.items()])
         built = _build(options, parsed)
     except RecipeError as error:  # out of range
-        raise RecipeError(origin.get(str(error).split(" ")[0], "") + str(error)) from None
+        section = str(error).split(" ")[0].rpartition(".")[0]
+        near = [name for name in origin if name.rpartition(".")[0] == section]
+        named = [name for name in near if name.rpartition(".")[2] in re.findall(r"\w+", str(error))]
+        raise RecipeError((origin[named[0]] if named else "") + str(error)) from None
     except ArgumentError as error:
         raise RecipeError(_readable(" ".join(str(error).split()), given, known, origin)) from None
     for name, field in known.items():

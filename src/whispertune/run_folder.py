@@ -61,16 +61,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def recover_folder(path: Path) -> None:
-    """Undo a replacement that was killed between its two renames."""
+    """Undo a replacement that was killed between its two renames; clear up behind one killed after them."""
     old = path.with_name(path.name + ".old")
-    if old.exists() and not path.exists():
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
         old.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file atomically."""
     with replacing_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Lone surrogates (from \udc80 in a JSONL manifest) have no UTF-8; as escapes they stay valid JSON and YAML.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -80,7 +83,8 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file that this module wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): a transcript may hold U+2028 or U+0085, which would count as line ends.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def make_writable(folder: Path) -> None:

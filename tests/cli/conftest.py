@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "checkpoints")]
 import checkpoint_samples
+from cli_samples import Command, Outcome, Workspace
 
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
 from whispertune.cli import main
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "italian-prompts"
 
 
 @pytest.fixture(autouse=True)
@@ -65,79 +63,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def example_rows(split: str, count: int) -> list[dict[str, str]]:
-    """Rows of the shortest texts of an example manifest, with absolute paths."""
-    with (EXAMPLE / f"{split}.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: len(row["text"]))
-    return [{**row, "audio": str(EXAMPLE / row["audio"])} for row in rows[:count]]
-
-
-def write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-@dataclass
-class Workspace:
-    """Manifests of a few clips in a folder of the test's own."""
-
-    folder: Path
-    model: Path
-    train_rows: list[dict[str, str]] = field(default_factory=lambda: example_rows("train", 8))
-    valid_rows: list[dict[str, str]] = field(default_factory=lambda: example_rows("valid", 3))
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    def train(self, *flags: str, without: Sequence[str] = ()) -> list[str]:
-        """`train` arguments: these flags, and what else a quick run needs."""
-        train = write_manifest(self.folder / "train.csv", self.train_rows)
-        valid = write_manifest(self.folder / "valid.csv", self.valid_rows)
-        needed = {
-            "model": self.model,
-            "train": train,
-            "valid": valid,
-            "output": self.run,
-            "language": "it",
-            "epochs": 1,
-            "precision": "fp32",
-            "batch_size": 4,
-            "data.workers": 1,
-        }
-        given = [f"--{name}={value}" for name, value in needed.items() if name not in without]
-        return ["train", *given, *flags]
-
-    def evaluate(self, *flags: str) -> list[str]:
-        data = write_manifest(self.folder / "data.csv", self.valid_rows)
-        given = [f"--model={self.model}", f"--data={data}", "--language=it", "--precision=fp32", "--beam-size=1"]
-        return ["evaluate", *given, *flags]
-
-
 @pytest.fixture
 def workspace(tmp_path: Path, tiny_model: Path) -> Workspace:
     return Workspace(tmp_path, tiny_model)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of the error."""
-        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert self.err.splitlines()[-1] == line
-        assert "Traceback" not in self.err
-        return line
-
-
-Command = Callable[[Sequence[str]], Outcome]
 
 
 @pytest.fixture

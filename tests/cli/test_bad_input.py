@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLE, Command, Workspace, example_rows, write_manifest
+from cli_samples import EXAMPLE, Command, Workspace, example_rows, write_manifest
 from safetensors.torch import load_file, save_file
 
 Refused = Callable[..., str]

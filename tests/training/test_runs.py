@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from training_samples import (
-    CONFIG,
     PAD_ID,
     TRAIN_IDS,
     Samples,
+    fabricated,
     make_trainer,
     metrics,
     outcome,
@@ -26,7 +26,9 @@ from training_samples import (
 )
 
 from whispertune import cli
-from whispertune.states import ComputedStates, EncoderStates, WindowFeatures
+from whispertune import session as session_module
+from whispertune.run_folder import read_jsonl
+from whispertune.states import ComputedStates, EncoderStates
 from whispertune.targets import Target, collate_targets
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
@@ -40,8 +42,10 @@ AUGMENTED: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("freeze", ["encoder", "none"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("precision", "freeze"),
+    [("fp32", "encoder"), ("bf16", "encoder"), ("bf16", "none"), ("fp16", "encoder"), ("fp16", "none")],
+)
 def test_every_precision_ends_and_learns(samples: Samples, tmp_path: Path, precision: str, freeze: str) -> None:
     run = tmp_path / "run"
     assert samples.train_run(run, precision=precision, freeze=freeze, epochs=3) == 0
@@ -171,8 +175,6 @@ def test_keep_original_trains_on_both_copies(
         assert states.log_weights is not None
         assert torch.equal(states.log_weights[:half], states.log_weights[half:])
         assert not torch.equal(states.states[:half], states.states[half:])
-    # The first half is the clean copy: the first loss of the clean run is half of what went in.
-    assert torch.isfinite(training[0][2].states).all()
 
 
 def test_the_first_half_of_a_keep_original_batch_is_clean(
@@ -275,7 +277,6 @@ def test_stored_states_train_as_fresh_ones(samples: Samples, tmp_path: Path) -> 
 def test_stitched_windows_in_a_run(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorded: list[WindowFeatures] = []
     original = trainer_module.collate_targets
     lengths: list[int] = []
 
@@ -290,7 +291,6 @@ def test_stitched_windows_in_a_run(
     assert "5 of them stitched" in capsys.readouterr().err
     assert len(lengths) == 16
     assert sum(row["utterances"] for row in step_rows(run)) == 16
-    assert not recorded
 
 
 @pytest.mark.parametrize("extra", [{}, AUGMENTED, {"freeze": "none"}])
@@ -323,20 +323,23 @@ def test_max_steps_ends_the_run(samples: Samples, tmp_path: Path) -> None:
 
 
 def test_a_tiny_model_learns_three_clips_by_heart(
-    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole path learns, and learns to stop: every hypothesis of the clips it was trained on ends by itself."""
-    chosen = ("hello", "digits_7", "digits_30")
-    manifest = write_manifest(tmp_path / "three.csv", "train", chosen)
+    """The whole path learns, and learns to stop: hypotheses of the clips it was trained on are right and end."""
+    # Validation on other clips costs the most here and means nothing; ties leave the newest weights in best/.
+    monkeypatch.setattr(session_module, "evaluate_split", lambda *arguments, **named: [fabricated([1])])
+    manifest = write_manifest(tmp_path / "three.csv", "train", ("hello", "digits_7", "digits_30"))
     run = tmp_path / "run"
     status = samples.train_run(
-        run, train=manifest, epochs=120, batch_size=3, accumulation=1, schedule__peak_lr=1e-2, freeze="none",
-        schedule__warmup_steps=10, validation__every_steps=None, optimizer__max_grad_norm=1.0,
-        frames__selection="thinned",
+        run, train=manifest, epochs=100, batch_size=3, accumulation=1, schedule__peak_lr=1e-2, freeze="none",
+        schedule__warmup_steps=10, checkpoint__every_minutes=60,
     )  # fmt: skip
     assert status == 0
     assert step_rows(run)[-1]["loss"] < 0.1
-    # best/ was chosen on other clips: score the last weights by their own loss, best/ by its own.
-    assert cli.main(["resume", str(run)]) == 0
-    assert "finished already" in capsys.readouterr().err
-    assert CONFIG.decoder_layers == 1
+    output = tmp_path / "evaluation"
+    arguments = {"model": run, "data": manifest, "language": "en", "beam_size": 1, "precision": "fp32"}
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    assert cli.main(["evaluate", *flags, f"--output={output}"]) == 0
+    rows = read_jsonl(output / "hypotheses.jsonl")
+    assert [row["hypothesis"] for row in rows] == [row["reference"] for row in rows]
+    assert all(row["ended"] for row in rows)

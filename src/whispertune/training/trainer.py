@@ -80,7 +80,8 @@ class Trainer:
         try:
             if progress.step == 0 and progress.position == 0 and not progress.validated:
                 self._validate(baseline=True)
-            while progress.epoch <= self.epochs and not self._at_last_step():
+            # A state saved at the last step, before its validation, still owes that validation.
+            while progress.epoch <= self.epochs and not (self._at_last_step() and progress.validated):
                 self._run_epoch()
             progress.trained = True
             self.save()

@@ -1,0 +1,231 @@
+"""Manifests become windows and targets; what can't be used is told row by row."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+sys.path.append(str(Path(__file__).parent / "checkpoints"))
+import checkpoint_samples
+
+from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
+from whispertune.data.manifest import read_manifest
+from whispertune.errors import DataError, ManifestError, RecipeError
+from whispertune.splits import (
+    DataOptions,
+    Exclusion,
+    Split,
+    TextSettings,
+    excluded_summary,
+    load_split,
+    read_rows,
+    require_usable,
+)
+from whispertune.targets import IGNORE_INDEX
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.windows import WindowOptions
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Multilingual, a token a byte."""
+    alphabet = checkpoint_samples.byte_alphabet()
+    unused = [f"unused{number}" for number in range(50_257 - len(alphabet))]
+    vocab = {token: number for number, token in enumerate([*alphabet, *unused, "<|endoftext|>"])}
+    shift = len(vocab) - len(checkpoint_samples.VOCAB)
+    specials = {name: number + shift for name, number in checkpoint_samples.SPECIALS.items()}
+    text, _ = complete_tokenizer(build_tokenizer(vocab, [], specials), 51_865, "tiny")
+    return Tokenizer.from_json(text, 51_865)
+
+
+@pytest.fixture
+def text(tokenizer: Tokenizer) -> TextSettings:
+    return TextSettings(tokenizer, "it", "transcribe")
+
+
+def write(folder: Path, name: str, rows: Sequence[str], header: str = "audio,text") -> Path:
+    """A manifest; every audio file that it names and is not there is made: 1 s of noise of its own."""
+    path = folder / f"{name}.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    for row in rows:
+        audio = folder / row.split(",")[0]
+        if audio.name.startswith("a") and not audio.exists():
+            seed = int(re.sub(r"\D", "", audio.name) or 0)
+            soundfile.write(audio, np.random.default_rng(seed).uniform(-0.3, 0.3, RATE), RATE)
+    return path
+
+
+def load(path: Path, text: TextSettings, name: str = "train", **options: int) -> Split:
+    counted: list[int] = []
+    split = load_split(name, read_rows(name, path), text, DataOptions(**options), advance=counted.append)
+    assert counted == [1] * split.num_rows
+    return split
+
+
+def test_a_split_is_parallel_lists(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    path = write(tmp_path, "train", ["a1.wav,Uno.", "missing.wav,Due.", "a3.wav,Tre tre."])
+    split = load(path, text)
+    assert (split.name, split.num_rows) == ("train", 3)
+    assert [window.text for window in split.windows] == ["Uno.", "Tre tre."]
+    assert split.num_samples == [RATE, RATE]
+    assert split.languages == ["it", "it"]
+    assert split.hours == pytest.approx(2 / 3600)
+    assert [exclusion.row for exclusion in split.excluded] == [3]
+    for target, said in zip(split.targets, ["Uno.", "Tre tre."], strict=True):
+        prompt = tokenizer.prompt_tokens("it", "transcribe")
+        assert list(target.input_ids[: target.prompt_length]) == prompt
+        assert tokenizer.decode(list(target.input_ids[target.prompt_length :])).strip() == said
+        assert target.labels[-1] == tokenizer.eot
+
+
+def test_threads_change_nothing(tmp_path: Path, text: TextSettings) -> None:
+    rows = [f"a{n}.wav,testo {n}" if n % 3 else f"missing{n}.wav,testo" for n in range(12)]
+    path = write(tmp_path, "train", rows)
+    one, many = load(path, text, workers=1), load(path, text, workers=5)
+    assert one == many
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows under the header; --valid needs"):
+        read_rows("valid", write(tmp_path, "valid", []))
+    with pytest.raises(ManifestError, match="no such file"):
+        read_rows("valid", tmp_path / "absent.csv")
+
+
+def test_prompt_column_is_previous_text_without_loss(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """<|startofprev|> prompt <|startoftranscript|> …: it stands before the start and carries no loss, ever."""
+    path = write(tmp_path, "train", ["a1.wav,Uno.,Prima di.", "a2.wav,Due.,"], "audio,text,prompt")
+    for prompt_loss in (False, True):
+        split = load(path, TextSettings(tokenizer, "it", "transcribe", prompt_loss))
+        with_prompt, without = split.targets
+        plain = tokenizer.prompt_tokens("it", "transcribe")
+        prompt = list(with_prompt.input_ids[: with_prompt.prompt_length])
+        assert prompt[-len(plain) :] == plain
+        assert prompt.count(tokenizer.sot) == 1
+        assert prompt[0] not in plain
+        assert tokenizer.decode(prompt[1 : -len(plain)]).strip() == "Prima di."
+        assert without.input_ids[: without.prompt_length] == tuple(plain)
+        start = len(prompt) - len(plain)  # where <|startoftranscript|> stands
+        assert set(with_prompt.labels[:start]) == {IGNORE_INDEX}
+        scored = [label for label in with_prompt.labels if label != IGNORE_INDEX]
+        expected = [*plain[1:]] if prompt_loss else []
+        assert scored[: len(expected)] == expected
+        assert with_prompt.num_target_tokens == without.num_target_tokens == len(expected) + len("Uno.") + 2
+
+
+def test_row_before_run(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    rows = ["a1.wav,Uno.,,", "a2.wav,Two.,en,", "a3.wav,Drei.,German,translate"]
+    split = load(write(tmp_path, "train", rows, "audio,text,language,task"), text)
+    assert split.languages == ["it", "en", "de"]
+    asked = [("it", "transcribe"), ("en", "transcribe"), ("de", "translate")]
+    for target, (language, task) in zip(split.targets, asked, strict=True):
+        assert list(target.input_ids[: target.prompt_length]) == tokenizer.prompt_tokens(language, task)
+
+
+def test_no_language_at_all(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    split = load(write(tmp_path, "train", ["a1.wav,Uno."]), TextSettings(tokenizer, None, "transcribe"))
+    assert "no language given: add --language" in split.excluded[0].reason
+
+
+@pytest.mark.parametrize(("letters", "fits"), [(443, True), (444, False)])
+def test_exactly_448_tokens(tmp_path: Path, text: TextSettings, letters: int, fits: bool) -> None:
+    """Four prompt tokens, the space that text begins with, and the letters: the end is a label only."""
+    split = load(write(tmp_path, "train", [f"a1.wav,{'a' * letters}"]), text)
+    assert (len(split.windows) == 1) == fits
+    if fits:
+        assert len(split.targets[0].input_ids) == 448
+    else:
+        assert split.excluded[0].reason == "text and prompt are 449 tokens; Whisper takes 448"
+
+
+@pytest.mark.parametrize(("samples", "fits"), [(480_000, True), (480_001, False)])
+def test_exactly_30_seconds(tmp_path: Path, text: TextSettings, samples: int, fits: bool) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(samples), RATE)
+    split = load(write(tmp_path, "train", ["long.wav,Uno."]), text)
+    assert split.num_samples == ([480_000] if fits else [])
+    assert fits or "a window holds 30 s" in split.excluded[0].reason
+
+
+@pytest.mark.parametrize("said", ["", "  ", "...", "!?", "«»", "[musica]"])
+def test_text_of_which_nothing_is_left(tmp_path: Path, text: TextSettings, said: str) -> None:
+    split = load(write(tmp_path, "train", [f"a1.wav,{said}"]), text)
+    assert "empty" in split.excluded[0].reason
+
+
+def test_share_of_exclusions(tmp_path: Path, text: TextSettings) -> None:
+    rows = [f"a{n}.wav,testo" for n in range(19)]
+    one, two = [*rows, "missing.wav,testo"], [*rows[:-1], "missing.wav,testo", "missing2.wav,testo"]
+    require_usable([load(write(tmp_path, "train", one), text)], DataOptions())  # 1 of 20 is 5 %
+    split = load(write(tmp_path, "train", two), text)
+    with pytest.raises(DataError, match=r"2 of 20 rows cannot be used, more than 5%; the first is row 20: .*missing"):
+        require_usable([split], DataOptions())
+    require_usable([split], DataOptions(max_excluded=0.1))
+    with pytest.raises(DataError, match="allow more with --max_excluded"):
+        require_usable([split], DataOptions(), flag="--max_excluded")
+
+
+def test_the_same_audio_counts_by_content_and_span(tmp_path: Path, text: TextSettings) -> None:
+    samples = np.random.default_rng(7).integers(-10_000, 10_000, 3 * RATE, dtype=np.int16)
+    soundfile.write(tmp_path / "whole.wav", samples, RATE)
+    soundfile.write(tmp_path / "part.flac", samples[RATE : 2 * RATE], RATE)
+    train = load(write(tmp_path, "train", ["whole.wav,a,1,2", "a1.wav,b,0,1"], "audio,text,start,end"), text)
+    other = load(write(tmp_path, "valid", ["a2.wav,c", "part.flac,d"]), text, "valid")
+    with pytest.raises(DataError, match=r"valid\.csv, row 3, field 'audio': the same audio as row 2 of .*train\.csv"):
+        require_usable([train, other], DataOptions())
+    whole = load(write(tmp_path, "valid", ["whole.wav,a", "part.flac,d"]), text, "valid")
+    with pytest.raises(DataError, match="row 3"):  # the whole recording is another waveform than its part
+        require_usable([train, whole], DataOptions())
+    require_usable([other], DataOptions())
+
+
+def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    rows = [f"a{n}.wav,{'parola ' * 8}{n},{'detto prima' if n == 3 else ''}" for n in range(30)]
+    split = load(write(tmp_path, "train", rows, "audio,text,prompt"), text)
+    options = WindowOptions(stitched_share=0.25)
+    added = split.add_stitched(options, text, seed=0)
+    assert added == 10
+    lists = (split.windows, split.num_samples, split.targets, split.languages)
+    assert [len(entries) for entries in lists] == [40] * 4
+    for window, samples, target in list(zip(split.windows, split.num_samples, split.targets, strict=True))[30:]:
+        assert samples == len(window.utterances) * RATE + sum(round(pause * RATE) for pause in window.pauses)
+        assert len(target.input_ids) <= 448
+        plain = tokenizer.prompt_tokens("it", "transcribe")
+        assert list(target.input_ids[: target.prompt_length]) == plain  # no previous text: it belongs to one of them
+        assert tokenizer.decode(list(target.input_ids[target.prompt_length :])).strip() == window.text
+    assert max(len(window.utterances) for window in split.windows) in (6, 7)  # 59 tokens each
+    assert len(split.audio_keys) == 30
+    order = split.longest_first()
+    assert sorted(order) == list(range(40))
+    assert all(split.num_samples[a] >= split.num_samples[b] for a, b in pairwise(order))
+
+
+def test_summary_counts_kinds() -> None:
+    rows = [Exclusion("train", "a", "f", row, f"text is empty after normalisation: '{row}!'") for row in range(3)]
+    rows.append(Exclusion("valid", "b", "f", 9, "a.wav: no such file"))
+    assert excluded_summary(rows) == [
+        "train: 3 left out: text is empty after normalisation",
+        "valid: 1 left out: a.wav: no such file",
+    ]
+    assert excluded_summary([]) == []
+
+
+def test_options_are_checked() -> None:
+    for options in ({"max_excluded": 1.1}, {"max_excluded": float("nan")}, {"workers": 0}):
+        with pytest.raises(RecipeError, match=r"data\."):
+            DataOptions(**options)  # type: ignore[arg-type]
+
+
+def test_every_row_of_the_example_can_be_used(text: TextSettings) -> None:
+    folder = Path(__file__).parents[1] / "examples" / "italian-prompts"
+    rows = read_manifest(folder / "valid.csv")[::20]
+    split = load_split("valid", rows, text, DataOptions(), advance=lambda amount: None)
+    assert split.excluded == []

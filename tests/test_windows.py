@@ -1,0 +1,190 @@
+"""Stitched windows: how many, what they hold, and what their waveforms are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertune.augment.drop_chunk import DropChunkOptions
+from whispertune.augment.pipeline import AugmentOptions, WaveformAugmenter
+from whispertune.augment.speed import SpeedOptions
+from whispertune.data.manifest import Utterance
+from whispertune.errors import AudioError, RecipeError
+from whispertune.windows import (
+    Window,
+    WindowOptions,
+    join_waveforms,
+    single_windows,
+    stitched_windows,
+    window_waveform,
+)
+
+RATE = 16_000
+
+
+def utterance(name: str, audio: Path | str = "a.wav", **fields: Any) -> Utterance:
+    given = {"text": f" text of {name} ", "start": 0.0, "end": None, "language": None, "task": None, **fields}
+    others = {"speaker": None, "prompt": None, "source": "m.csv", "row": 2}
+    return Utterance(id=name, audio=Path(audio), **{**others, **given})
+
+
+def corpus(count: int, seconds: tuple[float, float] = (1, 4), **fields: Any) -> tuple[list[Utterance], list[int]]:
+    generator = np.random.default_rng(5)
+    lengths = (generator.uniform(*seconds, size=count) * RATE).astype(int).tolist()
+    return [utterance(f"u{n}", **fields) for n in range(count)], lengths
+
+
+def stitch(
+    utterances: list[Utterance], lengths: list[int], *, tokens: int = 20, max_tokens: int = 440, seed: int = 0,
+    **options: Any,
+) -> list[Window]:  # fmt: skip
+    return stitched_windows(
+        utterances, lengths, [tokens] * len(lengths), WindowOptions(**options), seed, max_tokens=max_tokens
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_share_is_of_all_windows(share: float) -> None:
+    utterances, lengths = corpus(300)
+    windows = stitch(utterances, lengths, stitched_share=share)
+    assert len(windows) / (len(windows) + 300) == pytest.approx(share, abs=0.01)
+    assert len({window.id for window in windows}) == len(windows)
+    assert {window.id for window in windows}.isdisjoint({u.id for u in utterances})
+
+
+def test_no_share_no_windows() -> None:
+    assert stitch(*corpus(50)) == []
+
+
+def test_what_a_window_holds() -> None:
+    utterances, lengths = corpus(300)
+    number = {u.id: n for n, u in enumerate(utterances)}
+    options = {"min_utterances": 3, "max_utterances": 7, "min_pause": 0.3, "max_pause": 0.6}
+    windows = stitch(utterances, lengths, tokens=50, max_tokens=300, stitched_share=0.5, **options)
+    sizes = Counter(len(window.utterances) for window in windows)
+    assert set(sizes) == {3, 4, 5, 6}  # 7 are 350 tokens
+    for window in windows:
+        assert len(set(window.utterances)) == len(window.utterances)
+        assert len(window.pauses) == len(window.utterances) - 1
+        assert all(0.3 <= pause <= 0.6 for pause in window.pauses)
+        samples = sum(lengths[number[u.id]] for u in window.utterances)
+        assert samples + sum(round(pause * RATE) for pause in window.pauses) <= 30 * RATE
+        assert window.text == " ".join(f"text of {u.id}" for u in window.utterances)
+    used = Counter(u.id for window in windows for u in window.utterances)
+    assert len(used) > 290  # all take part
+
+
+def test_long_recordings_fill_but_never_overfill() -> None:
+    utterances, lengths = corpus(300, (8, 11))
+    windows = stitch(utterances, lengths, stitched_share=0.5)
+    number = {u.id: n for n, u in enumerate(utterances)}
+    totals = [
+        sum(lengths[number[u.id]] for u in w.utterances) + sum(round(p * RATE) for p in w.pauses) for w in windows
+    ]
+    assert windows
+    assert max(totals) <= 480_000
+    assert all(len(w.utterances) == 3 for w in windows)
+    assert stitch(*corpus(50, (11, 29)), stitched_share=0.5) == []
+
+
+def test_windows_follow_from_the_seed_alone() -> None:
+    utterances, lengths = corpus(100)
+    first = stitch(utterances, lengths, stitched_share=0.3, seed=1)
+    assert stitch(utterances, lengths, stitched_share=0.3, seed=1) == first
+    other = stitch(utterances, lengths, stitched_share=0.3, seed=2)
+    assert [w.utterances for w in other] != [w.utterances for w in first]
+
+
+def test_one_language_and_task_a_window() -> None:
+    italian, lengths = corpus(60, language="it")
+    german, more = corpus(60, language="de")
+    german = [utterance(f"de-{u.id}", language="de", task="translate" if n % 2 else None) for n, u in enumerate(german)]
+    windows = stitch([*italian, *german], lengths + more, stitched_share=0.5)
+    kinds = [{(u.language, u.task) for u in window.utterances} for window in windows]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert {next(iter(kind)) for kind in kinds} == {("it", None), ("de", None), ("de", "translate")}
+
+
+def test_too_few_to_stitch() -> None:
+    assert stitch(*corpus(2), stitched_share=0.5) == []
+    assert stitch([], [], stitched_share=0.5) == []
+
+
+def test_options_are_checked() -> None:
+    for options in ({"stitched_share": 1.0}, {"min_utterances": 1}, {"max_utterances": 2}, {"min_pause": 2.0}):
+        with pytest.raises(RecipeError, match="windows"):
+            WindowOptions(**options)  # type: ignore[arg-type]
+
+
+def test_join_waveforms() -> None:
+    parts = [np.full(3, n, np.float32) for n in (1, 2, 3)]
+    joined = join_waveforms(parts, [2 / RATE, 1 / RATE])
+    assert joined.dtype == np.float32
+    assert joined.tolist() == [1, 1, 1, 0, 0, 2, 2, 2, 0, 3, 3, 3]
+    assert join_waveforms(parts[:1], []).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="zip"):
+        join_waveforms(parts, [0.1])
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[Utterance]:
+    """Three recordings of noise: 9, 10 and 10.5 s."""
+    generator = np.random.default_rng(0)
+    found = []
+    for number, seconds in enumerate([9, 10, 10.5]):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, generator.uniform(-0.5, 0.5, round(seconds * RATE)), RATE, subtype="FLOAT")
+        found.append(utterance(f"u{number}", path))
+    return found
+
+
+def test_window_waveform_is_the_recordings_with_pauses(recordings: list[Utterance]) -> None:
+    waveform = window_waveform(Window("w", tuple(recordings), (0.25, 0.2)))
+    parts = [soundfile.read(u.audio, dtype="float32")[0] for u in recordings]
+    assert len(waveform) == round(29.95 * RATE)
+    assert np.array_equal(waveform[: len(parts[0])], parts[0])
+    second = 9 * RATE + 4_000
+    assert not waveform[9 * RATE : second].any()
+    assert np.array_equal(waveform[second : second + len(parts[1])], parts[1])
+    assert np.array_equal(waveform[-len(parts[2]) :], parts[2])
+
+
+def test_window_waveform_takes_the_span(recordings: list[Utterance]) -> None:
+    (window,) = single_windows([utterance("u", recordings[0].audio, start=1.0, end=2.5)])
+    expected, _ = soundfile.read(recordings[0].audio, dtype="float32", start=RATE, stop=round(2.5 * RATE))
+    assert np.array_equal(window_waveform(window), expected)
+
+
+def test_augmented_windows_never_exceed_30_seconds(recordings: list[Utterance]) -> None:
+    slow = WaveformAugmenter(AugmentOptions(speed=SpeedOptions(probability=1.0, factors=(0.98, 0.9))))
+    window = Window("w", tuple(recordings), (0.0, 0.0))
+    lengths = {len(window_waveform(window, slow, view=view)) for view in range(12)}
+    assert max(lengths) <= 480_000
+    assert max(lengths) > round(29.5 * RATE)  # those that fit were slowed down
+    full = Window("w", (recordings[0], recordings[1], recordings[2]), (0.25, 0.25))
+    assert len(window_waveform(full, slow)) == 480_000
+
+
+def test_augmentation_follows_from_seed_view_window_and_utterance(recordings: list[Utterance]) -> None:
+    augmenter = WaveformAugmenter(AugmentOptions(drop_chunk=DropChunkOptions(probability=1.0)))
+    (single,) = single_windows(recordings[:1])
+    stitched = Window("stitched-0", tuple(recordings[:2]), (0.5,))
+
+    def drawn(window: Window, **where: int) -> bytes:
+        return window_waveform(window, augmenter, **where)[: 9 * RATE].tobytes()
+
+    first = drawn(single, seed=1, view=1)
+    assert drawn(single, seed=1, view=1) == first
+    others = [drawn(single, seed=1, view=2), drawn(single, seed=2, view=1), drawn(stitched, seed=1, view=1)]
+    assert len({first, *others}) == 4
+
+
+def test_unreadable_recordings_are_told(tmp_path: Path) -> None:
+    (window,) = single_windows([utterance("u", tmp_path / "absent.wav")])
+    with pytest.raises(AudioError, match=r"absent\.wav"):
+        window_waveform(window)
