@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from whispertune import session
+from whispertune import stages
 
 sys.path.append(str(Path(__file__).parent))
 from training_samples import Runner, Samples, make_samples
@@ -28,7 +28,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 @pytest.fixture(autouse=True)
 def _few_windows_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison of thinned with dense windows, before each run, on 2 clips instead of 16."""
-    monkeypatch.setattr(session, "CHECKED_WINDOWS", 2)
+    monkeypatch.setattr(stages, "CHECKED_WINDOWS", 2)
 
 
 @pytest.fixture(autouse=True)

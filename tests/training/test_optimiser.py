@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_samples import Samples, step_rows, tiny_whisper
 from torch import Tensor, nn
+from training_samples import Samples, step_rows, tiny_whisper
 
 from whispertune.errors import RecipeError
 from whispertune.training import trainer

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune.training.plan import epoch_plan, steps_per_epoch
+from whispertune.training.plan import (
+    MICRO_BATCH_OVERHEAD,
+    WINDOW_OVERHEAD,
+    cheapest_cuts,
+    epoch_plan,
+    steps_per_epoch,
+)
 from whispertune.training.trainer import total_steps
 
 lengths = st.lists(st.integers(1, 480_000), min_size=1, max_size=60)
@@ -34,11 +41,9 @@ def test_sizes_and_order_within_a_step(
     for number, step in enumerate(plan):
         members = [index for batch in step for index in batch]
         assert [lengths[index] for index in members] == sorted(lengths[index] for index in members)
-        assert all(step)
-        assert all(len(batch) == batch_size for batch in step[:-1])
-        assert len(step[-1]) <= batch_size
+        assert all(0 < len(batch) <= batch_size for batch in step)
         if number < len(plan) - 1:
-            assert [len(batch) for batch in step] == [batch_size] * accumulation
+            assert len(members) == batch_size * accumulation
 
 
 @given(lengths, sizes, seeds, epochs)
@@ -46,7 +51,31 @@ def test_a_steps_windows_do_not_depend_on_how_it_is_cut(lengths: list[int], size
     """8 windows in one micro-batch, or in 4 of 2: the same update."""
     whole = epoch_plan(lengths, 4 * size, 1, seed=seed, epoch=epoch)
     cut = epoch_plan(lengths, size, 4, seed=seed, epoch=epoch)
-    assert [step[0] for step in whole] == [[index for batch in step for index in batch] for step in cut]
+    flat = [[[index for batch in step for index in batch] for step in plan] for plan in (whole, cut)]
+    assert flat[0] == flat[1]
+
+
+def padded_cost(lengths: list[int], cuts: list[int]) -> int:
+    bounds = [0, *cuts, len(lengths)]
+    return sum(
+        MICRO_BATCH_OVERHEAD + (end - begin) * (lengths[end - 1] + WINDOW_OVERHEAD)
+        for begin, end in itertools.pairwise(bounds)
+    )
+
+
+@given(st.lists(st.integers(1, 480_000), min_size=1, max_size=8).map(sorted), st.integers(1, 8))
+def test_no_way_to_cut_is_cheaper(lengths: list[int], batch_size: int) -> None:
+    inner = range(1, len(lengths))
+    ways = [list(way) for count in range(len(lengths)) for way in itertools.combinations(inner, count)]
+    allowed = [way for way in ways if max(b - a for a, b in itertools.pairwise([0, *way, len(lengths)])) <= batch_size]
+    found = cheapest_cuts(lengths, batch_size)
+    assert found in allowed
+    assert padded_cost(lengths, found) == min(padded_cost(lengths, way) for way in allowed)
+
+
+def test_a_long_window_is_not_padded_for() -> None:
+    assert cheapest_cuts([30_000] * 7 + [400_000], 8) == [7]
+    assert cheapest_cuts([30_000] * 8, 8) == []
 
 
 @given(lengths, sizes, sizes, seeds, epochs)
@@ -67,10 +96,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_the_same_in_another_process() -> None:
-    code = (
-        "from whispertune.training.plan import epoch_plan;"
-        "print(epoch_plan([7, 3, 9, 1, 5], 2, 2, seed=11, epoch=2))"
-    )
+    code = "from whispertune.training.plan import epoch_plan;print(epoch_plan([7, 3, 9, 1, 5], 2, 2, seed=11, epoch=2))"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert there.strip() == str(epoch_plan([7, 3, 9, 1, 5], 2, 2, seed=11, epoch=2))
 

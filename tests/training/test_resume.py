@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_samples import (
     Moment,
     Runner,
@@ -84,9 +84,9 @@ MOMENTS = {
     "validating": Moment(VALIDATE, "decode_windows", 3),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "amid"),
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),
-    "writing best/": Moment("whispertune.session", "save_huggingface", 2, "amid"),
+    "writing best/": Moment("whispertune.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
-    "between best/ and its state": Moment("whispertune.session", "save_huggingface", 2, "after"),
+    "between best/ and its state": Moment("whispertune.stages", "save_huggingface", 2, "after"),
     "choosing the best": Moment("whispertune.commands.train", "paired_bootstrap", 1),
     "between the test's rows and its files": Moment("whispertune.commands.train", "write_jsonl", 1),
 }
@@ -205,10 +205,10 @@ def test_a_run_folder_may_move(reference: Reference, runner: Runner, tmp_path: P
 STOPS = {
     "checking the data": Moment("whispertune.splits", "load_waveform", 2, "before", signal.SIGTERM),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
-    "between micro-batches": Moment(TRAINER, "Trainer.backward", 6, "before", signal.SIGTERM),
+    "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
     "validating": Moment(VALIDATE, "decode_windows", 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
-    "control and c, writing best/": Moment("whispertune.session", "save_huggingface", 1, "after", signal.SIGINT),
+    "control and c, writing best/": Moment("whispertune.stages", "save_huggingface", 1, "after", signal.SIGINT),
     "the test": Moment(VALIDATE, "decode_windows", 4, "before", signal.SIGTERM),
 }
 
@@ -236,8 +236,8 @@ def test_asked_to_stop(reference: Reference, runner: Runner, tmp_path: Path, mom
     assert found, line
     assert shlex.split(found[2]) == ["resume", str(run)]
     if moment == "between micro-batches":
-        # The update under way was finished, and is in the state.
-        assert progress_of(run)["step"] == len(step_rows(run)) == 3
+        # The update under way, the second of three, was finished, no more; and it is in the state.
+        assert progress_of(run)["step"] == len(step_rows(run)) == 2
     assert runner(shlex.split(found[2])) == 0, runner.log.read_text()
     assert outcome(run) == reference.outcome("stored")
 
@@ -261,9 +261,7 @@ sys.exit(training_samples.cli.main(sys.argv[1:]))
     assert done.returncode == -signal.SIGTERM, done.stderr.decode()
 
 
-def test_a_real_process_is_asked_to_stop_in_the_midst(
-    reference: Reference, runner: Runner, tmp_path: Path
-) -> None:
+def test_a_real_process_is_asked_to_stop_in_the_midst(reference: Reference, runner: Runner, tmp_path: Path) -> None:
     """Nothing hooked: `whispertune train` from outside, stopped when its first update shows in metrics.jsonl."""
     run = tmp_path / "run"
     # As the reference in what decides the result, with so many epochs that it cannot be done before the signal.
@@ -318,9 +316,6 @@ def shorten(path: Path) -> None:
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
 
 
-Change = Callable[[Samples], None]
-
-
 @pytest.mark.parametrize("what", ["train", "valid", "test", "model"])
 def test_changed_files_are_refused(
     stopped: tuple[Path, Samples], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
@@ -369,9 +364,7 @@ def test_what_decides_no_result_may_differ(stopped: tuple[Path, Samples]) -> Non
     assert progress_of(run)["finished"]
 
 
-def test_a_resume_does_only_what_is_left(
-    stopped: tuple[Path, Samples], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resume_does_only_what_is_left(stopped: tuple[Path, Samples], monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted: two updates of six, from weights and moments that are those of the state."""
     run, _ = stopped
     assert progress_of(run)["step"] == 4
@@ -396,8 +389,6 @@ def test_a_resume_does_only_what_is_left(
 
 
 def weights_of_state(run: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(run / "last" / "state.safetensors")
 
 
@@ -412,9 +403,7 @@ def test_the_state_holds_what_best_holds(samples: Samples, tmp_path: Path) -> No
     assert all(torch.equal(best[name], weight) for name, weight in state.items())
 
 
-def test_a_finished_run_is_left_alone(
-    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_left_alone(samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert samples.train_run(run, epochs=1) == 0
     before = outcome_files(run)

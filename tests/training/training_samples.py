@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from whispertune import cli, session
+from whispertune import cli, stages
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.decoding.rules import Hypothesis
 from whispertune.model.config import WhisperConfig
@@ -79,19 +79,23 @@ def tiny_targets(lengths: Sequence[int], seed: int = 0, *, prompt_loss: bool = F
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     """A Hugging Face folder with a random tiny English-only model (multilingual ones have 51865 tokens)."""
     folder.mkdir(parents=True)
-    weights = tiny_whisper(seed).state_dict()
-    save_huggingface(folder, checkpoint_samples.sample(multilingual=False), weights, language=None, model_card=None)
+    checkpoint = checkpoint_samples.sample(multilingual=False)
+    # This vocabulary has no " a": a text begins with a space of its own, which Whisper suppresses as blank.
+    checkpoint.generation["begin_suppress_tokens"] = [PAD_ID]
+    save_huggingface(folder, checkpoint, tiny_whisper(seed).state_dict(), language=None, model_card=None)
     return folder
 
 
-def write_manifest(path: Path, split: str, ids: Sequence[str]) -> Path:
-    """A manifest of these clips of the Italian prompts."""
+def write_manifest(path: Path, split: str, ids: Sequence[str], times: int = 1) -> Path:
+    """A manifest of these clips of the Italian prompts, each so many times."""
     with (CLIPS / f"{split}.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "audio", "text"])
-        writer.writerows([name, CLIPS / rows[name]["audio"], rows[name]["text"]] for name in ids)
+        for number in range(times):
+            suffix = f"-{number}" if times > 1 else ""
+            writer.writerows([name + suffix, CLIPS / rows[name]["audio"], rows[name]["text"]] for name in ids)
     return path
 
 
@@ -324,8 +328,10 @@ def serve() -> None:
     """The other end of `Runner`."""
     for command in ("train", "resume"):
         importlib.import_module(f"whispertune.commands.{command}")
-    session.CHECKED_WINDOWS = 2  # as in conftest.py
+    stages.CHECKED_WINDOWS = 2  # as in conftest.py
     validate.MAX_TOKENS = 40  # a random model does not end by itself, and the final test has no other bound
+    # PyTorch imports a second's worth of modules when the first optimiser is made.
+    build_optimizer(torch.nn.Linear(1, 1), OptimizerOptions()).zero_grad()
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()

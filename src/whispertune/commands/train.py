@@ -16,15 +16,8 @@ from whispertune.flags import help_text, load_yaml, parse_fields
 from whispertune.recipe import Recipe, differing_fields, to_yaml
 from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl, write_text
 from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
-from whispertune.session import (
-    Session,
-    build_run_schedule,
-    build_trainer,
-    check_thinning,
-    evaluate_test,
-    open_session,
-    save_best,
-)
+from whispertune.session import Session, open_session
+from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test, save_best
 from whispertune.training.resume import Progress, StopSignal, read_progress
 from whispertune.training.validate import Evaluation
 

@@ -1,0 +1,192 @@
+"""The stages of a run on an open session: the check of thinning, the trainer, the saved model, the test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.console import console, progress_bar
+from whispertune.decoding.windows import GREEDY
+from whispertune.frames import DENSE
+from whispertune.model.whisper import build_whisper
+from whispertune.run_folder import replacing_folder
+from whispertune.session import Session
+from whispertune.states import (
+    ComputedStates,
+    EncoderStates,
+    StateSource,
+)
+from whispertune.training.optimiser import build_optimizer
+from whispertune.training.resume import Progress, load_state
+from whispertune.training.schedule import Schedule, build_schedule
+from whispertune.training.thinning import CHECKED_WINDOWS, divergence, faithful_stride
+from whispertune.training.trainer import Trainer, total_steps
+from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+
+
+def check_thinning(session: Session, progress: Progress) -> None:
+    """Compare thinned with dense windows on a few training clips; take a denser stride where they disagree."""
+    if session.frames.selection == "dense":
+        return
+    if progress.stride is None:
+        singles = [i for i, window in enumerate(session.train.windows) if len(window.utterances) == 1]
+        step = max(1, len(singles) // CHECKED_WINDOWS)
+        whisper = session.working.model
+        stride, measured = faithful_stride(
+            lambda frames: divergence(
+                whisper.encoder, whisper.decoder, partial(session.features, session.train),
+                singles[::step][:CHECKED_WINDOWS], session.train.targets, frames,
+                pad_id=session.ready.checkpoint.pad_token_id,
+            ),
+            session.frames,
+        )  # fmt: skip
+        found = measured[-1]
+        console.print(
+            f"frames    thinned: {found.frames:.0f} of 1500 a window; against dense KL {found.kl:.3f} nats, "
+            f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
+        )
+        if stride != session.frames.stride:
+            console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
+        progress.stride = stride
+    session.frames = dataclasses.replace(session.frames, stride=progress.stride)
+
+
+def build_run_schedule(session: Session) -> Schedule:
+    """The schedule of this run, told to the user."""
+    recipe = session.recipe
+    total = total_steps(
+        len(session.train.windows), recipe.batch_size, recipe.accumulation, recipe.epochs, recipe.max_steps
+    )
+    schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
+    console.print(
+        f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
+        f"after {schedule.warmup_steps} of {total} updates"
+    )
+    if schedule.warmup_steps > total:
+        console.print(
+            f"schedule  the warm-up is longer than the whole run: the rate only reaches {schedule(total):.3g}; "
+            "lower schedule.warmup_steps, or train longer",
+            style="yellow",
+        )
+    return schedule
+
+
+def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
+    """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
+    recipe, whisper = session.recipe, session.ready.whisper
+    optimizer = build_optimizer(whisper, recipe.optimizer)
+    if session.folder.state.exists():
+        load_state(session.folder.state, whisper, optimizer)
+        session.working.refresh()
+    train_states: StateSource
+    if session.keeps_states:
+        train_states = session.store(session.train, "train")
+    else:
+        train_states = ComputedStates(
+            session.working.model.encoder,
+            session.augmented_features,
+            workers=recipe.data.workers,
+            trained=not session.frozen,
+        )
+    stored_valid = session.store(session.valid, "valid") if session.frozen and recipe.states.store != "off" else None
+    caps = token_caps(session.valid, recipe.validation)
+
+    def validate(advance: Callable[[int], None]) -> Evaluation:
+        decoder = session.working.model.decoder
+        if stored_valid is None:
+            fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
+        else:
+            fetch = lambda indices: stored_valid.fetch(indices).to(session.device, session.dtype)  # noqa: E731
+        (found,) = evaluate_split(
+            session.valid, [Contender("valid", decoder, fetch, GREEDY)], session.ready.tokenizer, session.ready.rules,
+            pad_id=session.ready.checkpoint.pad_token_id,
+            frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
+        )  # fmt: skip
+        return found
+
+    return Trainer(
+        model=whisper, working=session.working, optimizer=optimizer, schedule=schedule,
+        train_split=session.train, train_states=train_states,
+        validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
+        stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
+        epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
+        accumulation=recipe.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
+        optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
+        validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
+        frames_name=session.frames.selection,
+    )  # fmt: skip
+
+
+def _common(values: Sequence[str]) -> str | None:
+    """The value all share, or None."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def save_best(session: Session, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the model as it stands (or these weights) to best/, replacing what is there at once."""
+    language = _common(session.train.languages)
+    tasks = [window.utterances[0].task or session.recipe.task for window in session.train.windows]
+    with replacing_folder(session.folder.best) as folder:
+        save_huggingface(
+            folder,
+            session.ready.checkpoint,
+            session.ready.whisper.state_dict() if weights is None else weights,
+            language=language,
+            task=_common(tasks) or "transcribe",
+            model_card=model_card(session, language),
+        )
+
+
+def model_card(session: Session, language: str | None) -> str:
+    """The README of a saved model: where it comes from and how to use it."""
+    recipe = session.recipe
+    header = [f"language: {language}"] if language else []
+    header += [
+        "library_name: transformers",
+        "pipeline_tag: automatic-speech-recognition",
+        "tags: [whisper, whispertune]",
+    ]
+    return "\n".join(
+        ["---", *header, "---", f"# {Path(recipe.output).name}", "",
+         f"`{recipe.model}`, fine-tuned with whispertune on {len(session.train.audio_keys)} utterances "
+         f"(freeze: {recipe.freeze}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
+         "```python", "from transformers import pipeline", "",
+         'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',
+         'print(transcribe("audio.wav")["text"])', "```", ""]
+    )  # fmt: skip
+
+
+def evaluate_test(session: Session) -> list[Evaluation]:
+    """Baseline and best on the test split: greedy and with the recipe's beam, dense, bounded by 448 tokens only."""
+    split = session.test
+    assert split is not None
+    searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
+    config = session.ready.checkpoint.config
+    weights = {
+        "baseline": session.ready.checkpoint.weights,
+        "best": load_checkpoint(str(session.folder.best)).weights,
+    }
+    contenders = []
+    fetch: Callable[[Sequence[int]], EncoderStates] | None = None
+    for name, tensors in weights.items():
+        whisper = build_whisper(config, tensors, session.dtype).to(session.device)
+        if fetch is None or not session.frozen:
+            fetch = session.computed(split, whisper.encoder, DENSE)
+        contenders += [Contender(name, whisper.decoder, fetch, search) for search in searches]
+    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
+
+        def advance_or_stop(amount: int) -> None:
+            advance(amount)
+            session.stop.check()
+
+        return evaluate_split(
+            split, contenders, session.ready.tokenizer, session.ready.rules,
+            pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
+            max_tokens=token_caps(split, None), cut_loops=False, advance=advance_or_stop,
+        )  # fmt: skip
