@@ -93,6 +93,16 @@ def compare_beam(ready: ReadyModel, theirs: Any, states: EncoderStates) -> int:
     return same
 
 
+def test_rules_are_theirs(base: ReadyModel, their_base: Any) -> None:
+    settings = their_base.generation_config
+    always, first = {*settings.suppress_tokens}, {*settings.begin_suppress_tokens}
+    assert base.tokenizer.eot in first
+    logits = torch.zeros(1, base.checkpoint.config.vocab_size)
+    for at_start, expected in ((True, always | first), (False, always)):
+        suppressed = base.rules.log_probs(logits, first=at_start)[0].isneginf().nonzero().flatten()
+        assert set(suppressed.tolist()) == expected
+
+
 def test_greedy(base: ReadyModel, their_base: Any, few_states: EncoderStates) -> None:
     assert compare_greedy(base, their_base, few_states) == len(few_states.states)
 

@@ -264,6 +264,7 @@ class Moment:
     nth: int
     when: str = "before"
     sent: int = signal.SIGKILL
+    times: int = 1
 
 
 def strike(moment: Moment) -> None:
@@ -281,7 +282,8 @@ def strike(moment: Moment) -> None:
         if calls != moment.nth:
             return original(*arguments, **named)
         if moment.when == "before":
-            os.kill(os.getpid(), moment.sent)
+            for _ in range(moment.times):
+                os.kill(os.getpid(), moment.sent)
         result = original(*arguments, **named)
         if moment.when == "amid":
             path = next(argument for argument in arguments if isinstance(argument, Path))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.table import Table
 
+from whispertune.allocator import keep_freed_memory
 from whispertune.console import console, percent, progress_bar, results
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     output = None if options.output is None else Path(options.output)
     if output is not None:
         make_writable(output)
+    keep_freed_memory()
     found = evaluate(options)
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from whispertune.allocator import keep_freed_memory
 from whispertune.console import console, peak_memory_gb, percent, results
 from whispertune.environment import describe_environment
 from whispertune.errors import Interrupted, RunFolderError
@@ -58,10 +59,13 @@ def main(arguments: Sequence[str]) -> int:
 def run(recipe: Recipe) -> int:
     """Start the run, or take it up where it stopped."""
     folder = RunFolder(Path(recipe.output))
+    keep_freed_memory()
     with StopSignal().installed() as stop:
         try:
             return _run(recipe, folder, stop)
         except Interrupted as signal:
+            if not folder.recipe.exists():  # stopped while the data was being checked: resume starts from there
+                write_text(folder.recipe, to_yaml(recipe))
             console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
             return Interrupted.exit_status
 
