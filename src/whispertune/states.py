@@ -89,7 +89,7 @@ def _log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
 def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderStates:
     """Encoder states of a batch of windows, on the encoder's device and in its type.
 
-    Runs under whatever gradient and autocast mode is on.
+    Runs under whatever gradient mode is on.
     """
     weight = encoder.conv1.weight
     num_frames = max(len(row.positions) for row in features)
@@ -152,8 +152,7 @@ class ComputedStates:
         features = [copy for copies in zip(*rows, strict=True) for copy in copies]
         if self._trained:
             return encode(self._encoder, features)
-        device = self._encoder.conv1.weight.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad():
             return encode(self._encoder, features)
 
 

@@ -121,7 +121,6 @@ def test_killed_and_resumed(reference: Reference, runner: Runner, tmp_path: Path
         ("encoder learns", "between micro-batches"),
         ("encoder learns", "writing best/"),
         ("bf16", "between micro-batches"),
-        ("fp16", "between micro-batches"),
     ],
 )
 def test_killed_and_resumed_otherwise_configured(
