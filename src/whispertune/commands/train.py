@@ -66,6 +66,7 @@ def run(recipe: Recipe) -> int:
         except Interrupted as signal:
             if not folder.recipe.exists():  # stopped while the data was being checked: resume starts from there
                 write_text(folder.recipe, to_yaml(recipe))
+                write_text(folder.environment, "{}\n")
             console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
             return Interrupted.exit_status
 
