@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -208,3 +209,26 @@ def test_all_448_positions_can_be_used() -> None:
 def test_beam_size_bounds(beam_size: int) -> None:
     with pytest.raises(RecipeError, match="beam_size"):
         SearchOptions(beam_size=beam_size)
+
+
+def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
+    """A decoder that either ends at once (unlikely) or repeats a token for ever, almost surely."""
+    loop, eot = 3, 7
+
+    class Looping:
+        def start(self, *_: object) -> SimpleNamespace:
+            return SimpleNamespace(select=lambda *_: None)
+
+        def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
+            return torch.zeros(len(input_ids), 1)
+
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            logits = torch.full((len(hidden), 8), -20.0)
+            logits[:, loop], logits[:, eot] = 5.0, 0.0
+            return logits
+
+    states = EncoderStates(torch.zeros(1, 1, 4), None)
+    rules = LogitRules(8, [], [], torch.device("cpu"))
+    (found,) = beam_search(Looping(), states, [[1]], rules, eot, [40], beam_size=2)  # type: ignore[arg-type]
+    assert found.ended
+    assert len(found.tokens) < 40

@@ -205,6 +205,9 @@ def report(
         search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
         add("test", search, "dense", old.summary(), new.summary())
     results.print(table)
+    for found in evaluations:
+        if found.capped:
+            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into Whisper's 448 tokens (loops)")
     low, high = 100 * comparison.low, 100 * comparison.high
     results.print(
         f"valid WER changed by {100 * comparison.difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) at epoch "

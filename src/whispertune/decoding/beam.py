@@ -49,7 +49,8 @@ def beam_search(
     Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
     best continuations are taken; those among the first beam_size that end are kept as finished, the best
     others run on, until none can pass the worst of beam_size finished ones: as `transformers` does without
-    early stopping. Arguments otherwise as in `greedy_search`.
+    early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended).
+    Arguments otherwise as in `greedy_search`.
     """
     device = states.states.device
     num_candidates = 2 * beam_size
@@ -79,7 +80,9 @@ def beam_search(
                 elif len(next_beams) < beam_size:
                     next_beams.append((beam, token, score))
             at_limit = num_tokens > max_tokens[search.row]
-            if at_limit:  # the beams as they stood, without the token that no longer fits
+            # A beam that never ended is caught in a loop, whose length-normalised score beats any real hypothesis:
+            # the beams as they stood, without the token that no longer fits, count only if none has ended.
+            if at_limit and not search.finished:
                 for tokens, log_prob in zip(search.tokens, search.log_probs, strict=True):
                     cut = Hypothesis(tuple(tokens), log_prob, ended=False)
                     search.finish(cut, max(1, len(tokens)), length_penalty, beam_size)
