@@ -169,14 +169,6 @@ class StoredStates:
         self._states = torch.empty(int(self._offsets[-1]), d_model, dtype=dtype)
         self.batches = encoding_batches(num_samples, frames)
 
-    @property
-    def num_bytes(self) -> int:
-        return self._states.numel() * self._states.element_size()
-
-    @property
-    def frames_per_window(self) -> float:
-        return len(self._states) / max(1, len(self._selections))
-
     def fill(self, encoder: Encoder, features: Callable[[int], WindowFeatures], *, workers: int) -> Iterator[int]:
         """Encode everything; yields the number of windows done after each batch."""
         with ThreadPoolExecutor(max(1, workers), "features") as pool, torch.inference_mode():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune.decoding.rules import LogitRules, repeated_tail, room_for_tokens
+from whispertune.decoding.rules import LogitRules, repeated_tail
 
 CPU = torch.device("cpu")
 LOGITS = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
@@ -30,10 +30,6 @@ def test_no_rules_and_ids_outside_the_vocabulary() -> None:
 
 def test_half_precision_logits_become_float32() -> None:
     assert LogitRules(9, [1], [], CPU).log_probs(LOGITS.bfloat16(), first=False).dtype == torch.float32
-
-
-def test_room() -> None:
-    assert room_for_tokens(4) == 444
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.lists(st.integers(0, 50), min_size=1, max_size=16))

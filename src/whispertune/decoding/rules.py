@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from whispertune.targets import MAX_TOKENS
-
 
 class LogitRules:
     """Whisper's suppressed tokens: some always, some (blank and end of text) as the first token."""
@@ -56,8 +54,3 @@ def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
         if num_tokens >= needed and all(tokens[-i] == tokens[-i - period] for i in range(1, needed - period + 1)):
             return needed - period
     return 0
-
-
-def room_for_tokens(prompt_length: int) -> int:
-    """Tokens that fit behind a prompt, end of text not counted."""
-    return MAX_TOKENS - prompt_length
