@@ -1,12 +1,14 @@
-"""What thinned windows cost and save: divergence from dense ones, and encoding time, over stride, margin and edge.
+"""What thinned windows cost and save: divergence from dense ones and seconds, over stride, margin, edge, and variants.
 
-    python benchmarks/thinning.py --model packaged:whisper-base --language it \\
-        --manifest examples/italian-prompts/valid.csv examples/italian-prompts/test.csv
+    python benchmarks/thinning.py                         # whisper-base on the Italian valid and test clips
+    python benchmarks/thinning.py --english               # whisper-tiny.en on English ones (fetched from Debian)
+    python benchmarks/thinning.py --strides 10 20 30 --margins 10 25 50 --edges 25 50 --grid
+    python benchmarks/thinning.py --limit 8 --strides 30 --margins 25 --edges 50     # a smoke test
 
-Prints a Markdown table. Nothing is trained: the model is teacher-forced on the transcripts. `frames` is kept
-frames a clip; KL (of dense from thinned) is nats per target token; `encode` is seconds for all clips, features
-not counted. Each point is a stride, a margin and an edge (frames of 20 ms): the n-th of each list together, or
-with --grid all combinations.
+Nothing is trained: the model is teacher-forced, on the transcripts or on its own dense greedy ones. `frames` is kept
+frames a clip; KL (of dense from thinned) is nats per target token; `encode` is seconds a clip without features;
+`step` is the decoder forward and backward on 8 clips, states at hand, mean over the clips. Each point is a stride, a
+margin and an edge (frames of 20 ms): the n-th of each list together, or with --grid all combinations.
 """
 
 from __future__ import annotations
@@ -14,22 +16,41 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import math
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import DATA, add_common, markdown, publish
+from english_clips import english_manifest
+from thinning_variants import attention_comparison, pauses_thinned, progressive
 
+from whispertune.allocator import keep_freed_memory
 from whispertune.data.audio import load_waveform
 from whispertune.data.manifest import read_manifest
+from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import ReadyModel, load_model
-from whispertune.model.whisper import Encoder, inference_copy
+from whispertune.model.loss import summed_nll
+from whispertune.model.whisper import Decoder, Encoder, inference_copy
 from whispertune.precision import precision_name, resolve_device, resolve_precision
-from whispertune.states import WindowFeatures, encode, encoding_batches, window_features
-from whispertune.targets import Target, make_target
+from whispertune.states import EncoderStates, WindowFeatures, encode, window_features
+from whispertune.targets import Target, collate_targets, make_target
 from whispertune.training.thinning import divergence
+
+BATCH = 8
+BATCH_FRAMES = 4096
+"""Kept frames encoded at once."""
+Features = Callable[[int], WindowFeatures]
+
+POINTS = {  # stride, margin, edge
+    "strides": [30, 10, 20, 60, 120, 30, 30, 30, 30, 30, 60, 120],
+    "margins": [25, 25, 25, 25, 25, 10, 50, 25, 25, 50, 50, 50],
+    "edges": [50, 50, 50, 50, 50, 50, 50, 25, 100, 25, 50, 25],
+}
 
 
 def read(paths: list[Path], ready: ReadyModel, language: str | None) -> tuple[list[np.ndarray], list[Target]]:
@@ -43,18 +64,6 @@ def read(paths: list[Path], ready: ReadyModel, language: str | None) -> tuple[li
         make_target(prompt, tokenizer.text_ids(u.text, language), tokenizer.eot, sot=tokenizer.sot) for u in utterances
     ]
     return [waveforms[i] for i in order], [targets[i] for i in order]
-
-
-@torch.inference_mode()
-def encode_seconds(encoder: Encoder, waveforms: list[np.ndarray], n_mels: int, frames: FrameOptions) -> float:
-    """Seconds to encode all, in the batches that a run makes."""
-    seconds = 0.0
-    for batch in encoding_batches([len(w) for w in waveforms], frames):
-        features = [window_features(waveforms[i], n_mels, frames) for i in batch]
-        started = time.perf_counter()
-        encode(encoder, features).states.cpu()
-        seconds += time.perf_counter() - started
-    return seconds
 
 
 class DenseOnce(torch.nn.Module):
@@ -74,58 +83,209 @@ class DenseOnce(torch.nn.Module):
         return self.known[key]
 
 
+@torch.inference_mode()
+def greedy_targets(
+    encoder: DenseOnce,
+    decoder: Decoder,
+    dense: Features,
+    waveforms: list[np.ndarray],
+    ready: ReadyModel,
+    prompt: list[int],
+) -> list[Target]:
+    """What the model itself transcribes from dense windows, as targets; the same batches as `divergence` takes."""
+    tokenizer, targets = ready.tokenizer, []
+    for begin in range(0, len(waveforms), BATCH):
+        batch = range(begin, min(begin + BATCH, len(waveforms)))
+        states = encode(encoder, [dense(i) for i in batch])
+        caps = [min(440, 10 + math.ceil(len(waveforms[i]) / 16_000 * 12)) for i in batch]
+        found = decode_windows(
+            decoder, states, [prompt] * len(batch), ready.rules, tokenizer.eot, caps, GREEDY, cut_loops=True
+        )
+        targets += [make_target(prompt, h.tokens, tokenizer.eot, sot=tokenizer.sot) for h in found]
+    return targets
+
+
+@torch.inference_mode()
+def encode_seconds(encoder: Encoder, features: Features, num_clips: int) -> float:
+    """Seconds a clip to encode all, in batches of alike lengths and at most `BATCH_FRAMES` frames."""
+    ready = sorted((features(i) for i in range(num_clips)), key=lambda f: -len(f.positions))
+    seconds, begin = 0.0, 0
+    while begin < num_clips:
+        end = begin + max(1, BATCH_FRAMES // len(ready[begin].positions))
+        started = time.perf_counter()
+        encode(encoder, ready[begin:end]).states.cpu()
+        seconds += time.perf_counter() - started
+        begin = end
+    return seconds / num_clips
+
+
+def step_seconds(
+    encoder: Encoder, decoder: Decoder, features: Features, targets: Sequence[Target], pad_id: int, num_batches: int
+) -> float:
+    """Decoder forward and backward on 8 clips, seconds: mean over batches spread over the lengths, best of two."""
+    trained = inference_copy(decoder, next(decoder.parameters()).dtype).requires_grad_(True)
+    starts = list(range(0, max(1, len(targets) - BATCH + 1), BATCH))
+    starts = (
+        [starts[i * len(starts) // num_batches] for i in range(num_batches)] if num_batches < len(starts) else starts
+    )
+    total = 0.0
+    for begin in starts:
+        batch = range(begin, min(begin + BATCH, len(targets)))
+        input_ids, labels = collate_targets([targets[i] for i in batch], pad_id)
+        with torch.no_grad():
+            states: EncoderStates = encode(encoder, [features(i) for i in batch])
+        device, best = states.states.device, math.inf
+        for _ in range(2):
+            started = time.perf_counter()
+            hidden = trained(input_ids.to(device), states.states, states.log_weights)
+            summed_nll(trained, hidden, labels.to(device)).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - started)
+            trained.zero_grad(set_to_none=True)
+        total += best
+    return total / len(starts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="packaged:whisper-base")
-    parser.add_argument("--manifest", type=Path, nargs="+", required=True)
-    parser.add_argument("--language")
-    parser.add_argument("--strides", type=int, nargs="+", default=[30])
-    parser.add_argument("--margins", type=int, nargs="+", default=[25])
-    parser.add_argument("--edges", type=int, nargs="+", default=[50])
+    add_common(parser, "thinning")
+    parser.add_argument("--english", action="store_true", help="whisper-tiny.en on English clips, its own transcripts")
+    parser.add_argument("--model", help="default: packaged:whisper-base; with --english packaged:whisper-tiny.en")
+    parser.add_argument("--manifest", type=Path, nargs="+", help="default: the Italian valid and test clips")
+    parser.add_argument("--language", help="default: it; none with --english")
+    parser.add_argument("--targets", choices=["transcripts", "greedy"], help="teacher; greedy: its own, dense")
+    parser.add_argument("--strides", type=int, nargs="+")
+    parser.add_argument("--margins", type=int, nargs="+")
+    parser.add_argument("--edges", type=int, nargs="+")
     parser.add_argument("--grid", action="store_true", help="all combinations of strides, margins and edges")
+    parser.add_argument(
+        "--progressive", nargs="*", default=["2:60:10:50", "1.5:60:10:50", "1.3:120:10:50", "1.5:240:25:50"],
+        metavar="GROWTH:CAP:MARGIN:EDGE", help="blocks that grow with the distance from the speech (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pauses", nargs="*", default=["0.1:20:10", "0.3:20:10", "0.5:20:5"], metavar="LEVEL:SHORTEST:STRIDE",
+        help="pauses inside the speech thinned too; LEVEL above the floor, 1 is 40 dB (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, help="only so many clips, spread over the lengths")
-    parser.add_argument("--no-dense-time", action="store_true", help="don't time the dense encoding")
+    parser.add_argument("--step-batches", type=int, default=6, help="batches that the decoder step is timed on")
+    parser.add_argument("--max-kl", type=float, help="bar; default 0.015, with --english 0.025")
+    parser.add_argument("--min-argmax", type=float, help="bar, percent; default 95, with --english 93")
+    parser.add_argument("--no-times", action="store_true", help="only how far thinned strays; for a busy machine")
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
+    english = options.english
+    model = options.model or ("packaged:whisper-tiny.en" if english else "packaged:whisper-base")
+    manifests = options.manifest or ([english_manifest()] if english else [DATA / "valid.csv", DATA / "test.csv"])
+    language = options.language or (None if english else "it")
+    teacher = options.targets or ("greedy" if english else "transcripts")
+    max_kl, min_argmax = options.max_kl or (0.025 if english else 0.015), options.min_argmax or (93 if english else 95)
+    if not any((options.strides, options.margins, options.edges)):
+        axes = tuple(POINTS.values())
+    else:
+        axes = (options.strides or [30], options.margins or [25], options.edges or [50])
+    if not options.grid and len({len(axis) for axis in axes}) > 1:
+        parser.error("without --grid, give as many --strides as --margins and --edges")
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    ready = load_model(options.model, device)
-    waveforms, targets = read(options.manifest, ready, options.language)
+    ready = load_model(model, device)
+    waveforms, targets = read(manifests, ready, language)
     if options.limit:
         chosen = np.linspace(0, len(waveforms) - 1, min(options.limit, len(waveforms))).round().astype(int)
         waveforms, targets = [waveforms[i] for i in chosen], [targets[i] for i in chosen]
     encoder, decoder = (inference_copy(half, dtype) for half in (ready.whisper.encoder, ready.whisper.decoder))
-    axes = (options.strides, options.margins, options.edges)
-    if not options.grid and len({len(axis) for axis in axes}) > 1:
-        parser.error("without --grid, give as many --strides as --margins and --edges")
-    points = list(itertools.product(*axes) if options.grid else zip(*axes, strict=True))
+    dense_once, pad_id = DenseOnce(encoder), ready.checkpoint.pad_token_id
+    samples = [len(waveform) for waveform in waveforms]
 
-    def features(index: int, frames: FrameOptions) -> WindowFeatures:
+    def features(index: int, frames: FrameOptions = FrameOptions()) -> WindowFeatures:  # noqa: B008
         return window_features(waveforms[index], ready.n_mels, frames)
 
-    print(
-        f"{options.model}, {precision_name(dtype)}, {device}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}; {len(waveforms)} clips, mean {np.mean([len(w) for w in waveforms]) / 16_000:.1f} s\n"
-    )
-    print("| stride | margin | edge | frames | encode, s | KL | same argmax | NLL / dense |")
-    print("|---|---|---|---|---|---|---|---|")
-    dense_once = DenseOnce(encoder)
-    time_encoding = partial(encode_seconds, encoder, waveforms, ready.n_mels)
-    if not options.no_dense_time:
-        print(f"| dense | | | 1500 | {time_encoding(DENSE):.1f} | 0 | 100 % | 1 |", flush=True)
-    for stride, margin, edge in points:
+    if teacher == "greedy":
+        prompt = ready.tokenizer.prompt_tokens(language)
+        targets = greedy_targets(dense_once, decoder, partial(features, frames=DENSE), waveforms, ready, prompt)
+
+    points: list[tuple[str, Features]] = []
+    for stride, margin, edge in itertools.product(*axes) if options.grid else zip(*axes, strict=True):
         frames = FrameOptions(stride=stride, margin=margin, edge=edge)
-        found = divergence(
-            dense_once, decoder, features, range(len(waveforms)), targets, frames, pad_id=ready.checkpoint.pad_token_id
-        )  # fmt: skip
-        ratio = found.nll_thinned / found.nll_dense
-        print(
-            f"| {stride} | {margin} | {edge} | {found.frames:.0f} | {time_encoding(frames):.1f} | {found.kl:.4f} "
-            f"| {100 * found.same_argmax:.1f} % | {ratio:.4f} |",
-            flush=True,
+        points.append((f"stride {stride}, margin {margin}, edge {edge}", partial(features, frames=frames)))
+    for text in options.progressive:
+        growth, cap, margin, edge = (float(part) for part in text.split(":"))
+        points.append(
+            (
+                f"progressive: growth {growth:g}, cap {cap:g}, margin {margin:g}, edge {edge:g}",
+                lambda i, g=growth, c=cap, m=margin, e=edge: progressive(
+                    features(i), samples[i], growth=g, cap=int(c), margin=int(m), edge=int(e)
+                ),
+            )
         )
-    print(f"\n{found.num_tokens} target tokens")
+    for text in options.pauses:
+        level, shortest, stride = (float(part) for part in text.split(":"))
+        points.append(
+            (
+                f"pauses: level {level:g}, from {shortest:g} frames, stride {stride:g}",
+                lambda i, a=level, b=shortest, c=stride: pauses_thinned(
+                    features(i), samples[i], level=a, shortest=int(b), stride=int(c)
+                ),
+            )
+        )
+
+    def times(point: Features) -> tuple[str, str]:
+        if options.no_times:
+            return "–", "–"
+        step = step_seconds(encoder, decoder, point, targets, pad_id, options.step_batches)
+        return f"{encode_seconds(encoder, point, len(waveforms)):.4f}", f"{step:.3f}"
+
+    rows = []
+    every = range(len(waveforms))
+    if not options.no_times:
+        rows.append(("dense", "1500", *times(partial(features, frames=DENSE)), "0", "100 %", "1", ""))
+        print(rows[-1], flush=True)
+    default = features
+    for name, point in points:
+        found = divergence(
+            dense_once, decoder, lambda i, o, p=point: default(i, o) if o == DENSE else p(i),
+            every, targets, FrameOptions(), pad_id=pad_id, batch_size=BATCH,
+        )  # fmt: skip
+        within = found.kl <= max_kl and 100 * found.same_argmax >= min_argmax
+        rows.append(
+            (
+                name, f"{found.frames:.0f}", *times(point),
+                f"{found.kl:.4f}", f"{100 * found.same_argmax:.1f} %", f"{found.nll_thinned / found.nll_dense:.4f}",
+                "yes" if within else "no",
+            )
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    kernels: list[str] = []
+    if not options.no_times:
+        config, kept = ready.checkpoint.config, round(float(np.mean([len(features(i).positions) for i in every])))
+        heads = config.decoder_attention_heads
+        compared = attention_comparison(
+            dtype, device, heads=heads, width=config.d_model // heads, kept=kept, repeats=3 if options.limit else 20
+        )
+        headings = (
+            "shape",
+            "weights",
+            "forward, ms",
+            "forward + backward, ms",
+            "largest error, in standard deviations",
+        )
+        kernels = ["Attention with weights, as a bias and as one more dimension:", markdown(headings, compared)]
+    table = options.table.with_stem(options.table.stem + "-english") if english else options.table
+    publish(
+        table,
+        f"thinned windows, {model}, {precision_name(dtype)}",
+        [
+            f"{len(waveforms)} clips, mean {np.mean(samples) / 16_000:.1f} s; {found.num_tokens} target tokens, "
+            f"{'its own dense greedy transcripts' if teacher == 'greedy' else 'the transcripts'}. "
+            f"Bars: KL at most {max_kl}, same argmax at least {min_argmax} %.",
+            markdown(
+                ("", "frames", "encode, s a clip", "step, s", "KL", "same argmax", "NLL / dense", "within bars"), rows
+            ),
+            *kernels,
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -153,8 +153,11 @@ BAD_VALUES = {
     "windows.max_utterances": ["2", "101"],
     "windows.min_pause": ["-1", "2"],
     "windows.max_pause": ["0", "31", ".inf"],
-    "states.store": ["disk"],
+    "states.store": ["tape"],
+    "states.max_gb": ["0", "x"],
+    "states.verify": ["x"],
     "augment.keep_original": ["x"],
+    "augment.views": ["0", "-1", "x", "1.5"],
     "augment.speed.probability": ["-0.1", "1.1"],
     "augment.speed.factors": ["fast", "[]", "0.9", "[0.9,fast]", "[0]", "[-1]"],
     "augment.drop_frequency.max_bands": ["0"],
@@ -170,6 +173,11 @@ BAD_VALUES = {
     "checkpoint.every_steps": ["0"],
     "data.max_excluded": ["-0.1", "1.1", "x"],
     "data.workers": ["0"],
+    "data.empty_text": ["drop"],
+    "data.merge_segments": ["-1", "31", "x"],
+    "data.temperature": ["0.9", "101", ".nan"],
+    "data.check_audio": ["none"],
+    "processes.timeout_minutes": ["0", "1441", "x"],
 }
 
 
@@ -196,8 +204,9 @@ def test_missing_required_field(name: str) -> None:
 
 
 def test_fields_that_exclude_each_other() -> None:
-    message = refusal("--states.store=memory", "--augment.spec_augment.probability=0.1")
-    assert message.startswith("states.store is memory, but augmented")
+    for store in ("memory", "disk"):
+        message = refusal(f"--states.store={store}", "--augment.spec_augment.probability=0.1", "--augment.views=fresh")
+        assert message.startswith(f"states.store is {store}, but augment.views is fresh")
     assert "schedule.name noam" in refusal("--schedule.scale=d_model", "--schedule.name=linear")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent / "checkpoints"))
 import checkpoint_samples
@@ -22,15 +27,16 @@ from whispertune.splits import (
     DataOptions,
     Exclusion,
     Split,
-    TextSettings,
     excluded_summary,
     load_split,
     read_rows,
     require_usable,
 )
 from whispertune.targets import IGNORE_INDEX
+from whispertune.text.normalizer import normalizer_for
 from whispertune.text.tokenizer import Tokenizer
-from whispertune.windows import WindowOptions
+from whispertune.transcripts import TextSettings, leaves_something
+from whispertune.windows import WindowOptions, single_windows
 
 RATE = 16_000
 
@@ -64,10 +70,10 @@ def write(folder: Path, name: str, rows: Sequence[str], header: str = "audio,tex
     return path
 
 
-def load(path: Path, text: TextSettings, name: str = "train", **options: int) -> Split:
+def load(path: Path, text: TextSettings, name: str = "train", **options: Any) -> Split:
     counted: list[int] = []
     split = load_split(name, read_rows(name, path), text, DataOptions(**options), advance=counted.append)
-    assert counted == [1] * split.num_rows
+    assert sum(counted) == split.num_rows
     return split
 
 
@@ -219,7 +225,13 @@ def test_summary_counts_kinds() -> None:
 
 
 def test_options_are_checked() -> None:
-    for options in ({"max_excluded": 1.1}, {"max_excluded": float("nan")}, {"workers": 0}):
+    for options in (
+        {"max_excluded": 1.1},
+        {"max_excluded": float("nan")},
+        {"workers": 0},
+        {"merge_segments": 31},
+        {"temperature": 0.5},
+    ):
         with pytest.raises(RecipeError, match=r"data\."):
             DataOptions(**options)  # type: ignore[arg-type]
 
@@ -229,3 +241,131 @@ def test_every_row_of_the_example_can_be_used(text: TextSettings) -> None:
     rows = read_manifest(folder / "valid.csv")[::20]
     split = load_split("valid", rows, text, DataOptions(), advance=lambda amount: None)
     assert split.excluded == []
+
+
+def test_a_borrowed_token_heads_the_rows_of_the_runs_language_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = ["a1.wav,una,", "a2.wav,duas,sc", "a3.wav,three,en"]
+    utterances = read_rows("train", write(tmp_path, "train", rows, "audio,text,language"))
+    settings = TextSettings(tokenizer, "sc", "transcribe", language_token="it")
+    assert [settings.token_language(row) for row in utterances] == ["it", "it", "en"]
+    assert [settings.language_of(row) for row in utterances] == ["sc", "sc", "en"]
+    heads = [settings.target(window).input_ids[1] for window in single_windows(utterances)]
+    assert heads == [tokenizer.languages[code] for code in ("it", "it", "en")]
+    split = load_split("train", utterances, settings, DataOptions(workers=1), advance=lambda _: None)
+    assert split.languages == ["sc", "sc", "en"]
+    assert not split.excluded
+
+
+# Headers only.
+
+
+def test_headers_tell_what_decoding_would(tmp_path: Path, text: TextSettings) -> None:
+    """The same windows, lengths and targets; the same rows left out, save what only decoding can find."""
+    soundfile.write(tmp_path / "long.flac", np.random.default_rng(9).uniform(-0.3, 0.3, 40 * 44_100), 44_100)
+    rows = ["a1.wav,Uno.,,", "missing.wav,Due.,,", "long.flac,Tre.,0.1234,7.7", "long.flac,Tre.,,", "long.flac,!?,1,2"]
+    rows += ["long.flac,Fuori.,39,45", f"a1.wav,{'a' * 500},0,0.5", "long.flac,Fine.,31.5,"]
+    path = write(tmp_path, "train", rows, "audio,text,start,end")
+    heard = load(path, text, check_audio="all")
+    skimmed = load_split("train", read_rows("train", path), text, DataOptions(check_audio="headers"), advance=len_of)
+    assert (heard.heard, skimmed.heard) == (True, False)
+    assert skimmed.num_samples == heard.num_samples
+    assert len(heard.num_samples) == 3
+    assert skimmed.excluded == heard.excluded
+    for name in ("windows", "targets", "languages", "weights", "tasks", "fingerprint"):
+        assert getattr(skimmed, name) == getattr(heard, name), name
+    assert skimmed.audio_keys == {}
+
+
+class Together:
+    """Processes of one run as threads."""
+
+    def __init__(self, rank: int, world: int, barrier: Barrier, results: list[Any]) -> None:
+        self.rank, self.world, self._barrier, self._results = rank, world, barrier, results
+
+    def share(self, work: Callable[[], Any]) -> list[Any]:
+        self._results[self.rank] = work()
+        self._barrier.wait(60)
+        return self._results
+
+
+@pytest.mark.parametrize("check", ["all", "headers"])
+@pytest.mark.parametrize("world", [2, 3, 9])
+def test_each_process_looks_at_its_share(tmp_path: Path, text: TextSettings, check: str, world: int) -> None:
+    said = ["a1.wav,Uno.", "a2.wav,", "a3.wav,Tre.", "missing.wav,Due.", "a1.wav,Ancora.", "a2.wav,Due.", "a3.wav,!"]
+    rows = [f"{number},{row}" for number, row in enumerate(said)]
+    path = write(tmp_path, "train", rows, "id,audio,text")
+    alone = load(path, text, check_audio=check)
+    barrier, results, looked = Barrier(world), [None] * world, [0] * world
+
+    def split_of(rank: int) -> Split:
+        def advance(amount: int) -> None:
+            looked[rank] += amount
+
+        options = DataOptions(check_audio=check, workers=1)  # type: ignore[arg-type]
+        processes: Any = Together(rank, world, barrier, results)
+        return load_split("train", read_rows("train", path), text, options, advance=advance, processes=processes)
+
+    with ThreadPoolExecutor(world) as pool:
+        splits = list(pool.map(split_of, range(world)))
+    assert looked == [len(rows[rank::world]) for rank in range(world)]
+    for split in splits:
+        for name in ("windows", "targets", "num_samples", "languages", "audio_keys", "excluded", "num_rows", "heard"):
+            assert getattr(split, name) == getattr(alone, name), name
+
+
+def len_of(amount: int) -> None:
+    assert amount > 0
+
+
+def test_leaks_are_found_with_headers_only(tmp_path: Path, text: TextSettings) -> None:
+    samples = np.random.default_rng(7).integers(-10_000, 10_000, 3 * RATE, dtype=np.int16)
+    soundfile.write(tmp_path / "whole.wav", samples, RATE)
+    soundfile.write(tmp_path / "part.flac", samples[RATE : 2 * RATE], RATE)
+    rows = ["a3.wav,b,0,0.7", "whole.wav,a,1,2", "a1.wav,b,0,1"]
+    train = load(write(tmp_path, "train", rows, "audio,text,start,end"), text, check_audio="headers")
+    leaking = write(tmp_path, "valid", ["a2.wav,c", "part.flac,d"])
+    for check in ("headers", "all"):
+        valid = load(leaking, text, "valid", check_audio=check)
+        with pytest.raises(
+            DataError, match=r"valid\.csv, row 3, field 'audio': the same audio as row 3 of .*train\.csv"
+        ):
+            require_usable([train, valid], DataOptions())
+    other = load(write(tmp_path, "valid", ["a2.wav,c"]), text, "valid", check_audio="headers")
+    require_usable([train, other], DataOptions())
+
+
+# Silence on purpose.
+
+
+def test_empty_texts_are_kept_if_asked_for(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    """The target is the end of text alone; text that is lost in normalisation stays left out."""
+    path = write(tmp_path, "train", ["a1.wav,Uno.", "a2.wav,", "a3.wav,..."])
+    for check in ("all", "headers"):
+        options = DataOptions(empty_text="keep", check_audio=check)  # type: ignore[arg-type]
+        split = load_split("train", read_rows("train", path), text, options, advance=len_of)
+        assert [window.text for window in split.windows] == ["Uno.", ""]
+        assert [exclusion.row for exclusion in split.excluded] == [4]
+        silent = split.targets[1]
+        assert list(silent.input_ids) == tokenizer.prompt_tokens("it", "transcribe")
+        assert [label for label in silent.labels if label != IGNORE_INDEX] == [tokenizer.eot]
+
+
+SAID = (
+    st.text(max_size=30)
+    | st.text("um hm.,!?[]()<> a1", max_size=60)
+    | st.just("okay thirty-five dollars, um, hm, right")
+)
+
+
+@pytest.mark.parametrize("language", ["it", "en", "hi", "ja"])
+@given(said=SAID)
+@example(said="\uff9e")
+def test_the_quick_look_agrees_with_the_normaliser(language: str, said: str) -> None:
+    assert leaves_something(said, language) == bool(normalizer_for(language)(said).strip())
+
+
+def test_segments_are_merged_as_they_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "train", ["a1.wav,Uno,0,0.4", "a1.wav,due.,0.5,0.9"], "audio,text,start,end")
+    (row,) = read_rows("train", path, DataOptions(merge_segments=10))
+    assert (row.text, row.start, row.end) == ("Uno due.", 0.0, 0.9)
+    assert len(read_rows("train", path, DataOptions())) == 2

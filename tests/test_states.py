@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whispertune.errors import AudioError
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.frames import DENSE, FrameOptions, select_frames
-from whispertune.model.whisper import PADDING_LOG_WEIGHT
+from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.states import (
     BATCH_FRAMES,
+    LOOK_AHEAD,
     ComputedStates,
     EncoderStates,
-    StoredStates,
     WindowFeatures,
     encode,
     encoding_batches,
@@ -58,28 +60,6 @@ def alone(index: int, frames: FrameOptions = THINNED) -> EncoderStates:
     return encode(ENCODER, [features(index, frames)])
 
 
-@pytest.mark.parametrize("frames", [THINNED, DENSE])
-def test_store_returns_what_encoding_gives(frames: FrameOptions) -> None:
-    store = StoredStates(LENGTHS, frames, 32, torch.float32)
-    assert sum(store.fill(ENCODER, lambda i: features(i, frames), workers=2)) == len(LENGTHS)
-    kept = [len(select_frames(n, frames).positions) for n in LENGTHS]
-    assert [store.fetch([i]).states.shape[1] for i in range(len(kept))] == list(kept)
-    for indices in ([0, 1, 2, 3, 4, 5], [3], [5, 0, 5]):
-        fetched = store.fetch(indices)
-        for row, index in enumerate(indices):
-            assert_row(fetched, row, alone(index, frames))
-
-
-def test_store_in_half_precision() -> None:
-    store = StoredStates(LENGTHS, THINNED, 32, torch.bfloat16)
-    assert sum(store.fill(ENCODER, features, workers=1)) == len(LENGTHS)
-    fetched = store.fetch([2, 1])
-    assert fetched.states.dtype == torch.bfloat16
-    assert fetched.log_weights is not None
-    assert fetched.log_weights.dtype == torch.float32
-    assert_row(fetched, 0, alone(2), 0.02)
-
-
 @settings(deadline=None)
 @given(st.lists(st.integers(1, WINDOW_SAMPLES), max_size=40), st.sampled_from([THINNED, DENSE]))
 def test_encoding_batches(num_samples: list[int], frames: FrameOptions) -> None:
@@ -107,6 +87,64 @@ def test_computed_states_first_all_clean_then_all_altered(workers: int) -> None:
     assert not states.states.requires_grad
     for row, index in enumerate([4, 1, 2, 5, 2, 3]):
         assert_row(states, row, alone(index))
+
+
+def test_looking_ahead_changes_no_result() -> None:
+    """Features are begun before they are fetched, each once; what was not announced is computed all the same."""
+    begun: list[tuple[int, int]] = []
+    ahead = threading.Event()
+
+    def rows(index: int, view: int) -> list[WindowFeatures]:
+        begun.append((index, view))
+        if index == 5:
+            ahead.set()
+        return [features((index + view) % 6)]
+
+    batches = [[0, 2], [1, 5], [3], [4]]
+    source = ComputedStates(ENCODER, rows, workers=2)
+    plain = {view: [source.fetch(batch, view) for batch in batches] for view in (1, 2)}
+    begun.clear()
+    ahead.clear()
+    source.prepare(batches, 1)
+    assert ahead.wait(20)  # of the second batch, before the first is asked for
+    found = [source.fetch(batch, 1) for batch in batches[:2]]
+    assert torch.equal(source.fetch([4], 2).states, plain[2][3].states)  # not what comes next
+    found += [source.fetch(batch, 1) for batch in batches[2:]]
+    for ours, theirs in zip(found, plain[1], strict=True):
+        assert torch.equal(ours.states, theirs.states)
+    assert sorted(begun) == sorted([*((index, 1) for index in range(6)), (4, 2)])
+    # A new epoch is announced before the old one has ended.
+    source.prepare(batches, 1)
+    source.prepare(batches[::-1], 2)
+    for batch, theirs in zip(batches[::-1], plain[2][::-1], strict=True):
+        assert torch.equal(source.fetch(batch, 2).states, theirs.states)
+
+
+def test_no_more_is_prepared_than_a_few_batches() -> None:
+    begun: list[int] = []
+
+    def rows(index: int, view: int) -> list[WindowFeatures]:
+        begun.append(index)
+        return [features(0)]
+
+    source = ComputedStates(ENCODER, rows, workers=1)
+    source.prepare([[i] for i in range(50)], 0)
+    source.fetch([0], 0)
+    source._pool.shutdown()
+    assert len(begun) == 1 + LOOK_AHEAD
+
+
+def test_a_fault_in_what_was_prepared_shows_where_it_is_used() -> None:
+    def rows(index: int, view: int) -> list[WindowFeatures]:
+        if index == 1:
+            raise AudioError("b.wav: is gone")
+        return [features(0)]
+
+    source = ComputedStates(ENCODER, rows, workers=1)
+    source.prepare([[0], [1], [2]], 0)
+    source.fetch([0], 0)
+    with pytest.raises(AudioError, match=r"b\.wav"):
+        source.fetch([1], 0)
 
 
 def test_gradients_reach_a_trained_encoder_only() -> None:

@@ -13,11 +13,13 @@ import soundfile
 from whispertune.augment.drop_chunk import DropChunkOptions
 from whispertune.augment.pipeline import AugmentOptions, WaveformAugmenter
 from whispertune.augment.speed import SpeedOptions
-from whispertune.data.manifest import Utterance
+from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError, RecipeError
+from whispertune.features import WINDOW_SAMPLES
 from whispertune.windows import (
     Window,
     WindowOptions,
+    augmented_num_samples,
     join_waveforms,
     single_windows,
     stitched_windows,
@@ -188,3 +190,25 @@ def test_unreadable_recordings_are_told(tmp_path: Path) -> None:
     (window,) = single_windows([utterance("u", tmp_path / "absent.wav")])
     with pytest.raises(AudioError, match=r"absent\.wav"):
         window_waveform(window)
+
+
+def test_lengths_are_known_before_any_audio_is_read(tmp_path: Path) -> None:
+    """Stitched windows close to 30 s too, where a drawn speed may not be taken."""
+    generator = np.random.default_rng(7)
+    augmenter = WaveformAugmenter(AugmentOptions(speed=SpeedOptions(probability=0.8, factors=(0.7, 0.9, 1.2))))
+    lengths = [100_000, 150_001, 120_000, 99_999, 7]
+    utterances = []
+    for number, length in enumerate(lengths):
+        audio = tmp_path / f"{number}.wav"
+        soundfile.write(audio, generator.normal(size=length) * 0.1, RATE, subtype="FLOAT")
+        utterances.append(utterance(f"u{number}", audio))
+    windows = single_windows(utterances)
+    windows.append(Window("stitched-0", tuple(utterances), (0.1, 0.2, 0.15, 0.1)))
+    altered = 0
+    for window in windows:
+        clean = [lengths[int(u.id[1:])] for u in window.utterances]
+        for view in range(6):
+            ours = augmented_num_samples(window, clean, augmenter, seed=3, view=view)
+            assert ours == len(window_waveform(window, augmenter, seed=3, view=view)) <= WINDOW_SAMPLES
+            altered += ours != len(window_waveform(window))
+    assert altered > 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 from whispertune import __version__
 from whispertune.errors import WhispertuneError
@@ -13,6 +14,8 @@ COMMANDS = {
     "train": "fine-tune a Whisper on your own speech",
     "resume": "take a run up where it stopped",
     "evaluate": "decode a manifest and score it: WER and CER",
+    "check": "look data over before spending compute",
+    "export": "write a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }
 
 HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
@@ -22,6 +25,7 @@ usage: whispertune COMMAND … (whispertune COMMAND --help tells more)
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 
 first steps:
+  whispertune check train.csv valid.csv --language it --output check
   whispertune train --model openai/whisper-base --train train.csv --valid valid.csv --language it --output runs/first
   whispertune evaluate --model runs/first --data test.csv --language it
 
@@ -61,5 +65,14 @@ def _tell(error: BaseException, status: int, message: str = "") -> int:
     return status
 
 
+def entry_point() -> NoReturn:
+    """The command line as a process of its own."""
+    status = main()
+    processes = sys.modules.get("whispertune.processes")
+    if processes is not None:
+        processes.end(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry_point()

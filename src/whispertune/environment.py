@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from importlib.metadata import version
@@ -14,17 +13,24 @@ import torch
 
 import whispertune
 
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "soundfile", "soxr", "jiwer", "whisper-normalizer")
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "soundfile",
+    "soxr",
+    "jiwer",
+    "whisper-normalizer",
+)
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def describe_environment(seed: int, model_sha256: str, splits: dict[str, str], processes: int) -> dict[str, Any]:
+    """The content of environment.json.
 
-
-def describe_environment(seed: int, model_sha256: str, manifests: dict[str, Path]) -> dict[str, Any]:
-    """The content of environment.json."""
+    splits: sha256 of what each was read from. processes: how many the run began with.
+    """
     return {
         "whispertune": whispertune.__version__,
         "python": platform.python_version(),
@@ -37,9 +43,45 @@ def describe_environment(seed: int, model_sha256: str, manifests: dict[str, Path
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
+        "processes": processes,
         "seed": seed,
-        "sha256": {"model": model_sha256, **{name: sha256_of(path) for name, path in manifests.items()}},
+        "sha256": {"model": model_sha256, **splits},
     }
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take, by the system and by its container's limit (cgroup v2)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    cgroup = Path("/sys/fs/cgroup")
+    try:
+        cgroup /= next(
+            line[3:].lstrip("/")
+            for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+            if line.startswith("0::")
+        )
+    except (OSError, StopIteration):
+        return free
+    for folder in (cgroup, *cgroup.parents):
+        try:
+            limit, used = ((folder / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        except OSError:
+            continue
+        if limit.strip() != "max":
+            # The page cache counts as used there, though it gives way.
+            free = min(free, max(0, int(limit) - int(used)) + _page_cache(folder))
+    return free
+
+
+def _page_cache(cgroup: Path) -> int:
+    try:
+        lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("active_file ", "inactive_file ")))
 
 
 def _processor() -> str:

@@ -1,7 +1,9 @@
 """Every error that whispertune raises on purpose.
 
     WhispertuneError              exit status 1
+    ├── ExportError               an exported model does not transcribe what its source does
     ├── TrainingError             training itself failed (gradients that stay non-finite)
+    │   └── ProcessLost           another process of this run has died or is stuck
     ├── Interrupted               a signal asked the run to stop; its state is saved
     └── UserError                 exit status 2: the input is at fault, and the line says what to do
         ├── ManifestError         a manifest, its columns or its rows
@@ -23,8 +25,16 @@ class WhispertuneError(Exception):
     exit_status = 1
 
 
+class ExportError(WhispertuneError):
+    """An exported model does not transcribe what its source does."""
+
+
 class TrainingError(WhispertuneError):
     """Training cannot go on."""
+
+
+class ProcessLost(TrainingError):  # noqa: N818 - what happened, as Interrupted
+    """Another process of this run has died or is stuck."""
 
 
 class Interrupted(WhispertuneError):  # noqa: N818 - not a fault

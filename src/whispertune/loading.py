@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,7 @@ class ReadyModel:
     tokenizer: Tokenizer
     rules: LogitRules
     checkpoint: Checkpoint
+    """Without its weights, which would otherwise be in memory twice."""
 
     @property
     def n_mels(self) -> int:
@@ -32,7 +33,11 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     Raises:
         CheckpointError: if it can't be found or read.
     """
-    checkpoint = load_checkpoint(model)
+    return ready_model(load_checkpoint(model), device, dtype)
+
+
+def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
+    """Model, tokenizer and rules of a checkpoint in memory."""
     config, generation = checkpoint.config, checkpoint.generation
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, config.vocab_size)
     rules = LogitRules(
@@ -41,4 +46,5 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
         generation.get("begin_suppress_tokens") or [],
         device,
     )
-    return ReadyModel(build_whisper(config, checkpoint.weights, dtype).to(device), tokenizer, rules, checkpoint)
+    whisper = build_whisper(config, checkpoint.weights, dtype).to(device)
+    return ReadyModel(whisper, tokenizer, rules, replace(checkpoint, weights={}))

@@ -16,8 +16,9 @@ from whispertune.flags import flatten
 from whispertune.frames import FrameOptions
 from whispertune.model.loss import LossOptions
 from whispertune.precision import Precision
+from whispertune.processes import ProcessOptions
 from whispertune.splits import DataOptions
-from whispertune.states import StateOptions
+from whispertune.store.plan import StateOptions
 from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.resume import CheckpointOptions
 from whispertune.training.schedule import ScheduleOptions
@@ -33,19 +34,24 @@ class Recipe:
     """What to fine-tune: a folder, a Hub id (openai/whisper-base), a run, or packaged:whisper-base."""
 
     train: str
-    """Manifest of the training utterances (CSV, TSV or JSONL; see the README)."""
+    """The training utterances: a manifest (CSV, TSV, JSONL), a corpus in another known format, or several as
+    'A [language=it weight=2] + B' (see the README)."""
 
     valid: str
-    """Manifest of the utterances that choose the checkpoint."""
+    """The utterances that choose the checkpoint."""
 
     output: str
     """Run folder; if it holds this very run already, it is resumed."""
 
     test: str | None = None
-    """Manifest of the utterances that are scored once, at the end."""
+    """The utterances that are scored once, at the end."""
 
     language: str | None = None
     """Language spoken (it, Italian, …), where a row names none."""
+
+    language_token: str | None = None
+    """A language of Whisper's whose token stands for `language`: for one that Whisper does not know (--language sc
+    --language_token it). The saved model is then asked for by the borrowed language."""
 
     task: Literal["transcribe", "translate"] = "transcribe"
     """What to learn, where a row names none."""
@@ -66,10 +72,10 @@ class Recipe:
     """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware has it."""
 
     batch_size: int = 8
-    """Utterances in a micro-batch, before keep_original copies."""
+    """Utterances in a micro-batch of one process, before keep_original copies."""
 
     accumulation: int = 2
-    """Micro-batches in an optimiser update."""
+    """Micro-batches of each process in an optimiser update."""
 
     freeze: str = "encoder"
     """What does not learn: encoder, none, encoder:N (first N layers), decoder:N (all below decoder layer N);
@@ -86,6 +92,7 @@ class Recipe:
     search: SearchOptions = field(default_factory=SearchOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     data: DataOptions = field(default_factory=DataOptions)
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation"):
@@ -93,10 +100,15 @@ class Recipe:
                 raise RecipeError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_steps is not None and self.max_steps < 1:
             raise RecipeError(f"max_steps is {self.max_steps}; it must be at least 1")
+        if self.language_token is not None and self.language is None:
+            raise RecipeError("language_token is given without language: name the language that borrows it")
         if self.seed < 0:
             raise RecipeError(f"seed is {self.seed}; it must be at least 0")
-        if self.states.store == "memory" and self.augment.enabled:
-            raise RecipeError("states.store is memory, but augmented waveforms change states; take auto or off")
+        if self.states.store in ("memory", "disk") and self.augment.enabled and self.augment.views == "fresh":
+            raise RecipeError(
+                f"states.store is {self.states.store}, but augment.views is fresh: augmented states change in every "
+                "epoch; take auto or off, or give a number of views"
+            )
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:

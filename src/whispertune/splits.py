@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from whispertune.data.audio import content_key, load_waveform
-from whispertune.data.manifest import Utterance, read_manifest
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.data.audio import content_key, load_utterance
+from whispertune.data.segments import merge_segments
+from whispertune.data.sources import read_utterances
+from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import AudioError, DataError, RecipeError
-from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
-from whispertune.targets import MAX_TOKENS, Target, make_target
-from whispertune.text.languages import language_code
-from whispertune.text.normalizer import normalizer_for
-from whispertune.text.tokenizer import Tokenizer
+from whispertune.features import SAMPLE_RATE
+from whispertune.inspection import hear_rows, skim_rows
+from whispertune.lazy import Lazy
+from whispertune.processes import ALONE, Processes
+from whispertune.targets import MAX_TOKENS, Target
+from whispertune.transcripts import TextSettings
 from whispertune.windows import Window, WindowOptions, single_windows, stitched_windows
+
+MOST_HEARD = 20_000
+"""Rows up to which `data.check_audio: auto` decodes every one."""
+MOST_COMPARED = 5_000
+"""Rows of one split that are decoded to be compared with those of another of the same length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +42,28 @@ class DataOptions:
     workers: int = 2
     """Threads that decode audio and compute features; their number changes no result."""
 
+    empty_text: Literal["exclude", "keep"] = "exclude"
+    """Rows without any text. `keep` teaches the model to write nothing: for clips of silence or noise."""
+
+    merge_segments: float = 0.0
+    """Join neighbouring segments of a recording up to so many seconds (at most 30); 0 leaves them as they are."""
+
+    temperature: float = 1.0
+    """Draw the languages of the training data with p ~ n^(1/temperature), n being a language's (weighted) number of
+    rows; 1 takes every row once an epoch, more evens the languages out."""
+
+    check_audio: Literal["auto", "all", "headers"] = "auto"
+    """Before training decode every recording (`all`), or read its headers only; auto: headers from 20,000 rows on."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.max_excluded <= 1:
             raise RecipeError(f"data.max_excluded is {self.max_excluded}; it must lie between 0 and 1")
         if self.workers < 1:
             raise RecipeError(f"data.workers is {self.workers}; it must be at least 1")
+        if not 0 <= self.merge_segments <= 30:
+            raise RecipeError(f"data.merge_segments is {self.merge_segments}; it must lie between 0 and 30 s")
+        if not 1 <= self.temperature <= 100:
+            raise RecipeError(f"data.temperature is {self.temperature}; it must lie between 1 and 100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,66 +77,45 @@ class Exclusion:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TextSettings:
-    """How transcripts become targets."""
-
-    tokenizer: Tokenizer
-    language: str | None
-    task: str
-    prompt_loss: bool = False
-
-    def language_of(self, utterance: Utterance) -> str:
-        """Code of the row's own language, else of the run's; `en` for an English-only model given none.
-
-        Raises:
-            RecipeError: if it is unknown, or there is none.
-        """
-        named = utterance.language or self.language
-        if named is None:
-            if not self.tokenizer.multilingual:
-                return "en"
-            raise RecipeError("no language given: add --language, or a language column")
-        return language_code(named)
-
-    def prompt(self, window: Window) -> list[int]:
-        """Prompt tokens of a window."""
-        first = window.utterances[0]
-        previous = first.prompt if len(window.utterances) == 1 else None
-        language = self.language_of(first) if self.tokenizer.multilingual else None
-        return self.tokenizer.prompt_tokens(language, first.task or self.task, previous_text=previous)
-
-    def target(self, window: Window) -> Target:
-        """Decoder input and labels of a window."""
-        text = self.tokenizer.text_ids(window.text, self.language_of(window.utterances[0]))
-        return make_target(
-            self.prompt(window),
-            text,
-            self.tokenizer.eot,
-            sot=self.tokenizer.sot,
-            prompt_loss=self.prompt_loss,
-        )
-
-
 @dataclass(slots=True)
 class Split:
     """One of train, valid and test, ready for use: parallel lists, one entry a window.
 
-    num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it.
+    num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
+    heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
+    weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
+    fingerprint: sha256 of what the rows were read from.
     """
 
     name: str
-    windows: list[Window]
+    windows: Sequence[Window]
     num_samples: list[int]
-    targets: list[Target]
+    targets: Sequence[Target]
     languages: list[str]
     audio_keys: dict[str, Utterance]
     excluded: list[Exclusion]
     num_rows: int
+    heard: bool = True
+    num_stitched: int = 0
+    weights: list[float] = field(default_factory=list)
+    tasks: set[str | None] = field(default_factory=set)
+    fingerprint: str = ""
+    draws: npt.NDArray[np.float64] | None = None
 
     @property
     def hours(self) -> float:
         return sum(self.num_samples) / SAMPLE_RATE / 3600
+
+    @property
+    def num_utterances(self) -> int:
+        """Windows of a single utterance: each usable row's."""
+        return len(self.windows) - self.num_stitched
+
+    def part(self, indices: Sequence[int]) -> Split:
+        """These windows alone, for decoding."""
+        windows, num_samples = [self.windows[i] for i in indices], [self.num_samples[i] for i in indices]
+        targets, languages = [self.targets[i] for i in indices], [self.languages[i] for i in indices]
+        return Split(self.name, windows, num_samples, targets, languages, {}, [], len(windows))
 
     def longest_first(self) -> list[int]:
         """Window indices by falling duration."""
@@ -114,51 +123,45 @@ class Split:
 
     def add_stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> int:
         """Add stitched windows behind the single ones; returns how many."""
-        utterances = [window.utterances[0] for window in self.windows]
-        tokens = [len(target.input_ids) - target.prompt_length for target in self.targets]
-        longest_prompt = max((target.prompt_length for target in self.targets), default=0)
+        if options.stitched_share == 0:
+            return 0
+        singles, count = self.windows, len(self.windows)
+        utterances = Lazy(count, lambda i: singles[i].utterances[0])
+        targets = self.targets
+        tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length)
+        longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
         windows = stitched_windows(
             utterances, self.num_samples, tokens, options, seed, max_tokens=MAX_TOKENS - longest_prompt - 1
         )
-        lengths = dict(zip((u.id for u in utterances), self.num_samples, strict=True))
+        members = {utterance.id for window in windows for utterance in window.utterances}
+        lengths = {u.id: n for u, n in zip(utterances, self.num_samples, strict=True) if u.id in members}
         for window in windows:
             samples = sum(lengths[u.id] for u in window.utterances)
             self.num_samples.append(samples + sum(round(pause * SAMPLE_RATE) for pause in window.pauses))
-            self.windows.append(window)
-            self.targets.append(text.target(window))
             self.languages.append(text.language_of(window.utterances[0]))
+            self.weights.append(1.0)
+        self.num_stitched = len(windows)
+        self.windows = Lazy(count + len(windows), lambda i: singles[i] if i < count else windows[i - count])
+        self.targets = _targets(self.windows, text)
         return len(windows)
 
 
-def _inspect(utterance: Utterance, text: TextSettings) -> tuple[str | None, int, str]:
-    """(why the row can't be used or None, its number of samples, its content key)."""
-    try:
-        language = text.language_of(utterance)
-        if not normalizer_for(language)(utterance.text).strip():
-            reason = "empty text" if not utterance.text.strip() else "text is empty after normalisation"
-            return f"{reason}: {utterance.text[:40]!r}", 0, ""
-        target = text.target(single_windows([utterance])[0])
-        if len(target.input_ids) > MAX_TOKENS:
-            return f"text and prompt are {len(target.input_ids)} tokens; Whisper takes {MAX_TOKENS}", 0, ""
-        waveform = load_waveform(utterance.audio, utterance.start, utterance.end)
-    except (AudioError, RecipeError) as error:
-        return str(error), 0, ""
-    if len(waveform) > WINDOW_SAMPLES:
-        seconds = len(waveform) / SAMPLE_RATE
-        return f"audio lasts {seconds:.1f} s; a window holds 30 s (cut it, with start and end columns)", 0, ""
-    return None, len(waveform), content_key(waveform)
+def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
+    return Lazy(len(windows), lambda i: text.target(windows[i]))
 
 
-def read_rows(name: str, manifest: Path) -> list[Utterance]:
-    """The rows of a split's manifest.
+def read_rows(name: str, manifest: Path | str, options: DataOptions | None = None) -> Utterances:
+    """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
 
     Raises:
-        ManifestError: if the manifest can't be used.
+        ManifestError: if a corpus can't be used.
         DataError: if it has no rows.
     """
-    utterances = read_manifest(manifest)
+    utterances = read_utterances(name, str(manifest))
     if not utterances:
         raise DataError(f"{manifest}: no rows under the header; --{name} needs at least one utterance")
+    if options is not None and options.merge_segments > 0:
+        return merge_segments(utterances, options.merge_segments)
     return utterances
 
 
@@ -169,31 +172,40 @@ def load_split(
     options: DataOptions,
     *,
     advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> Split:
-    """Read the audio of every row of a manifest; rows that can't be used are listed in `excluded`.
+    """Look at the text and audio of every row of a manifest; rows that can't be used are listed in `excluded`.
 
-    advance: called with 1 after each row.
+    advance: called with the number of rows done. Each of several processes looks at its share and learns of the
+    others'.
     """
-    split = Split(name, [], [], [], [], {}, [], len(utterances))
-
-    def inspect(utterance: Utterance) -> tuple[str | None, int, str]:
-        found = _inspect(utterance, text)
-        advance(1)
-        return found
-
-    with ThreadPoolExecutor(options.workers, "audio") as pool:
-        inspected = list(pool.map(inspect, utterances))
-    for utterance, (reason, num_samples, key) in zip(utterances, inspected, strict=True):
-        if reason is not None:
-            exclusion = Exclusion(name, utterance.id, utterance.source, utterance.row, reason)
-            split.excluded.append(exclusion)
+    rows = utterances if isinstance(utterances, Utterances) else Utterances(utterances)
+    heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
+    look = hear_rows if heard else skim_rows
+    kept = array("q")
+    windows = Lazy(0, lambda i: single_windows([rows[kept[i]]])[0])
+    split = Split(name, windows, [], _targets(windows, text), [], {}, [], len(rows), heard=heard)
+    split.fingerprint = rows.fingerprint
+    rank, world = processes.rank, processes.world
+    share = range(rank, len(rows), world)
+    found = look(rows, text, options.workers, advance, keep_empty=options.empty_text == "keep", share=share)
+    if world > 1:
+        shares = processes.share(lambda: list(found))
+        found = (shares[index % world][index // world] for index in range(len(rows)))
+    for index, finding in enumerate(found):
+        if finding.reason is not None:
+            row = rows[index]
+            split.excluded.append(Exclusion(name, row.id, row.source, row.row, finding.reason))
             continue
-        (window,) = single_windows([utterance])
-        split.windows.append(window)
-        split.num_samples.append(num_samples)
-        split.targets.append(text.target(window))
-        split.languages.append(text.language_of(utterance))
-        split.audio_keys.setdefault(key, utterance)
+        kept.append(index)
+        split.num_samples.append(finding.num_samples)
+        split.languages.append(text.language_code_of(rows.shared(index).language))
+        split.weights.append(rows.shared(index).weight)
+        split.tasks.add(rows.shared(index).task)
+        if heard:
+            split.audio_keys.setdefault(finding.key, rows[index])
+    split.windows = Lazy(len(kept), lambda i: single_windows([rows[kept[i]]])[0])
+    split.targets = _targets(split.windows, text)
     return split
 
 
@@ -219,14 +231,37 @@ def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str =
     for other in splits:
         if train is None or other is train:
             continue
-        shared = [key for key in other.audio_keys if key in train.audio_keys]
+        ours_by_key, theirs_by_key = _keys_to_compare(train, other, options), _keys_to_compare(other, train, options)
+        shared = [key for key in theirs_by_key if key in ours_by_key]
         if shared:
-            ours, theirs = train.audio_keys[shared[0]], other.audio_keys[shared[0]]
+            ours, theirs = ours_by_key[shared[0]], theirs_by_key[shared[0]]
             raise DataError(
                 f"{theirs.source}, row {theirs.row}, field 'audio': the same audio as row {ours.row} of "
                 f"{ours.source} ({len(shared)} such in {other.name}); scores on heard audio mean nothing: remove "
                 f"them from train or {other.name}"
             )
+
+
+def _keys_to_compare(split: Split, other: Split, options: DataOptions) -> dict[str, Utterance]:
+    """Content keys of a split's utterances; of one that was not decoded, of those as long as one of the other's.
+
+    Lengths are exact to the sample, so that no others can be equal; of very many, `MOST_COMPARED` are drawn evenly.
+    """
+    if split.heard:
+        return split.audio_keys
+    alike = np.flatnonzero(np.isin(split.num_samples[: split.num_utterances], other.num_samples))
+    alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
+    utterances = [split.windows[index].utterances[0] for index in alike.tolist()]
+    with ThreadPoolExecutor(options.workers, "audio") as pool:
+        keys = list(pool.map(_key, utterances))
+    return {key: utterance for key, utterance in zip(keys, utterances, strict=True) if key}
+
+
+def _key(utterance: Utterance) -> str:
+    try:
+        return content_key(load_utterance(utterance))
+    except AudioError:  # its headers were fine; training will name it
+        return ""
 
 
 def excluded_summary(excluded: Sequence[Exclusion]) -> list[str]:

@@ -16,18 +16,16 @@ from whispertune.decoding.windows import GREEDY
 from whispertune.frames import DENSE
 from whispertune.model.whisper import build_whisper
 from whispertune.run_folder import replacing_folder
+from whispertune.run_states import plan_states
 from whispertune.session import Session
-from whispertune.states import (
-    ComputedStates,
-    EncoderStates,
-    StateSource,
-)
+from whispertune.states import EncoderStates
+from whispertune.text.languages import LANGUAGES
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.resume import Progress, load_state
 from whispertune.training.schedule import Schedule, build_schedule
 from whispertune.training.thinning import CHECKED_WINDOWS, divergence, faithful_stride
 from whispertune.training.trainer import Trainer, total_steps
-from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.training.validate import Contender, Evaluation, evaluate_together, token_caps
 
 
 def check_thinning(session: Session, progress: Progress) -> None:
@@ -35,33 +33,38 @@ def check_thinning(session: Session, progress: Progress) -> None:
     if session.frames.selection == "dense":
         return
     if progress.stride is None:
-        singles = [i for i, window in enumerate(session.train.windows) if len(window.utterances) == 1]
-        step = max(1, len(singles) // CHECKED_WINDOWS)
-        whisper = session.working.model
-        stride, measured = faithful_stride(
-            lambda frames: divergence(
-                whisper.encoder, whisper.decoder, partial(session.features, session.train),
-                singles[::step][:CHECKED_WINDOWS], session.train.targets, frames,
-                pad_id=session.ready.checkpoint.pad_token_id,
-            ),
-            session.frames,
-        )  # fmt: skip
-        found = measured[-1]
-        console.print(
-            f"frames    thinned: {found.frames:.0f} of 1500 a window; against dense KL {found.kl:.3f} nats, "
-            f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
-        )
-        if stride != session.frames.stride:
-            console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
-        progress.stride = stride
+        progress.stride = session.processes.from_main(lambda: _measured_stride(session))
     session.frames = dataclasses.replace(session.frames, stride=progress.stride)
+
+
+def _measured_stride(session: Session) -> int:
+    """The stride at which thinned windows agree with dense ones."""
+    singles = range(session.train.num_utterances)
+    step = max(1, len(singles) // CHECKED_WINDOWS)
+    whisper = session.working.model
+    stride, measured = faithful_stride(
+        lambda frames: divergence(
+            whisper.encoder, whisper.decoder, partial(session.features, session.train),
+            singles[::step][:CHECKED_WINDOWS], session.train.targets, frames,
+            pad_id=session.ready.checkpoint.pad_token_id,
+        ),
+        session.frames,
+    )  # fmt: skip
+    found = measured[-1]
+    console.print(
+        f"frames    thinned: {found.frames:.0f} of 1500 a window; against dense KL {found.kl:.3f} nats, "
+        f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
+    )
+    if stride != session.frames.stride:
+        console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
+    return stride
 
 
 def build_run_schedule(session: Session) -> Schedule:
     """The schedule of this run, told to the user."""
     recipe = session.recipe
     total = total_steps(
-        len(session.train.windows), recipe.batch_size, recipe.accumulation, recipe.epochs, recipe.max_steps
+        len(session.train.windows), recipe.batch_size, session.accumulation, recipe.epochs, recipe.max_steps
     )
     schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
     console.print(
@@ -84,17 +87,12 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
     if session.folder.state.exists():
         load_state(session.folder.state, whisper, optimizer)
         session.working.refresh()
-    train_states: StateSource
-    if session.keeps_states:
-        train_states = session.store(session.train, "train")
-    else:
-        train_states = ComputedStates(
-            session.working.model.encoder,
-            session.augmented_features,
-            workers=recipe.data.workers,
-            trained=not session.frozen,
-        )
-    stored_valid = session.store(session.valid, "valid") if session.frozen and recipe.states.store != "off" else None
+    plan = plan_states(session, progress)
+    train_states, stored_valid = plan.training(), plan.validation()
+    if not progress.trained:
+        train_states.prepare([], progress.epoch)
+        if stored_valid is not None:
+            stored_valid.prepare([], 0)
     caps = token_caps(session.valid, recipe.validation)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
@@ -102,9 +100,10 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         if stored_valid is None:
             fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
-            fetch = lambda indices: stored_valid.fetch(indices).to(session.device, session.dtype)  # noqa: E731
-        (found,) = evaluate_split(
-            session.valid, [Contender("valid", decoder, fetch, GREEDY)], session.ready.tokenizer, session.ready.rules,
+            fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.dtype)  # noqa: E731
+        (found,) = evaluate_together(
+            session.processes, session.valid, [Contender("valid", decoder, fetch, GREEDY)],
+            session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id,
             frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
         )  # fmt: skip
@@ -116,10 +115,10 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
         stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
         epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
-        accumulation=recipe.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
+        accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
         optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
         validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
-        frames_name=session.frames.selection,
+        frames_name=session.frames.selection, processes=session.processes,
     )  # fmt: skip
 
 
@@ -131,22 +130,28 @@ def _common(values: Sequence[str]) -> str | None:
 def save_best(session: Session, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write the model as it stands (or these weights) to best/, replacing what is there at once."""
     language = _common(session.train.languages)
-    tasks = [window.utterances[0].task or session.recipe.task for window in session.train.windows]
+    token = _common(sorted({session.text.token_for(code) for code in session.train.languages}))
+    tasks = [task or session.recipe.task for task in session.train.tasks]
     with replacing_folder(session.folder.best) as folder:
         save_huggingface(
             folder,
             session.ready.checkpoint,
             session.ready.whisper.state_dict() if weights is None else weights,
-            language=language,
+            language=token,
             task=_common(tasks) or "transcribe",
-            model_card=model_card(session, language),
+            model_card=model_card(session, language, token),
         )
 
 
-def model_card(session: Session, language: str | None) -> str:
+def model_card(session: Session, language: str | None, token: str | None) -> str:
     """The README of a saved model: where it comes from and how to use it."""
     recipe = session.recipe
     header = [f"language: {language}"] if language else []
+    borrowed = (
+        f"Whisper has no token for `{language}`: this model uses that of {LANGUAGES[token]} (`{token}`)."
+        if (token and language != token)
+        else ""
+    )
     header += [
         "library_name: transformers",
         "pipeline_tag: automatic-speech-recognition",
@@ -154,8 +159,9 @@ def model_card(session: Session, language: str | None) -> str:
     ]
     return "\n".join(
         ["---", *header, "---", f"# {Path(recipe.output).name}", "",
-         f"`{recipe.model}`, fine-tuned with whispertune on {len(session.train.audio_keys)} utterances "
+         f"`{recipe.model}`, fine-tuned with whispertune on {session.train.num_utterances} utterances "
          f"(freeze: {recipe.freeze}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
+         *([borrowed, ""] if borrowed else []),
          "```python", "from transformers import pipeline", "",
          'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',
          'print(transcribe("audio.wav")["text"])', "```", ""]
@@ -168,14 +174,11 @@ def evaluate_test(session: Session) -> list[Evaluation]:
     assert split is not None
     searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
     config = session.ready.checkpoint.config
-    weights = {
-        "baseline": session.ready.checkpoint.weights,
-        "best": load_checkpoint(str(session.folder.best)).weights,
-    }
+    sources = {"baseline": session.recipe.model, "best": str(session.folder.best)}
     contenders = []
     fetch: Callable[[Sequence[int]], EncoderStates] | None = None
-    for name, tensors in weights.items():
-        whisper = build_whisper(config, tensors, session.dtype).to(session.device)
+    for name, source in sources.items():
+        whisper = build_whisper(config, load_checkpoint(source).weights, session.dtype).to(session.device)
         if fetch is None or not session.frozen:
             fetch = session.computed(split, whisper.encoder, DENSE)
         contenders += [Contender(name, whisper.decoder, fetch, search) for search in searches]
@@ -185,8 +188,8 @@ def evaluate_test(session: Session) -> list[Evaluation]:
             advance(amount)
             session.stop.check()
 
-        return evaluate_split(
-            split, contenders, session.ready.tokenizer, session.ready.rules,
+        return evaluate_together(
+            session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
             max_tokens=token_caps(split, None), cut_loops=False, advance=advance_or_stop,
         )  # fmt: skip

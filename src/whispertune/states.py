@@ -1,11 +1,12 @@
-"""Windows -> encoder states: computed once and kept while the encoder is frozen, else computed at each use."""
+"""Windows -> encoder states, computed at each use; `state_store.py` keeps them where they stay the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,19 +14,13 @@ from torch import Tensor
 
 from whispertune.features import log_mel_speech
 from whispertune.frames import FrameOptions, convolved_index, select_frames
-from whispertune.model.whisper import PADDING_LOG_WEIGHT, Encoder
+from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.model.whisper import Encoder
 
-BATCH_FRAMES = 4096
+BATCH_FRAMES = 2048
 """Kept frames (padding included) encoded at once, unless one window alone holds more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateOptions:
-    """Keeping encoder states."""
-
-    store: Literal["auto", "memory", "off"] = "auto"
-    """`memory` encodes fixed waveforms once and keeps their states, `off` encodes them at each use; `auto` keeps
-    them wherever they stay the same: frozen encoder, no augmentation."""
+LOOK_AHEAD = 2
+"""Batches whose features are prepared while the model computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +70,8 @@ def window_features(
     return WindowFeatures(log_mel, selection.positions, selection.counts, index)
 
 
-def _log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
-    """Padded log counts (B, K), or None if all rows are equally long and every count is 1."""
+def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
+    """Logarithms of counts, one row each, as (B, K); None if all rows are equally long and every count is 1."""
     num_frames = max(map(len, counts))
     if all(len(row) == num_frames and (row == 1).all() for row in counts):
         return None
@@ -100,7 +95,7 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
         log_mel[row, :, : window.log_mel.shape[1]] = window.log_mel
         index[row, : len(window.index)] = torch.from_numpy(window.index)
         positions[row, : len(window.positions)] = torch.from_numpy(window.positions)
-    log_weights = _log_weights([window.counts for window in features])
+    log_weights = padded_log_weights([window.counts for window in features])
     if log_weights is not None:
         log_weights = log_weights.to(weight.device)
     inputs = (log_mel.to(weight.device, weight.dtype), index.to(weight.device), positions.to(weight.device))
@@ -120,17 +115,25 @@ def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> list[l
 
 
 class StateSource(Protocol):
-    """Where the decoder's batches come from."""
+    """Where the decoder's batches come from; `view` numbers the augmented copy (the epoch)."""
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int) -> None:
+        """These batches of windows come next, in this order. It changes no result, only when work is done."""
 
     def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
-        """States of these windows; `view` numbers the augmented copy (the epoch)."""
+        """States of these windows."""
+
+
+Batch = tuple[tuple[int, ...], int]
+"""Windows and the view that is asked for."""
 
 
 class ComputedStates:
     """States encoded at each use: for augmented waveforms, a trained encoder, or splits seen once.
 
     features(index, view) yields the copies of one window (clean, augmented); they are prepared by `workers`
-    threads, whose number changes no result. Only with `trained` do gradients reach the encoder.
+    threads, whose number changes no result, and ahead of their use for batches that `prepare` has named. Only with
+    `trained` do gradients reach the encoder.
     """
 
     def __init__(
@@ -145,45 +148,35 @@ class ComputedStates:
         self._features = features
         self._pool = ThreadPoolExecutor(workers, "features")
         self._trained = trained
+        self._upcoming: deque[Batch] = deque()
+        self._begun: deque[tuple[Batch, list[Future[Sequence[WindowFeatures]]]]] = deque()
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        """Begin with the features of the first of these batches; each `fetch` begins those of one more."""
+        for _, futures in self._begun:
+            for future in futures:
+                future.cancel()
+        self._begun.clear()
+        self._upcoming = deque((tuple(batch), view) for batch in batches)
+        self._look_ahead()
+
+    def _begin(self, batch: Batch) -> list[Future[Sequence[WindowFeatures]]]:
+        indices, view = batch
+        return [self._pool.submit(self._features, index, view) for index in indices]
+
+    def _look_ahead(self) -> None:
+        while self._upcoming and len(self._begun) < LOOK_AHEAD:
+            batch = self._upcoming.popleft()
+            self._begun.append((batch, self._begin(batch)))
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         """States of these windows: all first copies, then all second ones."""
-        rows = list(self._pool.map(lambda index: self._features(index, view), indices))
+        batch = (tuple(indices), view)
+        futures = self._begun.popleft()[1] if self._begun and self._begun[0][0] == batch else self._begin(batch)
+        self._look_ahead()
+        rows = [future.result() for future in futures]
         features = [copy for copies in zip(*rows, strict=True) for copy in copies]
         if self._trained:
             return encode(self._encoder, features)
         with torch.no_grad():
             return encode(self._encoder, features)
-
-
-class StoredStates:
-    """States of fixed windows, encoded once and kept in memory.
-
-    states: (total kept frames, D); window i owns the rows offsets[i] to offsets[i + 1].
-    """
-
-    def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
-        self._selections = [select_frames(samples, frames) for samples in num_samples]
-        sizes = [len(selection.positions) for selection in self._selections]
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self._states = torch.empty(int(self._offsets[-1]), d_model, dtype=dtype)
-        self.batches = encoding_batches(num_samples, frames)
-
-    def fill(self, encoder: Encoder, features: Callable[[int], WindowFeatures], *, workers: int) -> Iterator[int]:
-        """Encode everything; yields the number of windows done after each batch."""
-        with ThreadPoolExecutor(max(1, workers), "features") as pool, torch.inference_mode():
-            pending = [pool.submit(features, index) for index in self.batches[0]]
-            for number, batch in enumerate(self.batches):
-                ready = [future.result() for future in pending]
-                upcoming = self.batches[number + 1] if number + 1 < len(self.batches) else []
-                pending = [pool.submit(features, index) for index in upcoming]
-                encoded = encode(encoder, ready).states.to("cpu")
-                for row, index in enumerate(batch):
-                    begin, end = self._offsets[index], self._offsets[index + 1]
-                    self._states[begin:end] = encoded[row, : end - begin]
-                yield len(batch)
-
-    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
-        parts = [self._states[self._offsets[i] : self._offsets[i + 1]] for i in indices]
-        states = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        return EncoderStates(states, _log_weights([self._selections[i].counts for i in indices]))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
-from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import Utterance
+from whispertune.data.audio import load_utterance
+from whispertune.data.utterances import Utterance
 from whispertune.errors import RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 
@@ -61,7 +61,7 @@ class Window:
     @property
     def text(self) -> str:
         """The transcript of the whole window."""
-        return " ".join(utterance.text.strip() for utterance in self.utterances)
+        return " ".join(text for utterance in self.utterances if (text := utterance.text.strip()))
 
 
 def single_windows(utterances: Sequence[Utterance]) -> list[Window]:
@@ -125,16 +125,35 @@ def window_waveform(
     Raises:
         AudioError: if a file cannot be read.
     """
-    waveforms = [load_waveform(u.audio, u.start, u.end) for u in window.utterances]
+    waveforms = [load_utterance(utterance) for utterance in window.utterances]
     if augmenter is not None:
-        total = sum(map(len, waveforms)) + sum(round(pause * SAMPLE_RATE) for pause in window.pauses)
+        total = sum(map(len, waveforms)) + _pause_samples(window)
         for index, utterance in enumerate(window.utterances):
-            key = utterance.id if len(waveforms) == 1 else f"{window.id}/{utterance.id}"
             clean = waveforms[index]
             room = WINDOW_SAMPLES - total + len(clean)
-            waveforms[index] = augmenter(clean, generator_for(seed, view, key), max_samples=room)
+            waveforms[index] = augmenter(clean, _draws(window, utterance, seed, view), max_samples=room)
             total += len(waveforms[index]) - len(clean)
     return join_waveforms(waveforms, window.pauses)
+
+
+def augmented_num_samples(
+    window: Window, num_samples: Sequence[int], augmenter: WaveformAugmenter, *, seed: int, view: int
+) -> int:
+    """The length of `window_waveform` with this augmenter, from those of its clean utterances, reading no audio."""
+    total = sum(num_samples) + _pause_samples(window)
+    for clean, utterance in zip(num_samples, window.utterances, strict=True):
+        room = WINDOW_SAMPLES - total + clean
+        total += augmenter.num_samples(clean, _draws(window, utterance, seed, view), max_samples=room) - clean
+    return total
+
+
+def _pause_samples(window: Window) -> int:
+    return sum(round(pause * SAMPLE_RATE) for pause in window.pauses)
+
+
+def _draws(window: Window, utterance: Utterance, seed: int, view: int) -> np.random.Generator:
+    key = utterance.id if len(window.utterances) == 1 else f"{window.id}/{utterance.id}"
+    return generator_for(seed, view, key)
 
 
 def join_waveforms(waveforms: Sequence[np.ndarray], pauses: Sequence[float]) -> np.ndarray:

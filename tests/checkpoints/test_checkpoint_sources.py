@@ -44,8 +44,10 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     assert "no such folder" in message("/no/such/folder")
     assert "no such folder" in message("")
     assert "holds no model" in message(str(tmp_path))
+    (tmp_path / "model.bin").write_bytes(b"")
+    assert "is a file" in message(str(tmp_path / "model.bin"))
     (tmp_path / "model.pt").write_bytes(b"")
-    assert "is a file" in message(str(tmp_path / "model.pt"))
+    assert "can't be read" in message(str(tmp_path / "model.pt"))
     assert "packaged:whisper-base" in message("packaged:whisper-huge")
 
 

@@ -280,9 +280,11 @@ def test_freeze_that_names_nothing(workspace: Workspace, refused: Refused, freez
     refused(workspace.train(f"--freeze={freeze}"), f"freeze is {freeze!r}")
 
 
-@pytest.mark.parametrize("flag", ["--augment.speed.probability=0.5", "--freeze=none"])
-def test_stored_states_that_would_change(workspace: Workspace, refused: Refused, flag: str) -> None:
-    refused(workspace.train("--states.store=memory", flag), "states.store is memory", "take auto or off")
+@pytest.mark.parametrize("store", ["memory", "disk"])
+@pytest.mark.parametrize("flags", [["--augment.speed.probability=0.5", "--augment.views=fresh"], ["--freeze=none"]])
+def test_stored_states_that_would_change(workspace: Workspace, refused: Refused, flags: list[str], store: str) -> None:
+    command = workspace.train(f"--states.store={store}", *flags)
+    refused(command, f"states.store is {store}", "take auto or off")
     assert not (workspace.run / "metrics.jsonl").exists()
 
 
@@ -382,7 +384,7 @@ def test_traceback_on_demand(workspace: Workspace) -> None:
 def test_unknown_command(command: Command) -> None:
     outcome = command(["trian", "--epochs=3"])
     assert outcome.status == 2
-    assert outcome.error == "error: unknown command 'trian'; there are train, resume, evaluate"
+    assert outcome.error == "error: unknown command 'trian'; there are train, resume, evaluate, check, export"
     outcome = command([])
     assert outcome.status == 2
     assert "usage:" in outcome.out

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whispertune.data import manifest
-from whispertune.data.manifest import Utterance, read_manifest
+from whispertune.data.manifest import read_manifest
+from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError
 
 

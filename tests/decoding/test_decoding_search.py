@@ -16,7 +16,7 @@ from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
-from whispertune.model.whisper import PADDING_LOG_WEIGHT
+from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.states import EncoderStates
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper
 from torch import Tensor
 
-from whispertune.model.whisper import PADDING_LOG_WEIGHT, Attention, attention_bias
+from whispertune.model.attention import PADDING_LOG_WEIGHT, Attention, attention_bias
 
 COUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

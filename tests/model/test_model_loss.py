@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from random_whisper import random_whisper
 
 from whispertune.errors import RecipeError
+from whispertune.model import loss as loss_module
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import inference_copy
 from whispertune.targets import IGNORE_INDEX
@@ -52,3 +54,26 @@ def test_nothing_scored_is_zero() -> None:
 def test_smoothing_bounds(smoothing: float) -> None:
     with pytest.raises(RecipeError, match="label_smoothing"):
         LossOptions(label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_gradients_are_those_of_torchs_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch, smoothing: float, scale: float
+) -> None:
+    """In float64, over more positions than are held in the wide type at once."""
+    monkeypatch.setattr(loss_module, "ROWS_AT_ONCE", 3)
+    decoder = inference_copy(DECODER, torch.float64)
+    weight = decoder.embed_tokens.weight.requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 6, 32, generator=generator, dtype=torch.float64).requires_grad_()
+    labels = torch.randint(0, weight.shape[0], (2, 6), generator=generator)
+    labels[0, :2] = IGNORE_INDEX
+    ours = summed_nll(decoder, hidden, labels, smoothing) * scale
+    logits = (hidden @ weight.T).flatten(0, 1)
+    theirs = scale * F.cross_entropy(logits, labels.flatten(), reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    for left, right in zip(
+        torch.autograd.grad(ours, [hidden, weight]), torch.autograd.grad(theirs, [hidden, weight]), strict=True
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)

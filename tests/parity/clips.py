@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import Utterance, read_manifest
+from whispertune.data.manifest import read_manifest
+from whispertune.data.utterances import Utterance
 from whispertune.errors import CheckpointError
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import ReadyModel, load_model

@@ -98,7 +98,7 @@ def assert_faithful(found: Divergence, *, same_argmax: float = 0.95, nll: float 
 def test_real_model_on_a_few_clips(base: ReadyModel, few: Clips) -> None:
     found = measure(base, few.only([2, 3]), torch.float32, FrameOptions())
     assert found.kl > 0
-    assert_faithful(found, same_argmax=0.9, nll=0.03)  # of few tokens
+    assert_faithful(found, same_argmax=0.9, nll=0.1)  # of few tokens
 
 
 @pytest.mark.slow

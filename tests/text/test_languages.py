@@ -1,7 +1,7 @@
 import pytest
 
 from whispertune.errors import RecipeError
-from whispertune.text.languages import LANGUAGES, language_code
+from whispertune.text.languages import LANGUAGES, language_code, spoken_language
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_what_is_no_language_is_refused_in_one_line(given: str) -> None:
     with pytest.raises(RecipeError) as caught:
         language_code(given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_language_that_whisper_does_not_know_needs_a_token_to_borrow() -> None:
+    assert spoken_language("sc", "it") == "sc"
+    assert spoken_language("Italian", "es") == "it"
+    for given, token in (("sc", None), ("sc", "xx"), ("Sardinian", "it")):
+        with pytest.raises(RecipeError, match="unknown language"):
+            spoken_language(given, token)

@@ -89,6 +89,11 @@ def test_the_english_normaliser_serves_english_alone() -> None:
         assert normalizer_for(language)(text) == "mr colour won t pay twenty one"
 
 
+def test_a_language_without_a_token_is_normalised_as_most_are() -> None:
+    assert normalizer_for("sc")("Mr. Colour won't pay") == "mr colour won t pay"
+    assert not leads_with_cer("sc")
+
+
 def test_an_unknown_language_is_the_users_error() -> None:
     with pytest.raises(RecipeError, match="unknown language"):
         normalizer_for("Klingon")

@@ -31,9 +31,11 @@ def _few_windows_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "CHECKED_WINDOWS", 2)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
-    """Tiny products are slowed down by threads, and the machine may be busy."""
+    """Tiny products are slowed down by threads, and the machine may be busy; before any run that others are compared
+    with, since the last bits of a sum depend on the number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

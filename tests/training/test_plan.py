@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.training.plan import (
-    MICRO_BATCH_OVERHEAD,
-    WINDOW_OVERHEAD,
-    cheapest_cuts,
+    SAMPLES_A_WINDOW,
+    deal_step,
+    draw_windows,
     epoch_plan,
+    expected_draws,
     steps_per_epoch,
 )
 from whispertune.training.trainer import total_steps
@@ -44,6 +46,7 @@ def test_sizes_and_order_within_a_step(
         assert all(0 < len(batch) <= batch_size for batch in step)
         if number < len(plan) - 1:
             assert len(members) == batch_size * accumulation
+            assert len(step) == accumulation
 
 
 @given(lengths, sizes, seeds, epochs)
@@ -53,29 +56,6 @@ def test_a_steps_windows_do_not_depend_on_how_it_is_cut(lengths: list[int], size
     cut = epoch_plan(lengths, size, 4, seed=seed, epoch=epoch)
     flat = [[[index for batch in step for index in batch] for step in plan] for plan in (whole, cut)]
     assert flat[0] == flat[1]
-
-
-def padded_cost(lengths: list[int], cuts: list[int]) -> int:
-    bounds = [0, *cuts, len(lengths)]
-    return sum(
-        MICRO_BATCH_OVERHEAD + (end - begin) * (lengths[end - 1] + WINDOW_OVERHEAD)
-        for begin, end in itertools.pairwise(bounds)
-    )
-
-
-@given(st.lists(st.integers(1, 480_000), min_size=1, max_size=8).map(sorted), st.integers(1, 8))
-def test_no_way_to_cut_is_cheaper(lengths: list[int], batch_size: int) -> None:
-    inner = range(1, len(lengths))
-    ways = [list(way) for count in range(len(lengths)) for way in itertools.combinations(inner, count)]
-    allowed = [way for way in ways if max(b - a for a, b in itertools.pairwise([0, *way, len(lengths)])) <= batch_size]
-    found = cheapest_cuts(lengths, batch_size)
-    assert found in allowed
-    assert padded_cost(lengths, found) == min(padded_cost(lengths, way) for way in allowed)
-
-
-def test_a_long_window_is_not_padded_for() -> None:
-    assert cheapest_cuts([30_000] * 7 + [400_000], 8) == [7]
-    assert cheapest_cuts([30_000] * 8, 8) == []
 
 
 @given(lengths, sizes, sizes, seeds, epochs)
@@ -112,3 +92,86 @@ def test_total_steps(
         assert total_steps(num_windows, batch_size, accumulation, num_epochs, None) == planned
     total = total_steps(num_windows, batch_size, accumulation, num_epochs, max_steps)
     assert max_steps is None or total <= max_steps
+
+
+processes = st.integers(1, 9)
+
+
+@given(lengths, sizes, sizes, processes, seeds)
+def test_a_step_dealt_to_processes_is_the_same_step(
+    lengths: list[int], batch_size: int, accumulation: int, processes: int, seed: int
+) -> None:
+    for step in epoch_plan(lengths, batch_size, accumulation * processes, seed=seed, epoch=1):
+        shares = deal_step(step, lengths, batch_size, processes)
+        assert len(shares) == processes
+        members = [index for share in shares for batch in share for index in batch]
+        assert sorted(members) == sorted(index for batch in step for index in batch)
+        assert all(0 < len(batch) <= batch_size for share in shares for batch in share)
+        assert processes > 1 or shares == [step]
+
+
+@given(sizes, sizes, processes, st.integers(1, 480_000))
+def test_equal_windows_make_equal_shares(batch_size: int, accumulation: int, processes: int, length: int) -> None:
+    per_step = batch_size * accumulation * processes
+    (step,) = epoch_plan([length] * per_step, batch_size, accumulation * processes, seed=0, epoch=1)
+    shares = deal_step(step, [length] * per_step, batch_size, processes)
+    assert [sum(map(len, share)) for share in shares] == [batch_size * accumulation] * processes
+
+
+def test_shares_of_real_lengths_are_about_equal() -> None:
+    """The dearest share of each step, against an equal division of the step."""
+    generator = np.random.default_rng(0)
+    lengths = generator.lognormal(11.2, 0.9, 2000).clip(8_000, 480_000).astype(int).tolist()
+    for world, bound in ((2, 1.02), (4, 1.04)):
+        dearest = whole = 0
+        for step in epoch_plan(lengths, 8, 2 * world, seed=0, epoch=1):
+            shares = deal_step(step, lengths, 8, world)
+            costs = [sum(lengths[i] + SAMPLES_A_WINDOW for batch in share for i in batch) for share in shares]
+            assert len(step) < 2 * world or all(len(share) == 2 for share in shares)
+            dearest, whole = dearest + max(costs), whole + sum(costs)
+        assert dearest <= bound * whole / world
+
+
+# Mixtures.
+
+
+def test_without_weights_and_temperature_nothing_is_drawn() -> None:
+    assert expected_draws(["it", "de"], [2.0, 2.0], 1.0) is None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, 100.0])
+def test_shares_of_languages_follow_the_formula(temperature: float) -> None:
+    """p ~ n^(1/T): with T = 1 as they are, with a large T all alike."""
+    counts = {"it": 900, "de": 90, "mt": 10}
+    languages = [language for language, count in counts.items() for _ in range(count)]
+    draws = expected_draws(languages, [1.0] * 999 + [1.0 + 1e-9], temperature)
+    assert draws is not None
+    assert draws.sum() == pytest.approx(1000)
+    wanted = {language: count ** (1 / temperature) for language, count in counts.items()}
+    for language, share in wanted.items():
+        mine = sum(d for d, name in zip(draws, languages, strict=True) if name == language)
+        assert mine / 1000 == pytest.approx(share / sum(wanted.values()), rel=1e-6)
+
+
+def test_weights_count_within_a_language() -> None:
+    draws = expected_draws(["it"] * 4, [3.0, 3.0, 1.0, 1.0], 1.0)
+    assert draws is not None
+    assert draws.tolist() == pytest.approx([1.5, 1.5, 0.5, 0.5])
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=60), st.integers(0, 2**32))
+def test_each_window_is_drawn_floor_or_ceil_of_what_is_expected(weights: list[float], seed: int) -> None:
+    draws = np.asarray(weights) * len(weights) / sum(weights)
+    drawn = np.bincount(draw_windows(draws, np.random.default_rng(seed)), minlength=len(weights))
+    assert drawn.sum() == len(weights)
+    assert (drawn >= np.floor(draws - 1e-9)).all()
+    assert (drawn <= np.ceil(draws + 1e-9)).all()
+
+
+def test_draws_are_unbiased_and_follow_seed_and_epoch() -> None:
+    draws = np.array([0.3, 1.7, 0.5, 1.5])
+    total = sum(np.bincount(draw_windows(draws, np.random.default_rng(n)), minlength=4) for n in range(4000))
+    np.testing.assert_allclose(total / 4000, draws, atol=0.04)
+    plans = [epoch_plan([1] * 4, 2, 1, seed=0, epoch=epoch, draws=draws) for epoch in (1, 1, 2)]
+    assert plans[0] == plans[1]
+    assert sorted(len(step[0]) for step in plans[2]) == [2, 2]

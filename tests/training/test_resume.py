@@ -207,7 +207,7 @@ def test_a_run_folder_may_move(reference: Reference, runner: Runner, tmp_path: P
 
 
 STOPS = {
-    "checking the data": Moment("whispertune.splits", "load_waveform", 2, "before", signal.SIGTERM),
+    "checking the data": Moment("whispertune.inspection", "load_utterance", 2, "before", signal.SIGTERM),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
     "validating": Moment(VALIDATE, "decode_windows", 2, "before", signal.SIGTERM),

@@ -153,8 +153,8 @@ def test_keep_original_trains_on_both_copies(samples: Samples, tmp_path: Path, m
     clean, both = tmp_path / "clean", tmp_path / "both"
     assert samples.train_run(clean, epochs=1, states__store="off") == 0
     recorded = Recorded(monkeypatch)
-    status = samples.train_run(both, epochs=1, augment__spec_augment__probability=1.0, augment__keep_original="true")
-    assert status == 0
+    augmented = {"augment__spec_augment__probability": 1.0, "augment__keep_original": "true", "states__store": "off"}
+    assert samples.train_run(both, epochs=1, **augmented) == 0
     for ours, theirs in zip(step_rows(both), step_rows(clean), strict=True):
         assert ours["tokens"] == 2 * theirs["tokens"]
         assert ours["utterances"] == theirs["utterances"]
@@ -178,7 +178,7 @@ def test_the_first_half_of_a_keep_original_batch_is_clean(
     assert samples.train_run(tmp_path / "clean", epochs=1, states__store="off") == 0
     clean = {tuple(i): states for i, view, states in recorded.fetched if view == 1}
     recorded.fetched.clear()
-    arguments = {**AUGMENTED, "augment__keep_original": "true"}
+    arguments = {**AUGMENTED, "augment__keep_original": "true", "states__store": "off"}
     assert samples.train_run(tmp_path / "both", epochs=1, **arguments) == 0
     for indices, view, states in recorded.fetched:
         if view == 1:
@@ -196,6 +196,9 @@ def test_one_update_with_keep_original_is_the_mean_over_both_copies(tmp_path: Pa
     states, targets = random_states([20, 30, 40, 50]), tiny_targets([3, 9])
 
     class Copies:
+        def prepare(self, batches: list[list[int]], view: int = 0) -> None:
+            pass
+
         def fetch(self, indices: list[int], view: int = 0) -> EncoderStates:
             return states.fetch([*indices, *(i + 2 for i in indices)])
 
@@ -318,7 +321,7 @@ def test_a_tiny_model_learns_three_clips_by_heart(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole path learns, and learns to stop: hypotheses of the clips it was trained on are right and end."""
-    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [fabricated([1])])
+    monkeypatch.setattr(stages, "evaluate_together", lambda *arguments, **named: [fabricated([1])])
     chosen = ("hello", "digits_7", "digits_30")
     # Many copies, so that few epochs, each of which saves best/, hold many updates.
     manifest = write_manifest(tmp_path / "train.csv", "train", chosen, times=60)

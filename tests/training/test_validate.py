@@ -33,7 +33,7 @@ from training_samples import (
 
 from whispertune import stages
 from whispertune.commands import train
-from whispertune.data.manifest import Utterance
+from whispertune.data.utterances import Utterance
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.windows import GREEDY
 from whispertune.errors import RecipeError
@@ -113,8 +113,9 @@ class Chain:
         self.table = torch.full((CONFIG.vocab_size,), TOKENIZER.eot)
         for token, after in following.items():
             self.table[token] = after
+        self.embed_tokens = SimpleNamespace(weight=10 * torch.eye(CONFIG.vocab_size))
 
-    def __call__(self, input_ids: torch.Tensor, states: torch.Tensor, log_weights: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, states: torch.Tensor, log_weights: Any, *_: object) -> torch.Tensor:
         return torch.nn.functional.one_hot(self.table[input_ids], CONFIG.vocab_size).float()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -298,12 +299,12 @@ def test_the_baseline_is_best_only_beyond_chance(
     monkeypatch.setattr(train, "save_best", lambda session, weights: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [{"word_errors": wrong, "words": 4} for wrong in errors])
-    checkpoint = SimpleNamespace(weights="untouched")
-    session: Any = SimpleNamespace(folder=folder, ready=SimpleNamespace(checkpoint=checkpoint))
+    monkeypatch.setattr(train, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
+    session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"))
     progress = Progress(step=9, best_step=7, best_epoch=2)
     comparison = train.choose_best(session, progress)
     assert comparison.difference == pytest.approx((sum(after) - sum(before)) / 160)
-    assert saved == (["untouched"] if replaced else [])
+    assert saved == (["base as it was"] if replaced else [])
     assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))
 
 
@@ -318,7 +319,7 @@ def test_best_of_a_real_run(
 ) -> None:
     """Fine-tuning that made it worse beyond chance leaves the untouched model in best/, and says so."""
     evaluations = iter([fabricated([n] * 20) for n in errors])
-    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
+    monkeypatch.setattr(stages, "evaluate_together", lambda *arguments, **named: [next(evaluations)])
     run = tmp_path / "run"
     assert samples.train_run(run) == 0
     before, best = weights_of(samples.model), weights_of(run / "best")

@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 from whispertune import cli, stages
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.decoding.rules import Hypothesis
+from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import LossOptions
-from whispertune.model.whisper import PADDING_LOG_WEIGHT, Whisper, build_whisper
+from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run_folder import RunFolder
 from whispertune.scoring.error_rates import score_corpus
 from whispertune.splits import Split
@@ -104,6 +105,9 @@ class GivenStates:
 
     def __init__(self, states: Sequence[torch.Tensor]) -> None:
         self.states = states
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        pass
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         rows = [self.states[index] for index in indices]
@@ -317,7 +321,8 @@ class Runner:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self.log.write_text("")
-        job = {"arguments": arguments, "moment": moment and asdict(moment), "log": str(self.log)}
+        cache = os.environ["XDG_CACHE_HOME"]  # of this test
+        job = {"arguments": arguments, "moment": moment and asdict(moment), "log": str(self.log), "cache": cache}
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
@@ -326,14 +331,19 @@ class Runner:
         self._server.communicate(timeout=60)
 
 
-def serve() -> None:
-    """The other end of `Runner`."""
+def prepare_server() -> None:
+    """Import everything, and make runs small."""
     for command in ("train", "resume"):
         importlib.import_module(f"whispertune.commands.{command}")
     stages.CHECKED_WINDOWS = 2  # as in conftest.py
     validate.MAX_TOKENS = 40  # a random model does not end by itself, and the final test has no other bound
     # PyTorch imports a second's worth of modules when the first optimiser is made.
     build_optimizer(torch.nn.Linear(1, 1), OptimizerOptions()).zero_grad()
+
+
+def serve() -> None:
+    """The other end of `Runner`."""
+    prepare_server()
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
@@ -341,6 +351,7 @@ def serve() -> None:
             with Path(job["log"]).open("a", encoding="utf-8") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
+                os.environ["XDG_CACHE_HOME"] = job["cache"]
                 try:
                     if job["moment"] is not None:
                         strike(Moment(**job["moment"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from whispertune.augment.drop_frequency import DropFrequencyOptions, drop_freque
 from whispertune.augment.noise import NoiseOptions, NoiseSource, add_noise
 from whispertune.augment.spec_augment import SpecAugmentOptions
 from whispertune.augment.speed import SpeedOptions, change_speed, draw_speed, num_samples_at
+from whispertune.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,15 @@ class AugmentOptions:
     """Mask the log-mel in time and frequency."""
     keep_original: bool = False
     """Train on the clean copy of each utterance beside the augmented one."""
+    views: int | Literal["fresh", "auto"] = "auto"
+    """`fresh` draws new augmented copies in every epoch; a number K has K of them, which are encoded once and stored
+    while the encoder is frozen: epoch e trains on copy e modulo K. `auto`: fresh in runs of up to 4 epochs, where the
+    encoder learns, and where they fit nowhere; else at least 4 copies, and no more than can be encoded in half of the
+    time that training takes (by arithmetic, so that a run repeats exactly)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.views, int) and self.views < 1:
+            raise RecipeError(f"augment.views is {self.views}; it must be at least 1, fresh or auto")
 
     @property
     def enabled(self) -> bool:
@@ -52,6 +63,11 @@ def generator_for(seed: int, view: int, utterance_id: str) -> np.random.Generato
     # An id made from a path may hold lone surrogates (file names that are not UTF-8).
     key = f"{seed}\n{view}\n{utterance_id}".encode("utf-8", "surrogatepass")
     return _generator(int.from_bytes(hashlib.sha256(key).digest(), "little"))
+
+
+def _one_for_each_step(generator: np.random.Generator) -> list[np.random.Generator]:
+    # Each step has a generator of its own, so that turning one on leaves the draws of the others alone.
+    return [_generator(int(seed)) for seed in generator.integers(2**63, size=4)]
 
 
 class WaveformAugmenter:
@@ -77,15 +93,20 @@ class WaveformAugmenter:
         """
         if waveform.size > max_samples:
             raise ValueError(f"waveform has {waveform.size} samples, more than max_samples = {max_samples}")
-        # Each step has a generator of its own, so that turning one on leaves the draws of the others alone.
-        speed, noise, frequency, chunk = (_generator(int(seed)) for seed in generator.integers(2**63, size=4))
-
-        factor = draw_speed(self.options.speed, speed)
-        if num_samples_at(waveform.size, factor) <= max_samples:
-            waveform = change_speed(waveform, factor)
+        speed, noise, frequency, chunk = _one_for_each_step(generator)
+        waveform = change_speed(waveform, self._factor(waveform.size, speed, max_samples))
         waveform = self._add_noise(waveform, noise)
         waveform = drop_frequency(waveform, self.options.drop_frequency, frequency)
         return drop_chunk(waveform, self.options.drop_chunk, chunk)
+
+    def num_samples(self, num_samples: int, generator: np.random.Generator, *, max_samples: int) -> int:
+        """The length that a waveform of `num_samples` would have, without touching one."""
+        speed, *_ = _one_for_each_step(generator)
+        return num_samples_at(num_samples, self._factor(num_samples, speed, max_samples))
+
+    def _factor(self, num_samples: int, generator: np.random.Generator, max_samples: int) -> float:
+        factor = draw_speed(self.options.speed, generator)
+        return factor if num_samples_at(num_samples, factor) <= max_samples else 1.0
 
     def _add_noise(self, waveform: npt.NDArray[np.float32], generator: np.random.Generator) -> npt.NDArray[np.float32]:
         options = self.options.noise

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whispertune.checkpoints import ctranslate2, hub, huggingface, packaged
+from whispertune.checkpoints import ctranslate2, ggml, hub, huggingface, openai, packaged
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.errors import CheckpointError
 
 __all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
 
 
-def load_checkpoint(model: str) -> Checkpoint:
+def load_checkpoint(model: str, tokenizer: Path | None = None) -> Checkpoint:
     """The checkpoint that `model` names: every tensor there, of the right shape and finite.
 
-    `model` is a Hugging Face or CTranslate2 folder, a run folder (its `best/`), `packaged:whisper-base`,
-    `packaged:whisper-tiny.en`, or a Hub id (`openai/whisper-base`). A folder goes before a Hub id.
+    `model` is a Hugging Face or CTranslate2 folder, an OpenAI `.pt`, a run folder (its `best/`),
+    `packaged:whisper-base`, `packaged:whisper-tiny.en`, or a Hub id (`openai/whisper-base`). A path goes before
+    a Hub id. `tokenizer` is a folder with the `tokenizer.json` of a `.pt`, which has none of its own.
 
     Raises CheckpointError, in one line, if it can't be found, read, or is no Whisper.
     """
+    path = Path(model).expanduser()
+    if path.suffix in openai.SUFFIXES and path.is_file():
+        return openai.read_file(path, source=model, tokenizer=tokenizer)
+    if model and (path / openai.FILE).is_file() and not (path / "config.json").exists():
+        return openai.read_file(path / openai.FILE, source=model, tokenizer=tokenizer)
+    if tokenizer is not None:
+        raise CheckpointError(f"{model}: brings its own tokenizer; another one is only for OpenAI's .pt files")
     if model.startswith(packaged.PREFIX):
         return packaged.read_packaged(model)
-    path = Path(model).expanduser()
     if model and path.is_dir():
         return _read_folder(path, source=model)
     if model and path.exists():
-        raise CheckpointError(f"{model}: is a file; name the model's folder")
+        raise CheckpointError(f"{model}: is a file; name the model's folder, or an OpenAI checkpoint (.pt)")
     if hub.looks_like_id(model):
         return _read_folder(hub.fetch(model), source=model)
     raise CheckpointError(
@@ -41,7 +48,9 @@ def _read_folder(folder: Path, *, source: str) -> Checkpoint:
         return ctranslate2.read_folder(folder, source=source)
     if (folder / "config.json").exists():
         return huggingface.read_folder(folder, source=source)
+    if (folder / ggml.FILE).exists():
+        raise CheckpointError(f"{folder / ggml.FILE}: ggml is only written, not read; take what it was made from")
     raise CheckpointError(
         f"{folder}: holds no model: neither a config.json (Hugging Face), nor a model.bin (CTranslate2), "
-        "nor a run's best/"
+        "nor a model.pt (OpenAI), nor a run's best/"
     )

@@ -54,11 +54,15 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
     )
     settings_path = folder / "config.json"
     settings = read_json(settings_path)
-    generation: dict[str, Any] = {
-        "suppress_tokens": settings.get("suppress_ids"),
-        "begin_suppress_tokens": settings.get("suppress_ids_begin"),
-        "alignment_heads": settings.get("alignment_heads"),
-    }
+    generation_path = folder / "generation_config.json"  # an export has it: language and task are nowhere else
+    generation: dict[str, Any] = read_json(generation_path) if generation_path.exists() else {}
+    for ours, theirs in (
+        ("suppress_tokens", "suppress_ids"),
+        ("begin_suppress_tokens", "suppress_ids_begin"),
+        ("alignment_heads", "alignment_heads"),
+    ):
+        if settings.get(theirs) is not None:
+            generation[ours] = settings[theirs]
     language_ids = settings.get("lang_ids")
     if language_ids:
         if not isinstance(language_ids, list) or not all(isinstance(number, int) for number in language_ids):

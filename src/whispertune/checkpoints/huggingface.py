@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.json_files import read_json, read_text
@@ -23,6 +23,7 @@ from whispertune.checkpoints.tokenizer_files import (
     complete_tokenizer,
 )
 from whispertune.errors import CheckpointError
+from whispertune.tensor_file import save_file
 
 
 def read_folder(folder: Path, *, source: str) -> Checkpoint:

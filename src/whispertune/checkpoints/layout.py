@@ -119,7 +119,11 @@ def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[s
 
 def check_weights(weights: Mapping[str, torch.Tensor], config: WhisperConfig, where: str) -> None:
     """Raise CheckpointError unless `weights` are exactly what `config` calls for, every value finite."""
-    shapes = expected_shapes(config)
+    check_tensors(weights, expected_shapes(config), where)
+
+
+def check_tensors(weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise CheckpointError, naming tensors, unless `weights` are exactly those of `shapes`, every value finite."""
     _refuse(f"{where}: missing tensors", [name for name in shapes if name not in weights])
     _refuse(f"{where}: tensors that Whisper does not have", [name for name in weights if name not in shapes])
     _refuse(

@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from whispertune.checkpoints import ctranslate2
+from whispertune.checkpoints.generation import MULTILINGUAL_VOCABULARY
 from whispertune.checkpoints.layout import Checkpoint
+from whispertune.checkpoints.tokenizer_files import complete_tokenizer
 from whispertune.errors import CheckpointError
 
 PREFIX = "packaged:"
@@ -77,6 +79,16 @@ def read_packaged(source: str) -> Checkpoint:
     folder = (_folder(package, source, model.install) / path).parent
     variables, digest = ctranslate2.read_bytes(b"".join(content), where=source)
     return ctranslate2.assemble(variables, digest, folder, source=source)
+
+
+def packaged_tokenizer() -> str | None:
+    """tokenizer.json of every multilingual Whisper but large-v3, from the `demo` extra; None if it isn't installed."""
+    package, path, _ = MODELS["whisper-base"].parts[0]
+    try:
+        file = (_folder(package, "", "") / path).parent / "tokenizer.json"
+        return complete_tokenizer(file.read_text(encoding="utf-8"), MULTILINGUAL_VOCABULARY, str(file))[0]
+    except (CheckpointError, OSError):
+        return None
 
 
 def _folder(package: str, source: str, install: str) -> Path:

@@ -1,7 +1,8 @@
 """`tokenizer.json` and its companions: timestamp tokens listed, special ids by name, files derived from it.
 
 Conversions leave the timestamp tokens out of `tokenizer.json`. Their ids are arithmetic: `<|0.00|>` follows
-`<|notimestamps|>`, and the next ones 0.02 s each, up to `<|30.00|>`.
+`<|notimestamps|>`, and the next ones 0.02 s each, up to `<|30.00|>`. Those of the multilingual models have also lost
+the very first merge, of a space and a t, so that they spell every word that begins with t as Whisper never does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
 
 def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dict[str, int]]:
-    """`tokenizer.json` with its timestamp tokens listed, and the id of every special token by name.
+    """`tokenizer.json` with its timestamp tokens and its first merge there, and every special token's id by name.
 
     The text is returned as it is if nothing is missing. Raises CheckpointError if it is no byte-level BPE
     tokenizer of Whisper, or has special ids that a vocabulary of `vocab_size` does not reach.
@@ -49,12 +50,27 @@ def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dic
     missing = [
         (first + step, name) for step, name in enumerate(TIMESTAMPS) if name not in ids and first + step < vocab_size
     ]
-    if missing:
+    restored = _restore_first_merge(vocab, merges)
+    if missing or restored:
         listed.extend(_added_token(number, name) for number, name in missing)
         listed.sort(key=lambda token: token["id"])  # the tokenizers library wants them in this order
         ids |= {name: number for number, name in missing}
         text = json.dumps(content, ensure_ascii=False)
     return text, ids
+
+
+def _restore_first_merge(vocab: Mapping[str, int], merges: list[Any]) -> bool:
+    """Put the first merge back if it is missing, and tell whether it was.
+
+    A byte-level vocabulary is the 256 bytes, then what each merge makes, in order: token 256 is the first one's.
+    """
+    made = next((token for token, number in vocab.items() if number == 256), "")
+    if len(made) != 2 or not merges or not all(part in vocab for part in made):
+        return False
+    if any(isinstance(pair, str | list) and "".join(map(str, pair)).replace(" ", "") == made for pair in merges):
+        return False
+    merges.insert(0, " ".join(made) if isinstance(merges[0], str) else list(made))
+    return True
 
 
 def build_tokenizer(vocab: Mapping[str, int], merges: Sequence[str], added: Mapping[str, int]) -> str:
@@ -95,6 +111,31 @@ def build_tokenizer(vocab: Mapping[str, int], merges: Sequence[str], added: Mapp
         },
     }
     return json.dumps(content, ensure_ascii=False)
+
+
+def byte_characters() -> dict[str, int]:
+    """The 256 characters that byte-level BPE spells bytes with, and the byte of each.
+
+    Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+def text_tokens(tokenizer_json: str, end_of_text: int, where: str) -> list[bytes]:
+    """The bytes of every token before `end_of_text`, by id; a gap is empty.
+
+    Raises CheckpointError if a token is not spelt in byte-level BPE's characters.
+    """
+    vocab, characters = json.loads(tokenizer_json)["model"]["vocab"], byte_characters()
+    tokens = [b""] * end_of_text
+    for token, number in vocab.items():
+        if number < end_of_text:
+            if not all(character in characters for character in token):
+                raise CheckpointError(f"{where}: the token {token!r:.60} is not byte-level BPE's")
+            tokens[number] = bytes(characters[character] for character in token)
+    return tokens
 
 
 def companion_files(tokenizer_json: str, *, language: str | None, task: str | None) -> dict[str, str]:

@@ -18,11 +18,13 @@ from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import load_model
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, TextSettings, excluded_summary, load_split, read_rows, require_usable
+from whispertune.splits import DataOptions, excluded_summary, load_split, read_rows, require_usable
 from whispertune.states import ComputedStates, window_features
-from whispertune.text.languages import language_code
+from whispertune.text.languages import spoken_language
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.transcripts import TextSettings
 from whispertune.windows import window_waveform
 
 USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
@@ -41,10 +43,13 @@ class EvaluateOptions:
     """Model: a folder, a Hub id, a run (its best/), or packaged:whisper-base."""
 
     data: str
-    """Manifest (CSV, TSV or JSONL)."""
+    """What to decode: a manifest (CSV, TSV or JSONL) or any corpus that `train` takes."""
 
     language: str | None = None
     """Language spoken, where a row names none."""
+
+    language_token: str | None = None
+    """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
 
     task: Literal["transcribe", "translate"] = "transcribe"
     """What to write down, where a row names none."""
@@ -69,10 +74,18 @@ class EvaluateOptions:
     workers: int = 2
     """Threads that decode audio."""
 
+    empty_text: Literal["exclude", "keep"] = "exclude"
+    """Rows without any text: `keep` scores what is written down where nothing is said."""
+
+    merge_segments: float = 0.0
+    """Join neighbouring segments of a recording up to so many seconds; 0 leaves them as they are."""
+
     output: str | None = None
     """Folder for hypotheses.jsonl and summary.json."""
 
     def __post_init__(self) -> None:
+        if self.language_token is not None and self.language is None:
+            raise RecipeError("language_token is given without language: name the language that borrows it")
         try:
             self.search, self.reading  # noqa: B018 - built to have their ranges checked
         except RecipeError as error:  # here they are no sections
@@ -84,7 +97,12 @@ class EvaluateOptions:
 
     @property
     def reading(self) -> DataOptions:
-        return DataOptions(max_excluded=self.max_excluded, workers=self.workers)
+        return DataOptions(
+            max_excluded=self.max_excluded,
+            workers=self.workers,
+            empty_text=self.empty_text,
+            merge_segments=self.merge_segments,
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
         results.print(help_text(EvaluateOptions, USAGE, DESCRIPTION))
         return 0
     options = parse_fields(EvaluateOptions, {}, arguments, command="evaluate")
+    if were_launched():
+        raise RecipeError("evaluate runs in one process; start it without torchrun or accelerate launch")
     output = None if options.output is None else Path(options.output)
     if output is not None:
         make_writable(output)
@@ -114,14 +134,15 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     """
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    language = None if options.language is None else language_code(options.language)
-    rows = read_rows("data", Path(options.data))
+    language = None if options.language is None else spoken_language(options.language, options.language_token)
+    rows = read_rows("data", options.data, options.reading)
     ready = load_model(options.model, device, dtype)
     if language is not None:
-        ready.tokenizer.prompt_tokens(language, options.task)  # refuses what this model does not know
+        token = options.language_token or language
+        ready.tokenizer.prompt_tokens(token, options.task)  # refuses what this model does not know
     elif ready.tokenizer.multilingual:
         language = _own_language(ready.checkpoint.generation)
-    text = TextSettings(ready.tokenizer, language, options.task)
+    text = TextSettings(ready.tokenizer, language, options.task, language_token=options.language_token)
     with progress_bar("checking", len(rows)) as advance:
         split = load_split("data", rows, text, options.reading, advance=advance)
     for line in excluded_summary(split.excluded):

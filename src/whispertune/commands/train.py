@@ -9,17 +9,19 @@ from pathlib import Path
 
 from rich.table import Table
 
-from whispertune.allocator import keep_freed_memory
+from whispertune.allocator import give_back_freed_memory, keep_freed_memory
+from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.console import console, peak_memory_gb, percent, results
 from whispertune.environment import describe_environment
-from whispertune.errors import Interrupted, RunFolderError
+from whispertune.errors import Interrupted, ProcessLost, RunFolderError, WhispertuneError
 from whispertune.flags import help_text, load_yaml, parse_fields
+from whispertune.processes import Processes, join
 from whispertune.recipe import Recipe, differing_fields, to_yaml
 from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl, write_text
 from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
 from whispertune.session import Session, open_session
 from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test, save_best
-from whispertune.training.resume import Progress, StopSignal, read_progress
+from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 from whispertune.training.validate import Evaluation
 
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
@@ -29,12 +31,17 @@ DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
 
   M  a Hugging Face or CTranslate2 folder, a Hub id (openai/whisper-base), another run's folder, or
      packaged:whisper-base (the weights of the `demo` extra)
-  F  a CSV, TSV or JSONL manifest with columns `audio` and `text`
+  F  a CSV, TSV or JSONL manifest with columns `audio` and `text`; a folder of Common Voice, LibriSpeech, Kaldi,
+     audiofolder, saved `datasets`, or recordings beside .txt, .srt or .vtt; lhotse cuts; shards-{000..010}.tar;
+     hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'
 
 Every flag below is a field of the recipe too; flags win over RECIPE.yaml. --print_config prints the effective
 recipe and stops. A run that was killed goes on with the same command, or with `whispertune resume RUN`."""
 
-FREE_TO_CHANGE = ("output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps")
+FREE_TO_CHANGE = (
+    "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",
+    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes",
+)  # fmt: skip
 """Fields that decide no result: a run may be resumed with other values."""
 
 
@@ -62,41 +69,84 @@ def run(recipe: Recipe) -> int:
     keep_freed_memory()
     with StopSignal().installed() as stop:
         try:
-            return _run(recipe, folder, stop)
+            stop.processes = join(recipe.device, recipe.processes)
+            console.quiet = results.quiet = not stop.processes.is_main
+            status = _run(recipe, folder, stop)
+            stop.processes.wait()  # the store goes with the main process, so none leaves before the others
+            return status
         except Interrupted as signal:
-            if not folder.recipe.exists():  # stopped while the data was being checked: resume starts from there
+            if (
+                stop.processes.is_main and not folder.recipe.exists()
+            ):  # stopped while the data was being checked: resume starts from there
                 write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
+            stop.processes.tells()  # so that none that was waiting for this one takes it for lost
             console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
             return Interrupted.exit_status
+        except Exception as error:
+            if stop.processes.world > 1:
+                return _tell_once(error, stop.processes, folder)
+            raise
+
+
+def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
+    """Raise the error in the process that is to tell of it; the others return their exit status."""
+    if not processes.tells():
+        return error.exit_status if isinstance(error, WhispertuneError) else 1
+    if isinstance(error, ProcessLost):
+        raise ProcessLost(f"{error}; go on with: whispertune resume {folder.path}") from None
+    if isinstance(error, WhispertuneError) and not processes.is_main:
+        raise type(error)(f"{processes.name}: {error}") from None
+    raise error
 
 
 def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     started = time.perf_counter()
+    processes = stop.processes
     require_same_recipe(recipe, folder)
-    folder.create()
+    processes.require_same("the recipe", to_yaml(recipe))
+    processes.from_main(folder.create)
     progress = read_progress(folder.state) if folder.state.exists() else Progress()
+    processes.require_same(f"what lies in {folder.path}", progress)
     if progress.finished:
         console.print(f"{folder.path} is finished already; its results are in {folder.test}")
         return 0
-    session = open_session(recipe, folder, stop)
+    began_with = processes.from_main(lambda: _processes_at_start(folder, processes.world))
+    session = open_session(recipe, folder, stop, processes, began_with)
     _record(session)
-    folder.truncate_metrics(progress.metrics_size)
+    if processes.is_main:
+        folder.truncate_metrics(progress.metrics_size)
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
+    if processes.world != began_with:
+        console.print(
+            f"processes {processes.world}, where the run began with {began_with}: an update keeps its "
+            f"{recipe.batch_size * session.accumulation} utterances"
+        )
     check_thinning(session, progress)
-    trainer = build_trainer(session, build_run_schedule(session), progress)
+    give_back_freed_memory()
     if not progress.trained:
-        trainer.run()
-    comparison = choose_best(session, progress)
-    evaluations: list[Evaluation] = []
-    if session.test is not None:
-        evaluations = evaluate_test(session)
+        build_trainer(session, build_run_schedule(session), progress).run()
+        session.working.release()  # the test needs the memory
+    give_back_freed_memory()
+    comparison = processes.from_main(lambda: choose_best(session, progress))
+    evaluations = evaluate_test(session) if session.test is not None else []
+    if not processes.is_main:
+        return 0
+    if evaluations:
         record_test(session, progress, evaluations)
     progress.finished = True
-    trainer.save()
+    save_progress(folder.state, progress)
     report(session, progress, evaluations, comparison, time.perf_counter() - started)
     return 0
+
+
+def _processes_at_start(folder: RunFolder, now: int) -> int:
+    """How many processes the folder's run began with: its updates stay as large; a new run begins with `now`."""
+    if not folder.has_begun() or not folder.environment.exists():
+        return now
+    before: int = json.loads(folder.environment.read_text(encoding="utf-8")).get("processes", 1)
+    return before
 
 
 def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
@@ -120,8 +170,9 @@ def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
 def _record(session: Session) -> None:
     """Keep recipe and fingerprints; refuse to resume where model or data have changed since."""
     folder, recipe = session.folder, session.recipe
-    manifests = {n: Path(m) for n in ("train", "valid", "test") if (m := getattr(recipe, n)) is not None}
-    environment = describe_environment(recipe.seed, session.ready.checkpoint.digest, manifests)
+    splits = {split.name: split.fingerprint for split in (session.train, session.valid, session.test) if split}
+    environment = describe_environment(recipe.seed, session.ready.checkpoint.digest, splits, session.began_with)
+    session.processes.require_same("model, data or precision", (environment["sha256"], session.dtype))
     if folder.environment.exists() and folder.state.exists():
         before = json.loads(folder.environment.read_text(encoding="utf-8"))["sha256"]
         changed = [name for name, digest in environment["sha256"].items() if before.get(name) != digest]
@@ -130,8 +181,9 @@ def _record(session: Session) -> None:
                 f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
                 "restore them, or choose another --output"
             )
-    write_text(folder.recipe, to_yaml(recipe))
-    write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
+    if session.processes.is_main:
+        write_text(folder.recipe, to_yaml(recipe))
+        write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
 
 
 def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
@@ -151,7 +203,7 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")
-        save_best(session, session.ready.checkpoint.weights)
+        save_best(session, load_checkpoint(session.recipe.model).weights)
         progress.best_step = progress.best_epoch = 0
     return comparison
 

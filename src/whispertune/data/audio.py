@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,8 @@ import soundfile
 import soxr
 
 from whispertune.data import containers
+from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av
+from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
@@ -24,36 +30,64 @@ BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the len
 Waveform = npt.NDArray[np.float32]
 
 
-def load_waveform(audio: Path, start: float = 0.0, end: float | None = None) -> Waveform:
+def load_waveform(
+    audio: Path,
+    start: float = 0.0,
+    end: float | None = None,
+    *,
+    channel: int | None = None,
+    within: tuple[int, int] | None = None,
+) -> Waveform:
     """The span `start` to `end` (seconds; None: the file's end): float32 `(num_samples,)`, mono, 16 kHz.
 
-    Only the span is decoded. Channels are averaged. Safe to call from several threads. Raises AudioError for
-    a file that is missing, unreadable, empty or cut short, for samples that are not finite, and for a span
+    Only the span is decoded. Channels are averaged, unless one is chosen (from 0). within: first byte and number of
+    bytes of the recording in `audio`, where that holds several. Safe to call from several threads. Raises AudioError
+    for a file that is missing, unreadable, empty or cut short, for samples that are not finite, and for a span
     outside it (by more than 0.05 s at its end).
     """
-    try:
-        mode = audio.stat().st_mode
-        if stat.S_ISDIR(mode):
-            _fail(audio, "is a folder", "give an audio file")
-        if not stat.S_ISREG(mode):
-            _fail(audio, "is no regular file", "give an audio file")
-        if audio.stat().st_size == 0:
-            _fail(audio, "is empty (0 bytes)", "fetch it again or remove its row")
-        samples, sample_rate = _decode(audio, start, end)
-    except FileNotFoundError:
-        _fail(audio, "no such file", "correct the path in the manifest")
-    except soundfile.LibsndfileError as error:
-        _fail(audio, f"cannot be decoded ({error.error_string})", _convert(audio))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        _fail(audio, f"cannot be read ({reason})", "check the path and its rights")
-    if sample_rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
-    if not len(samples):
-        _fail(audio, "holds no samples here", "remove its row or correct its start and end")
-    if not np.isfinite(samples).all():
-        _fail(audio, "holds samples out of all bounds", _convert(audio))
+    with _opened(audio, within) as recording:
+        samples, sample_rate = _decode(recording, start, end, channel)
+        wanted = num_samples_of(len(samples), sample_rate)
+        if sample_rate != SAMPLE_RATE:
+            samples = soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
+        if not len(samples) or not wanted:
+            _fail(recording, "holds no samples here", "remove its row or correct its start and end")
+        if not np.isfinite(samples).all():
+            _fail(recording, "holds samples out of all bounds", _convert(recording))
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def load_utterance(utterance: Utterance) -> Waveform:
+    """The waveform of an utterance, (num_samples,) float32 at 16 kHz; raises AudioError as above."""
+    return load_waveform(
+        utterance.audio, utterance.start, utterance.end, channel=utterance.channel, within=utterance.within
+    )
+
+
+def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Samples per channel and sample rate (Hz) of a recording, from its headers; raises AudioError as above."""
+    with _opened(audio, within) as recording:
+        if needs_av(recording.head):
+            return _av_length(recording)
+        with _sound_file(recording) as file:
+            return _num_frames(recording, file), _sample_rate(recording, file)
+
+
+def num_samples_between(
+    audio: str, length: tuple[int, int], start: float, end: float | None, *, within: tuple[int, int] | None = None
+) -> int:
+    """How many samples `load_waveform` gives for a span of a recording of this `probe_audio`; AudioError if none."""
+    num_frames, rate = length
+    first = round(start * rate)
+    last = num_frames if end is None else round(end * rate)
+    if not first < last <= num_frames:
+        _check_span(Recording(Path(audio), within), first, last, num_frames, rate)
+    return num_samples_of(min(last, num_frames) - first, rate)
+
+
+def num_samples_of(num_frames: int, rate: int) -> int:
+    """Samples at 16 kHz of so many at `rate`: soxr's rounding."""
+    return (2 * num_frames * SAMPLE_RATE + rate) // (2 * rate)
 
 
 def content_key(waveform: Waveform) -> str:
@@ -62,72 +96,168 @@ def content_key(waveform: Waveform) -> str:
     return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
 
 
-def _decode(audio: Path, start: float, end: float | None) -> tuple[Waveform, int]:
-    """The span, mono, at the file's own sample rate."""
+@dataclass(slots=True)
+class Recording:
+    """A recording that is being read: a file, or bytes within one."""
+
+    audio: Path
+    within: tuple[int, int] | None = None
+    content: bytes | None = None
+    head: bytes = b""
+
+    def __str__(self) -> str:
+        if self.within is None:
+            return str(self.audio)
+        return f"{self.audio} (recording of {self.within[1]} bytes at byte {self.within[0]})"
+
+    def open(self) -> BinaryIO:
+        """The recording's bytes."""
+        return self.audio.open("rb") if self.content is None else io.BytesIO(self.content)
+
+
+@contextmanager
+def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
+    """The recording, with whatever goes wrong while it is read as an AudioError."""
+    recording = Recording(audio, within)
     try:
-        opened = soundfile.SoundFile(str(audio))
+        status = audio.stat()
+        if stat.S_ISDIR(status.st_mode):
+            _fail(recording, "is a folder", "give an audio file")
+        if not stat.S_ISREG(status.st_mode):
+            _fail(recording, "is no regular file", "give an audio file")
+        if status.st_size == 0 or (within is not None and within[1] == 0):
+            _fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
+        if within is not None:
+            with audio.open("rb") as file:
+                file.seek(within[0])
+                recording.content = file.read(within[1])
+            if len(recording.content) < within[1]:
+                _fail_cut_short(recording, f"{len(recording.content)} of {within[1]} bytes are there")
+        with recording.open() as raw:
+            recording.head = raw.read(12)
+        yield recording
+    except FileNotFoundError:
+        _fail(recording, "no such file", "correct the path in the manifest")
+    except soundfile.LibsndfileError as error:
+        _fail(recording, f"cannot be decoded ({error.error_string})", _convert(recording))
+    except AvError as error:
+        _fail(recording, str(error), error.remedy or _convert(recording))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        _fail(recording, f"cannot be read ({reason})", "check the path and its rights")
+
+
+def _sound_file(recording: Recording) -> Any:
+    try:
+        return soundfile.SoundFile(str(recording.audio) if recording.content is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw
-        _fail(audio, "is raw audio without a header", _convert(audio))
-    with opened as file:
-        rate = int(file.samplerate)
-        if rate < MIN_SAMPLE_RATE:
-            _fail(audio, f"has a sample rate of {rate} Hz", _convert(audio))
-        num_frames = _num_frames(audio, file)
+        _fail(recording, "is raw audio without a header", _convert(recording))
+
+
+def _sample_rate(recording: Recording, file: Any) -> int:
+    rate = int(file.samplerate)
+    if rate < MIN_SAMPLE_RATE:
+        _fail(recording, f"has a sample rate of {rate} Hz", _convert(recording))
+    return rate
+
+
+def _decode(recording: Recording, start: float, end: float | None, channel: int | None) -> tuple[Waveform, int]:
+    """The span, mono, at the file's own sample rate."""
+    if needs_av(recording.head):
+        return _decode_av(recording, start, end, channel)
+    with _sound_file(recording) as file:
+        rate = _sample_rate(recording, file)
+        if channel is not None and channel >= file.channels:
+            _fail_channel(recording, channel, file.channels)
+        num_frames = _num_frames(recording, file)
         first = round(start * rate)
         last = num_frames if end is None else round(end * rate)
-        _check_span(audio, first, last, num_frames, rate)
+        _check_span(recording, first, last, num_frames, rate)
         last = min(last, num_frames)
         if first:
             file.seek(first)
-        samples = _read(audio, file, last - first)
-        if len(samples) < last - first - EDGE_SECONDS * rate:
-            _fail_cut_short(audio, f"{(first + len(samples)) / rate:.2f} s of {last / rate:.2f} s decoded")
-    return samples, rate
+        samples = _read(recording, file, last - first, channel)
+        return _completed(recording, samples, first, last, rate), rate
 
 
-def _num_frames(audio: Path, file: Any) -> int:
+def _decode_av(recording: Recording, start: float, end: float | None, channel: int | None) -> tuple[Waveform, int]:
+    num_frames, rate = _av_length(recording)
+    first = round(start * rate)
+    last = num_frames if end is None else round(end * rate)
+    _check_span(recording, first, last, num_frames, rate)
+    last = min(last, num_frames)
+    with recording.open() as raw:
+        found, _, _ = decode_with_av(raw, first / rate, last / rate)
+    if channel is not None and channel >= len(found):
+        _fail_channel(recording, channel, len(found))
+    samples = found.mean(axis=0, dtype=np.float32) if channel is None else found[channel]
+    return _completed(recording, samples[: last - first], first, last, rate), rate
+
+
+def _av_length(recording: Recording) -> tuple[int, int]:
+    with recording.open() as raw:
+        num_frames, rate = probe_with_av(raw)
+    if rate < MIN_SAMPLE_RATE:
+        _fail(recording, f"has a sample rate of {rate} Hz", _convert(recording))
+    if not 0 < num_frames < MAX_FRAMES:
+        _fail(recording, "holds no samples", "fetch it again or remove its row")
+    return num_frames, rate
+
+
+def _completed(recording: Recording, samples: Waveform, first: int, last: int, rate: int) -> Waveform:
+    """Exactly the samples from `first` to `last`, so that a header alone tells an utterance's length.
+
+    What the end lacks by rounding (at most 0.05 s) is silence.
+    """
+    missing = last - first - len(samples)
+    if missing > EDGE_SECONDS * rate:
+        _fail_cut_short(recording, f"{(first + len(samples)) / rate:.2f} s of {last / rate:.2f} s decoded")
+    return np.pad(samples, (0, missing)) if missing and len(samples) else samples
+
+
+def _num_frames(recording: Recording, file: Any) -> int:
     """Samples per channel in the file, having made sure that it is whole."""
     num_frames = int(file.frames)
     rate = int(file.samplerate)
     edge = EDGE_SECONDS * rate
-    with audio.open("rb") as raw:
+    with recording.open() as raw:
         if file.format == "OGG":
             if not containers.ogg_ends(raw):
-                _fail_cut_short(audio, "its last page lacks the end-of-stream mark")
+                _fail_cut_short(recording, "its last page lacks the end-of-stream mark")
         elif file.format == "MP3":
             counted = containers.mp3_samples_without_header(raw)
             if counted is not None:
                 if not counted[1]:
-                    _fail_cut_short(audio, "its last MP3 frame is incomplete")
+                    _fail_cut_short(recording, "its last MP3 frame is incomplete")
                 if counted[0] > num_frames + edge:
                     seconds = f"{num_frames / rate:.2f} s of {counted[0] / rate:.2f} s"
                     problem = f"is an MP3 without a length header: only {seconds} would be read"
-                    _fail(audio, problem, _convert(audio))
+                    _fail(recording, problem, _convert(recording))
                 num_frames = min(num_frames, counted[0])
         missing = containers.missing_share(raw)
     if num_frames >= MAX_FRAMES:
         # soundfile seeks after each read, and libsndfile cannot in such a file.
-        _fail(audio, "is a stream whose header gives no length", _convert(audio))
+        _fail(recording, "is a stream whose header gives no length", _convert(recording))
     if num_frames <= 0:
-        _fail(audio, "holds no samples", "fetch it again or remove its row")
+        _fail(recording, "holds no samples", "fetch it again or remove its row")
     if missing * num_frames > edge:
         promised = f"{num_frames * (1 + missing) / rate:.2f} s"
-        _fail_cut_short(audio, f"its header promises {promised} and {num_frames / rate:.2f} s are there")
+        _fail_cut_short(recording, f"its header promises {promised} and {num_frames / rate:.2f} s are there")
     return num_frames
 
 
-def _check_span(audio: Path, first: int, last: int, num_frames: int, rate: int) -> None:
+def _check_span(recording: Recording, first: int, last: int, num_frames: int, rate: int) -> None:
     remedy = "correct start, end or duration in the manifest"
     seconds = f"the file is {num_frames / rate:.2f} s long"
     if first >= num_frames:
-        _fail(audio, f"the span starts at {first / rate:.2f} s and {seconds}", remedy)
+        _fail(recording, f"the span starts at {first / rate:.2f} s and {seconds}", remedy)
     if last > num_frames + EDGE_SECONDS * rate:
-        _fail(audio, f"the span ends at {last / rate:.2f} s and {seconds}", remedy)
+        _fail(recording, f"the span ends at {last / rate:.2f} s and {seconds}", remedy)
     if last <= first:
-        _fail(audio, f"the span from {first / rate:.2f} to {last / rate:.2f} s holds no samples", remedy)
+        _fail(recording, f"the span from {first / rate:.2f} to {last / rate:.2f} s holds no samples", remedy)
 
 
-def _read(audio: Path, file: Any, num_frames: int) -> Waveform:
+def _read(recording: Recording, file: Any, num_frames: int, channel: int | None) -> Waveform:
     """`num_frames` from here; fewer if the file ends before that."""
     block_frames = max(1, BLOCK_SAMPLES // file.channels)
     blocks: list[Waveform] = []
@@ -136,23 +266,30 @@ def _read(audio: Path, file: Any, num_frames: int) -> Waveform:
         wanted = min(left, block_frames)
         block = file.read(wanted, dtype="float32", always_2d=True)
         if not np.isfinite(block).all():
-            _fail(audio, "holds samples that are NaN or infinite", "repair or replace it")
+            _fail(recording, "holds samples that are NaN or infinite", "repair or replace it")
         with np.errstate(over="ignore"):  # the result is looked at once more, by load_waveform
-            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+            if block.shape[1] == 1 or channel is not None:
+                blocks.append(block[:, channel or 0])
+            else:
+                blocks.append(block.mean(axis=1, dtype=np.float32))
         left -= wanted
         if len(block) < wanted:
             break
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
-def _convert(audio: Path) -> str:
-    return f"convert it, e.g. ffmpeg -i {audio.name} -ar 16000 out.wav"
+def _convert(recording: Recording) -> str:
+    return f"convert it, e.g. ffmpeg -i {recording.audio.name} -ar 16000 out.wav"
 
 
-def _fail_cut_short(audio: Path, reason: str) -> NoReturn:
-    _fail(audio, f"is cut short ({reason})", f"fetch it again or, if it is whole, {_convert(audio)}")
+def _fail_channel(recording: Recording, channel: int, there: int) -> NoReturn:
+    _fail(recording, f"has no channel {channel}", f"it has {there}, counted from 0: correct the row's channel")
 
 
-def _fail(audio: Path, problem: str, remedy: str) -> NoReturn:
-    message = f"{audio}: {problem}; {remedy}"
+def _fail_cut_short(recording: Recording, reason: str) -> NoReturn:
+    _fail(recording, f"is cut short ({reason})", f"fetch it again or, if it is whole, {_convert(recording)}")
+
+
+def _fail(recording: Recording, problem: str, remedy: str) -> NoReturn:
+    message = f"{recording}: {problem}; {remedy}"
     raise AudioError("".join(char if char.isprintable() else repr(char)[1:-1] for char in message)) from None

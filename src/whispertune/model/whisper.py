@@ -12,64 +12,23 @@ frames, D model width, H heads, V vocabulary.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
 from whispertune.model.config import WhisperConfig
+from whispertune.model.rows import Rows, attend_by_row
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 CACHE_TOKENS = 64
 """The decoder's cache grows by so many tokens a row."""
-
-PADDING_LOG_WEIGHT = -30_000.0
-"""The log weight of a frame that stands for nothing: large, and finite in float16 too."""
-
-
-def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """(B, K) log weights as an additive attention mask (B, 1, 1, K)."""
-    return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head attention; the key projection has no bias."""
-
-    def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.k_proj = nn.Linear(d_model, d_model, bias=False)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, H, T, D / H)."""
-        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of (B, K, D), each (B, H, K, D / H)."""
-        return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
-
-    def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """Attend from (B, T, D) to keys and values (U, H, K, D / H), B a multiple of U; (B, T, D).
-
-        Rows of one utterance (its beams) become further queries on the same keys, which are never copied.
-        """
-        query = self.heads(self.q_proj(x))
-        rows, num_heads, num_queries, width = query.shape
-        beams = rows // keys.shape[0]
-        if beams > 1:
-            query = query.view(-1, beams, num_heads, num_queries, width).transpose(1, 2).flatten(2, 3)
-        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=causal)
-        if beams > 1:
-            out = out.view(-1, num_heads, beams, num_queries, width).transpose(1, 2).flatten(0, 1)
-        return cast(Tensor, self.out_proj(out.transpose(1, 2).flatten(2)))
 
 
 class EncoderLayer(nn.Module):
@@ -83,9 +42,10 @@ class EncoderLayer(nn.Module):
         self.fc2 = nn.Linear(ffn_dim, d_model)
         self.final_layer_norm = nn.LayerNorm(d_model)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, attend: RowAttention) -> Tensor:
+        """x: rows laid end to end (N, D)."""
         normed = self.self_attn_layer_norm(x)
-        x = x + self.self_attn(normed, *self.self_attn.keys_values(normed), bias)
+        x = x + self.self_attn.by_row(normed, normed, attend)
         return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
@@ -104,6 +64,7 @@ class Encoder(nn.Module):
             for _ in range(config.encoder_layers)
         )
         self.layer_norm = nn.LayerNorm(width)
+        self.num_heads = config.encoder_attention_heads
 
     def forward(self, log_mel: Tensor, frame_index: Tensor, positions: Tensor, log_weights: Tensor | None) -> Tensor:
         """Encoder states (B, K, D) of the kept frames.
@@ -115,12 +76,19 @@ class Encoder(nn.Module):
         """
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
-        x = x.gather(1, frame_index[..., None].expand(-1, -1, x.shape[-1]))
-        x = x + self.embed_positions(positions)
-        bias = attention_bias(log_weights, x.dtype)
+        frames = frame_rows(log_weights, frame_index)
+        x = x.flatten(0, 1)[frames.pack(frame_index + frames.starts(x.shape[1], x.device))]
+        x = x + self.embed_positions(frames.pack(positions))
+        attend = partial(
+            attend_by_row,
+            log_weights=None if log_weights is None else frames.pack(log_weights),
+            query_rows=frames,
+            key_rows=frames,
+            num_heads=self.num_heads,
+        )
         for layer in self.layers:
-            x = layer(x, bias)
-        return cast(Tensor, self.layer_norm(x))
+            x = layer(x, attend)
+        return frames.pad(self.layer_norm(x), frame_index.shape[1])
 
 
 class DecoderLayer(nn.Module):
@@ -173,8 +141,9 @@ class DecoderCache:
             new[:, :, :, :used] = old[:, rows, :, :used]
             setattr(self, name, new)
         if utterances is not None:
-            self.cross_keys = [keys[utterances] for keys in self.cross_keys]
-            self.cross_values = [values[utterances] for values in self.cross_values]
+            for layer in range(len(self.cross_keys)):  # one by one: all at once would be held twice
+                self.cross_keys[layer] = self.cross_keys[layer][utterances]
+                self.cross_values[layer] = self.cross_values[layer][utterances]
             self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
 
 
@@ -191,28 +160,67 @@ class Decoder(nn.Module):
             for _ in range(config.decoder_layers)
         )
         self.layer_norm = nn.LayerNorm(width)
+        self.num_heads = config.decoder_attention_heads
+        self._vocabulary_gradient: Tensor | None = None
+        self.lookup_table: Tensor | None = None
+        """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
+
+    def vocabulary_gradient(self) -> Tensor:
+        """Memory for the gradient of the output projection (V, D), the largest of all.
+
+        The same at each call, for fresh pages would cost as much time as the product; but another while the embedding
+        still holds a gradient, which may lie there.
+        """
+        weight = self.embed_tokens.weight
+        if weight.grad is not None:
+            return torch.empty_like(weight, requires_grad=False)
+        kept = self._vocabulary_gradient
+        if kept is None or (kept.dtype, kept.device) != (weight.dtype, weight.device):
+            kept = self._vocabulary_gradient = torch.empty_like(weight, requires_grad=False)
+        # Another tensor object on it: autograd takes over a gradient that nobody else holds, and copies others.
+        return kept.view_as(kept)
+
+    def forget_gradient_memory(self) -> None:
+        """Give up what `vocabulary_gradient` keeps."""
+        self._vocabulary_gradient = None
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""
         return cast("list[DecoderLayer]", list(self.layers))
 
-    def forward(self, input_ids: Tensor, states: Tensor, log_weights: Tensor | None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, states: Tensor, log_weights: Tensor | None, num_tokens: Sequence[int] | None = None
+    ) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
         states: (B, K, D); log_weights: (B, K) or None. Padding stands at the end of a row, where the causal
-        mask hides it from every real token.
+        mask hides it from every real token; what stands behind num_tokens (the rows' lengths, if given) is not
+        even computed, and zero.
         """
-        # A sparse gradient is added to the output projection's, where a dense one would be (V, D) zeros first.
-        tokens = F.embedding(input_ids, self.embed_tokens.weight, sparse=True)
-        x = tokens + self.embed_positions.weight[: input_ids.shape[1]]
-        bias = attention_bias(log_weights, x.dtype)
+        length = input_ids.shape[1]
+        sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
+        tokens = Rows(sizes, TOKENS_MULTIPLE)
+        frames = frame_rows(log_weights, states)
+        positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
+        table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
+        x = F.embedding(tokens.pack(input_ids), table, sparse=True)
+        x = x + self.embed_positions(positions)
+        states = frames.pack(states)
+        to_self = partial(
+            attend_by_row,
+            log_weights=None, query_rows=tokens, key_rows=tokens, num_heads=self.num_heads, causal=True,
+        )  # fmt: skip
+        to_states = partial(
+            attend_by_row,
+            log_weights=None if log_weights is None else frames.pack(log_weights),
+            query_rows=tokens, key_rows=frames, num_heads=self.num_heads,
+        )  # fmt: skip
         for layer in self.blocks():
             normed = layer.self_attn_layer_norm(x)
-            x = x + layer.self_attn(normed, *layer.self_attn.keys_values(normed), causal=True)
-            keys, values = layer.encoder_attn.keys_values(states)
-            x = x + layer.encoder_attn(layer.encoder_attn_layer_norm(x), keys, values, bias)
+            x = x + layer.self_attn.by_row(normed, normed, to_self)
+            x = x + layer.encoder_attn.by_row(layer.encoder_attn_layer_norm(x), states, to_states)
             x = layer.feed_forward(x)
-        return cast(Tensor, self.layer_norm(x))
+        return tokens.pad(self.layer_norm(x), length)
 
     def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:
         """An empty cache; cross-attention keys and values are computed here, once."""
@@ -220,12 +228,17 @@ class Decoder(nn.Module):
         num_heads = blocks[0].self_attn.num_heads
         width = states.shape[-1] // num_heads
         shape = (len(blocks), states.shape[0], num_heads, 0, width)
-        pairs = [layer.encoder_attn.keys_values(states) for layer in blocks]
+        cross_keys: list[Tensor] = []
+        cross_values: list[Tensor] = []
+        for layer in blocks:
+            keys, values = layer.encoder_attn.keys_values(states)
+            cross_keys.append(keys.contiguous())
+            cross_values.append(values.contiguous())
         return DecoderCache(
             self_keys=states.new_empty(shape),
             self_values=states.new_empty(shape),
-            cross_keys=[keys.contiguous() for keys, _ in pairs],
-            cross_values=[values.contiguous() for _, values in pairs],
+            cross_keys=cross_keys,
+            cross_values=cross_values,
             cross_bias=attention_bias(log_weights, states.dtype),
         )
 

@@ -176,3 +176,26 @@ def language_code(name_or_code: str) -> str:
         + (f"did you mean {known}?" if known else "")
         + ("" if known else "give a code or an English name such as 'it' or 'Italian'")
     )
+
+
+def spoken_language(name_or_code: str, token: str | None = None) -> str:
+    """Whisper's code of a language; with `token`, the language whose token is borrowed, also any other two or three
+    letters (ISO 639), which are then only a name for texts that are normalised as most languages are.
+
+    Raises RecipeError for a language that Whisper has no token for, or a token that is none of its languages.
+    """
+    if token is None:
+        return language_code(name_or_code)
+    language_code(token)
+    try:
+        return language_code(name_or_code)
+    except RecipeError:
+        code = name_or_code.strip().lower()
+        if is_language_code(code):
+            return code
+        raise
+
+
+def is_language_code(code: str) -> bool:
+    """Whether it has the form of an ISO 639 code."""
+    return re.fullmatch("[a-z]{2,3}", code) is not None

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from whispertune.text.languages import WRITTEN_WITHOUT_SPACES, language_code
+from whispertune.errors import RecipeError
+from whispertune.text.languages import WRITTEN_WITHOUT_SPACES, is_language_code, language_code
 
 
 def basic_normalize(text: str) -> str:
@@ -37,9 +38,9 @@ def normalizer_for(language: str) -> Callable[[str], str]:
 
     The result has no space at either end, and may be empty (text that is punctuation only). The English
     one is Whisper's to the letter, also where it leaves a full stop of 'Well...' as a word of its own.
-    `language` is a code or a name; an unknown one raises RecipeError.
+    `language` is a code or a name, also a code that Whisper does not know; any other raises RecipeError.
     """
-    normalize = _english() if language_code(language) == "en" else basic_normalize
+    normalize = _english() if _known_code(language) == "en" else basic_normalize
     return lambda text: normalize(text).strip()
 
 
@@ -48,7 +49,17 @@ def leads_with_cer(language: str) -> bool:
 
     Chinese, Cantonese, Japanese, Thai, Lao and Burmese (Radford et al. 2022, appendix C; openai-whisper).
     """
-    return language_code(language) in WRITTEN_WITHOUT_SPACES
+    return _known_code(language) in WRITTEN_WITHOUT_SPACES
+
+
+def _known_code(language: str) -> str | None:
+    """Whisper's code; None for a language that it does not know and that borrows another's token."""
+    try:
+        return language_code(language)
+    except RecipeError:
+        if is_language_code(language):
+            return None
+        raise
 
 
 def _is_variation_selector(char: str) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+
+from whispertune.processes import deal
 
 Step = list[list[int]]
 """One optimiser update: its micro-batches, each a list of window indices."""
 
-MICRO_BATCH_OVERHEAD = 160_000
-"""What a micro-batch costs beside its windows, in samples (10 s): casting and adding up the gradients."""
-WINDOW_OVERHEAD = 24_000
+
+SAMPLES_A_WINDOW = 24_000
 """What a window costs beside its own length, in samples (1.5 s): the frames of silence that are kept."""
 
 
@@ -20,39 +22,73 @@ def steps_per_epoch(num_windows: int, batch_size: int, accumulation: int) -> int
     return -(-num_windows // (batch_size * accumulation))
 
 
-def epoch_plan(num_samples: Sequence[int], batch_size: int, accumulation: int, *, seed: int, epoch: int) -> list[Step]:
-    """The steps of one epoch, every window once.
+def expected_draws(
+    languages: Sequence[str], weights: Sequence[float], temperature: float
+) -> npt.NDArray[np.float64] | None:
+    """How often each window is drawn in an epoch, on average, so that the sum is their number; None: each once.
 
-    A step's batch_size x accumulation windows are drawn at random. How they are cut into micro-batches changes
-    no result, since the gradient is a mean over the whole step: so they are sorted by length (samples) and cut,
-    into micro-batches of at most `batch_size`, where that wastes the least on padding.
+    A language's share is p ~ n^(1/temperature), n being the sum of its windows' weights (Arivazhagan et al. 2019,
+    section 4.2: arXiv 1907.05019); within it windows are drawn in proportion to their weights.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(len(num_samples)).tolist()
+    if temperature == 1 and len(set(weights)) <= 1:
+        return None
+    names, language = np.unique(np.asarray(languages), return_inverse=True)
+    weight = np.asarray(weights, np.float64)
+    totals = np.bincount(language, weight, len(names))
+    shares = totals ** (1 / temperature)
+    shares /= shares.sum()
+    draws: npt.NDArray[np.float64] = (shares / totals)[language] * weight * len(weight)
+    return draws
+
+
+def draw_windows(draws: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """As many windows as there are, in random order, window i floor or ceil of draws[i] times.
+
+    Systematic sampling (Madow 1949): equidistant marks on the windows' expected draws, laid end to end at random.
+    """
+    order = generator.permutation(len(draws))
+    ends = np.cumsum(draws[order])
+    marks = (np.arange(len(draws)) + generator.random()) * (ends[-1] / len(draws))
+    chosen = order[np.minimum(np.searchsorted(ends, marks, side="right"), len(draws) - 1)]
+    return generator.permutation(chosen)
+
+
+def epoch_plan(
+    num_samples: Sequence[int],
+    batch_size: int,
+    accumulation: int,
+    *,
+    seed: int,
+    epoch: int,
+    draws: npt.NDArray[np.float64] | None = None,
+) -> list[Step]:
+    """The steps of one epoch: every window once or, on average, `draws` times.
+
+    A step's batch_size x accumulation windows are drawn at random. How they are dealt to micro-batches changes no
+    result, since the gradient is a mean over the whole step: so windows of like length (samples) go together.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    drawn = generator.permutation(len(num_samples)) if draws is None else draw_windows(draws, generator)
+    order = drawn.tolist()
     per_step = batch_size * accumulation
     plan = []
     for begin in range(0, len(order), per_step):
         members = sorted(order[begin : begin + per_step], key=lambda index: (num_samples[index], index))
-        cuts = cheapest_cuts([num_samples[index] for index in members], batch_size)
-        plan.append([members[first:end] for first, end in zip([0, *cuts], [*cuts, len(members)], strict=True)])
+        plan.append([members[first : first + batch_size] for first in range(0, len(members), batch_size)])
     return plan
 
 
-def cheapest_cuts(lengths: Sequence[int], batch_size: int) -> list[int]:
-    """Where to cut ascending lengths (samples) into batches of at most `batch_size` at the least padded cost.
+def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
+    """Each process's micro-batches of a step: about equal in length (samples), equal in windows give or take one.
 
-    By dynamic programming: cost[end] is that of the first `end` windows.
+    One process does the step as it is planned. A step with fewer windows than processes leaves some with none.
     """
-    cost = [0.0] + [float("inf")] * len(lengths)
-    start = [0] * (len(lengths) + 1)
-    for end in range(1, len(lengths) + 1):
-        longest = lengths[end - 1] + WINDOW_OVERHEAD
-        for first in range(max(0, end - batch_size), end):
-            total = cost[first] + MICRO_BATCH_OVERHEAD + (end - first) * longest
-            if total < cost[end]:
-                cost[end], start[end] = total, first
-    cuts = []
-    end = start[len(lengths)]
-    while end > 0:
-        cuts.append(end)
-        end = start[end]
-    return cuts[::-1]
+    if processes == 1:
+        return [step]
+    members = [index for batch in step for index in batch]
+    costs = [num_samples[index] + SAMPLES_A_WINDOW for index in members]
+    shares = []
+    for places in deal(costs, processes, most=-(-len(members) // processes)):
+        mine = [members[place] for place in sorted(places)]  # by length, as in the step
+        shares.append([mine[first : first + batch_size] for first in range(0, len(mine), batch_size)])
+    return shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,11 +13,12 @@ from types import FrameType
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from whispertune.errors import Interrupted, RecipeError, RunFolderError
+from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import replacing_file
+from whispertune.tensor_file import replace_metadata, save_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class Progress:
 
     step: optimiser updates done. epoch: the one under way, from 1. position: its steps done, skipped ones too.
     validated: whether what is due at this position has been validated. best_*: of the best checkpoint so far.
-    stride: frames.stride after the self-check. metrics_size: bytes of metrics.jsonl that belong to this state.
+    stride: frames.stride after the self-check. views, stored: of encoder states, as `plan_states` chose.
+    metrics_size: bytes of metrics.jsonl that belong to this state.
     """
 
     step: int = 0
@@ -56,6 +59,8 @@ class Progress:
     best_step: int = 0
     best_epoch: int = 0
     stride: int | None = None
+    views: int | None = None
+    stored: bool | None = None
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0
@@ -81,6 +86,21 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
             save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
     except Exception as error:
         # safetensors reports a full disk as its own kind of error, not as OSError.
+        raise RunFolderError(
+            f"{path}: cannot write the training state ({error}); free some disk space, then resume"
+        ) from None
+
+
+def save_progress(path: Path, progress: Progress) -> None:
+    """Write new progress into a state file, its tensors as they are, atomically.
+
+    Raises:
+        RunFolderError: if the disk is full or gone; the state before stays whole.
+    """
+    try:
+        with replacing_file(path) as temporary:
+            replace_metadata(path, temporary, {"progress": json.dumps(asdict(progress))})
+    except OSError as error:
         raise RunFolderError(
             f"{path}: cannot write the training state ({error}); free some disk space, then resume"
         ) from None
@@ -122,24 +142,44 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the run to stop at the next point where its state is whole."""
+    """SIGTERM and SIGINT ask the run, all its processes, to stop at the next point where its state is whole."""
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.processes: Processes = ALONE
+        self._looked = 0.0
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come: here, or to another process (looked up once a second)."""
+        if self.received is not None:
+            self.processes.ask_to_stop(self.received)
+        elif self.processes.world > 1 and time.monotonic() - self._looked > 1:
+            self._looked = time.monotonic()
+            self.received = self.processes.asked_to_stop()
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def check_together(self) -> None:
+        """Raise Interrupted in all processes if a signal has come to any; all must call it at the same point."""
+        names = [signal.SIGTERM.name, signal.SIGINT.name]
+        counts = self.processes.sum([float(self.received == name) for name in names])
+        self.received = next((name for name, count in zip(names, counts, strict=True) if count), None)
         if self.received is not None:
             raise Interrupted(self.received)
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
-        """Listen while the block runs; a second signal acts as it would without us."""
+        """Listen while the block runs; a second signal acts as it would without us.
+
+        Not so where there are several processes: a launcher hands on the signal that the terminal has sent already,
+        and has its own way to end them (torchrun kills after 30 s).
+        """
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.received = signal.Signals(number).name
-            signal.signal(number, previous[signal.Signals(number)])
+            if self.processes.world == 1:
+                signal.signal(number, previous[signal.Signals(number)])
 
         try:
             for number in previous:

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whispertune.allocator import give_back_freed_memory
 from whispertune.console import Advance, console, percent, progress_bar
-from whispertune.errors import Interrupted, TrainingError
+from whispertune.errors import Interrupted, ProcessLost, TrainingError
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
+from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import RunFolder, write_jsonl
 from whispertune.splits import Split
 from whispertune.states import StateSource
 from whispertune.targets import Target, collate_targets
 from whispertune.training.optimiser import OptimizerOptions, clip_gradients
-from whispertune.training.plan import Step, epoch_plan, steps_per_epoch
+from whispertune.training.plan import Step, deal_step, epoch_plan, steps_per_epoch
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, save_state
 from whispertune.training.schedule import Schedule
 from whispertune.training.validate import Evaluation
@@ -37,6 +39,7 @@ class Trainer:
     model holds the float32 parameters, working computes.
     validate(advance) decodes the valid split with the model as it stands; save_best() writes it to best/.
     copies: of each window in a batch (2 where clean and augmented ones go side by side).
+    accumulation: micro-batches in an update, of all processes together.
     """
 
     model: Whisper
@@ -65,6 +68,7 @@ class Trainer:
     validate_every: int | None
     valid_size: int
     frames_name: str
+    processes: Processes = ALONE
     trainable: list[Tensor] = field(init=False)
     last_saved: float = field(init=False, default=0.0)
 
@@ -75,7 +79,7 @@ class Trainer:
             self.progress.loss_scale = LARGEST_LOSS_SCALE
 
     def run(self) -> None:
-        """Train to the end; on Interrupted the state has been saved."""
+        """Train to the end; on Interrupted and ProcessLost the state has been saved."""
         progress = self.progress
         try:
             if progress.step == 0 and progress.position == 0 and not progress.validated:
@@ -85,7 +89,7 @@ class Trainer:
                 self._run_epoch()
             progress.trained = True
             self.save()
-        except Interrupted:
+        except (Interrupted, ProcessLost):
             self.save()
             raise
 
@@ -95,7 +99,12 @@ class Trainer:
     def _run_epoch(self) -> None:
         progress = self.progress
         epoch = progress.epoch
-        plan = epoch_plan(self.train_split.num_samples, self.batch_size, self.accumulation, seed=self.seed, epoch=epoch)
+        split = self.train_split
+        plan = epoch_plan(
+            split.num_samples, self.batch_size, self.accumulation, seed=self.seed, epoch=epoch, draws=split.draws
+        )
+        left = plan[progress.position :]
+        self.train_states.prepare([batch for step in left for batch in self._own_share(step)], epoch)
         with progress_bar(f"epoch {epoch}/{self.epochs}: training", len(plan)) as advance:
             advance(progress.position)
             while progress.position < len(plan) and not self._at_last_step():
@@ -115,11 +124,13 @@ class Trainer:
     def _run_step(self, step: Step, advance: Advance) -> None:
         started = time.perf_counter()
         progress = self.progress
-        targets = [[self.train_split.targets[i] for i in batch] * self.copies for batch in step]
-        num_tokens = sum(target.num_target_tokens for batch in targets for target in batch)
+        targets = self.train_split.targets
+        num_tokens = self.copies * sum(targets[index].num_target_tokens for batch in step for index in batch)
         loss = 0.0
-        for batch, batch_targets in zip(step, targets, strict=True):
-            loss += self.backward(batch, batch_targets, num_tokens)
+        for batch in self._own_share(step):
+            loss += self.backward(batch, [targets[index] for index in batch] * self.copies, num_tokens)
+        (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
+        self.processes.sum_gradients(self.trainable)
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
         norm = self._update()
         progress.position += 1
@@ -134,10 +145,15 @@ class Trainer:
             "utterances": utterances,
             "seconds": round(time.perf_counter() - started, 4),
         }
-        self.folder.append_metrics(row)
+        self._append_metrics(row)
         advance(1, note=f"loss {loss:.3f}")
         self._save_if_due()
-        self.stop.check()
+        self.stop.check_together()
+
+    def _own_share(self, step: Step) -> Step:
+        """This process's micro-batches of a step; all of them where it is the only one."""
+        shares = deal_step(step, self.train_split.num_samples, self.batch_size, self.processes.world)
+        return shares[self.processes.rank]
 
     def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> float:
         """Add one micro-batch's part of the gradient; returns its part of the loss.
@@ -147,10 +163,10 @@ class Trainer:
         input_ids, labels = (t.to(self.device) for t in collate_targets(targets, self.pad_id))
         decoder = self.working.model.decoder
         states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
-        hidden = decoder(input_ids, states.states, states.log_weights)
+        num_tokens_by_row = [len(target.input_ids) for target in targets]
+        hidden = decoder(input_ids, states.states, states.log_weights, num_tokens_by_row)
         nll = summed_nll(decoder, hidden, labels, self.loss.label_smoothing) / num_tokens
         (nll * (self.progress.loss_scale or 1.0)).backward()  # type: ignore[no-untyped-call]
-        self.working.collect_gradients()
         return nll.item()
 
     def _update(self) -> float | None:
@@ -196,10 +212,14 @@ class Trainer:
                 advance(amount)
                 self.stop.check()
 
+            self.working.release()  # the caches take its place
+            give_back_freed_memory()
             found = self.validate(advance_or_stop)
+            give_back_freed_memory()
         epoch = 0 if baseline else progress.epoch
-        write_jsonl(self.folder.validation(progress.step), found.rows())
-        self.folder.append_metrics(
+        if self.processes.is_main:
+            write_jsonl(self.folder.validation(progress.step), found.rows())
+        self._append_metrics(
             {
                 "step": progress.step,
                 "epoch": epoch,
@@ -214,7 +234,8 @@ class Trainer:
         notes += f", {found.capped} cut at the cap" if found.capped else ""
         # Ties go to the newer one: it has seen more.
         if not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer):
-            self.save_best()
+            if self.processes.is_main:
+                self.save_best()
             progress.best_wer, progress.best_step, progress.best_epoch = found.score.wer, progress.step, epoch
             notes += ", best so far"
         console.print(
@@ -230,8 +251,14 @@ class Trainer:
         if by_steps or time.monotonic() - self.last_saved >= 60 * self.checkpoint.every_minutes:
             self.save()
 
+    def _append_metrics(self, row: dict[str, Any]) -> None:
+        if self.processes.is_main:
+            self.folder.append_metrics(row)
+
     def save(self) -> None:
-        """Write the state to last/."""
+        """Write the state to last/, if this is the process that writes."""
+        if not self.processes.is_main:
+            return
         self.progress.metrics_size = self.folder.metrics_size()
         save_state(self.folder.state, self.model, self.optimizer, self.progress)
         self.last_saved = time.monotonic()

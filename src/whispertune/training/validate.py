@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions, select_frames
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder
+from whispertune.processes import Pace, Processes, deal
 from whispertune.scoring.error_rates import CorpusScore, score_corpus
 from whispertune.scoring.significance import bootstrap_interval
 from whispertune.splits import Split
@@ -23,10 +25,12 @@ from whispertune.states import EncoderStates
 from whispertune.targets import MAX_TOKENS, collate_targets
 from whispertune.text.tokenizer import Tokenizer
 
-CHUNK_FRAMES = 24_000
+CHUNK_FRAMES = 12_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
 CHUNK_WINDOWS = 64
 SPARE_TOKENS = 10
+SAMPLES_A_WINDOW = 24_000
+"""What decoding a window costs beside its own length, in samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +151,8 @@ def teacher_forced_nll(
     """Summed negative log-likelihood of these windows' target tokens."""
     input_ids, labels = collate_targets([split.targets[i] for i in indices], pad_id)
     device = states.states.device
-    hidden = decoder(input_ids.to(device), states.states, states.log_weights)
+    num_tokens = [len(split.targets[i].input_ids) for i in indices]
+    hidden = decoder(input_ids.to(device), states.states, states.log_weights, num_tokens)
     return float(summed_nll(decoder, hidden, labels.to(device)))
 
 
@@ -205,10 +210,69 @@ def evaluate_split(
     for evaluation, results in zip(evaluations, found, strict=True):
         evaluation.loss /= num_tokens
         evaluation.hypotheses = [results[i] for i in range(len(order))]
-        evaluation.score = score_corpus(
-            [window.id for window in split.windows],
-            [window.text for window in split.windows],
-            [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in evaluation.hypotheses],
-            split.languages,
-        )
+        evaluation.score = _score(split, evaluation.hypotheses, tokenizer)
     return evaluations
+
+
+def _score(split: Split, hypotheses: Sequence[Hypothesis], tokenizer: Tokenizer) -> CorpusScore:
+    return score_corpus(
+        [window.id for window in split.windows],
+        [window.text for window in split.windows],
+        [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in hypotheses],
+        split.languages,
+    )
+
+
+def evaluate_together(
+    processes: Processes,
+    split: Split,
+    contenders: Sequence[Contender],
+    tokenizer: Tokenizer,
+    rules: LogitRules,
+    *,
+    max_tokens: Sequence[int],
+    advance: Callable[[int], None],
+    **options: Any,
+) -> list[Evaluation]:
+    """`evaluate_split` with the windows dealt to all processes by their length; the main one scores them all.
+
+    Every process returns the same. seconds: of the process that took the longest.
+    """
+    if processes.world == 1:
+        return evaluate_split(split, contenders, tokenizer, rules, max_tokens=max_tokens, advance=advance, **options)
+    shares = deal([samples + SAMPLES_A_WINDOW for samples in split.num_samples], processes.world)
+    mine = sorted(shares[processes.rank])
+    part = split.part(mine)
+    fetches = {id(c.fetch): partial(_fetch_part, c.fetch, mine) for c in contenders}
+    pace = Pace(advance, len(mine) * len(contenders), len(split.windows) * len(contenders))
+
+    def decode() -> list[Evaluation]:
+        if not mine:
+            return [Evaluation(c.name, c.search.beam_size) for c in contenders]
+        here = [replace(contender, fetch=fetches[id(contender.fetch)]) for contender in contenders]
+        caps = [max_tokens[i] for i in mine]
+        return evaluate_split(part, here, tokenizer, rules, max_tokens=caps, advance=pace, **options)
+
+    found = processes.share(decode)
+    return processes.from_main(lambda: [_merged(split, parts, shares, tokenizer) for parts in zip(*found, strict=True)])
+
+
+def _fetch_part(
+    fetch: Callable[[Sequence[int]], EncoderStates], part: Sequence[int], indices: Sequence[int]
+) -> EncoderStates:
+    return fetch([part[index] for index in indices])
+
+
+def _merged(
+    split: Split, parts: Sequence[Evaluation], shares: Sequence[Sequence[int]], tokenizer: Tokenizer
+) -> Evaluation:
+    """One contender's evaluation of the whole split from those of its shares."""
+    merged = Evaluation(parts[0].name, parts[0].beam_size, seconds=max(part.seconds for part in parts))
+    hypotheses: dict[int, Hypothesis] = {}
+    num_tokens = [sum(split.targets[i].num_target_tokens for i in share) for share in shares]
+    for part, share in zip(parts, shares, strict=True):
+        hypotheses.update(zip(sorted(share), part.hypotheses, strict=True))
+    merged.loss = sum(part.loss * n for part, n in zip(parts, num_tokens, strict=True)) / sum(num_tokens)
+    merged.hypotheses = [hypotheses[index] for index in range(len(split.windows))]
+    merged.score = _score(split, merged.hypotheses, tokenizer)
+    return merged

@@ -6,40 +6,81 @@ end. Gradients are collected into float32, where micro-batches add up, and the o
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from whispertune.model.whisper import Whisper, inference_copy
 
 
+def keep_narrow(parameter: Tensor) -> None:
+    """Hold a frozen parameter in float16 if that loses nothing, as with weights that were published in it."""
+    narrow = parameter.detach().half()
+    if torch.equal(narrow.float(), parameter):
+        parameter.data = narrow
+
+
 class WorkingCopy:
-    """`model` is what forward and backward passes use; in float32 it shares the parameters' storage."""
+    """`model` is what forward and backward passes use; in float32 it shares the parameters' storage.
+
+    As soon as a backward pass has a gradient of the copy, it is added to the parameter's, in float32, and dropped.
+    The sums' memory is kept from step to step: fresh pages would cost more than the additions.
+    """
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
         self.model = inference_copy(master, dtype)
         self._masters: list[Tensor] = []
         self._workers: list[Tensor] = []
+        self._sums: dict[int, Tensor] = {}
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
                 self._masters.append(parameter)
                 self._workers.append(copy)
+                copy.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
+            elif dtype != torch.float32:
+                keep_narrow(parameter)
+        self._tie(master)
 
-    def collect_gradients(self) -> None:
-        """Add the copy's gradients to the parameters', in float32, and clear them."""
-        old: list[Tensor] = []
-        new: list[Tensor] = []
-        for parameter, copy in zip(self._masters, self._workers, strict=True):
-            if copy.grad is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = copy.grad.to(parameter.dtype)
+    def _tie(self, master: Whisper) -> None:
+        """Keep the two gradients of the token embedding apart until they are collected.
+
+        As output projection it has a dense one, as lookup table that of a few rows. Autograd would add the rows to
+        a copy of the dense one.
+        """
+        embedding = self.model.decoder.embed_tokens.weight
+        if embedding.requires_grad:
+            table = self.model.decoder.lookup_table = embedding.detach().requires_grad_()
+            collect = partial(self._collect, master.decoder.embed_tokens.weight)
+            table.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
+
+    def _collect(self, parameter: Tensor, copy: Tensor) -> None:
+        """Add the copy's gradient to the parameter's."""
+        gradient = copy.grad
+        assert gradient is not None
+        copy.grad = None
+        with torch.no_grad():
+            if gradient.is_sparse:
+                total = self._sum(parameter) if parameter.grad is not None else self._sum(parameter).zero_()
+                total.index_add_(0, gradient._indices()[0], gradient._values().to(total.dtype))
+            elif parameter.grad is None:
+                total = self._sum(parameter).copy_(gradient)
             else:
-                old.append(parameter.grad)
-                new.append(copy.grad)
-            copy.grad = None
-        if old:
-            torch._foreach_add_(old, new)
+                total = self._sum(parameter).add_(gradient)
+        parameter.grad = total
+
+    def _sum(self, parameter: Tensor) -> Tensor:
+        if id(parameter) not in self._sums:
+            self._sums[id(parameter)] = torch.empty_like(parameter, requires_grad=False)
+        return self._sums[id(parameter)]
+
+    def release(self) -> None:
+        """Forget all gradients and give up their memory, until the next backward pass."""
+        self._sums.clear()
+        self.model.decoder.forget_gradient_memory()
+        for tensor in (*self._masters, *self._workers):
+            tensor.grad = None
 
     def refresh(self) -> None:
         """Take over the parameters after an update (in float32 the storage is shared anyway)."""

@@ -1,0 +1,91 @@
+"""Does an exported model transcribe what its source does? Every format in the program that it is written for.
+
+    python benchmarks/exports.py --model runs/demo --manifest examples/italian-prompts/test.csv --language it
+
+Prints a Markdown table: how many transcripts are the same, letter for letter, as whispertune's own (greedy,
+dense, float32), and the word error rates of both (normalised). The search is greedy everywhere, at temperature 0,
+without fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to
+30 s. `--only ctranslate2:int8` picks rows. Needs the `ctranslate2` and `benchmarks` extras; rows whose program is
+missing are left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.commands.export import ExportOptions, our_transcripts, read_clips, their_transcripts, write
+from whispertune.data.manifest import read_manifest
+from whispertune.errors import WhispertuneError
+from whispertune.runtimes import PACKAGES, require_runtime
+from whispertune.scoring.error_rates import score_corpus
+
+ROWS = [
+    *("huggingface:float32", "openai:float32", "openai:float16"),
+    *("ctranslate2:float32", "ctranslate2:float16", "ctranslate2:int8", "ggml:float32", "ggml:float16"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="packaged:whisper-base")
+    parser.add_argument("--manifest", default="examples/italian-prompts/test.csv")
+    parser.add_argument("--language", default="it")
+    parser.add_argument("--clips", type=int, help="only so many, spread over the manifest (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="FORMAT[:QUANTIZATION]", help="only these rows")
+    given = parser.parse_args()
+    rows = [row for row in ROWS if given.only is None or row in given.only or row.split(":")[0] in given.only]
+    if not rows:
+        parser.error(f"--only names none of {', '.join(ROWS)}")
+    utterances = read_manifest(Path(given.manifest))
+    count = min(given.clips or len(utterances), len(utterances))
+    chosen = [utterances[i] for i in np.linspace(0, len(utterances) - 1, count).round().astype(int)]
+    checkpoint = load_checkpoint(given.model)
+    shared = {"model": given.model, "output": "", "data": given.manifest, "clips": count, "language": given.language}
+    clips = read_clips(ExportOptions(to="huggingface", **shared), [], checkpoint)
+    names, references = [clip.name for clip in clips], [utterance.text for utterance in chosen]
+    languages = [clip.language or "en" for clip in clips]
+    assert names == [utterance.id for utterance in chosen]
+
+    def wer(transcripts: list[str]) -> float:
+        return 100 * score_corpus(names, references, transcripts, languages).wer
+
+    started = time.perf_counter()
+    ours = our_transcripts(checkpoint, clips, "transcribe")
+    print(
+        f"{given.model}, {given.manifest}, {count} clips; "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n"
+        "| export | program | same transcripts | WER | seconds |\n|---|---|---|---|---|\n"
+        f"| (source) | whispertune | {count} of {count} | {wer(ours):.1f} % | {time.perf_counter() - started:.0f} |",
+        flush=True,
+    )
+    for row in rows:
+        to, quantization = row.split(":")
+        try:
+            require_runtime(to)
+            options = ExportOptions(to=to, quantization=quantization, **shared)
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder), checkpoint, options)
+                started = time.perf_counter()
+                theirs = their_transcripts(Path(folder), checkpoint, clips, options)
+        except WhispertuneError as error:
+            print(f"| {row} | {error} | – | – | – |", flush=True)
+            continue
+        package = PACKAGES[to][1]
+        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        print(
+            f"| {row} | {package} {version(package)} | {same} of {count} ({100 * same / count:.1f} %) "
+            f"| {wer(theirs):.1f} % | {time.perf_counter() - started:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What a check found, as files: check.jsonl, summary.json, the ranking, and cleaned manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whispertune.check.audio import AudioFacts
+from whispertune.check.findings import MEANINGS, Finding, Source
+from whispertune.check.model_based import Opinion
+from whispertune.check.text import TextFacts
+from whispertune.data.utterances import Utterance
+from whispertune.run_folder import replacing_file, write_jsonl
+from whispertune.text.tokenizer import Tokenizer
+
+RARE_TOKENS = 3
+"""Tokens for one character from which it is one that the tokenizer does not know: its bytes, spelt one by one."""
+
+
+@dataclass(slots=True)
+class Report:
+    """All of one check. opinions: by row, of a model if there was one."""
+
+    sources: Sequence[Source]
+    findings: list[Finding]
+    texts: TextFacts
+    audio: AudioFacts | None
+    opinions: dict[int, Opinion] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(source.rows) for source in self.sources)
+
+    def rows_with_errors(self) -> set[int]:
+        return {finding.row for finding in self.findings if finding.severity == "error"}
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """How many rows of each source have each kind, errors first."""
+        found: dict[str, Counter[str]] = {kind: Counter() for kind in MEANINGS}
+        for row, kind in {(finding.row, finding.kind) for finding in self.findings}:
+            found[kind][self.source_of(row).name] += 1
+        return {kind: counter for kind, counter in found.items() if counter}
+
+    def source_of(self, row: int) -> Source:
+        firsts = [source.first for source in self.sources]
+        return self.sources[int(np.searchsorted(firsts, row, side="right")) - 1]
+
+    def utterance(self, row: int) -> Utterance:
+        source = self.source_of(row)
+        return source.rows[row - source.first]
+
+    def ranking(self) -> list[tuple[int, Opinion]]:
+        """Rows by how likely their transcript is wrong, the worst first."""
+        return sorted(self.opinions.items(), key=lambda item: -item[1].suspicion(self.utterance(item[0]).text))
+
+    def hours(self, source: Source) -> float | None:
+        if self.audio is None:
+            return None
+        return float(self.audio.seconds[source.first : source.first + len(source.rows)].sum()) / 3600
+
+
+def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
+    """The lines of check.jsonl."""
+    for finding in report.findings:
+        row, source = report.utterance(finding.row), report.source_of(finding.row)
+        yield {
+            "id": row.id, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
+            "file": row.source, "row": row.row, "split": source.role or None,
+        }  # fmt: skip
+
+
+def ranking_rows(report: Report) -> Iterator[dict[str, Any]]:
+    """The lines of ranking.jsonl."""
+    for number, opinion in report.ranking():
+        row = report.utterance(number)
+        yield {
+            "id": row.id, "suspicion": round(opinion.suspicion(row.text), 3), "sure": round(opinion.sure(row.text), 3),
+            "cer": round(opinion.cer, 4), "loss": round(opinion.nll, 4), "own_loss": round(opinion.own_nll, 4),
+            "text": row.text, "heard": opinion.hypothesis, "file": row.source, "row": row.row,
+        }  # fmt: skip
+
+
+def summary(report: Report, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """summary.json: the figures."""
+    errors = report.rows_with_errors()
+    counts = report.counts()
+    return {
+        "rows": report.num_rows,
+        "rows_with_errors": len(errors),
+        "audio_checked": report.audio is not None,
+        "kinds": {kind: sum(counter.values()) for kind, counter in counts.items()},
+        "sources": [
+            {
+                "file": str(source.path), "split": source.role or None, "rows": len(source.rows),
+                "hours": report.hours(source),
+                "rows_with_errors": sum(source.first <= row < source.first + len(source.rows) for row in errors),
+            }
+            for source in report.sources
+        ],
+        "characters": character_costs(report.texts, tokenizer) if tokenizer else None,
+    }  # fmt: skip
+
+
+def character_costs(texts: TextFacts, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Which characters the tokenizer spells byte by byte, and how often they occur.
+
+    tokens_per_character: of single characters, an upper bound of that of texts. rare: [character, tokens, count].
+    """
+    codes = np.flatnonzero(texts.usage)
+    codes = codes[(codes != 0x20) & ~((codes >= 0xD800) & (codes < 0xE000))]
+    costs = [len(tokenizer.encode(chr(code))) for code in codes.tolist()]
+    counts = texts.usage[codes].tolist()
+    rare = [[chr(c), n, k] for c, n, k in zip(codes.tolist(), costs, counts, strict=True) if n >= RARE_TOKENS]
+    total = sum(counts)
+    return {
+        "tokens_per_character": round(sum(n * k for n, k in zip(costs, counts, strict=True)) / max(total, 1), 3),
+        "rare_share": round(sum(row[2] for row in rare) / max(total, 1), 6),
+        "rare": sorted(rare, key=lambda row: -row[2])[:100],
+    }
+
+
+def write_findings(report: Report, folder: Path) -> None:
+    """check.jsonl, and ranking.jsonl if a model was asked."""
+    with replacing_file(folder / "check.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in finding_rows(report):  # one by one: there may be millions
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if report.opinions:
+        write_jsonl(folder / "ranking.jsonl", ranking_rows(report))
+
+
+def write_cleaned(report: Report, folder: Path) -> list[Path]:
+    """A JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
+
+    Audio paths are relative to `folder`.
+    """
+    reasons: dict[int, list[Finding]] = {}
+    for finding in report.findings:
+        if finding.severity == "error":
+            reasons.setdefault(finding.row, []).append(finding)
+    written: list[Path] = []
+    for source in report.sources:
+        name = source.role or source.path.name.removesuffix("".join(source.path.suffixes))
+        path = folder / f"{name}.jsonl"
+        while path in written or path.name == "excluded.jsonl":
+            path = path.with_name(f"{path.stem}-{len(written) + 1}.jsonl")
+        with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for number, row in enumerate(source.rows, start=source.first):
+                if number not in reasons:
+                    file.write(json.dumps(_cleaned_row(row, folder), ensure_ascii=False) + "\n")
+        written.append(path)
+    excluded = []
+    for number, found in sorted(reasons.items()):
+        row, source = report.utterance(number), report.source_of(number)
+        excluded.append(
+            {
+                "split": source.role or source.name, "id": row.id, "file": row.source, "row": row.row,
+                "reason": "; ".join(f"{f.kind}: {f.detail}" for f in found),
+            }
+        )  # fmt: skip
+    write_jsonl(folder / "excluded.jsonl", excluded)
+    return written
+
+
+def _cleaned_row(row: Utterance, folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": row.id,
+        "audio": os.path.relpath(row.audio, folder.absolute()),
+        "text": row.text,
+        "start": row.start or None,
+        "end": row.end,
+    }
+    fields |= {name: getattr(row, name) for name in ("language", "task", "speaker", "prompt", "channel")}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,207 @@
+"""Checks of rows against each other: duplicates, leakage between the sets, clips that do not fit the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.check.audio import AudioFacts
+from whispertune.check.findings import Finding, Source
+from whispertune.check.outliers import ENOUGH_EVIDENCE, FEWEST, spectral_shift, tempo, wrong_rates
+from whispertune.check.scripts import FASTEST, NAMES
+from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
+from whispertune.data.utterances import Utterance
+from whispertune.scoring.error_rates import count_characters
+from whispertune.text.normalizer import basic_normalize
+
+LETTERS_A_DIGIT = 4
+"""A digit is spoken as a word."""
+TOO_FAST_SPREADS, TOO_FAST_OCTAVES = 2.5, 0.45
+"""From both on the text does not fit. On 542 clips 0.7 % (half of them indeed wrong) and 93 % of halved ones."""
+FAST_SPREADS = 2.0
+SLOWEST = 2.0
+"""Letters a second, over 3 s and more, below which much of the audio is not in the text."""
+SAME_BITS = 40
+"""Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26; two different clips of one length
+differed in 74 and more."""
+BUCKET = 50
+"""Rows that share a part of their fingerprint and are compared one by one; where there are more it says nothing."""
+SIMILAR_SKETCHES = 7
+"""Of 12 hashes. Then the texts themselves are compared."""
+SAME_TEXT_CER = 0.15
+CANDIDATES = 8
+
+
+def locate(sources: Sequence[Source]) -> npt.NDArray[np.int32]:
+    """The number of each row's source."""
+    return np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.rows) for source in sources])
+
+
+def misfits(texts: TextFacts, audio: AudioFacts, sound: npt.NDArray[np.bool_]) -> Iterator[Finding]:
+    """Too much or too little text for the audio, and wrong sample rates; among `sound` rows alone, by script."""
+    for script in np.unique(texts.scripts[sound]):
+        members = np.flatnonzero(sound & (texts.scripts == script))
+        letters = texts.letters[members] + (LETTERS_A_DIGIT - 1) * texts.digits[members]
+        seconds, speech = audio.seconds[members].astype(float), audio.speech[members].astype(float)
+        faster, spreads = tempo(letters, speech)
+        factors, evidence = np.ones(len(members)), np.zeros(len(members))
+        if len(members) >= FEWEST:
+            spectra = audio.spectra[members].astype(np.float32)
+            usual = np.median(spectra - spectra.mean(axis=1, keepdims=True), axis=0)
+            pitch = np.where(audio.pitch[members] > 0, audio.pitch[members], np.nan)
+            pitch = np.log2(pitch / np.nanmedian(pitch)) if np.isfinite(pitch).any() else pitch
+            factors, evidence = wrong_rates(spectral_shift(spectra, usual), pitch, faster)
+        fastest = FASTEST.get(NAMES[script], FASTEST[""])
+        for i, row in enumerate(members.tolist()):
+            rate = letters[i] / max(speech[i], 0.02)
+            told = f"{letters[i]} letters in {speech[i]:.2f} s of speech"
+            if evidence[i] > ENOUGH_EVIDENCE:
+                yield Finding(row, "wrong_sample_rate", f"plays {factors[i]:.2g} times as fast as the others")
+            elif (rate > fastest and letters[i] >= 10) or (
+                spreads[i] > TOO_FAST_SPREADS and faster[i] > TOO_FAST_OCTAVES
+            ):
+                times = f", {2 ** faster[i]:.1f} times as many as usual" if faster[i] > 0 else ""
+                yield Finding(row, "too_fast", told + times)
+            elif spreads[i] > FAST_SPREADS and faster[i] > TOO_FAST_OCTAVES:
+                yield Finding(row, "fast", f"{told}, {2 ** faster[i]:.1f} times as many as usual")
+            elif seconds[i] > 3 and letters[i] / seconds[i] < SLOWEST:
+                yield Finding(row, "slow", f"{letters[i]} letters in {seconds[i]:.1f} s")
+
+
+def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | None) -> Iterator[Finding]:
+    """Recordings that stand twice: by their samples, or nearly so; without audio by file and span."""
+    if audio is None:
+        _, places = np.unique(texts.places, return_inverse=True)
+        yield from _repeated(sources, np.arange(len(places)), places, "audio", "the same file and span as")
+        return
+    rows = np.flatnonzero(audio.readable)
+    _, numbers_of = np.unique(audio.keys[rows], axis=0, return_inverse=True)
+    told = set()
+    for finding in _repeated(sources, rows, numbers_of.reshape(-1), "audio", "the same samples as"):
+        told.add(finding.row)
+        yield finding
+    groups = _near_groups(audio, rows)
+    for finding in _repeated(sources, rows, groups, "audio", "the same recording, encoded anew, as"):
+        if finding.row not in told:
+            yield finding
+
+
+def same_text(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
+    """Texts that stand twice in a set, or in train and another set; there nearly the same ones too."""
+    rows = np.flatnonzero(texts.letters > 0)
+    _, numbers = np.unique(texts.keys[rows], return_inverse=True)
+    told = set()
+    for finding in _repeated(sources, rows, numbers, "text", "the same as"):
+        told.add(finding.row)
+        yield finding
+    if not len(texts.sketches):
+        return
+    roles = _roles(sources)
+    train = rows[roles[rows] == "train"]
+    others = [row for row in rows[np.isin(roles[rows], ["valid", "test"])].tolist() if row not in told]
+    for row, twin in _near_texts(texts.sketches, train, np.array(others, np.int64)):
+        ours, theirs = (basic_normalize(_row(sources, at).text).strip() for at in (row, twin))
+        if ours and count_characters(theirs, ours).rate <= SAME_TEXT_CER:
+            yield Finding(row, "leaked_text", f"nearly the same as {_told(sources, twin)}")
+
+
+def shared_speakers(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
+    """One finding for each speaker of valid and test who is in train too, at their first row."""
+    roles = _roles(sources)
+    trained = np.unique(texts.speakers[roles == "train"])
+    for role in ("valid", "test"):
+        rows = np.flatnonzero((roles == role) & np.isin(texts.speakers, trained))
+        speakers, firsts, counts = np.unique(texts.speakers[rows], return_index=True, return_counts=True)
+        for speaker, at, count in zip(speakers.tolist(), firsts.tolist(), counts.tolist(), strict=True):
+            if name := texts.speaker_names[speaker]:
+                yield Finding(int(rows[at]), "leaked_speaker", f"{name!r} is in train too ({count} rows here)")
+
+
+def _roles(sources: Sequence[Source]) -> npt.NDArray[np.str_]:
+    return np.array([source.role for source in sources])[locate(sources)]
+
+
+def _row(sources: Sequence[Source], row: int) -> Utterance:
+    source = sources[int(np.searchsorted([s.first for s in sources], row, side="right")) - 1]
+    return source.rows[row - source.first]
+
+
+def _told(sources: Sequence[Source], row: int) -> str:
+    utterance = _row(sources, row)
+    return f"row {utterance.row} of {utterance.source}"
+
+
+def _repeated(
+    sources: Sequence[Source], rows: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], what: str, same: str
+) -> Iterator[Finding]:
+    """Findings of rows (n,) whose group (n,) another one is in: leaked to a later set, else repeated in its own."""
+    shared = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    order = shared[np.argsort(groups[shared], kind="stable")]
+    source_of = locate(sources).tolist()
+    for group in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        members = sorted(rows[group].tolist(), key=lambda row: (_ORDER[sources[source_of[row]].role], row))
+        first: dict[str, int] = {}
+        for row in members:
+            role = sources[source_of[row]].role
+            earlier = next((twin for other, twin in first.items() if other and role and other != role), None)
+            # The same sentence in valid and test, by two speakers, gives nothing away; the same recording does.
+            if earlier is not None and (what == "audio" or "train" in first):
+                yield Finding(row, f"leaked_{what}", f"{same} {_told(sources, earlier)}")
+            elif role in first or (first and not role):
+                yield Finding(row, f"duplicate_{what}", f"{same} {_told(sources, first.get(role, members[0]))}")
+            first.setdefault(role, row)
+
+
+_ORDER = {"train": 0, "valid": 1, "test": 2, "": 3}
+
+
+def _near_groups(audio: AudioFacts, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A group number for each of these rows, equal for recordings whose fingerprints nearly agree."""
+    prints = audio.fingerprints[rows]
+    words = prints.view(np.uint16)
+    seconds = audio.seconds[rows]
+    parents = list(range(len(rows)))
+
+    def group_of(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for column in words.T:
+        order = np.argsort(column, kind="stable")
+        for bucket in np.split(order, np.flatnonzero(np.diff(column[order])) + 1):
+            if not 2 <= len(bucket) <= BUCKET:
+                continue
+            for at, row in enumerate(bucket[:-1]):
+                others = bucket[at + 1 :]
+                bits = np.bitwise_count(prints[row] ^ prints[others]).sum(axis=1)
+                alike = (bits <= SAME_BITS) & (np.abs(seconds[others] - seconds[row]) <= 0.05 * seconds[row] + 0.05)
+                for twin in others[alike].tolist():
+                    low, high = sorted((group_of(int(row)), group_of(twin)))
+                    parents[high] = low
+    return np.array([group_of(row) for row in range(len(rows))], np.int64)
+
+
+def _near_texts(
+    sketches: Hashes, train: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, int]]:
+    """(row, its likeliest twin in train) where two hashes in a row agree and most of the others do."""
+    if not len(train) or not len(others):
+        return
+    most, twins = np.zeros(len(others), np.int64), np.zeros(len(others), np.int64)
+    for column in range(0, NUM_HASHES, 2):
+        keys = sketches[:, column] ^ (sketches[:, column + 1] << np.uint64(1))
+        order = train[np.argsort(keys[train], kind="stable")]
+        low = np.searchsorted(keys[order], keys[others], side="left")
+        high = np.searchsorted(keys[order], keys[others], side="right")
+        for nth in range(CANDIDATES):
+            at = np.flatnonzero(low + nth < high)
+            candidates = order[low[at] + nth]
+            agreeing = (sketches[candidates] == sketches[others[at]]).sum(axis=1)
+            better = agreeing > most[at]
+            most[at[better]], twins[at[better]] = agreeing[better], candidates[better]
+    for likely in np.flatnonzero(most >= SIMILAR_SKETCHES).tolist():
+        yield int(others[likely]), int(twins[likely])

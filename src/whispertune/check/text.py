@@ -1,0 +1,276 @@
+"""Checks of the texts: all rows at once, as arrays of code points, so that a million rows take seconds."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.check.encoding import encoding_damage, looks_misread
+from whispertune.check.findings import Finding
+from whispertune.check.scripts import (
+    ANY,
+    BRACKET,
+    DAMAGE,
+    DIGIT,
+    LAST,
+    NAMES,
+    OTHER,
+    SYMBOL,
+    classes,
+    lower,
+    scripts_of,
+)
+from whispertune.data.utterances import Utterance
+from whispertune.errors import RecipeError
+from whispertune.targets import MAX_TOKENS
+from whispertune.text.normalizer import basic_normalize
+
+CHUNK_ROWS = 20_000
+FOREIGN_SHARE = 0.5
+"""Of a text's letters in another script, from which it is another language; below, names and loan words."""
+MAJORITY = 0.9
+"""Share of a set's letters that one script must have for others to be foreign, where the language is not known."""
+NUM_HASHES = 12
+SHINGLE = 5
+"""Letters in a row; texts that share most of these are nearly the same."""
+
+MARKUP = re.compile(
+    r"<[^<>]{1,80}>|\[[^\[\]]{1,80}\]|\{[^{}]{1,80}\}|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});|\bhttps?://\S"
+)
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """Of n rows, read once. letters: spoken characters (letters, marks, digits). keys: (n,), equal for texts that
+    differ in case, punctuation and space alone. sketches: (n, 12) MinHash of 5-letter runs, or (0, 12) if not asked
+    for. scripts: (n,) class number of the script with the most letters, 0 without any. places: (n,) equal for the same
+    span of the same file. speakers: (n,) numbers of `speaker_names`. usage: how often each code point occurs.
+    """
+
+    letters: Ints
+    digits: Ints
+    scripts: npt.NDArray[np.uint8]
+    keys: Hashes
+    sketches: Hashes
+    places: Ints
+    speakers: npt.NDArray[np.int32]
+    speaker_names: list[str | None]
+    usage: Ints
+
+
+def check_texts(
+    sources: Sequence[Sequence[Utterance]],
+    language_of: Callable[[str | None], str | None],
+    count_tokens: Callable[[Utterance], int] | None,
+    *,
+    sketches: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Finding], TextFacts]:
+    """Findings and facts of all rows of all sources.
+
+    language_of: a row's language -> code, or None if unknown; raises RecipeError for one that has no token.
+    count_tokens: decoder input of a row; called for long texts alone, since a text has no more tokens than bytes.
+    """
+    findings: list[Finding] = []
+    chunks: list[_Chunk] = []
+    usage = np.zeros(LAST, np.int64)
+    languages, speakers = _Names(), _Names()
+    first = 0
+    for rows in sources:
+        for begin in range(0, len(rows), CHUNK_ROWS):
+            part = list(rows[begin : begin + CHUNK_ROWS])
+            chunk = _scan([row.text for row in part], usage, sketches=sketches)
+            chunk.places = np.array([hash((row.audio, row.within, row.channel, row.start, row.end)) for row in part])
+            chunk.languages = languages.numbers_of([row.language for row in part])
+            chunk.speakers = speakers.numbers_of([row.speaker for row in part])
+            findings += _chunk_findings(part, chunk, first, count_tokens)
+            chunks.append(chunk)
+            first += len(part)
+            advance(len(part))
+
+    def joined(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([getattr(chunk, name) for chunk in chunks])
+
+    letters = joined("by_script")
+    findings += _script_findings(letters, joined("languages"), languages.names, language_of)
+    facts = TextFacts(
+        letters=joined("letters"), digits=joined("digits"),
+        scripts=np.where(letters.any(axis=1), letters.argmax(axis=1), 0).astype(np.uint8),
+        keys=joined("keys"), sketches=joined("sketches"), places=joined("places"), speakers=joined("speakers"),
+        speaker_names=speakers.names, usage=usage,
+    )  # fmt: skip
+    return findings, facts
+
+
+class _Names:
+    """Names that recur, as numbers."""
+
+    def __init__(self) -> None:
+        self.names: list[str | None] = []
+        self._numbers: dict[str | None, int] = {}
+
+    def numbers_of(self, names: list[str | None]) -> npt.NDArray[np.int32]:
+        for name in names:
+            if name not in self._numbers:
+                self._numbers[name] = len(self.names)
+                self.names.append(name)
+        return np.fromiter(map(self._numbers.__getitem__, names), np.int32, len(names))
+
+
+@dataclass(slots=True)
+class _Chunk:
+    letters: Ints
+    by_script: npt.NDArray[np.int16]
+    digits: Ints
+    symbols: Ints
+    marked: npt.NDArray[np.bool_]
+    damaged: npt.NDArray[np.bool_]
+    num_bytes: Ints
+    keys: Hashes
+    sketches: Hashes
+    places: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    languages: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    speakers: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+
+def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = np.minimum(codes, LAST - 1)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    kinds = classes()[codes]
+    usage += np.bincount(codes, minlength=LAST)
+
+    def count(mask: npt.NDArray[np.bool_]) -> Ints:
+        sums = np.concatenate([[0], np.cumsum(mask)])
+        counts: Ints = sums[bounds[1:]] - sums[bounds[:-1]]
+        return counts
+
+    row_of = np.repeat(np.arange(len(texts)), lengths)
+    is_letter = (kinds > 0) & (kinds <= OTHER)
+    flat = np.bincount(row_of[is_letter] * (OTHER + 1) + kinds[is_letter], minlength=len(texts) * (OTHER + 1))
+    spoken = is_letter | (kinds == ANY) | (kinds == DIGIT)
+    kept = lower()[codes[spoken]].astype(np.uint64)
+    kept_counts = count(spoken)
+    return _Chunk(
+        letters=kept_counts,
+        by_script=flat.reshape(len(texts), OTHER + 1).astype(np.int16),
+        digits=count(kinds == DIGIT),
+        symbols=count(kinds == SYMBOL),
+        marked=count((kinds == BRACKET) | (codes == ord("&")) | (codes == ord("/"))) > 0,
+        damaged=count((kinds == DAMAGE) | looks_misread(codes)) > 0,
+        num_bytes=lengths + count(codes > 0x7F) + count(codes > 0x7FF) + count(codes > 0xFFFF),
+        keys=_row_hashes(kept, kept_counts),
+        sketches=_sketches(kept, kept_counts) if sketches else np.zeros((0, NUM_HASHES), np.uint64),
+    )
+
+
+def _row_hashes(codes: Hashes, counts: Ints) -> Hashes:
+    """A polynomial hash of each row's characters, modulo 2^64; 0 for a row without any."""
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    place = np.arange(len(codes)) - np.repeat(starts[:-1], counts)
+    powers = np.full(int(counts.max(initial=0)) + 1, 0x9E3779B97F4A7C15, np.uint64)
+    powers[0] = 1
+    powers = np.cumprod(powers)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_stirred_characters()[codes] * powers[place])])
+    hashes: Hashes = sums[starts[1:]] - sums[starts[:-1]]
+    return hashes
+
+
+@cache
+def _stirred_characters() -> Hashes:
+    return _mixed(np.arange(LAST, dtype=np.uint64))
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Bits well stirred: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _sketches(codes: Hashes, counts: Ints) -> Hashes:
+    """MinHash (Broder 1997) of each row's runs of 5 characters; all ones for a row without one."""
+    sketches = np.full((len(counts), NUM_HASHES), np.iinfo(np.uint64).max, np.uint64)
+    if len(codes) < SHINGLE:
+        return sketches
+    size = len(codes) - SHINGLE + 1
+    runs = np.zeros(size, np.uint64)
+    for offset in range(SHINGLE):
+        runs = runs * np.uint64(0x100000001B3) + codes[offset : offset + size]
+    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    whole = counts >= SHINGLE
+    # Runs that reach into the next row must not count: those are the last 4 of each row.
+    edges = np.stack([starts[whole], np.minimum(starts[whole] + counts[whole] - SHINGLE + 1, size)], axis=1).ravel()
+    padded = np.append(runs, np.uint64(0))
+    for number in range(NUM_HASHES):
+        hashed = _mixed(padded ^ np.uint64((number + 1) * 0x2545F4914F6CDD1D % (1 << 64)))
+        sketches[whole, number] = np.minimum.reduceat(hashed, edges)[::2]
+    return sketches
+
+
+def _chunk_findings(
+    rows: Sequence[Utterance], chunk: _Chunk, first: int, count_tokens: Callable[[Utterance], int] | None
+) -> Iterator[Finding]:
+    for i in np.flatnonzero(chunk.letters == 0).tolist():
+        text = rows[i].text
+        kind, detail = ("unspoken_text", f"{text[:40]!r} holds nothing that is said") if text else ("empty_text", "")
+        yield Finding(first + i, kind, detail or "the row has no text")
+    for i in np.flatnonzero(chunk.marked & (chunk.letters > 0)).tolist():
+        found = MARKUP.search(rows[i].text)
+        if found:
+            yield Finding(first + i, "markup", f"holds {found.group()[:40]!r}")
+            if not basic_normalize(rows[i].text).strip():
+                yield Finding(first + i, "unspoken_text", f"{rows[i].text[:40]!r} holds nothing that is said")
+    for i in np.flatnonzero(chunk.damaged).tolist():
+        damage = encoding_damage(rows[i].text)
+        if damage:
+            yield Finding(first + i, "encoding_damage", damage)
+    for kind, counts in (("digits", chunk.digits), ("symbols", chunk.symbols)):
+        yield from (
+            Finding(first + i, kind, sys.intern(f"{counts[i]} {kind}")) for i in np.flatnonzero(counts).tolist()
+        )
+    if count_tokens is not None:
+        for i in np.flatnonzero(
+            chunk.num_bytes > MAX_TOKENS - 8
+        ).tolist():  # 8: the most that a prompt without text takes
+            tokens = count_tokens(rows[i])
+            if tokens > MAX_TOKENS:
+                yield Finding(first + i, "too_many_tokens", f"{tokens} tokens with the prompt; 448 fit")
+
+
+def _script_findings(
+    letters: npt.NDArray[np.int16],
+    languages: npt.NDArray[np.int32],
+    names: list[str | None],
+    language_of: Callable[[str | None], str | None],
+) -> Iterator[Finding]:
+    """letters (n, scripts): rows whose letters are not of their language's scripts, or of the set's one script."""
+    overall = letters.sum(axis=0, dtype=np.int64)
+    majority = int(overall.argmax()) if overall.max(initial=0) > MAJORITY * overall.sum() else 0
+    for number, name in enumerate(names):
+        members = np.flatnonzero(languages == number)
+        try:
+            code = language_of(name)
+        except RecipeError as error:
+            yield from (Finding(int(row), "unknown_language", str(error)) for row in members)
+            continue
+        own = scripts_of(code) if code else frozenset({majority})
+        if own == {0}:
+            continue
+        counts = letters[members].sum(axis=1) - letters[members][:, sorted(own)].sum(axis=1)
+        for at in np.flatnonzero(counts):
+            row = letters[members[at]].copy()
+            total = int(row.sum())
+            row[sorted(own)] = 0
+            kind = "other_script" if counts[at] >= FOREIGN_SHARE * total else "foreign_letters"
+            yield Finding(int(members[at]), kind, f"{counts[at]} of {total} letters are {NAMES[int(row.argmax())]}")

@@ -1,0 +1,108 @@
+"""Writes CTranslate2 Whisper folders through the `ctranslate2` package's own model specification."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whispertune.checkpoints.layout import EMBEDDING, Checkpoint
+from whispertune.checkpoints.side_files import write_side_files
+from whispertune.errors import CheckpointError
+
+QUANTIZATIONS = (
+    *("float32", "float16", "bfloat16"),
+    *("int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"),
+)
+
+
+def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) -> None:
+    """Write `checkpoint` into `folder`: weights in one of `QUANTIZATIONS`, and all that faster-whisper reads.
+
+    Raises CheckpointError if the `ctranslate2` package is missing, or the model can't be written.
+    """
+    try:
+        from ctranslate2.specs import WhisperSpec
+    except ImportError as error:
+        raise CheckpointError(
+            "writing CTranslate2 needs the package of that name: pip install 'whispertune[ctranslate2]'"
+        ) from error
+    config = checkpoint.config
+    spec = WhisperSpec(
+        config.encoder_layers, config.encoder_attention_heads, config.decoder_layers, config.decoder_attention_heads
+    )
+    # The integer quantisations scale float32 tensors where they lie.
+    copies = quantization.startswith("int")
+    weights = {name: tensor.clone() if copies else tensor for name, tensor in checkpoint.weights.items()}
+    _fill(spec, weights, checkpoint)
+    generation = checkpoint.generation
+    spec.config.suppress_ids = generation["suppress_tokens"]
+    spec.config.suppress_ids_begin = generation["begin_suppress_tokens"]
+    spec.config.lang_ids = sorted(generation["lang_to_id"].values())
+    spec.config.alignment_heads = generation["alignment_heads"] or upper_heads(checkpoint)
+    spec.register_vocabulary(_vocabulary(checkpoint))
+    try:
+        spec.validate()
+        spec.optimize(quantization)
+        spec.save(str(folder))
+        write_side_files(folder, checkpoint)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
+
+
+def upper_heads(checkpoint: Checkpoint) -> list[list[int]]:
+    """[layer, head] of every head in the upper half of the decoder: what aligns words if nothing better is known."""
+    layers, heads = checkpoint.config.decoder_layers, checkpoint.config.decoder_attention_heads
+    return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
+
+
+def _fill(spec: Any, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:
+    """Put every tensor where the specification wants it; the reader in `ctranslate2.py` is the way back."""
+
+    def linear(theirs: Any, ours: str) -> None:
+        theirs.weight, theirs.bias = weights[f"{ours}.weight"], weights[f"{ours}.bias"]
+
+    def norm(theirs: Any, ours: str) -> None:
+        theirs.gamma, theirs.beta = weights[f"{ours}.weight"], weights[f"{ours}.bias"]
+
+    def fused(theirs: Any, ours: str, parts: Sequence[str]) -> None:
+        theirs.weight = torch.cat([weights[f"{ours}.{part}_proj.weight"] for part in parts])
+        value_bias = weights[f"{ours}.v_proj.bias"]
+        biases = [torch.zeros_like(value_bias) if p == "k" else weights[f"{ours}.{p}_proj.bias"] for p in parts]
+        theirs.bias = torch.cat(biases)
+
+    for side in ("encoder", "decoder"):
+        stack = getattr(spec, side)
+        stack.position_encodings.encodings = weights[f"model.{side}.embed_positions.weight"]
+        norm(stack.layer_norm, f"model.{side}.layer_norm")
+        for number, layer in enumerate(stack.layer):
+            ours = f"model.{side}.layers.{number}"
+            fused(layer.self_attention.linear[0], f"{ours}.self_attn", "qkv")
+            linear(layer.self_attention.linear[1], f"{ours}.self_attn.out_proj")
+            norm(layer.self_attention.layer_norm, f"{ours}.self_attn_layer_norm")
+            if side == "decoder":
+                linear(layer.attention.linear[0], f"{ours}.encoder_attn.q_proj")
+                fused(layer.attention.linear[1], f"{ours}.encoder_attn", "kv")
+                linear(layer.attention.linear[2], f"{ours}.encoder_attn.out_proj")
+                norm(layer.attention.layer_norm, f"{ours}.encoder_attn_layer_norm")
+            linear(layer.ffn.linear_0, f"{ours}.fc1")
+            linear(layer.ffn.linear_1, f"{ours}.fc2")
+            norm(layer.ffn.layer_norm, f"{ours}.final_layer_norm")
+    linear(spec.encoder.conv1, "model.encoder.conv1")
+    linear(spec.encoder.conv2, "model.encoder.conv2")
+    spec.decoder.embeddings.weight = weights[EMBEDDING]
+    spec.decoder.projection.weight = weights[EMBEDDING]  # found equal, and stored as an alias
+
+
+def _vocabulary(checkpoint: Checkpoint) -> list[str]:
+    """Every token by id; rows of the embedding that no token stands for get a name of their own."""
+    content = json.loads(checkpoint.tokenizer_json)
+    tokens = [f"<|unused{number}|>" for number in range(checkpoint.config.vocab_size)]
+    named = [*content["model"]["vocab"].items(), *((t["content"], int(t["id"])) for t in content["added_tokens"])]
+    for token, number in named:
+        if number < len(tokens):
+            tokens[number] = token
+    return tokens

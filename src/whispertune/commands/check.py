@@ -1,0 +1,278 @@
+"""whispertune check: look the data over before spending compute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from whispertune.check.audio import AudioFacts, check_audio
+from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
+from whispertune.check.model_based import Opinion, ask_model, judge
+from whispertune.check.page import page
+from whispertune.check.report import Report, summary, write_cleaned, write_findings
+from whispertune.check.sets import misfits, same_audio, same_text, shared_speakers
+from whispertune.check.text import check_texts
+from whispertune.checkpoints.packaged import packaged_tokenizer
+from whispertune.console import console, progress_bar, results
+from whispertune.data.utterances import Utterance, Utterances
+from whispertune.errors import RecipeError
+from whispertune.flags import help_text, parse_fields
+from whispertune.loading import ReadyModel, load_model
+from whispertune.precision import Precision, resolve_device, resolve_precision
+from whispertune.run_folder import make_writable, write_text
+from whispertune.splits import read_rows
+from whispertune.text.languages import LANGUAGES, spoken_language
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.transcripts import TextSettings
+from whispertune.windows import single_windows
+
+USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
+                         [--no-audio] [--field value …]"""
+
+DESCRIPTION = """Look data over before compute is spent on it: audio, texts, duplicates, leakage between the sets.
+
+What spoils training or scoring is an error; what is unusual but sound is a note. Exit status 2 if there is any error.
+With --model an untouched Whisper ranks the transcripts that are likely wrong. F is whatever train reads; a file named
+after train, valid (dev) or test is taken for that set."""
+
+SPLITS: tuple[Role, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """One check."""
+
+    train: str | None = None
+    """Training manifest."""
+
+    valid: str | None = None
+    """Validation manifest."""
+
+    test: str | None = None
+    """Test manifest."""
+
+    language: str | None = None
+    """Language spoken, where a row names none: its script is then known."""
+
+    language_token: str | None = None
+    """A language of Whisper's whose token `language`, which Whisper does not know, borrows."""
+
+    model: str | None = None
+    """A Whisper that says which transcripts are likely wrong."""
+
+    output: str | None = None
+    """Folder for check.jsonl, summary.json, check.html and, with a model, ranking.jsonl."""
+
+    fix: str | None = None
+    """Folder for manifests without the rows that have errors, and excluded.jsonl with the reasons."""
+
+    no_audio: bool = False
+    """Look at manifests and texts alone."""
+
+    workers: int = 2
+    """Threads that decode and measure audio."""
+
+    device: str = "auto"
+    """Of the model: auto, cpu, cuda or cuda:N."""
+
+    precision: Precision = "auto"
+    """Of the model's matrix products."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise RecipeError(f"workers is {self.workers}; it must be at least 1")
+        if self.model and self.no_audio:
+            raise RecipeError("model is given with no_audio, but a model listens: leave one of them out")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune check ARGUMENTS`."""
+    if any(flag in ("-h", "--help") for flag in arguments):
+        results.print(help_text(CheckOptions, USAGE, DESCRIPTION))
+        return 0
+    files, flags = split_arguments(arguments)
+    options = parse_fields(CheckOptions, {}, flags, command="check")
+    output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
+    for folder in (output, fix):
+        if folder is not None:
+            make_writable(folder)
+    if options.language is not None:
+        spoken_language(options.language, options.language_token)  # refuses what is no language
+    sources = open_sources(files, options)
+    tokenizer, report = check(sources, options)
+    if output is not None:
+        write_findings(report, output)
+        figures = summary(report, tokenizer)
+        write_text(output / "summary.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        write_text(output / "check.html", page(report, figures))
+    tell(report, output)
+    if fix is not None:
+        for path in write_cleaned(report, fix):
+            results.print(f"cleaned: {path}")
+        results.print(f"left out, with reasons: {fix / 'excluded.jsonl'}")
+    return 2 if report.rows_with_errors() else 0
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files, and flags with their values; `--no-audio` needs none."""
+    files: list[str] = []
+    flags: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in ("--no-audio", "--no_audio"):
+            flags.append("--no_audio=true")
+        elif argument.startswith("--"):
+            flags.append(argument)
+            if "=" not in argument and (value := next(remaining, None)) is not None:
+                flags.append(value)
+        else:
+            files.append(argument)
+    return files, flags
+
+
+def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
+    """All manifests with their rows.
+
+    Raises:
+        RecipeError: if none is given, or one can't be fixed and should be.
+        ManifestError: if one can't be used.
+    """
+    named = [(role, path) for role in SPLITS if (path := getattr(options, role)) is not None]
+    given: list[tuple[Role, str]] = [*named, *((guessed_role(Path(file)), file) for file in files)]
+    if not given:
+        raise RecipeError("nothing to check: name a manifest; see whispertune check --help")
+    sources: list[Source] = []
+    first = 0
+    for role, path in given:
+        rows = read_rows(role or "data", path)
+        if options.fix is not None:
+            _require_fixable(path, rows)
+        sources.append(Source(Path(path), role, rows, first))
+        first += len(rows)
+    return sources
+
+
+def _require_fixable(path: str, rows: Utterances) -> None:
+    """Refuse what the cleaned manifest could not say."""
+    if rows.inside_archives:
+        raise RecipeError(f"--fix: {path} has recordings inside archives, which no manifest can name; unpack them")
+    if len(rows.weights) > 1:
+        raise RecipeError(f"--fix: {path} joins sources of several weights, which no manifest can name; fix each alone")
+
+
+def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, Report]:
+    """All findings: texts first, then audio, sets, and what a model hears."""
+    ready = None
+    if options.model is not None:
+        device = resolve_device(options.device)
+        ready = load_model(options.model, device, resolve_precision(options.precision, device))
+    tokenizer = ready.tokenizer if ready else _usual_tokenizer()
+    if tokenizer is None:
+        console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")
+    num_rows = sum(len(source.rows) for source in sources)
+    several = len({source.role for source in sources} - {""}) > 1
+    with progress_bar("texts", num_rows) as advance:
+        findings, texts = check_texts(
+            [source.rows for source in sources], _language(options), _token_counter(tokenizer, options),
+            sketches=several, advance=advance,
+        )  # fmt: skip
+    audio: AudioFacts | None = None
+    if not options.no_audio:
+        with progress_bar("audio", num_rows) as advance:
+            rows = [row for source in sources for row in source.rows]
+            found, audio = check_audio(rows, workers=options.workers, advance=advance)
+        findings += found
+        findings += misfits(texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
+    findings += same_audio(sources, texts, audio)
+    findings += same_text(sources, texts)
+    findings += shared_speakers(sources, texts)
+    report = Report(sources, findings, texts, audio)
+    if ready is not None and audio is not None:
+        report.opinions = _opinions(report, ready, options)
+        for number, opinion in report.opinions.items():
+            judged = judge(opinion, report.utterance(number).text)
+            if judged is not None:
+                findings.append(Finding(number, *judged))
+    order = {kind: place for place, kind in enumerate(MEANINGS)}
+    findings.sort(key=lambda finding: (finding.kind not in ERRORS, finding.row, order[finding.kind]))
+    return tokenizer, report
+
+
+def _opinions(report: Report, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:
+    assert report.audio is not None
+    audio = report.audio
+    # Those with other errors too: of a text that is too long for its audio one wants to read what was heard.
+    sound = np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
+    text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
+    rows = [report.utterance(number) for number in sound]
+    targets = [text.target(window) for window in single_windows(rows)]
+    with progress_bar("asking the model", len(rows)) as advance:
+        opinions = ask_model(
+            ready, rows, targets, [text.language_of(row) for row in rows], audio.seconds[sound].tolist(),
+            workers=options.workers, advance=advance,
+        )  # fmt: skip
+    return dict(zip(sound, opinions, strict=True))
+
+
+def _usual_tokenizer() -> Tokenizer | None:
+    content = packaged_tokenizer()
+    return None if content is None else Tokenizer.from_json(content)
+
+
+def _language(options: CheckOptions) -> Callable[[str | None], str | None]:
+    def code(named: str | None) -> str | None:
+        given = named or options.language
+        if given is None:
+            return None
+        spoken = spoken_language(given, options.language_token)
+        return spoken if spoken in LANGUAGES else None  # None: its script is that of most of its letters
+
+    return code
+
+
+def _token_counter(tokenizer: Tokenizer | None, options: CheckOptions) -> Callable[[Utterance], int] | None:
+    if tokenizer is None:
+        return None
+    settings = TextSettings(tokenizer, options.language or "en", "transcribe", language_token=options.language_token)
+
+    def count(row: Utterance) -> int:
+        try:
+            return len(settings.target(single_windows([row])[0]).input_ids)
+        except RecipeError:  # told as unknown_language
+            return 0
+
+    return count
+
+
+def _without(kinds: Container[str], findings: Sequence[Finding], num_rows: int) -> np.ndarray:
+    """(num_rows,) of bool: rows that have no finding of these kinds."""
+    sound = np.ones(num_rows, bool)
+    sound[[finding.row for finding in findings if finding.kind in kinds]] = False
+    return sound
+
+
+def tell(report: Report, output: Path | None) -> None:
+    """Print the counts."""
+    table = Table(title=f"{report.num_rows} rows checked", title_justify="left")
+    table.add_column("")
+    table.add_column("kind")
+    names = list(dict.fromkeys(source.name for source in report.sources))
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("what it is")
+    for kind, counter in report.counts().items():
+        severity = "error" if kind in ERRORS else "note"
+        counts = [str(counter[name] or "") for name in names]
+        table.add_row(severity, kind, *counts, MEANINGS[kind], style="bold red" if kind in ERRORS else None)
+    if report.findings:
+        results.print(table)
+    errors = report.rows_with_errors()
+    results.print(f"{len(errors)} of {report.num_rows} rows have errors")
+    if output is not None:
+        results.print(f"every finding: {output / 'check.jsonl'}")
+        results.print(f"to look at and listen to: {output / 'check.html'}")

@@ -1,0 +1,296 @@
+"""whispertune export: write a model for the programs that run Whisper, and see that they transcribe alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
+from whispertune.checkpoints.ggml import save_ggml
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.layout import expected_shapes
+from whispertune.checkpoints.openai import save_openai
+from whispertune.console import console, progress_bar, results
+from whispertune.data.audio import load_utterance
+from whispertune.data.utterances import Utterance
+from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.errors import DataError, ExportError, RecipeError, RunFolderError
+from whispertune.features import WINDOW_SAMPLES
+from whispertune.flags import help_text, parse_fields
+from whispertune.frames import DENSE
+from whispertune.loading import ready_model
+from whispertune.run_folder import make_writable, replacing_folder
+from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
+from whispertune.splits import read_rows
+from whispertune.states import encode, window_features
+from whispertune.targets import MAX_TOKENS
+from whispertune.text.languages import language_code
+
+USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai --output DIR [--field value …]
+       … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source"""
+
+DESCRIPTION = """Write a model for what runs Whisper: transformers, faster-whisper, whisper.cpp, openai-whisper.
+
+With --verify the exported model is run in its own program before it is put in place. Both searches are greedy,
+without timestamps. If a transcript differs, both are shown, nothing is written and the exit status is 1."""
+
+Format = Literal["huggingface", "ctranslate2", "ggml", "openai"]
+Quantization = Literal[
+    "float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"
+]
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "huggingface": ("float32",),
+    "ctranslate2": QUANTIZATIONS,
+    "ggml": ("float32", "float16"),
+    "openai": ("float32", "float16"),
+}
+_OPENS = {
+    "huggingface": "transformers: pipeline('automatic-speech-recognition', model='{}')",
+    "ctranslate2": "faster-whisper: WhisperModel('{}')",
+    "ggml": "whisper.cpp: whisper-cli --model {}/ggml-model.bin",
+    "openai": "openai-whisper: whisper.load_model('{}/model.pt')",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """One export."""
+
+    model: str
+    """Model: a folder, an OpenAI .pt, a Hub id, a run (its best/), or packaged:whisper-base."""
+
+    to: Format
+    """What to write: a Hugging Face folder, CTranslate2's (faster-whisper), whisper.cpp's, OpenAI's."""
+
+    output: str
+    """Folder to write; an earlier export there is replaced."""
+
+    quantization: Quantization | None = None
+    """How weights are stored, float32 by default. Hugging Face: float32; OpenAI: float32 or float16; ggml: these
+    too, but float16 by default, as whisper.cpp 1.5 to 1.8 aborts on float32; CTranslate2: all."""
+
+    tokenizer: str | None = None
+    """Folder with the tokenizer.json of an OpenAI .pt, which has none of its own."""
+
+    data: str | None = None
+    """Manifest to take clips for --verify from, where no audio files are given."""
+
+    clips: int = 8
+    """How many clips of --data, spread over it."""
+
+    language: str | None = None
+    """Language spoken in the clips, where a row names none and the model was not trained on one."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What --verify has written down."""
+
+    max_different: float = 0.0
+    """Share of the clips whose transcripts --verify lets differ; quantised models need some."""
+
+    def __post_init__(self) -> None:
+        choices = _CHOICES[self.to]
+        if self.quantization is not None and self.quantization not in choices:
+            raise RecipeError(f"quantization is {self.quantization}; {self.to} takes {' or '.join(choices)}")
+        if self.clips < 1:
+            raise RecipeError(f"clips is {self.clips}; it must be at least 1")
+        if not 0 <= self.max_different <= 1:
+            raise RecipeError(f"max_different is {self.max_different}; it must lie between 0 and 1")
+
+    @property
+    def stored(self) -> str:
+        """How weights are stored."""
+        return self.quantization or ("float16" if self.to == "ggml" else "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording to verify with, and the code of its language (None: English-only model)."""
+
+    name: str
+    waveform: np.ndarray
+    language: str | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune export ARGUMENTS`."""
+    if any(flag in ("-h", "--help") for flag in arguments):
+        results.print(help_text(ExportOptions, USAGE, DESCRIPTION))
+        return 0
+    flags, audio = take_verify(arguments)
+    options = parse_fields(ExportOptions, {}, flags, command="export")
+    check_verify(options, audio)
+    output = Path(options.output)
+    check_output(output, options)
+    if audio is not None:
+        require_runtime(options.to)
+    console.print(f"reading   {options.model}")
+    tokenizer = None if options.tokenizer is None else Path(options.tokenizer).expanduser()
+    checkpoint = load_checkpoint(options.model, tokenizer)
+    clips = [] if audio is None else read_clips(options, audio, checkpoint)
+    with replacing_folder(output) as folder:
+        write(folder, checkpoint, options)
+        if clips:
+            verify(folder, checkpoint, clips, options)
+    size = sum(file.stat().st_size for file in output.iterdir())
+    results.print(f"{options.to}, {options.stored}, {size / 1e6:.0f} MB: {output}")
+    results.print(_OPENS[options.to].format(output))
+    return 0
+
+
+def take_verify(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The other flags, and the files behind `--verify`: the one flag that takes any number of values."""
+    if "--verify" not in arguments:
+        return list(arguments), None
+    at = arguments.index("--verify")
+    end = next((i for i in range(at + 1, len(arguments)) if arguments[i].startswith("--")), len(arguments))
+    return [*arguments[:at], *arguments[end:]], list(arguments[at + 1 : end])
+
+
+def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
+    """Refuse --verify without clips, and its fields without --verify."""
+    if audio is None:
+        for name in ("data", "clips", "language", "task", "max_different"):
+            if getattr(options, name) != getattr(ExportOptions, name):
+                raise RecipeError(f"--{name} only says how to --verify; add --verify, or leave it out")
+    elif not audio and options.data is None:
+        raise RecipeError("--verify needs something to transcribe: name audio files behind it, or --data MANIFEST")
+    elif audio and options.data is not None:
+        raise RecipeError("--verify has audio files and --data; give one of the two")
+
+
+def check_output(output: Path, options: ExportOptions) -> None:
+    """Refuse a folder whose replacement would lose something, and one that cannot be written."""
+    source = Path(options.model).expanduser()
+    if source.exists() and any(output.resolve() == path.resolve() for path in (source, source / "best", source.parent)):
+        raise RunFolderError(f"--output: {output} holds the model that is exported; choose another folder")
+    if output.is_dir():
+        strange = [path.name for path in output.iterdir() if path.name not in EXPORTED_FILES or path.is_dir()]
+        if strange:
+            raise RunFolderError(
+                f"--output: {output} holds something else than an export ({strange[0]}); choose another folder"
+            )
+    created = not output.exists()
+    make_writable(output)
+    if created:
+        output.rmdir()
+
+
+EXPORTED_FILES = {
+    *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocabulary.json", "merges.txt"),
+    *("normalizer.json", "README.md", "model.safetensors", "model.bin", "model.pt", "ggml-model.bin"),
+}
+"""What exports consist of: a folder of these alone may be replaced."""
+
+
+def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Write the model into an empty folder."""
+    console.print(f"writing   {options.to}, {options.stored}")
+    dtype = {"float16": torch.float16}.get(options.stored, torch.float32)
+    match options.to:
+        case "huggingface":
+            language = own_language(checkpoint)
+            task = checkpoint.generation.get("task") or "transcribe"
+            save_huggingface(folder, checkpoint, checkpoint.weights, language=language, task=task, model_card=None)
+        case "ctranslate2":
+            save_ctranslate2(folder, checkpoint, options.stored)
+        case "ggml":
+            with progress_bar("writing tensors", len(expected_shapes(checkpoint.config))) as advance:
+                save_ggml(folder, checkpoint, dtype, advance)
+        case "openai":
+            save_openai(folder, checkpoint, dtype)
+
+
+def own_language(checkpoint: Checkpoint) -> str | None:
+    """Code of the language that a fine-tuned model was trained on, from its generation config."""
+    named = checkpoint.generation.get("language")
+    return named.strip("<|>") if isinstance(named, str) else None
+
+
+def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint) -> list[Clip]:
+    """The clips to transcribe.
+
+    Raises:
+        UserError: a file or row that cannot be used, or no language given for a multilingual model.
+    """
+    multilingual = checkpoint.generation["is_multilingual"]
+    spoken = own_language(checkpoint) if options.language is None else language_code(options.language)
+    if options.data is None:
+        found = [Utterance(id=name, audio=Path(name), text="") for name in audio]
+    else:
+        rows = read_rows("data", options.data)
+        chosen = np.linspace(0, len(rows) - 1, min(options.clips, len(rows))).round().astype(int)
+        found = [rows[i] for i in chosen.tolist()]
+    clips = []
+    for utterance in found:
+        language = spoken if utterance.language is None else language_code(utterance.language)
+        if multilingual and language is None:
+            raise RecipeError("--verify needs the language spoken in the clips: add --language")
+        waveform = load_utterance(utterance)
+        if len(waveform) > WINDOW_SAMPLES:
+            raise DataError(
+                f"{utterance.id}: lasts {len(waveform) / 16_000:.1f} s; --verify takes clips of at most 30 s"
+            )
+        clips.append(Clip(utterance.id, waveform, language if multilingual else None))
+    return clips
+
+
+@torch.inference_mode()
+def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) -> list[str]:
+    """Dense and greedy, in float32, one clip at a time."""
+    ready = ready_model(checkpoint, torch.device("cpu"))
+    found = []
+    with progress_bar("source", len(clips)) as advance:
+        for clip in clips:
+            prompt = ready.tokenizer.prompt_tokens(clip.language, task)
+            states = encode(ready.whisper.encoder, [window_features(clip.waveform, ready.n_mels, DENSE)])
+            (hypothesis,) = decode_windows(
+                ready.whisper.decoder, states, [prompt], ready.rules, ready.tokenizer.eot,
+                [MAX_TOKENS - len(prompt)], GREEDY,
+            )  # fmt: skip
+            found.append(ready.tokenizer.decode(hypothesis.tokens).strip())
+            advance(1)
+    return found
+
+
+def their_transcripts(folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], options: ExportOptions) -> list[str]:
+    """By the program that the export is for."""
+    generation = checkpoint.generation
+    found: dict[int, str] = {}
+    with progress_bar(PACKAGES[options.to][1], len(clips)) as advance:
+        for language in dict.fromkeys(clip.language for clip in clips):
+            task = Task(language, options.task, generation["suppress_tokens"], generation["begin_suppress_tokens"])
+            transcribe = open_runtime(options.to, folder, task)
+            for index, clip in enumerate(clips):
+                if clip.language == language:
+                    found[index] = transcribe(clip.waveform)
+                    advance(1)
+    return [found[index] for index in range(len(clips))]
+
+
+def verify(folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], options: ExportOptions) -> None:
+    """Compare the exported model's transcripts with the source's.
+
+    Raises:
+        ExportError: if more of them differ than allowed.
+    """
+    ours = our_transcripts(checkpoint, clips, options.task)
+    theirs = their_transcripts(folder, checkpoint, clips, options)
+    different = [index for index in range(len(clips)) if ours[index] != theirs[index]]
+    for index in different:
+        console.print(f"differs   {clips[index].name}", style="red")
+        console.print(f"  source    {ours[index]!r}\n  exported  {theirs[index]!r}")
+    results.print(
+        f"{len(clips) - len(different)} of {len(clips)} transcripts are the same in {PACKAGES[options.to][1]}"
+    )
+    if len(different) > options.max_different * len(clips):
+        raise ExportError(
+            f"the {options.to} export transcribes {len(different)} of {len(clips)} clips differently; nothing was "
+            "written (--max_different allows a share of them)"
+        )

@@ -1,0 +1,131 @@
+"""A data set saved by Hugging Face's `datasets` (`save_to_disk`): Arrow files, audio inside or beside.
+
+Recordings inside are read from their place in the Arrow file when they are needed; nothing is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, TEXT_COLUMNS, make_row, shown
+from whispertune.data.split_names import choose_split
+from whispertune.data.text_files import read_text
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+
+def is_arrow_folder(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote it."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def add_arrow_folder(folder: Path, split: str, utterances: Utterances) -> None:
+    """Add one split of a saved data set, or all of one without splits.
+
+    Raises:
+        ManifestError: if pyarrow is missing, or the folder or a row is at fault.
+    """
+    place = folder
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not splits:
+            raise ManifestError(f"{folder / 'dataset_dict.json'}: names no splits; save the data set again")
+        place = folder / choose_split(folder, split, [str(name) for name in splits])
+    files = _json(place / "state.json").get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(f, Mapping) and "filename" in f for f in files):
+        raise ManifestError(f"{place / 'state.json'}: names no data files; save the data set again")
+    row = 0
+    for entry in files:
+        name = str(entry["filename"])
+        if Path(name).name != name:
+            raise ManifestError(f"{place / 'state.json'}: {shown(name)} is no file in this folder; save it again")
+        row = add_arrow_file(place / name, utterances, row)
+
+
+def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
+    """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
+
+    Raises:
+        ManifestError: as above.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        remedy = "install whispertune[datasets], which brings pyarrow"
+        raise ManifestError(f"{path}: reading a saved data set needs pyarrow; {remedy}") from None
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            begin = source.read_buffer(source.size()).address
+            source.seek(0)
+            for batch in pyarrow.ipc.open_stream(source):
+                row = _add_batch(path, batch, begin, source.size(), utterances, row)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file; save the data set again") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ManifestError(f"{path}: is no Arrow file ({reason}); save the data set again") from None
+    return row
+
+
+def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, row: int) -> int:
+    columns = batch.schema.names
+    audio_name = next((name for name in AUDIO_COLUMNS if name in columns), None)
+    if audio_name is None or not any(name in columns for name in TEXT_COLUMNS):
+        remedy = f"rename_column one each to {AUDIO_COLUMNS[0]} and {TEXT_COLUMNS[0]}"
+        raise ManifestError(f"{path}, row 1: no audio or no text column among {', '.join(columns)}; {remedy}")
+    values = {name: batch.column(name).to_pylist() for name in columns if name in ALL_COLUMNS - set(AUDIO_COLUMNS)}
+    audio = batch.column(audio_name)
+    offsets = None
+    if hasattr(audio, "field") and {"bytes", "path"} <= {field.name for field in audio.type}:
+        paths = audio.field("path").to_pylist()
+        offsets = _places(path, audio.field("bytes"), begin, size)
+    elif str(audio.type) in ("string", "large_string"):
+        paths = audio.to_pylist()
+    else:
+        remedy = "save it with cast_column('audio', Audio())"
+        raise ManifestError(f"{path}, row 1, field {audio_name!r}: its type is {shown(str(audio.type))}; {remedy}")
+    # A duration there is the whole recording's, and no span.
+    spanned = "start" in values or "offset" in values
+    for index in range(batch.num_rows):
+        row += 1
+        record = {name: entries[index] for name, entries in values.items() if name != "duration" or spanned}
+        within = None if offsets is None else offsets[index]
+        record["audio"] = paths[index] or (f"row-{row}" if within else None)
+        record.setdefault("id", f"{row}-{Path(str(record['audio'])).name}")  # names inside need not differ
+        base = str(path.absolute()) if within else str(path.absolute().parent)
+        make_row(str(path), row, record).add_to(utterances, base, within=within)
+    return row
+
+
+def _places(path: Path, array: Any, begin: int, size: int) -> list[tuple[int, int] | None]:
+    """(first byte, bytes) of each value of a binary column within the file that is mapped at `begin`."""
+    _, offsets_buffer, data = array.buffers()
+    if data is None:
+        return [None] * len(array)
+    if not begin <= data.address < begin + size:
+        raise ManifestError(f"{path}: its columns are packed; save the data set with save_to_disk")
+    wide = str(array.type).startswith("large_")
+    offsets = np.frombuffer(offsets_buffer, np.int64 if wide else np.int32)[
+        array.offset : array.offset + len(array) + 1
+    ]
+    first = data.address - begin
+    valid = array.is_valid().to_pylist()
+    return [
+        (int(first + a), int(b - a)) if there and b > a else None
+        for a, b, there in zip(offsets[:-1], offsets[1:], valid, strict=True)
+    ]
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ManifestError(f"{path}: is no JSON object; save the data set again")
+    return content

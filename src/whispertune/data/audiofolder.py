@@ -1,0 +1,72 @@
+"""Hugging Face's audiofolder: metadata.csv or metadata.jsonl beside the recordings, in a folder or one per split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from whispertune.data.manifest import add_manifest, manifest_rows
+from whispertune.data.split_names import NAMES, choose_split
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+SPLITS = tuple(name for names in NAMES.values() for name in names)
+
+
+def is_audiofolder(folder: Path) -> bool:
+    """Whether it, or a folder named like a split in it (or in data/ of it), holds metadata."""
+    return any(_metadata(place) for place in _places(folder))
+
+
+def add_audiofolder(folder: Path, split: str, utterances: Utterances) -> None:
+    """Add one split. With folders named like splits a row belongs to the one its recording lies in.
+
+    Raises:
+        ManifestError: if the split is missing, or a row is at fault.
+    """
+    for root in (folder, folder / "data"):
+        split_folders = [name for name in SPLITS if (root / name).is_dir()]
+        with_metadata = [name for name in split_folders if _metadata(root / name)]
+        if with_metadata:
+            add_manifest(_only(root / choose_split(folder, split, with_metadata)), utterances)
+            return
+        if _metadata(root):
+            path = _only(root)
+            if split_folders:
+                _add_part(path, choose_split(folder, split, split_folders), utterances)
+            else:
+                add_manifest(path, utterances)
+            return
+
+
+def _add_part(path: Path, split: str, utterances: Utterances) -> None:
+    """Rows whose recording lies below the folder of that name."""
+    found = False
+    for row in manifest_rows(path):
+        name = row.columns.audio
+        if str(row.record.get(name or "", "")).strip().removeprefix("./").startswith(f"{split}/"):
+            row.add_to(utterances, str(path.absolute().parent))
+            found = True
+    if not found:
+        raise ManifestError(
+            f"{path}, row 2, field 'file_name': no row's file lies in {split}/, which is there; write names such as "
+            f"{split}/0001.wav, or move {path.name} elsewhere"
+        )
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    for root in (folder, folder / "data"):
+        yield root
+        yield from (root / name for name in SPLITS)
+
+
+def _metadata(folder: Path) -> list[Path]:
+    return [folder / name for name in METADATA if (folder / name).is_file()]
+
+
+def _only(folder: Path) -> Path:
+    found = _metadata(folder)
+    if len(found) > 1:
+        raise ManifestError(f"{folder}: holds both {METADATA[0]} and {METADATA[1]}; remove one, or name the other")
+    return found[0]

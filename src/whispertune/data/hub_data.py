@@ -1,0 +1,95 @@
+"""A data set of the Hugging Face Hub, by way of the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
+
+It is downloaded once, into the library's own cache, and read from its Arrow files there. With `first` rows asked for,
+only these are fetched, as a stream, and kept beside their index in whispertune's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from whispertune.data.arrow_folder import add_arrow_file
+from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, make_row
+from whispertune.data.split_names import choose_split
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+PREFIX = "hub:"
+
+
+def add_hub_data(address: str, split: str, utterances: Utterances, *, first: int | None = None) -> None:
+    """Add one split of a data set on the Hub, or only its `first` rows.
+
+    Raises:
+        ManifestError: if `datasets` is missing, or the Hub or the data set says no.
+    """
+    name, _, rest = address.removeprefix(PREFIX).partition(":")
+    config, _, own_split = rest.partition(":")
+    try:
+        import datasets
+    except ImportError:
+        raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
+    try:
+        known = datasets.get_dataset_split_names(name, config or None)
+        chosen = choose_split(address, own_split or split, known)
+        if first is None:
+            loaded = datasets.load_dataset(name, config or None, split=chosen)
+            files = [Path(entry["filename"]) for entry in loaded.cache_files]
+        else:
+            index = _stream(datasets, address, name, config, chosen, first)
+    except ManifestError:
+        raise
+    except Exception as error:  # whatever the network, the Hub and each data set's files may raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ManifestError(f"{address}: cannot be loaded ({reason}); check name, config, split and access") from None
+    if first is not None:
+        _add_stream(address, index, utterances)
+        return
+    row = 0
+    for path in files:
+        row = add_arrow_file(path, utterances, row)
+
+
+def cache_folder() -> Path:
+    """Where streamed rows are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whispertune" / "streams"
+
+
+def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int) -> Path:
+    """Fetch the first rows, unless they are there: an index of JSON lines, and the recordings in one file."""
+    key = hashlib.sha256(f"{address}\n{split}\n{first}".encode()).hexdigest()[:16]
+    index = cache_folder() / f"{key}.jsonl"
+    if index.is_file():
+        return index
+    index.parent.mkdir(parents=True, exist_ok=True)
+    stream = datasets.load_dataset(name, config or None, split=split, streaming=True)
+    audio = next((c for c in AUDIO_COLUMNS if c in (stream.column_names or ())), None)
+    if audio is None:
+        raise ManifestError(f"{address}: no audio column among {', '.join(stream.column_names or ())}; rename it")
+    stream = stream.cast_column(audio, datasets.Audio(decode=False))
+    unfinished = index.with_suffix(f".{os.getpid()}")
+    with index.with_suffix(".audio").open("wb") as recordings, unfinished.open("w", encoding="utf-8") as rows:
+        for sample in stream.take(first):
+            content, path = sample[audio]["bytes"], sample[audio]["path"]
+            record = {c: v for c, v in sample.items() if c in ALL_COLUMNS and c not in (*AUDIO_COLUMNS, "duration")}
+            if content is None:
+                content = Path(path).read_bytes()
+            record |= {"audio": Path(path or "audio").name, "within": [recordings.tell(), len(content)]}
+            recordings.write(content)
+            rows.write(json.dumps(record, default=str) + "\n")
+    unfinished.replace(index)
+    return index
+
+
+def _add_stream(address: str, index: Path, utterances: Utterances) -> None:
+    recordings = str(index.with_suffix(".audio"))
+    with index.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            record = json.loads(line)
+            offset, size = record.pop("within")
+            record.setdefault("id", f"{number}-{record['audio']}")
+            make_row(address, number, record).add_to(utterances, recordings, within=(offset, size))

@@ -1,0 +1,87 @@
+"""A Kaldi data folder: wav.scp, text, and segments, utt2spk and utt2lang where they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from whispertune.data.rows import make_row, shown
+from whispertune.data.text_files import read_text
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+
+def is_kaldi(folder: Path) -> bool:
+    """Whether the folder holds a wav.scp."""
+    return (folder / "wav.scp").is_file()
+
+
+def add_kaldi(folder: Path, utterances: Utterances) -> None:
+    """Add every utterance of `text`, in its order.
+
+    Raises:
+        ManifestError: for a command or an archive in place of a file, an utterance without a recording, a bad
+            line. Nothing in such a folder is ever run.
+    """
+    recordings = _table(folder / "wav.scp")
+    segments = _table(folder / "segments") if (folder / "segments").exists() else None
+    speakers, languages = (
+        _table(folder / name) if (folder / name).exists() else {} for name in ("utt2spk", "utt2lang")
+    )
+    path = folder / "text"
+    # Paths in a wav.scp are relative to where Kaldi's scripts run; that may be here, or the folder itself.
+    bases = [str(Path.cwd()), str(folder.absolute())]
+    for number, id_, text in _lines(path):
+        record: dict[str, object] = {"id": id_, "text": text}
+        recording = id_
+        if segments is not None:
+            if id_ not in segments:
+                _fail(path, number, "id", f"{shown(id_)} is not in segments", "add it there or delete the line")
+            line, span = segments[id_]
+            fields = span.split()
+            if len(fields) not in (3, 4):
+                problem = f"{shown(span)} is not `RECORDING START END`"
+                _fail(folder / "segments", line, "start", problem, "write a line as `UTTERANCE RECORDING 1.25 3.5`")
+            recording, record["start"], record["end"] = fields[:3]
+            if record["end"] == "-1":  # the recording's end
+                record["end"] = None
+        if recording not in recordings:
+            _fail(path, number, "id", f"{shown(recording)} is not in wav.scp", "add its recording or delete the line")
+        line, audio = recordings[recording]
+        _require_file(folder / "wav.scp", line, audio)
+        record |= {"audio": audio, "speaker": speakers.get(id_, (0, ""))[1], "language": languages.get(id_, (0, ""))[1]}
+        base = next((base for base in bases if (Path(base) / audio).exists()), bases[1])
+        make_row(str(path), number, record).add_to(utterances, base)
+
+
+def _require_file(path: Path, number: int, audio: str) -> None:
+    """Kaldi's scripts may name a command, or a place in an archive, instead of a file."""
+    if audio.endswith("|"):
+        remedy = "run the command yourself into a file, and name that (whispertune runs no commands from data)"
+        _fail(path, number, "audio", f"{shown(audio)} is a command", remedy)
+    name, _, offset = audio.rpartition(":")
+    if audio == "-" or audio.endswith(".ark") or (name and offset.isdigit()):
+        _fail(path, number, "audio", f"{shown(audio)} is no audio file", "unpack it with wav-copy, and name the files")
+
+
+def _table(path: Path) -> dict[str, tuple[int, str]]:
+    """Key -> (line, the rest of the line)."""
+    table: dict[str, tuple[int, str]] = {}
+    for number, key, rest in _lines(path):
+        if key in table:
+            _fail(path, number, "id", f"{shown(key)} is there twice", f"line {table[key][0]} has it already")
+        if not rest:
+            _fail(path, number, "id", f"{shown(key)} has nothing behind it", "write `KEY VALUE`")
+        table[key] = number, rest
+    return table
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(read_text(path, empty="write a line `KEY VALUE` per entry").split("\n"), 1):
+        if line.strip():
+            key, *rest = line.strip().split(None, 1)
+            yield number, key, rest[0] if rest else ""
+
+
+def _fail(path: Path, number: int, field: str, problem: str, remedy: str) -> None:
+    raise ManifestError(f"{path}, row {number}, field {field!r}: {problem}; {remedy}")

@@ -1,0 +1,40 @@
+"""A LibriSpeech tree: NAME.trans.txt in each chapter's folder, the recordings beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from whispertune.data.rows import exists, make_row
+from whispertune.data.text_files import read_text
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+ENDINGS = (".flac", ".wav", ".opus", ".ogg", ".mp3")
+
+
+def transcripts_in(folder: Path) -> Iterator[Path]:
+    """Its *.trans.txt, sorted."""
+    return iter(sorted(folder.rglob("*.trans.txt")))
+
+
+def add_librispeech(folder: Path, utterances: Utterances) -> None:
+    """Add every line `ID TEXT` of every *.trans.txt below the folder; the speaker is the id up to its first dash.
+
+    Raises:
+        ManifestError: for a line without text, or without a recording.
+    """
+    for path in transcripts_in(folder):
+        beside = str(path.parent.absolute())
+        for number, line in enumerate(read_text(path, empty="write a line `ID TEXT` per utterance").split("\n"), 1):
+            if not line.strip():
+                continue
+            id_, _, text = line.strip().partition(" ")
+            audio = next((id_ + ending for ending in ENDINGS if exists(f"{beside}/{id_}{ending}")), None)
+            if audio is None:
+                raise ManifestError(
+                    f"{path}, row {number}, field 'id': no recording {id_}{ENDINGS[0]} (or {', '.join(ENDINGS[1:])}) "
+                    "beside it; each line is `ID TEXT`: fetch the recording or delete the line"
+                )
+            record = {"id": id_, "audio": audio, "text": text, "speaker": id_.partition("-")[0]}
+            make_row(str(path), number, record).add_to(utterances, beside)

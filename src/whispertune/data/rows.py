@@ -1,0 +1,229 @@
+"""One row of any corpus, its values checked as they become an utterance."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+# The first of these columns that is present counts.
+AUDIO_COLUMNS = ("audio", "audio_filepath", "wav", "path", "file_name")
+TEXT_COLUMNS = ("text", "wrd", "sentence", "transcription", "transcript")
+ID_COLUMNS = ("id", "ID")
+LANGUAGE_COLUMNS = ("language", "locale")
+TASK_COLUMNS = ("task",)
+START_COLUMNS = ("start", "offset")
+END_COLUMNS = ("end",)
+DURATION_COLUMNS = ("duration",)
+SPEAKER_COLUMNS = ("speaker", "client_id")
+PROMPT_COLUMNS = ("prompt",)
+CHANNEL_COLUMNS = ("channel",)
+ALL_COLUMNS = frozenset(
+    AUDIO_COLUMNS + TEXT_COLUMNS + ID_COLUMNS + LANGUAGE_COLUMNS + TASK_COLUMNS + START_COLUMNS
+    + END_COLUMNS + DURATION_COLUMNS + SPEAKER_COLUMNS + PROMPT_COLUMNS + CHANNEL_COLUMNS
+)  # fmt: skip
+
+MAX_CHANNEL = 1023  # libsndfile opens no file with more channels
+# float() alone would also take "1_000", "infinity" and digits of other scripts.
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # tab and line ends are fine in a text
+CONTROL_OR_LINE_END = re.compile(r"[\x00-\x1f\x7f]")
+PLACEHOLDER = re.compile(r"(\$\{\w+\}|\$\w+(?=[/\\])|\{\w+\}(?=[/\\]))")  # SpeechBrain's $data_root/…
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+class Columns(NamedTuple):
+    """Which column counts for each kind, of those that are present."""
+
+    audio: str | None
+    text: str | None
+    id: str | None
+    language: str | None
+    task: str | None
+    start: str | None
+    end: str | None
+    duration: str | None
+    speaker: str | None
+    prompt: str | None
+    channel: str | None
+
+
+@lru_cache(maxsize=64)
+def choose_columns(present: tuple[str, ...]) -> Columns:
+    """The first column of each kind that is present."""
+    kinds = (
+        AUDIO_COLUMNS, TEXT_COLUMNS, ID_COLUMNS, LANGUAGE_COLUMNS, TASK_COLUMNS, START_COLUMNS, END_COLUMNS,
+        DURATION_COLUMNS, SPEAKER_COLUMNS, PROMPT_COLUMNS, CHANNEL_COLUMNS,
+    )  # fmt: skip
+    return Columns(*(next((name for name in kind if name in present), None) for kind in kinds))
+
+
+@dataclass(slots=True)
+class Row:
+    """A row before its values are checked. source: the file, number: the line it stands in."""
+
+    source: str
+    number: int
+    record: Mapping[str, object]
+    columns: Columns
+
+    def fault(self, field: str, problem: str, remedy: str) -> ManifestError:
+        return ManifestError(f"{self.source}, row {self.number}, field {field!r}: {problem}; {remedy}")
+
+    def string(self, name: str | None, *, numbers: bool = False, one_line: bool = False) -> str:
+        """The value, stripped; "" if there is none. `numbers`: JSON integers will do, as in `"id": 17`."""
+        if name is None:
+            return ""
+        value = self.record[name]
+        if type(value) is str and (stripped := value.strip()).isprintable():  # the usual case, and quick
+            return stripped
+        if value is None:
+            return ""
+        if numbers and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise self.fault(name, f"{shown(value)} is no text", "write it as a string, in double quotes")
+        value = value.strip()
+        control = (CONTROL_OR_LINE_END if one_line else CONTROL).search(value)
+        if control:
+            problem = f"{shown(value)} holds the control character {control.group()!r}"
+            raise self.fault(name, problem, "remove it")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            problem = f"{shown(value)} holds half of a surrogate pair"
+            raise self.fault(name, problem, "write the character itself, as UTF-8") from None
+        return value
+
+    def seconds(self, name: str | None) -> float | None:
+        """The value in seconds, finite and not negative; None if there is none."""
+        if name is None:
+            return None
+        value = self.record[name]
+        if value is None:
+            return None
+        text = value.strip() if isinstance(value, str) else str(value)
+        if not text:
+            return None
+        remedy = "give seconds as a plain number, such as 3.25"
+        if isinstance(value, (bool, list, dict)):
+            raise self.fault(name, f"{shown(value)} is no number", remedy)
+        seconds = float(text) if NUMBER.fullmatch(text) else math.nan
+        if not math.isfinite(seconds):
+            raise self.fault(name, f"{shown(value)} is no finite number", remedy)
+        if seconds < 0:
+            raise self.fault(name, f"{shown(value)} is negative", "give seconds from the file's beginning")
+        return seconds
+
+    def span(self) -> tuple[float, float | None]:
+        """Start and end in seconds."""
+        start = self.seconds(self.columns.start) or 0.0
+        end = self.seconds(self.columns.end)
+        if end is not None and end <= start:
+            problem = f"the end, {end:g} s, is not after the start, {start:g} s"
+            raise self.fault("end", problem, "both count from the file's beginning, in seconds")
+        if end is None:
+            duration = self.seconds(self.columns.duration)
+            if duration is not None:
+                end = round(start + duration, 6)  # 1.1 + 2.2 is 3.3, not 3.3000000000000003
+                if end <= start:
+                    raise self.fault("duration", f"{duration:g} s is no duration", "give seconds above 0")
+        return start, end
+
+    def channel(self) -> int | None:
+        """The channel to take, from 0."""
+        text = self.string(self.columns.channel, numbers=True, one_line=True)
+        if not text:
+            return None
+        if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MAX_CHANNEL:
+            problem = f"{shown(text)} is no channel"
+            raise self.fault("channel", problem, "give its number, the first is 0, or nothing for the mean of all")
+        return int(text)
+
+    def audio(self) -> str:
+        """The audio's path as written."""
+        audio = self.string(self.columns.audio, one_line=True)
+        name = self.columns.audio or AUDIO_COLUMNS[0]
+        if not audio:
+            raise self.fault(name, "no audio file is given", "fill it in or delete the row")
+        placeholder = PLACEHOLDER.match(audio) if audio[0] in "${" else None
+        if placeholder:
+            problem = f"{shown(audio)} holds the placeholder {placeholder.group()!r}"
+            raise self.fault(name, problem, "replace it by the folder that it stands for")
+        if "://" in audio and URL.match(audio):
+            raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
+        return audio
+
+    def add_to(
+        self,
+        utterances: Utterances,
+        base: str,
+        *,
+        clips: str | None = None,
+        within: tuple[int, int] | None = None,
+    ) -> None:
+        """Add the utterance; its audio is relative to the folder `base` or, where that lacks it, to `clips`.
+
+        within: the bytes of `base`, then a file, that hold the audio.
+        """
+        columns = self.columns
+        audio = self.audio()
+        start, end = self.span()
+        id_ = self.string(self.columns.id, numbers=True, one_line=True)
+        if not id_:
+            id_ = audio
+            if start > 0 or end is not None:
+                id_ = f"{audio}#{_id_seconds(start)}-{'' if end is None else _id_seconds(end)}"
+        path = base if within is not None else (audio if audio[0] == "/" else f"{base}/{audio}")
+        # Common Voice keeps its audio in clips/, beside the manifest, and does not say so.
+        if clips is not None and not audio.startswith("/") and not exists(path):
+            inside = os.path.join(clips, audio)  # noqa: PTH118
+            path = inside if exists(inside) else path
+        utterances.add(
+            id=id_,
+            audio=path,
+            text=self.string(self.columns.text),
+            start=start,
+            end=end,
+            language=(self.string(columns.language, one_line=True) or None) if columns.language else None,
+            task=(self.string(columns.task, one_line=True) or None) if columns.task else None,
+            speaker=(self.string(columns.speaker, numbers=True, one_line=True) or None) if columns.speaker else None,
+            prompt=(self.string(columns.prompt) or None) if columns.prompt else None,
+            channel=self.channel() if columns.channel else None,
+            within=within,
+            source=self.source,
+            row=self.number,
+        )
+
+
+def make_row(source: str, number: int, record: Mapping[str, object]) -> Row:
+    """A row of a format that has no columns of its own: `record` names fields as a manifest would."""
+    return Row(source, number, record, choose_columns(tuple(record)))
+
+
+def shown(value: object) -> str:
+    """On one line and short, for messages."""
+    text = repr(value) if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file; not for a name too long to be one (reading it will say so)."""
+    try:
+        os.stat(path)  # noqa: PTH116 - a million times
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _id_seconds(seconds: float) -> str:
+    text = f"{seconds:.2f}"
+    return text if float(text) == seconds else repr(seconds)  # so that different spans get different ids

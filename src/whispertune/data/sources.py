@@ -1,0 +1,195 @@
+"""Where a run's utterances come from: one corpus or several, each in any of the known formats.
+
+    read_utterances("train", "cv-corpus/it + calls.csv [language=it weight=2]")
+
+Several are joined by ` + ` (with spaces); `[key=value …]` behind one says its language, its weight in training, which
+of its splits is meant, or how many of its first rows (Hub only).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from whispertune.data.arrow_folder import add_arrow_folder, is_arrow_folder
+from whispertune.data.audiofolder import add_audiofolder, is_audiofolder
+from whispertune.data.common_voice import add_common_voice, is_common_voice
+from whispertune.data.hub_data import PREFIX, add_hub_data
+from whispertune.data.kaldi import add_kaldi, is_kaldi
+from whispertune.data.lhotse_cuts import add_cuts
+from whispertune.data.librispeech import add_librispeech, transcripts_in
+from whispertune.data.manifest import (
+    DELIMITERS,
+    JSON_LINES,
+    add_manifest,
+    ending_of,
+    is_manifest,
+    require_unique_ids,
+)
+from whispertune.data.rows import exists
+from whispertune.data.tar_shards import add_shard, expand_shards
+from whispertune.data.text_files import require_readable
+from whispertune.data.transcript_folder import add_transcript_folder, recordings_in
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
+
+MOST_LINE_BYTES = 1 << 20
+CUTS = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One corpus: where it is, and what the user says of it."""
+
+    path: str
+    split: str | None = None
+    language: str | None = None
+    weight: float = 1.0
+    first: int | None = None
+
+
+def parse_sources(described: str) -> list[Source]:
+    """The sources of a field such as --train.
+
+    Raises:
+        ManifestError: for an empty source, or an option that is unknown or has a bad value.
+    """
+    if exists(described):
+        return [Source(described)]
+    return [_parse_source(part.strip(), described) for part in described.split(" + ")]
+
+
+def _parse_source(part: str, described: str) -> Source:
+    if not part:
+        raise ManifestError(f"{described!r}: a source is empty; join sources as 'A + B'")
+    match = OPTIONS.fullmatch(part)
+    if match is None:
+        return Source(part)
+    path, given = match[1], dict(option.partition("=")[::2] for option in match[2].replace(",", " ").split())
+    for name, value in given.items():
+        if name not in ("split", "language", "weight", "first"):
+            raise ManifestError(f"{part}: unknown option {name!r}; it is one of split, language, weight, first")
+        if not value:
+            raise ManifestError(f"{part}: {name} has no value; write it as {name}=…")
+    weight, first = given.get("weight", "1"), given.get("first")
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", weight) or not 0 < float(weight) <= 1e6:
+        raise ManifestError(f"{part}: weight is {weight}; it is a number above 0, such as 2 or 0.5")
+    if first is not None and (not re.fullmatch("[0-9]{1,9}", first) or int(first) < 1):
+        raise ManifestError(f"{part}: first is {first}; it is a number of rows")
+    if first is not None and not path.startswith(PREFIX):
+        raise ManifestError(f"{part}: first is for {PREFIX} data sets; cut other manifests yourself")
+    return Source(path, given.get("split"), given.get("language"), float(weight), None if first is None else int(first))
+
+
+def read_utterances(name: str, described: str) -> Utterances:
+    """The utterances of a run's split (train, valid, test; data: of whatever there is).
+
+    The ids of several sources get the source's name in front. Audio files are not opened.
+
+    Raises:
+        ManifestError: in one line that names file, row, field and remedy.
+    """
+    sources = parse_sources(described)
+    utterances = Utterances()
+    taken: set[str] = set()
+    for number, source in enumerate(sources):
+        label = Path(source.path).name if source.split is None else f"{Path(source.path).name}-{source.split}"
+        label = f"{label}-{number + 1}" if label in taken else label
+        taken.add(label)
+        prefix = f"{label}/" if len(sources) > 1 else ""
+        utterances.begin_source(prefix=prefix, language=source.language, weight=source.weight)
+        _add_source(source, source.split or name, utterances)
+    require_unique_ids(utterances)
+    utterances.fingerprint = _fingerprint(sources, utterances)
+    return utterances
+
+
+def require_sources(field: str, described: str) -> None:
+    """Refuse a field whose files are not there, before anything expensive.
+
+    Raises:
+        ManifestError: naming the field and the file.
+    """
+    for source in parse_sources(described):
+        if source.weight != 1 and field != "train":
+            raise ManifestError(f"--{field} {described}: a weight is for the draw of --train; remove it")
+        if source.path.startswith(PREFIX):
+            continue
+        for path in expand_shards(source.path):
+            if not exists(str(path)):
+                raise ManifestError(f"--{field} {path}: no such file")
+
+
+def _add_source(source: Source, split: str, utterances: Utterances) -> None:
+    if source.path.startswith(PREFIX):
+        add_hub_data(source.path, split, utterances, first=source.first)
+        return
+    paths = expand_shards(source.path)
+    for path in paths:
+        if not exists(str(path)):
+            require_readable(path)  # says why not
+        if len(paths) > 1 or path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+            add_shard(path, utterances)
+        elif path.is_dir():
+            _add_folder(path, split, utterances)
+        elif _holds_cuts(path):
+            add_cuts(path, utterances)
+        elif not is_manifest(path):
+            endings = ", ".join((*DELIMITERS, *JSON_LINES))
+            raise ManifestError(
+                f"{path}: unknown ending {path.suffix.lower()!r}; a manifest is one of {endings}, shards are .tar"
+            )
+        else:
+            add_manifest(path, utterances)
+
+
+def _add_folder(path: Path, split: str, utterances: Utterances) -> None:
+    if is_arrow_folder(path):
+        add_arrow_folder(path, split, utterances)
+    elif is_kaldi(path):
+        add_kaldi(path, utterances)
+    elif is_common_voice(path):
+        add_common_voice(path, split, utterances)
+    elif is_audiofolder(path):
+        add_audiofolder(path, split, utterances)
+    elif shards := sorted(path.glob("*.tar")):
+        for shard in shards:
+            add_shard(shard, utterances)
+    elif next(transcripts_in(path), None) is not None:
+        add_librispeech(path, utterances)
+    elif next(recordings_in(path), None) is not None:
+        add_transcript_folder(path, utterances)
+    else:
+        raise ManifestError(
+            f"{path}: is a folder with no corpus in it that whispertune knows (Common Voice's *.tsv with clips/, "
+            "*.trans.txt, metadata.csv, a saved data set, wav.scp, *.tar, recordings beside .txt, .srt or .vtt); "
+            "give a manifest file"
+        )
+
+
+def _holds_cuts(path: Path) -> bool:
+    """Whether the first line of a JSONL is one of lhotse's cuts."""
+    if ending_of(path) not in JSON_LINES or not path.is_file():
+        return False
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            record = json.loads(file.readline(MOST_LINE_BYTES))
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # the manifest's reader will say so
+        return False
+    return isinstance(record, dict) and ("supervisions" in record or record.get("type") in CUTS)
+
+
+def _fingerprint(sources: list[Source], utterances: Utterances) -> str:
+    """sha256 of the manifest or, where there is more than one file to it, of all that was read."""
+    path = Path(sources[0].path)
+    if len(sources) == 1 and path.is_file() and is_manifest(path):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return utterances.digest()

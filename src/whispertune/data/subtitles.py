@@ -1,0 +1,93 @@
+"""Subtitles: SRT and WebVTT as spans with their text.
+
+WebVTT as in W3C's recommendation, as far as speech is concerned: notes, styles, regions, cue settings and tags are
+left out, `<v NAME>` is the speaker.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whispertune.data.rows import shown
+from whispertune.errors import ManifestError
+
+TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+TIMES = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?", re.ASCII)
+SPEAKER = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
+TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # WebVTT's and SRT's <i>; SRT's {\an8}
+BLOCK = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")  # WebVTT's, up to the next blank line
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """One subtitle. row: the line of its times; start and end in seconds."""
+
+    row: int
+    start: float
+    end: float
+    text: str
+    speaker: str | None
+
+
+def read_cues(source: str, content: str) -> Iterator[Cue]:
+    """The cues of an SRT or WebVTT text; one without text is left out.
+
+    Raises:
+        ManifestError: for times that are none or go backwards, and text that belongs to no times.
+    """
+    lines = [line.rstrip("\r") for line in content.split("\n")]
+    number = 0
+    webvtt = lines[0].startswith("WEBVTT")
+    if webvtt:
+        while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
+            number += 1
+    while number < len(lines):
+        line = lines[number]
+        if webvtt and BLOCK.fullmatch(line):
+            while number < len(lines) and lines[number].strip():
+                number += 1
+        elif "-->" in line:
+            begin = number + 1
+            number = begin
+            while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
+                number += 1
+            # Some writers leave no blank line; then the next cue's number stands at the end of this one's text.
+            if (
+                number < len(lines)
+                and "-->" in lines[number]
+                and number > begin
+                and lines[number - 1].strip().isdigit()
+            ):
+                yield from _cue(source, begin, line, lines[begin : number - 1])
+            else:
+                yield from _cue(source, begin, line, lines[begin:number])
+        elif line.strip() and not (number + 1 < len(lines) and "-->" in lines[number + 1]):
+            raise ManifestError(
+                f"{source}, row {number + 1}: {shown(line.strip())} stands outside of any subtitle; put it below its "
+                "times, such as 00:00:01,000 --> 00:00:03,500, with no blank line between"
+            )
+        else:
+            number += 1
+
+
+def _cue(source: str, row: int, times: str, lines: list[str]) -> Iterator[Cue]:
+    match = TIMES.fullmatch(times)
+    if match is None:
+        problem = f"{shown(times.strip())} is no pair of times"
+        raise ManifestError(f"{source}, row {row}, field 'start': {problem}; write 00:00:01,000 --> 00:00:03,500")
+    start, end = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])
+    if end <= start:
+        problem = f"the end, {end:g} s, is not after the start, {start:g} s"
+        raise ManifestError(f"{source}, row {row}, field 'end': {problem}; correct the times")
+    joined = " ".join(line.strip() for line in lines)
+    speaker = SPEAKER.search(joined)
+    text = " ".join(html.unescape(TAG.sub("", joined)).split())
+    if text:
+        yield Cue(row, start, end, text, speaker[1].strip() if speaker else None)
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    return round(int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}"), 3)

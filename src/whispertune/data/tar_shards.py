@@ -1,0 +1,157 @@
+"""WebDataset shards: tar files with KEY.flac, KEY.txt or KEY.json side by side.
+
+    --train 'shards/train-{000..010}.tar'
+
+Only the tar's headers and its texts are read here; a recording is read from its place in the tar when it is needed.
+Nothing is ever unpacked, so that no name in a tar can touch a file outside of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from whispertune.data.rows import (
+    ID_COLUMNS,
+    LANGUAGE_COLUMNS,
+    PROMPT_COLUMNS,
+    SPEAKER_COLUMNS,
+    TASK_COLUMNS,
+    TEXT_COLUMNS,
+    make_row,
+    shown,
+)
+from whispertune.data.text_files import decode_text
+from whispertune.data.transcript_folder import AUDIO
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MOST_SHARDS = 100_000
+MOST_TEXT_BYTES = 1 << 20
+KEPT = (*TEXT_COLUMNS, *ID_COLUMNS, *LANGUAGE_COLUMNS, *TASK_COLUMNS, *SPEAKER_COLUMNS, *PROMPT_COLUMNS)
+
+
+def expand_shards(pattern: str) -> list[Path]:
+    """`a-{000..002}.tar` as a-000.tar, a-001.tar, a-002.tar; a path without a range as it is.
+
+    Raises:
+        ManifestError: for a range that goes backwards or is endless.
+    """
+    match = RANGE.search(pattern)
+    if match is None:
+        return [Path(pattern)]
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < first + MOST_SHARDS:
+        raise ManifestError(f"{pattern}: {match[0]} is no range of shards; write it as {{000..010}}")
+    width = len(match[1])
+    numbers = [f"{number:0{width}d}" for number in range(first, last + 1)]
+    return [path for n in numbers for path in expand_shards(pattern[: match.start()] + n + pattern[match.end() :])]
+
+
+def add_shard(path: Path, utterances: Utterances) -> None:
+    """Add every sample of one tar, in its order. Rows are counted in members of the tar.
+
+    Raises:
+        ManifestError: for a tar that is none, packed or cut short; names that point outside; links; samples without
+            audio or without text.
+    """
+    key, sample = "", _Sample()
+    for number, member, file in _members(path):
+        name, _, ending = member.name.rpartition("/")[2].partition(".")
+        sample_key = f"{member.name.rpartition('/')[0]}/{name}".removeprefix("/").removeprefix("./")
+        if sample_key != key:
+            sample.add_to(path, key, utterances)
+            key, sample = sample_key, _Sample()
+        kind = "." + ending.lower().rpartition(".")[2]
+        sample.row = sample.row or number
+        if kind in AUDIO:
+            if sample.audio is not None:
+                _fail(path, number, member.name, "a second recording in one sample", "give each a name of its own")
+            sample.audio, sample.name = (member.offset_data, member.size), member.name
+        elif kind in (".txt", ".json"):
+            if member.size > MOST_TEXT_BYTES:
+                _fail(path, number, member.name, "a text of more than 1 MiB", "is it another file by that name?")
+            sample.read(path, number, member.name, kind, file.read(member.size))
+    sample.add_to(path, key, utterances)
+
+
+class _Sample:
+    """The members of one key."""
+
+    def __init__(self) -> None:
+        self.row = 0
+        self.audio: tuple[int, int] | None = None
+        self.name = ""
+        self.text: str | None = None
+        self.record: dict[str, object] = {}
+
+    def read(self, path: Path, number: int, name: str, kind: str, content: bytes) -> None:
+        text = decode_text(f"{path}, row {number} ({name})", content, empty=None)
+        if kind == ".txt":
+            self.text = " ".join(text.split())
+            return
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            _fail(path, number, name, "no JSON object", 'write {"text": "Ciao."}')
+        self.record = {field: record[field] for field in KEPT if field in record}
+
+    def add_to(self, path: Path, key: str, utterances: Utterances) -> None:
+        if self.audio is None and self.text is None and not self.record:
+            return  # nothing of speech, or the beginning
+        if self.audio is None:
+            _fail(path, self.row, key, "a text without a recording", "put them side by side, under one name")
+        record = {**self.record, "audio": self.name}
+        record.setdefault("id", key)
+        if self.text is not None:
+            record = {field: value for field, value in record.items() if field not in TEXT_COLUMNS}
+            record["text"] = self.text
+        elif not any(field in record for field in TEXT_COLUMNS):
+            _fail(path, self.row, key, "a recording without text", f"put {key}.txt, or {key}.json, right beside it")
+        make_row(str(path), self.row, record).add_to(utterances, str(path.absolute()), within=self.audio)
+
+
+def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileObject]]:
+    """(number, header, the whole tar placed at its content) of each file in a tar."""
+    try:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            size, reached = file.seek(0, 2), -1
+            for number, member in enumerate(iter(tar.next, None), start=1):
+                tar.members.clear()  # type: ignore[attr-defined] # it would keep every header
+                if member.isdir():
+                    continue
+                parts = member.name.split("/")
+                if member.name.startswith("/") or ".." in parts or not member.isreg() or member.issparse():
+                    problem = "a name that points outside of it" if member.isreg() else "no plain file"
+                    _fail(path, number, member.name, problem, "make the tar anew from plain files")
+                if member.offset_data <= reached or member.size < 0:
+                    _fail(path, number, member.name, "a damaged header", "fetch it again")
+                reached = member.offset_data
+                if member.offset_data + member.size > size:
+                    _fail(path, number, member.name, "cut short", "fetch the tar again")
+                file.seek(member.offset_data)
+                yield number, member, file  # type: ignore[misc]
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file; check the path") from None
+    except tarfile.TarError as error:
+        packed = ", if it is packed: gunzip it, since recordings are read from their place" if _packed(path) else ""
+        raise ManifestError(f"{path}: is no plain tar ({error}); fetch it again{packed}") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(f"{path}: cannot be read ({reason}); fetch it again") from None
+
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+
+
+def _fail(path: Path, number: int, name: str, problem: str, remedy: str) -> NoReturn:
+    raise ManifestError(f"{path}, row {number}, field {shown(name)}: {problem}; {remedy}")

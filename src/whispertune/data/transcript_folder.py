@@ -1,0 +1,77 @@
+"""A folder of recordings, each with its transcript beside it: NAME.txt, or NAME.srt or NAME.vtt with times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from whispertune.data.rows import make_row
+from whispertune.data.subtitles import read_cues
+from whispertune.data.text_files import read_text
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
+
+AUDIO = frozenset(
+    (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mkv", ".mov", ".aac", ".aiff", ".aif")
+)
+SUBTITLES = (".srt", ".vtt")
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # as in talk.it.vtt
+
+
+def recordings_in(folder: Path) -> Iterator[Path]:
+    """Audio files below a folder, sorted; hidden ones are left out."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def add_transcript_folder(folder: Path, utterances: Utterances) -> None:
+    """Add every subtitle of every recording below the folder, or its whole .txt; NAME.it.srt is in Italian.
+
+    A .txt without a recording is a note, and left alone.
+
+    Raises:
+        ManifestError: for a recording without transcript or with several, and for subtitles without recording.
+    """
+    used: set[Path] = set()
+    for audio in recordings_in(folder):
+        path, language = _transcript(audio)
+        used.add(path)
+        name = str(audio.relative_to(folder))
+        if path.suffix.lower() == ".txt":
+            whole = {"id": name, "audio": name, "text": " ".join(_text(path).split()), "language": language}
+            make_row(str(path), 1, whole).add_to(utterances, str(folder.absolute()))
+            continue
+        for cue in read_cues(str(path), _text(path)):
+            record: dict[str, object] = {
+                "id": f"{name}#{cue.start:.3f}-{cue.end:.3f}@{cue.row}", "audio": name, "text": cue.text,
+                "start": cue.start, "end": cue.end, "speaker": cue.speaker, "language": language,
+            }  # fmt: skip
+            make_row(str(path), cue.row, record).add_to(utterances, str(folder.absolute()))
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUBTITLES and path not in used:
+            raise ManifestError(f"{path}: no recording of that name beside it; fetch it, or remove the subtitles")
+
+
+def _text(path: Path) -> str:
+    return read_text(path, empty="write what is said, or remove it and its recording")
+
+
+def _transcript(audio: Path) -> tuple[Path, str | None]:
+    """A recording's transcript and the language in its name; times go before plain text."""
+    found: dict[Path, str | None] = {}
+    for path in sorted(audio.parent.iterdir()):
+        if path.suffix.lower() not in (*SUBTITLES, ".txt") or not path.name.startswith(audio.stem):
+            continue
+        middle = path.stem.removeprefix(audio.stem)
+        if not middle:
+            found[path] = None
+        elif LANGUAGE.fullmatch(middle.removeprefix(".")) and middle.startswith("."):
+            found[path] = middle.removeprefix(".")
+    timed = [path for path in found if path.suffix.lower() in SUBTITLES] or list(found)
+    if len(timed) != 1:
+        several = f"several transcripts ({', '.join(path.name for path in timed)})" if timed else "no transcript"
+        remedy = "leave one" if timed else f"write {audio.stem}.txt or .srt, or remove the recording"
+        raise ManifestError(f"{audio}: {several} beside it; {remedy}")
+    return timed[0], found[timed[0]]

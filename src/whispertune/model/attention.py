@@ -1,0 +1,78 @@
+"""Multi-head attention: padded batches, cached steps and beams, or rows laid end to end.
+
+Shapes: B rows, U utterances (B = U x beams in beam search), T positions, K kept frames, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whispertune.model.rows import HIDDEN, Rows
+
+RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries (N, D), keys and values (K, D), their rows laid end to end -> (N, D)."""
+
+FRAMES_MULTIPLE = 64
+TOKENS_MULTIPLE = 16
+"""What the frames and tokens of a batch are filled up to a multiple of."""
+
+PADDING_LOG_WEIGHT = HIDDEN
+"""The log weight of a frame that stands for nothing: large, and finite in float16 too."""
+
+
+def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(B, K) log weights as an additive attention mask (B, 1, 1, K)."""
+    return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
+
+
+def frame_rows(log_weights: Tensor | None, states: Tensor) -> Rows:
+    """The rows' lengths in kept frames: of states (B, K, D) with log_weights (B, K), padded at the end, or None."""
+    if log_weights is None:
+        return Rows((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
+    return Rows(tuple((log_weights > PADDING_LOG_WEIGHT).sum(1).tolist()), FRAMES_MULTIPLE)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the key projection has no bias."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.k_proj = nn.Linear(d_model, d_model, bias=False)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, D / H)."""
+        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of (B, K, D), each (B, H, K, D / H)."""
+        return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+
+    def by_row(self, x: Tensor, context: Tensor, rows: RowAttention) -> Tensor:
+        """Attend from rows laid end to end (N, D) to their own rows of `context` (K, D); (N, D)."""
+        return cast(Tensor, self.out_proj(rows(self.q_proj(x), self.k_proj(context), self.v_proj(context))))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Attend from (B, T, D) to keys and values (U, H, K, D / H), B a multiple of U; (B, T, D).
+
+        Rows of one utterance (its beams) become further queries on the same keys, which are never copied.
+        """
+        query = self.heads(self.q_proj(x))
+        rows, num_heads, num_queries, width = query.shape
+        beams = rows // keys.shape[0]
+        if beams > 1:
+            query = query.view(-1, beams, num_heads, num_queries, width).transpose(1, 2).flatten(2, 3)
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=causal)
+        if beams > 1:
+            out = out.view(-1, num_heads, beams, num_queries, width).transpose(1, 2).flatten(0, 1)
+        return cast(Tensor, self.out_proj(out.transpose(1, 2).flatten(2)))

@@ -1,0 +1,312 @@
+"""Which of a run's processes this is, and the few things they do together.
+
+`torchrun` or `accelerate launch` starts the command once a process. Each holds the whole model and optimiser; what
+they share is the work: windows are dealt by cost, gradients are summed, one process writes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from whispertune.errors import ProcessLost, RecipeError, TrainingError, WhispertuneError
+
+T = TypeVar("T")
+
+BUCKET_ELEMENTS = 8 * 2**20
+"""Gradients are summed in pieces of so many elements (32 MB)."""
+STOP, TOLD = "whispertune/stop", "whispertune/told"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """Several processes, started by torchrun or accelerate launch."""
+
+    timeout_minutes: float = 30.0
+    """A process that keeps the others waiting for so long is taken for stuck, and the run ends."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_minutes <= 24 * 60:
+            raise RecipeError(
+                f"processes.timeout_minutes is {self.timeout_minutes}; it must be above 0, at most 1440 (a day)"
+            )
+
+
+def were_launched() -> bool:
+    """Whether a launcher started this process as one of several.
+
+    Raises:
+        RecipeError: if it was asked for several and started only one.
+    """
+    environment = os.environ
+    try:
+        world = int(environment.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise RecipeError(f"WORLD_SIZE is {environment['WORLD_SIZE']!r} in the environment; unset it") from None
+    if "WORLD_SIZE" not in environment and "MASTER_PORT" in environment and "ACCELERATE_USE_CPU" in environment:
+        raise RecipeError(
+            "accelerate launch has started one process, not several: without GPUs it needs --multi_gpu all the same; "
+            "or take torchrun --nproc_per_node N -m whispertune …"
+        )
+    if world > 1:
+        missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(n)]
+        if missing:
+            raise RecipeError(
+                f"WORLD_SIZE is {world} in the environment, but {', '.join(missing)} is not set; start with torchrun "
+                "or accelerate launch, or unset WORLD_SIZE"
+            )
+    return world > 1
+
+
+def join(device: str, options: ProcessOptions) -> Processes:
+    """Meet the other processes, if a launcher has started several; `device` is the recipe's.
+
+    Raises:
+        RecipeError: if processes and devices do not fit together.
+        TrainingError: if the others cannot be reached.
+    """
+    if not were_launched():
+        return Processes()
+    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(name, "false").lower() == "true":
+            raise RecipeError(f"{what} is not supported: each process holds the whole model; launch without it")
+    if device.startswith("cuda:"):
+        raise RecipeError(f"device is {device}, but there are several processes; take cuda, and each has its own GPU")
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not on_cpu and here > torch.cuda.device_count():
+        raise RecipeError(
+            f"{here} processes on this machine, but PyTorch sees {torch.cuda.device_count()} GPUs; start one a GPU, or "
+            "take --device cpu"
+        )
+    from accelerate import PartialState  # only here: a single process does without
+
+    timeout = timedelta(minutes=options.timeout_minutes)
+    try:
+        state = PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl", timeout=timeout)
+        control = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo", timeout=timeout)
+        store = dist.distributed_c10d._get_default_store()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"the processes cannot meet: {reason[:300]}") from None
+    own = torch.device("cpu") if on_cpu else state.device
+    return Processes(state.process_index, state.num_processes, own, control, store)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among all of a run. As it stands without arguments: the only one.
+
+    device: its own, or None (the recipe decides). control: a group for values on the CPU. store: keys that every
+    process can read at any time. All methods but `asked_to_stop`, `ask_to_stop` and `tells` must be called by all
+    processes in the same order, and raise ProcessLost if one of them has died or stays away for too long.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device | None = None
+    control: Any = None
+    store: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} of {self.world}"
+
+    def _collect(self, collective: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        try:
+            return collective(*arguments, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            who = f"rank {1 - self.rank} of 2" if self.world == 2 else f"one of the other {self.world - 1} processes"
+            reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
+            raise ProcessLost(f"{who} is gone or stuck ({reason[:120]})") from None
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the parameters' gradients by their sum over all processes; a missing one counts as zero."""
+        if self.world == 1:
+            return
+        for bucket in _buckets(parameters):
+            if len(bucket) == 1 and bucket[0].is_contiguous():
+                self._collect(dist.all_reduce, bucket[0])
+                continue
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            self._collect(dist.all_reduce, flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes, in float64."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        self._collect(dist.all_reduce, total, group=self.control)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        self._collect(dist.all_gather_object, values, value, group=self.control)
+        return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the main process, the only one that calls it."""
+        if self.world == 1:
+            return make()
+        value: list[Any] = [make() if self.is_main else None]
+        self._collect(dist.broadcast_object_list, value, src=0, group=self.control)
+        made: T = value[0]
+        return made
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        self.sum([0.0])
+
+    def share(self, work: Callable[[], T]) -> list[T]:
+        """Do this process's share of a work; what all shares came to, by rank.
+
+        An error of ours (a signal, too) in one share is raised in every process once all have ended theirs.
+        """
+        if self.world == 1:
+            return [work()]
+        mine: tuple[T | None, WhispertuneError | None]
+        try:
+            mine = work(), None
+        except ProcessLost:
+            raise
+        except WhispertuneError as error:
+            mine = None, error
+        everyone = self.gather(mine)
+        for _, failure in everyone:
+            if failure is not None:
+                raise failure
+        return [result for result, _ in everyone]  # type: ignore[misc]
+
+    def require_same(self, what: str, value: object) -> None:
+        """Make sure that all processes see the same.
+
+        Raises:
+            RecipeError: naming the first that does not.
+        """
+        for rank, theirs in enumerate(self.gather(value)):
+            if theirs != value:
+                raise RecipeError(
+                    f"{what} differs between rank {rank} and {self.name}; all processes must be given the same command "
+                    "and see the same files"
+                )
+
+    def ask_to_stop(self, signal: str) -> None:
+        """Tell the others of a signal that came here."""
+        if self.world > 1:
+            self._collect(self.store.set, STOP, signal)
+
+    def asked_to_stop(self) -> str | None:
+        """The signal that came to any process and was told to all."""
+        if self.world == 1:
+            return None
+        if not self._collect(self.store.check, [STOP]):
+            return None
+        signal: bytes = self._collect(self.store.get, STOP)
+        return signal.decode()
+
+    def tells(self) -> bool:
+        """Whether this process is the one to tell the user of an error: the first that met one; main before others."""
+        if self.world == 1:
+            return True
+        try:
+            if not self.is_main:
+                _within_a_second(lambda: self.store.check([TOLD]))
+            told = int(self.store.add(TOLD, 1))
+            if told == 1:  # if this is where the store lives, it goes with us: let the others look it up first
+                _within_a_second(lambda: self.store.add(TOLD, 0) >= self.world)
+        except RuntimeError:  # the store is gone, and with it the process that could have told
+            return True
+        return told == 1
+
+
+ALONE = Processes()
+
+
+def end(status: int) -> None:
+    """End a process that has met others, at once; one that has not goes on.
+
+    Taking the interpreter down by the usual way races with gloo's threads, which abort it now and then.
+    """
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _within_a_second(happened: Callable[[], bool]) -> None:
+    """Wait for something, but not for long."""
+    deadline = time.monotonic() + 1
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _buckets(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The parameters' gradients, in groups of at most `BUCKET_ELEMENTS` or of one; missing ones are made (zero)."""
+    buckets: list[list[Tensor]] = []
+    room = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if not buckets or parameter.numel() > room:
+            buckets.append([])
+            room = BUCKET_ELEMENTS
+        buckets[-1].append(parameter.grad)
+        room -= parameter.numel()
+    return buckets
+
+
+def deal(costs: Sequence[float], shares: int, *, most: int | None = None) -> list[list[int]]:
+    """Indices dealt to `shares` processes, each at most `most`, so that their summed costs are about equal.
+
+    Longest processing time first (Graham 1969): the dearest of the rest goes to whom has least to do.
+    """
+    dealt: list[list[int]] = [[] for _ in range(shares)]
+    load = [0.0] * shares
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        takers = [s for s in range(shares) if most is None or len(dealt[s]) < most]
+        share = min(takers, key=lambda s: (load[s], s))
+        dealt[share].append(index)
+        load[share] += costs[index]
+    return dealt
+
+
+@dataclass(slots=True)
+class Pace:
+    """Moves a progress bar over the whole work by what is done of this process's share of it."""
+
+    advance: Callable[[int], None]
+    share: int
+    whole: int
+    _done: int = 0
+    _shown: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, amount: int) -> None:
+        with self._lock:
+            self._done += amount
+            shown = self.whole * self._done // max(1, self.share)
+            shown, self._shown = shown - self._shown, shown
+        self.advance(shown)

@@ -1,0 +1,194 @@
+"""Encoder states that stay the same, encoded once: in memory, or in files that later runs read (`files.py`).
+
+What is encoded together is decided by `encoding_batches` alone, so the states are the same bit by bit wherever they
+are kept and however often encoding was interrupted. Filling:
+
+    store = StoredStates(StateLayout(num_samples, frames, d_model, dtype), files)      # files None: in memory
+    with store.filling() as batches:                                # those that are not there, or damaged
+        for num_windows in store.fill(batches, encoder, features, workers=2):
+            ...
+
+The processes of one run fill files together: each calls `filling(share=(rank, world), barrier=barrier)`, gets those
+missing batches whose number is `rank` modulo `world`, and behind the block everything is there for all. Each goes
+through the block, whether it has batches to encode or not (`barrier` is called twice). In memory each process keeps
+all the states, so it encodes all of them and `share` is (0, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from whispertune import states
+from whispertune.errors import DataError, RunFolderError
+from whispertune.frames import FrameOptions, FrameSelection, select_frames
+from whispertune.model.whisper import Encoder
+from whispertune.states import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
+from whispertune.store.files import StateFolder
+
+
+class StateLayout:
+    """Which states are kept, and where: the kept frames of each window, in the order of encoding.
+
+    batches: windows encoded together. num_frames: kept frames of each window. begin: each window's first row.
+    """
+
+    def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
+        self.num_samples, self.frames, self.d_model, self.dtype = list(num_samples), frames, d_model, dtype
+        self.batches = encoding_batches(num_samples, frames)
+        self.num_frames = [len(self.selection(index).positions) for index in range(len(num_samples))]
+        self.begin = [0] * len(num_samples)
+        self.num_rows = 0
+        for batch in self.batches:
+            for index in batch:
+                self.begin[index] = self.num_rows
+                self.num_rows += self.num_frames[index]
+
+    def selection(self, index: int) -> FrameSelection:
+        """The kept frames of a window."""
+        return select_frames(self.num_samples[index], self.frames)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.d_model * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_rows * self.row_bytes
+
+    @property
+    def batch_bytes(self) -> list[int]:
+        """Bytes of each encoding batch."""
+        return [sum(self.num_frames[index] for index in batch) * self.row_bytes for batch in self.batches]
+
+
+def _bytes(rows: Tensor) -> memoryview:
+    """The memory of contiguous rows (n, D)."""
+    return rows.reshape(-1).view(torch.uint8).numpy().data
+
+
+class StoredStates:
+    """States of fixed windows, encoded once; in `files`, else in memory.
+
+    damaged: batches and journal lines that were in the files and are not whole.
+    moved: why the states went on to memory while they were being written, if so (a full disk).
+    """
+
+    def __init__(self, layout: StateLayout, files: StateFolder | None = None) -> None:
+        self.layout = layout
+        self.damaged = 0
+        self.moved: OSError | None = None
+        self._files = files
+        self._share = (0, 1)
+        self._rows = torch.empty(0 if files else layout.num_rows, layout.d_model, dtype=layout.dtype)
+        self._done: set[int] = set()
+
+    @contextmanager
+    def filling(
+        self,
+        *,
+        share: tuple[int, int] = (0, 1),
+        barrier: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Iterator[list[int]]:
+        """Yield the encoding batches that this process is to `fill`; behind the block, all states are there.
+
+        waiting: called again and again while another run is filling the same files.
+
+        Raises:
+            OSError: if the files can't be made (the disk is full).
+            RunFolderError: if another process's part is not whole.
+        """
+        every = range(len(self.layout.batches))
+        if self._files is None:
+            yield [number for number in every if number not in self._done]
+            return
+        self._share = rank, world = share
+        try:
+            with self._files.filling(rank=rank, barrier=barrier, waiting=waiting):
+                self._done, self.damaged = self._files.verified(every[rank::world])
+                self.damaged += self._files.bad_lines
+                yield [number for number in every[rank::world] if number not in self._done]
+        except OSError:
+            if self.moved is None or len(self._done) < len(every):
+                raise
+        if world > 1:
+            others = [number for number in every if number % world != rank]
+            missing = len(others) - len(self._files.verified(others)[0])
+            if missing:
+                raise RunFolderError(
+                    f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
+                    "do all machines share this folder (--states.folder)?"
+                )
+
+    def fill(
+        self,
+        batches: Sequence[int],
+        encoder: Encoder,
+        features: Callable[[int], WindowFeatures],
+        *,
+        workers: int,
+    ) -> Iterator[int]:
+        """Encode these batches; yields the number of windows done after each.
+
+        Raises:
+            DataError: if a window is no longer as long as it was.
+            OSError: if the disk is full, and memory can't take over (several processes).
+        """
+        with ThreadPoolExecutor(max(1, workers), "features") as pool:
+            windows = [self.layout.batches[number] for number in batches]
+            pending = [pool.submit(features, index) for index in windows[0]] if windows else []
+            for turn, (number, batch) in enumerate(zip(batches, windows, strict=True)):
+                ready = [future.result() for future in pending]
+                upcoming = windows[turn + 1] if turn + 1 < len(windows) else []
+                pending = [pool.submit(features, index) for index in upcoming]
+                for index, window in zip(batch, ready, strict=True):
+                    if len(window.positions) != self.layout.num_frames[index]:
+                        raise DataError(f"window {index}: its audio changed while the run was going on; start it again")
+                with torch.inference_mode():
+                    encoded = states.encode(encoder, ready).states.to("cpu")
+                    rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
+                    rows = rows.to(self.layout.dtype)
+                self._keep(number, rows)
+                yield len(batch)
+
+    def _keep(self, number: int, rows: Tensor) -> None:
+        if self._files is not None:
+            try:
+                self._files.write(number, _bytes(rows), rank=self._share[0])
+            except OSError as error:
+                if self._share != (0, 1):
+                    raise
+                self._move_to_memory(error)
+        if self._files is None:
+            begin = self.layout.begin[self.layout.batches[number][0]]
+            self._rows[begin : begin + len(rows)] = rows
+        self._done.add(number)
+
+    def _move_to_memory(self, error: OSError) -> None:
+        """Go on without the disk: nothing that is encoded is lost."""
+        files, layout = self._files, self.layout
+        assert files is not None
+        self._rows = torch.empty(layout.num_rows, layout.d_model, dtype=layout.dtype)
+        for number in self._done:
+            first, last = layout.batches[number][0], layout.batches[number][-1]
+            rows = self._rows[layout.begin[first] : layout.begin[last] + layout.num_frames[last]]
+            files.read_into(_bytes(rows), layout.begin[first] * layout.row_bytes)
+        self._files, self.moved = None, error
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        """States of these windows, on the CPU: a copy of their rows alone."""
+        layout = self.layout
+        sizes = [layout.num_frames[index] for index in indices]
+        fetched = torch.zeros(len(sizes), max(sizes), layout.d_model, dtype=layout.dtype)
+        for row, index, size in zip(fetched, indices, sizes, strict=True):
+            begin = layout.begin[index]
+            if self._files is None:
+                row[:size] = self._rows[begin : begin + size]
+            else:
+                self._files.read_into(_bytes(row[:size]), begin * layout.row_bytes)
+        return EncoderStates(fetched, padded_log_weights([layout.selection(index).counts for index in indices]))

@@ -1,0 +1,62 @@
+"""Stored states as the trainer draws on them: view by view, and copies of a window side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.states import EncoderStates, StateSource
+from whispertune.store.stored import StoredStates
+
+
+class StoredViews:
+    """Stored states, each view encoded when it is first wanted: view v of K is store v modulo K."""
+
+    def __init__(self, num_views: int, open_view: Callable[[int], StoredStates]) -> None:
+        self._num_views = num_views
+        self._open_view = open_view
+        self._stores: dict[int, StoredStates] = {}
+
+    def _store(self, view: int) -> StoredStates:
+        number = view % self._num_views
+        if number not in self._stores:
+            self._stores[number] = self._open_view(number)
+        return self._stores[number]
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        """Encode this view now, if it is not there yet."""
+        self._store(view)
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        return self._store(view).fetch(indices)
+
+
+class SideBySide:
+    """Copies of each window from several sources: all of the first, then all of the second."""
+
+    def __init__(self, sources: Sequence[StateSource]) -> None:
+        self._sources = sources
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        for source in self._sources:
+            source.prepare(batches, view)
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        return one_behind_the_other([source.fetch(indices, view) for source in self._sources])
+
+
+def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
+    """The rows of all parts, padded to the same number of frames, where the last one is and in its type."""
+    device, dtype = parts[-1].states.device, parts[-1].states.dtype
+    num_frames = max(part.states.shape[1] for part in parts)
+    if all(part.log_weights is None and part.states.shape[1] == num_frames for part in parts):
+        return EncoderStates(torch.cat([part.states.to(device, dtype) for part in parts]), None)
+    states, log_weights = [], []
+    for part in parts:
+        behind = (0, num_frames - part.states.shape[1])
+        weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
+        states.append(torch.nn.functional.pad(part.states.to(device, dtype), (0, 0, *behind)))
+        log_weights.append(torch.nn.functional.pad(weights.to(device), behind, value=PADDING_LOG_WEIGHT))
+    return EncoderStates(torch.cat(states), torch.cat(log_weights))

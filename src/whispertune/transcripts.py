@@ -1,0 +1,138 @@
+"""Transcripts -> targets, and which of them can be one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+from whispertune.data.utterances import Utterance
+from whispertune.errors import RecipeError
+from whispertune.targets import MAX_TOKENS, Target, make_target
+from whispertune.text.languages import LANGUAGES, language_code, spoken_language
+from whispertune.text.normalizer import normalizer_for
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.windows import Window
+
+MOST_PROMPT_TOKENS = 5
+"""Start, language, task, no timestamps, and the space before the text."""
+
+BRACKET = re.compile(r"[\[<(]")
+LETTER = re.compile(r"[^\W_]")
+LONG_WORD = re.compile(r"[^\W\d_]{4,}")
+
+_spoken = lru_cache(maxsize=1024)(spoken_language)
+
+
+class Said(Protocol):
+    """What is asked of an utterance here."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def language(self) -> str | None: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def prompt(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How transcripts become targets."""
+
+    tokenizer: Tokenizer
+    language: str | None
+    task: str
+    prompt_loss: bool = False
+    language_token: str | None = None
+    """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
+    known_prompts: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
+    """Languages and tasks that this model was found to have."""
+
+    def language_of(self, utterance: Utterance) -> str:
+        """Code of the row's own language, else of the run's; `en` for an English-only model given none.
+
+        Raises:
+            RecipeError: if it is unknown, or there is none.
+        """
+        return self.language_code_of(utterance.language)
+
+    def language_code_of(self, named: str | None) -> str:
+        """The same for what a row names."""
+        named = named or self.language
+        if named is None:
+            if not self.tokenizer.multilingual:
+                return "en"
+            raise RecipeError("no language given: add --language, or a language column")
+        return _spoken(named, self.language_token)
+
+    def token_for(self, language: str) -> str:
+        """Code of the language whose token stands for this code's: its own, or the one that the run's borrows."""
+        if self.language_token and self.language and language == self.language_code_of(None):
+            return language_code(self.language_token)
+        return language
+
+    def token_language(self, utterance: Utterance) -> str:
+        """Code of the language whose token heads the row."""
+        return self.token_for(self.language_of(utterance))
+
+    def unusable(self, said: Said, *, keep_empty: bool = False) -> str | None:
+        """Why a transcript can't be a target; None if it can. keep_empty: one with no text at all can.
+
+        Raises:
+            RecipeError: an unknown language or task, or none.
+        """
+        language, words = self.language_code_of(said.language), said.text
+        if not (words == "" and keep_empty) and not leaves_something(words, language):
+            reason = "empty text" if not words.strip() else "text is empty after normalisation"
+            return f"{reason}: {words[:40]!r}"
+        # A token is a byte at least: most texts need not be tokenised to know that they fit.
+        if said.prompt is None and len(words.encode("utf-8", "replace")) < MAX_TOKENS - MOST_PROMPT_TOKENS:
+            self._require_prompt(language, said.task or self.task)
+            return None
+        prompt = self._prompt(language, said.task, said.prompt)
+        num_tokens = len(prompt) + len(self._text_ids(words, language))
+        return (
+            f"text and prompt are {num_tokens} tokens; Whisper takes {MAX_TOKENS}" if num_tokens > MAX_TOKENS else None
+        )
+
+    def _require_prompt(self, language: str, task: str) -> None:
+        if (language, task) not in self.known_prompts:
+            self._prompt(language, task, None)
+            self.known_prompts.add((language, task))
+
+    def prompt(self, window: Window) -> list[int]:
+        """Prompt tokens of a window."""
+        first = window.utterances[0]
+        previous = first.prompt if len(window.utterances) == 1 else None
+        return self._prompt(self.language_of(first), first.task, previous)
+
+    def _prompt(self, language: str, task: str | None, previous: str | None) -> list[int]:
+        named = self.token_for(language) if self.tokenizer.multilingual else None
+        return self.tokenizer.prompt_tokens(named, task or self.task, previous_text=previous)
+
+    def _text_ids(self, text: str, language: str) -> list[int]:
+        return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)
+
+    def target(self, window: Window) -> Target:
+        """Decoder input and labels of a window."""
+        return make_target(
+            self.prompt(window),
+            self._text_ids(window.text, self.language_of(window.utterances[0])),
+            self.tokenizer.eot,
+            sot=self.tokenizer.sot,
+            prompt_loss=self.prompt_loss,
+        )
+
+
+def leaves_something(text: str, language: str) -> bool:
+    """Whether anything of a text is left by its normalisation. Most are known to without being normalised."""
+    if BRACKET.search(text) is None:
+        if language != "en" and LETTER.search(text) and unicodedata.is_normalized("NFKC", text):
+            return True  # letters and digits stay (NFKC makes bare marks of some)
+        if len(text) >= 40 and len(LONG_WORD.findall(text)) >= 3:
+            return True  # English loses its fillers (hm, uh) and rewrites numbers
+    return bool(normalizer_for(language)(text).strip())

@@ -1,0 +1,213 @@
+"""From format to format and back: every weight bit-equal, nothing of the model's behaviour lost."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoint_samples as samples
+import numpy as np
+import pytest
+import torch
+from standard_samples import CONFIG, openai_state, standard
+
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
+from whispertune.checkpoints.ggml import save_ggml
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.layout import Checkpoint
+from whispertune.checkpoints.openai import save_openai
+from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.errors import CheckpointError
+from whispertune.features import mel_filters
+from whispertune.frames import DENSE
+from whispertune.loading import ready_model
+from whispertune.states import encode, window_features
+
+Save = Callable[[Path, Checkpoint], None]
+
+
+def to_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
+    save_huggingface(folder, checkpoint, checkpoint.weights, language="it", model_card=None)
+
+
+def to_openai(folder: Path, checkpoint: Checkpoint) -> None:
+    save_openai(folder, checkpoint, torch.float32)
+
+
+def to_ctranslate2(folder: Path, checkpoint: Checkpoint) -> None:
+    pytest.importorskip("ctranslate2")
+    save_ctranslate2(folder, checkpoint, "float32")
+
+
+@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "path",
+    [
+        (to_openai, to_huggingface, to_openai, to_ctranslate2),
+        (to_ctranslate2, to_openai, to_ctranslate2, to_huggingface),
+        (to_huggingface, to_ctranslate2, to_huggingface, to_openai),
+    ],
+)
+def test_round_trips(tmp_path: Path, source: torch.dtype, path: tuple[Save, ...]) -> None:
+    original = standard(source)
+    checkpoint = original
+    for number, save in enumerate(path):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save(folder, checkpoint)
+        checkpoint = load_checkpoint(str(folder))
+    assert checkpoint.config == original.config
+    assert checkpoint.tokenizer_json == original.tokenizer_json
+    assert checkpoint.generation == original.generation
+    assert checkpoint.preprocessor == original.preprocessor
+    assert checkpoint.weights.keys() == original.weights.keys()
+    for name, tensor in original.weights.items():
+        assert torch.equal(checkpoint.weights[name].float(), tensor.float()), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_stay_the_same_halves(tmp_path: Path, dtype: str) -> None:
+    pytest.importorskip("ctranslate2")
+    original = standard(getattr(torch, dtype))
+    save_ctranslate2(tmp_path, original, dtype)
+    for name, tensor in load_checkpoint(str(tmp_path)).weights.items():
+        assert tensor.dtype == original.weights[name].dtype
+        assert torch.equal(tensor, original.weights[name])
+
+
+# CTranslate2.
+
+
+def test_ctranslate2_side_files(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    checkpoint = standard()
+    save_ctranslate2(tmp_path, checkpoint, "float32")
+    settings = json.loads((tmp_path / "config.json").read_text())
+    ids = {token["content"]: token["id"] for token in json.loads(checkpoint.tokenizer_json)["added_tokens"]}
+    assert settings["suppress_ids"] == [1, 2, 7]
+    assert settings["suppress_ids_begin"] == [220, ids["<|endoftext|>"]]
+    assert settings["alignment_heads"] == [[1, 0]]
+    assert len(settings["lang_ids"]) == 99
+    assert {ids["<|en|>"], ids["<|it|>"]} < set(settings["lang_ids"])
+    vocabulary = json.loads((tmp_path / "vocabulary.json").read_text())
+    assert len(vocabulary) == CONFIG.vocab_size
+    assert vocabulary[ids["<|it|>"]] == "<|it|>"
+    assert vocabulary[-1] == "<|30.00|>"
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["feature_size"] == 80
+    checkpoint.generation["alignment_heads"] = []
+    save_ctranslate2(tmp_path, checkpoint, "float32")
+    assert json.loads((tmp_path / "config.json").read_text())["alignment_heads"] == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name.startswith("int")])
+def test_quantising_leaves_the_source_alone(tmp_path: Path, quantization: str) -> None:
+    pytest.importorskip("ctranslate2")
+    checkpoint, untouched = standard(), standard().weights
+    save_ctranslate2(tmp_path, checkpoint, quantization)
+    assert all(torch.equal(checkpoint.weights[name], tensor) for name, tensor in untouched.items())
+    with pytest.raises(CheckpointError, match=r"quantised weights .* can't be trained"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_ctranslate2_computes_the_same(tmp_path: Path) -> None:
+    """Encoder states and greedy tokens of CTranslate2 itself."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    checkpoint = standard()
+    save_ctranslate2(tmp_path, checkpoint, "float32")
+    theirs = ctranslate2.models.Whisper(str(tmp_path), device="cpu", compute_type="float32", intra_threads=1)
+    waveform = np.random.default_rng(0).normal(0, 0.1, 480_000).astype(np.float32)
+    ours = ready_model(checkpoint, torch.device("cpu"))
+    features = window_features(waveform, 80, DENSE)
+    with torch.inference_mode():
+        states = encode(ours.whisper.encoder, [features])
+    log_mel = ctranslate2.StorageView.from_array(features.log_mel[None].numpy())
+    their_states = theirs.encode(log_mel)
+    np.testing.assert_allclose(np.array(their_states), states.states.numpy(), atol=1e-4)
+    prompt = ours.tokenizer.prompt_tokens("it")
+    (hypothesis,) = decode_windows(
+        ours.whisper.decoder, states, [prompt], ours.rules, ours.tokenizer.eot, [12], GREEDY
+    )  # fmt: skip
+    (found,) = theirs.generate(
+        their_states, [prompt], beam_size=1, max_length=32, suppress_tokens=[1, 2, 7]
+    )  # fmt: skip
+    assert len(hypothesis.tokens) == 12
+    assert tuple(found.sequences_ids[0][:12]) == hypothesis.tokens
+
+
+# ggml, by a reader of this test's own.
+
+
+def read_ggml(path: Path) -> tuple[dict[str, int], np.ndarray, list[bytes], dict[str, np.ndarray]]:
+    content = path.read_bytes()
+    at = 0
+
+    def take(code: str) -> tuple[int, ...]:
+        nonlocal at
+        values = struct.unpack_from(f"<{code}", content, at)
+        at += struct.calcsize(f"<{code}")
+        return values
+
+    def array(dtype: str, count: int) -> np.ndarray:
+        nonlocal at
+        values = np.frombuffer(content, dtype, count, at)
+        at += values.nbytes
+        return values
+
+    assert take("I") == (int.from_bytes(b"ggml", "big"),)
+    names = "vocab audio_ctx audio_state audio_head audio_layer text_ctx text_state text_head text_layer mels f16"
+    sizes = dict(zip(names.split(), take("11i"), strict=True))
+    rows, columns = take("2i")
+    filters = array("<f4", rows * columns).reshape(rows, columns)
+    tokens = []
+    for _ in range(*take("i")):
+        (size,) = take("i")
+        tokens.append(array("u1", size).tobytes())
+    tensors = {}
+    while at < len(content):
+        rank, name_size, half = take("3i")
+        shape = take(f"{rank}i")[::-1]
+        name = array("u1", name_size).tobytes().decode()
+        tensors[name] = array("<f2" if half else "<f4", int(np.prod(shape))).reshape(shape)
+    return sizes, filters, tokens, tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
+    checkpoint = standard(seed=3)
+    advanced: list[int] = []
+    save_ggml(tmp_path, checkpoint, dtype, advanced.append)
+    sizes, filters, tokens, tensors = read_ggml(tmp_path / "ggml-model.bin")
+    assert sizes == {
+        "vocab": 51_865, "audio_ctx": 1500, "audio_state": 64, "audio_head": 2, "audio_layer": 2,
+        "text_ctx": 448, "text_state": 64, "text_head": 2, "text_layer": 2, "mels": 80, "f16": dtype == torch.float16,
+    }  # fmt: skip
+    np.testing.assert_array_equal(filters, mel_filters(80).numpy())
+    assert len(tokens) == 50_257  # whisper.cpp counts the special ones on from here
+    alphabet = samples.byte_alphabet()
+    assert sorted(tokens[:256]) == [bytes([byte]) for byte in range(256)]
+    assert tokens[alphabet.index("Ġ")] == b" "
+    assert tokens[256] == b"ci"
+    expected = openai_state(checkpoint.weights)
+    assert tensors.keys() == expected.keys()
+    assert sum(advanced) == len(expected)
+    for name, tensor in expected.items():
+        if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
+            tensor = tensor[:, None]
+        small = tensor.ndim == 1 or "positional" in name or name in ("encoder.conv1.bias", "encoder.conv2.bias")
+        stored = tensor if small else tensor.to(dtype)
+        assert tensors[name].dtype == stored.numpy().dtype, name
+        np.testing.assert_array_equal(tensors[name], stored.numpy(), err_msg=name)
+    assert json.loads((tmp_path / "generation_config.json").read_text())["language"] == "<|it|>"
+
+
+def test_ggml_is_only_written(tmp_path: Path) -> None:
+    save_ggml(tmp_path, standard(), torch.float16)
+    with pytest.raises(CheckpointError, match="ggml is only written"):
+        load_checkpoint(str(tmp_path))
+    weights = standard()
+    weights.weights["model.decoder.layers.0.fc1.weight"][0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"layers\.0\.fc1\.weight does not fit into float16"):
+        save_ggml(tmp_path, weights, torch.float16)

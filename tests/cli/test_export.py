@@ -1,0 +1,196 @@
+"""`whispertune export`: what it writes, what it refuses, and that --verify fails where transcripts differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_samples import Command, example_rows, write_manifest
+from standard_samples import standard
+
+from whispertune import runtimes
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.packaged import MODELS
+from whispertune.commands import export
+from whispertune.errors import ExportError
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best/ of a run on Italian."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    checkpoint = standard()
+    save_huggingface(folder, checkpoint, checkpoint.weights, language="it", model_card=None)
+    return folder
+
+
+def flags(model: Path, to: str, output: Path, *more: str) -> list[str]:
+    return ["export", f"--model={model}", f"--to={to}", f"--output={output}", *more]
+
+
+@pytest.mark.parametrize(
+    ("to", "file"),
+    [
+        ("huggingface", "model.safetensors"),
+        ("openai", "model.pt"),
+        ("ctranslate2", "model.bin"),
+        ("ggml", "ggml-model.bin"),
+    ],
+)
+def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, to: str, file: str) -> None:
+    if to == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    output = tmp_path / "out" / "model"
+    for _ in range(2):  # the second replaces the first
+        outcome = command(flags(model.parent, to, output))
+        assert outcome.status == 0, outcome.err
+        assert str(output) in outcome.out
+    names = {path.name for path in output.iterdir()}
+    assert {file, "tokenizer.json", "generation_config.json", "preprocessor_config.json"} <= names
+    assert names <= export.EXPORTED_FILES
+    assert [path.name for path in output.parent.iterdir()] == ["model"]
+    generation = json.loads((output / "generation_config.json").read_text())
+    assert generation["language"] == "<|it|>"
+    assert generation["task"] == "transcribe"
+    assert generation["alignment_heads"] == [[1, 0]]
+    assert generation["suppress_tokens"] == [1, 2, 7]
+    assert ("float16" in outcome.out) == (to == "ggml")
+    if to != "ggml":
+        loaded = load_checkpoint(str(output)).weights
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
+
+
+def test_help(command: Command) -> None:
+    outcome = command(["export", "--help"])
+    assert outcome.status == 0
+    for part in ("--verify [AUDIO …]", "--quantization", "--tokenizer", "huggingface|ctranslate2|ggml|openai"):
+        assert part in outcome.out
+    assert "  export " in command(["--help"]).out
+
+
+def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
+    output = tmp_path / "out"
+    refused(["export", "--to=ggml", f"--output={output}"], "--model is missing")
+    refused(flags(model, "onnx", output), "to is 'onnx'; it takes huggingface, ctranslate2, ggml or openai")
+    refused(flags(model, "ggml", output, "--quantization=int8"), "quantization is int8; ggml takes float32 or float16")
+    refused(flags(model, "huggingface", output, "--quantization=float16"), "huggingface takes float32")
+    refused(flags(tmp_path / "absent", "ggml", output), "absent")
+    refused(flags(model, "ggml", output, f"--tokenizer={model}"), "brings its own tokenizer")
+    refused(flags(model, "ggml", output, "--clips=3"), "--clips only says how to --verify")
+    refused(flags(model, "ggml", output, "--verify", "--max-different=2"), "max_different is 2.0")
+    refused(flags(model, "openai", output, "--verify"), "--verify needs something to transcribe", "--data MANIFEST")
+    refused(flags(model, "openai", output, "--verify", "a.wav", "--data=x.csv"), "give one of the two")
+    assert not output.exists()
+
+
+def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused(flags(model, "ggml", tmp_path), "something else than an export (thesis.txt)")
+    refused(flags(model, "huggingface", model), "holds the model that is exported")
+    refused(flags(model.parent, "huggingface", model), "holds the model that is exported")
+    (tmp_path / "file").write_text("mine")
+    refused(flags(model, "ggml", tmp_path / "file"), "--output: cannot write")
+    assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert (model / "model.safetensors").exists()
+
+
+def test_without_the_program_to_verify_in(
+    model: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    for to, package in (("ctranslate2", "faster-whisper"), ("openai", "openai-whisper"), ("ggml", "pywhispercpp")):
+        refused(flags(model, to, tmp_path / "out", "--verify", "a.wav"), f"pip install {package}")
+
+
+@pytest.fixture
+def echoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Transcripts of the source, without running it; the exported model says them in another case from the third."""
+    said = ["uno", "due", "tre"]
+    monkeypatch.setattr(export, "our_transcripts", lambda checkpoint, clips, task: said[: len(clips)])
+    monkeypatch.setattr(export, "require_runtime", lambda to: None)
+    heard: list[np.ndarray] = []
+
+    def open_runtime(to: str, folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+        assert (folder / "model.pt").exists()
+        assert (task.language, list(task.suppress)) == ("it", [1, 2, 7])
+
+        def transcribe(waveform: np.ndarray) -> str:
+            heard.append(waveform)
+            return said[len(heard) - 1] if len(heard) < 3 else "TRE"
+
+        return transcribe
+
+    monkeypatch.setattr(export, "open_runtime", open_runtime)
+    return said
+
+
+def test_verify_fails_where_a_transcript_differs(
+    model: Path, tmp_path: Path, command: Command, echoing: list[str]
+) -> None:
+    rows = example_rows("test", 3)
+    output = tmp_path / "out"
+    audio = [row["audio"] for row in rows]
+    outcome = command([*flags(model, "openai", output), "--verify", *audio])
+    assert outcome.status == 1
+    assert "1 of 3 clips differently; nothing was written" in outcome.error
+    assert f"differs   {audio[2]}" in outcome.err
+    assert "source    'tre'" in outcome.err
+    assert "exported  'TRE'" in outcome.err
+    assert not output.exists()
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_verify_allows_a_share(model: Path, tmp_path: Path, command: Command, echoing: list[str]) -> None:
+    manifest = write_manifest(tmp_path / "data.csv", example_rows("test", 6))
+    more = ["--verify", f"--data={manifest}", "--clips=3", "--max-different=0.4"]
+    outcome = command(flags(model, "openai", tmp_path / "out", *more))
+    assert outcome.status == 0, outcome.err
+    assert "2 of 3 transcripts are the same in openai-whisper" in outcome.out
+    assert (tmp_path / "out" / "model.pt").exists()
+
+
+def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = standard()
+    del checkpoint.generation["language"]
+    save_huggingface(tmp_path / "model", checkpoint, checkpoint.weights, language=None, model_card=None)
+    monkeypatch.setattr(export, "require_runtime", lambda to: None)
+    audio = example_rows("test", 1)[0]["audio"]
+    refused([*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", audio], "add --language")
+    refused(
+        [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"], "absent"
+    )
+
+
+def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
+
+    def broken(folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+        raise RuntimeError("bad magic\nat byte 0")
+
+    monkeypatch.setattr(runtimes, "_openai_whisper", broken)
+    with pytest.raises(ExportError, match=r"openai-whisper cannot use .* \(RuntimeError: bad magic at byte 0\)"):
+        runtimes.open_runtime("openai", tmp_path, runtimes.Task("it", "transcribe", [], []))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("to", list(runtimes.PACKAGES))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_real_models_in_their_programs(tmp_path: Path, command: Command, to: str, name: str) -> None:
+    pytest.importorskip(runtimes.PACKAGES[to][0])
+    pytest.importorskip(MODELS[name].parts[0][0])
+    manifest = Path(__file__).parents[2] / "examples" / "italian-prompts" / "test.csv"
+    language = [] if name.endswith(".en") else ["--language=it"]
+    if not language:  # rows may name Italian
+        rows = example_rows("test", 3)
+        manifest = write_manifest(tmp_path / "en.csv", [{"audio": r["audio"], "text": r["text"]} for r in rows])
+    given = flags(Path(f"packaged:{name}"), to, tmp_path / "out", *language)
+    outcome = command([*given, "--verify", f"--data={manifest}", "--clips=3"])
+    assert outcome.status == 0, outcome.err

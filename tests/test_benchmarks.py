@@ -1,0 +1,170 @@
+"""The benchmarks: their FLOP formulas against PyTorch's own counter, their tables' statistics, their variants."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from whispertune.frames import WINDOW_FRAMES, FrameOptions
+from whispertune.model import attention, loss
+from whispertune.model import whisper as model
+from whispertune.model.config import WhisperConfig
+from whispertune.model.loss import summed_nll
+from whispertune.model.whisper import Whisper
+from whispertune.states import encode, window_features
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "hf_trainer")  # that one loads transformers
+CONFIG = WhisperConfig(
+    vocab_size=96, num_mel_bins=20, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
+    decoder_layers=3, decoder_attention_heads=2, decoder_ffn_dim=128,
+)  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_imports(script, name):
+    assert script(name).__doc__
+
+
+def test_help_comes_from_the_docstring():
+    command = [sys.executable, str(FOLDER / "seq2seq_trainer.py"), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "--their-epochs" in shown
+    assert "python benchmarks/seq2seq_trainer.py" in shown
+
+
+def counted(work) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):  # the CPU's fused kernel is not known to the counter
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.fixture
+def whisper(monkeypatch: pytest.MonkeyPatch) -> Whisper:
+    """Without the filler that batches end with, which the formulas do not count."""
+    monkeypatch.setattr(attention, "FRAMES_MULTIPLE", 1)
+    monkeypatch.setattr(model, "TOKENS_MULTIPLE", 1)
+    monkeypatch.setattr(loss, "POSITIONS_MULTIPLE", 1)
+    torch.manual_seed(0)
+    return Whisper(CONFIG)
+
+
+def encoder_inputs(frames: int, mel_frames: int) -> tuple[torch.Tensor, ...]:
+    index = torch.arange(frames)[None]
+    return torch.randn(1, CONFIG.num_mel_bins, mel_frames), index, index, torch.zeros(1, frames)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_encoder_formula_is_what_pytorch_counts(script, whisper, trained):
+    flops = script("flops")
+    inputs = encoder_inputs(30, 70)
+    if trained:
+        assert counted(lambda: whisper.encoder(*inputs).sum().backward()) == flops.encoder_training(CONFIG, 30, 70)
+    else:
+        with torch.no_grad():
+            assert counted(lambda: whisper.encoder(*inputs)) == flops.encoder_forward(CONFIG, 30, 70)
+
+
+@pytest.mark.parametrize("states_need_gradient", [False, True])
+def test_decoder_formula_is_what_pytorch_counts(script, whisper, states_need_gradient):
+    flops = script("flops")
+    frames, tokens, scored = 30, 11, 7
+    states = torch.randn(1, frames, CONFIG.d_model, requires_grad=states_need_gradient)
+    labels = torch.full((1, tokens), -100)
+    labels[:, -scored:] = 5
+
+    def work() -> None:
+        hidden = whisper.decoder(torch.ones(1, tokens, dtype=torch.long), states, None)
+        summed_nll(whisper.decoder, hidden, labels).backward()
+
+    formula = flops.decoder_training(CONFIG, frames, tokens, scored, states_need_gradient=states_need_gradient)
+    # The plain kernel computes the masked upper triangle of self-attention too; the formula counts the lower alone.
+    upper = 3 * CONFIG.decoder_layers * 2 * 2 * CONFIG.d_model * (tokens * (tokens - 1) // 2)
+    assert counted(work) == formula + upper
+
+
+def test_weight_products_add_up_to_the_formulas(script):
+    flops = script("flops")
+    frames, tokens, scored = 40, 9, 6
+    both, weights_only = flops.decoder_products(CONFIG, frames, tokens, scored)
+    everything = [*both, *weights_only, *flops.backward_products(both)]
+    everything += flops.backward_products(weights_only, input_gradient=False)
+    attention = 3 * CONFIG.decoder_layers * 4 * CONFIG.d_model * (tokens * frames + tokens * (tokens + 1) // 2)
+    assert sum(p.flops for p in everything) + attention == flops.decoder_training(CONFIG, frames, tokens, scored)
+
+
+@pytest.mark.parametrize("num_samples", [1, 40_000, 16_000 * 29])
+def test_variants_keep_every_frame_accounted_for(script, num_samples):
+    variants = script("thinning_variants")
+    waveform = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32)
+    waveform[num_samples // 4 : num_samples // 2] = 0  # a pause
+    plain = window_features(waveform, CONFIG.num_mel_bins, FrameOptions())
+    found = [
+        variants.progressive(plain, num_samples, growth=1.5, cap=60, margin=10, edge=50),
+        variants.pauses_thinned(plain, num_samples, level=0.1, shortest=20, stride=10),
+    ]
+    for features in found:
+        assert features.counts.sum() == WINDOW_FRAMES
+        assert (np.diff(features.positions) > 0).all()
+        assert encode(Whisper(CONFIG).encoder, [features]).states.isfinite().all()
+    if num_samples > 16_000:
+        assert len(found[1].positions) < len(plain.positions)
+
+
+def test_a_further_dimension_carries_the_weights(script):
+    rows = script("thinning_variants").attention_comparison(
+        torch.float32, torch.device("cpu"), heads=2, width=16, kept=40, repeats=1
+    )
+    assert all(float(error) < 1e-5 for _, way, _, _, error in rows if way != "no weights")
+
+
+def results_file(folder: Path, gain: float) -> Path:
+    """Two seeds whose thinned arm errs `gain` of 100 words more in every epoch; decoding thinned adds nothing."""
+    rows = [{"seed": 0, "arm": "untouched", "epoch": 0, "decoded": "dense", "wer": 0.2, "loss": 1.0}]
+    for seed in (0, 1):
+        for arm in ("thinned", "dense"):
+            errors = [10 + (gain if arm == "thinned" else 0) + seed, 5]
+            row = {"seed": seed, "arm": arm, "wer": sum(errors) / 200, "loss": 1.0, "errors": errors}
+            rows += [row | {"epoch": e, "decoded": "dense", "training_seconds": 1.0} for e in (1, 2)]
+            rows.append(row | {"epoch": 2, "decoded": "thinned"})
+    path = folder / "results.jsonl"
+    path.write_text("".join(json.dumps(row | {"words": [100, 100]}) + "\n" for row in rows))
+    return path
+
+
+def test_paired_differences(script, tmp_path):
+    module = script("thinned_training")
+    results = module.Results(results_file(tmp_path, 4))
+    assert results.done(0, "dense", 2)
+    assert not results.done(2, "dense", 2)
+    options = type("Options", (), {"seeds": [0, 1], "epochs": 2})
+    text = "\n".join(module.tables(results, options))
+    assert "| mean of epochs 2 to 2 | 7.8 % | 9.8 % | +2.00 | +2.00 to +2.00 |" in text
+    assert "| all models | 8.8 % | 8.8 % | +0.00 | +0.00 to +0.00 |" in text
+
+
+def test_interval_over_seeds_is_students(script):
+    low, high = script("thinned_training").interval_over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low + high) / 2 == pytest.approx(3.0)
+    assert (high - low) / 2 == pytest.approx(2.776 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5, rel=1e-3)

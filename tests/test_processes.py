@@ -1,0 +1,122 @@
+"""What needs no second process: dealing, and what launchers leave in the environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whispertune import processes as module
+from whispertune.errors import Interrupted, RecipeError
+from whispertune.processes import ALONE, Pace, ProcessOptions, deal, join, were_launched
+
+costs = st.lists(st.integers(0, 1000), max_size=40)
+
+
+@given(costs, st.integers(1, 9), st.booleans())
+def test_dealing(costs: list[int], shares: int, limited: bool) -> None:
+    most = -(-len(costs) // shares) if limited else None
+    dealt = deal(costs, shares, most=most)
+    assert len(dealt) == shares
+    assert sorted(index for share in dealt for index in share) == list(range(len(costs)))
+    loads = [sum(costs[index] for index in share) for share in dealt]
+    if limited:
+        assert max(map(len, dealt)) <= (most or 0)
+    else:  # a list schedule: the dearest share had the least to do before its last piece
+        assert max(loads) - min(loads) <= max(costs, default=0)
+    assert dealt == deal(list(costs), shares, most=most)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 1000))
+def test_a_share_moves_the_bar_over_the_whole(amounts: list[int], whole: int) -> None:
+    shown: list[int] = []
+    pace = Pace(shown.append, sum(amounts), whole)
+    for amount in amounts:
+        pace(amount)
+    assert sum(shown) == whole
+    assert min(shown) >= 0
+
+
+@given(st.lists(st.sampled_from([0, 1, 3, 7, 8, 20]), min_size=1), st.lists(st.booleans(), min_size=30))
+def test_buckets_hold_every_gradient(sizes: list[int], present: list[bool]) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    for parameter, has in zip(parameters, present, strict=False):
+        parameter.grad = torch.ones_like(parameter) if has else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BUCKET_ELEMENTS", 8)
+        buckets = module._buckets(parameters)
+    assert [id(g) for bucket in buckets for g in bucket] == [id(p.grad) for p in parameters]
+    assert all(len(bucket) == 1 or sum(g.numel() for g in bucket) <= 8 for bucket in buckets)
+    assert all(p.grad is not None and p.grad.eq(float(h)).all() for p, h in zip(parameters, present, strict=False))
+
+
+def test_alone_everything_is_ones_own() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    ALONE.sum_gradients([parameter])
+    assert parameter.grad is None
+    assert ALONE.sum([1.5]) == [1.5]
+    assert ALONE.share(lambda: "mine") == ["mine"]
+    assert ALONE.from_main(lambda: 3) == 3
+    with pytest.raises(Interrupted):
+        ALONE.share(lambda: (_ for _ in ()).throw(Interrupted("SIGTERM")))
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*LAUNCHED, "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_one_process_is_not_launched(environment: pytest.MonkeyPatch) -> None:
+    assert not were_launched()
+    assert join("auto", ProcessOptions()) == ALONE
+    environment.setenv("WORLD_SIZE", "1")
+    assert not were_launched()
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "part"),
+    [
+        ({"WORLD_SIZE": "two"}, "cpu", "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"),
+        ({"MASTER_PORT": "1", "ACCELERATE_USE_CPU": "True"}, "cpu", "has started one process"),
+        ({**LAUNCHED, "ACCELERATE_USE_FSDP": "true"}, "cpu", "FSDP is not supported"),
+        (LAUNCHED, "cuda:1", "take cuda"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    environment: pytest.MonkeyPatch, given: dict[str, str], device: str, part: str
+) -> None:
+    for name, value in given.items():
+        environment.setenv(name, value)
+    with pytest.raises(RecipeError, match=part):
+        join(device, ProcessOptions())
+
+
+def test_a_timeout_has_bounds() -> None:
+    with pytest.raises(RecipeError, match=r"processes\.timeout_minutes"):
+        ProcessOptions(timeout_minutes=0)
+
+
+def test_one_process_does_not_import_accelerate() -> None:
+    code = (
+        "import sys, whispertune.commands.train as train; from whispertune.processes import *;"
+        "join('auto', ProcessOptions()); print('accelerate' in sys.modules)"
+    )
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == "False"
+
+
+def test_the_package_is_a_command() -> None:
+    there = subprocess.run(
+        [sys.executable, "-m", "whispertune", "--version"], capture_output=True, text=True, check=True
+    )
+    assert there.stdout.strip()

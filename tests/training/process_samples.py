@@ -1,0 +1,197 @@
+"""Runs of several processes over gloo, without a launcher: forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_samples import Moment, prepare_server, strike
+
+from whispertune import cli, states
+from whispertune.training import trainer
+
+BOUND = 60.0
+"""Seconds after which processes that are still there count as hanging, and are killed."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What each process came to, by rank.
+
+    statuses: the exit status, the negative signal that ended it, or None if it hung.
+    """
+
+    statuses: list[int | None]
+    logs: list[str]
+    seconds: float
+
+    @property
+    def errors(self) -> list[str]:
+        """Error lines of all processes."""
+        assert not any("Traceback" in log for log in self.logs), self.logs
+        return [line for log in self.logs for line in log.splitlines() if line.startswith("error: ")]
+
+
+class Launcher:
+    """Runs whispertune commands in several processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", "import process_samples; process_samples.serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+
+    def __call__(
+        self, arguments: list[str], *, world: int = 2, rank: int = 1, moment: Moment | None = None, fault: str = ""
+    ) -> Ended:
+        """Run a command; in process `rank` (-1: in all) something happens: a signal at a moment, or a fault (below)."""
+        job = {
+            "arguments": arguments, "world": world, "rank": rank, "moment": moment and asdict(moment), "fault": fault,
+            "cache": os.environ["XDG_CACHE_HOME"], "logs": [str(self.folder / str(number)) for number in range(world)],
+        }  # fmt: skip
+        started = time.monotonic()
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        statuses = json.loads(self._server.stdout.readline())
+        return Ended(statuses, [Path(log).read_text() for log in job["logs"]], time.monotonic() - started)
+
+    def close(self) -> None:
+        self._server.communicate(timeout=60)
+
+
+def serve() -> None:
+    """The other end of `Launcher`."""
+    prepare_server()
+    import accelerate  # noqa: F401 - a second's worth
+
+    states.BATCH_FRAMES = 700  # so that every process has some of these few windows to encode
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        children = [_start(job, rank, port) for rank in range(job["world"])]
+        print(json.dumps(_wait(children)), flush=True)
+
+
+def _start(job: dict[str, Any], rank: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    with Path(job["logs"][rank]).open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        environment = {
+            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"], "LOCAL_WORLD_SIZE": job["world"],
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "XDG_CACHE_HOME": job["cache"],
+        }  # fmt: skip
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        try:
+            if job["rank"] in (rank, -1):
+                if job["moment"] is not None:
+                    strike(Moment(**job["moment"]))
+                if job["fault"]:
+                    FAULTS[job["fault"]]()
+            status = cli.main(job["arguments"])
+        except BaseException:
+            traceback.print_exc()
+            status = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _wait(children: Sequence[int]) -> list[int | None]:
+    deadline = time.monotonic() + BOUND
+    statuses: dict[int, int | None] = {}
+    while len(statuses) < len(children):
+        for child in children:
+            if child in statuses:
+                continue
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                statuses[child] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline or _others_ended_and_it_sleeps(child, statuses, children):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                statuses[child] = None
+        time.sleep(0.01)
+    return [statuses[child] for child in children]
+
+
+def _others_ended_and_it_sleeps(child: int, statuses: dict[int, int | None], children: Sequence[int]) -> bool:
+    """A process that was stopped on purpose will never end."""
+    state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T" and len(statuses) == len(children) - 1
+
+
+# Faults: called in one process before its command.
+
+
+def infinite_gradient() -> None:
+    """The second update's gradients overflow here."""
+    _hook_backward(lambda self: self.trainable[0].grad.fill_(torch.inf), 2)
+
+
+def unreadable_clip() -> None:
+    """A clip vanishes during training."""
+    from whispertune.errors import AudioError
+
+    def fail(_: Any) -> None:
+        raise AudioError("clip.wav: cannot be read; restore it")
+
+    _hook_backward(fail, 2)
+
+
+def bug() -> None:
+    """Something that nobody thought of."""
+    _hook_backward(lambda self: [][1], 2)
+
+
+def _hook_backward(then: Callable[[Any], Any], nth: int) -> None:
+    original, calls = trainer.Trainer.backward, 0
+
+    def backward(self: Any, *arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        loss = original(self, *arguments)
+        if calls == nth:
+            then(self)
+        return loss
+
+    trainer.Trainer.backward = backward  # type: ignore[method-assign]
+
+
+def keep_every_state() -> None:
+    """Every process writes its final state, the others beside the main one's."""
+    original = trainer.Trainer.save
+
+    def save(self: Any) -> None:
+        original(self)
+        path = self.folder.state.with_name(f"rank-{self.processes.rank}.safetensors")
+        trainer.save_state(path, self.model, self.optimizer, self.progress)
+
+    trainer.Trainer.save = save  # type: ignore[method-assign]
+
+
+FAULTS = {f.__name__: f for f in (infinite_gradient, unreadable_clip, bug, keep_every_state)}
