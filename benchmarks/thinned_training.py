@@ -18,8 +18,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,12 @@ from whispertune.decoding.windows import GREEDY
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder
+from whispertune.run_states import plan_states
 from whispertune.scoring.significance import paired_bootstrap
 from whispertune.session import Session, open_session
 from whispertune.stages import build_run_schedule, build_trainer
 from whispertune.states import EncoderStates
+from whispertune.store.plan import StateOptions
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
 
@@ -68,34 +69,16 @@ class Results:
         )
 
 
-@contextmanager
-def shared_states() -> Iterator[dict[Any, Any]]:
-    """Every Session hands out the states of a split, for its frame options, from one cache (frozen encoders only)."""
-    known: dict[Any, Any] = {}
-    original: Callable[..., Any] = Session.store
-
-    def store(self: Session, split: Any, *others: Any, **named: Any) -> Any:
-        key = (self.frames, split.name)
-        if key not in known:
-            known[key] = original(self, split, *others, **named)
-        return known[key]
-
-    Session.store = store
-    try:
-        yield known
-    finally:
-        Session.store = original
-
-
 def decode(session: Session, frames: FrameOptions) -> Evaluation:
     """Valid and test together, greedy, as the model stands; bounded by 448 tokens only."""
     split, encoder = session.valid, session.working.model.encoder
     if session.frozen:
-        stored = dataclasses.replace(session, frames=frames).store(split, f"valid and test, {frames.selection}")
+        stored = plan_states(dataclasses.replace(session, frames=frames), Progress()).validation()
+        assert stored is not None, "no room for the states"
+        stored.prepare([], 0)
 
         def fetch(indices: Sequence[int]) -> EncoderStates:
-            states: EncoderStates = stored.fetch(indices).to(session.device, session.dtype)
-            return states
+            return stored.fetch(indices, 0).to(session.device, session.dtype)
     else:
         fetch = session.computed(split, encoder, frames)
     (found,) = evaluate_split(
@@ -125,7 +108,8 @@ def train_arm(
     recipe = Recipe(
         model=options.model, train=str(work / "train.csv"), valid=str(work / "both.csv"), language=options.language,
         output=str(folder.path), batch_size=8, accumulation=1, epochs=options.epochs, seed=seed, freeze=freeze,
-        frames=frames, checkpoint=CheckpointOptions(every_minutes=1e9), **fields,
+        frames=frames, checkpoint=CheckpointOptions(every_minutes=1e9),
+        states=StateOptions(folder=str(work / "states")), **fields,
     )  # fmt: skip
     session = open_session(recipe, folder, StopSignal())
     before = Evaluation("untouched", 1)  # decoded once for all runs; the trainer only prints it
@@ -179,12 +163,11 @@ def run_all(options: argparse.Namespace, freeze: str, fields: dict[str, Any]) ->
     share = 1.0 if options.clips is None else options.clips / 300
     seconds = sum(options.epochs * (EPOCH_SECONDS[kind][arm] + DECODE_SECONDS[kind]) for _, arm in left) * share
     print(f"{len(left)} of {len(wanted)} runs to do, about {seconds / 60:.0f} minutes on two quiet cores", flush=True)
-    with shared_states():
-        for number, (seed, arm) in enumerate(left, 1):
-            started = time.perf_counter()
-            train_arm(seed, arm, results, work, options, freeze, fields)
-            took = time.perf_counter() - started
-            print(f"run {number} of {len(left)} (seed {seed}, {arm}): {took:.0f} s", flush=True)
+    for number, (seed, arm) in enumerate(left, 1):
+        started = time.perf_counter()
+        train_arm(seed, arm, results, work, options, freeze, fields)
+        took = time.perf_counter() - started
+        print(f"run {number} of {len(left)} (seed {seed}, {arm}): {took:.0f} s", flush=True)
     return results
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/thinning.py                         # whisper-base on the Italian valid and test clips
     python benchmarks/thinning.py --english               # whisper-tiny.en on English ones (fetched from Debian)
-    python benchmarks/thinning.py --strides 10 20 30 --margins 10 25 50 --edges 25 50 --grid
-    python benchmarks/thinning.py --limit 8 --strides 30 --margins 25 --edges 50     # a smoke test
+    python benchmarks/thinning.py --strides 30 60 --margins 10 25 --edges 25 40 --grid
+    python benchmarks/thinning.py --limit 8 --strides 60 --margins 10 --edges 40     # a smoke test
 
 Nothing is trained: the model is teacher-forced, on the transcripts or on its own dense greedy ones. `frames` is kept
 frames a clip; KL (of dense from thinned) is nats per target token; `encode` is seconds a clip without features;
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from common import DATA, add_common, markdown, publish
 from english_clips import english_manifest
-from thinning_variants import attention_comparison, pauses_thinned, progressive
+from thinning_variants import attention_comparison, constant, pauses_thinned
 
 from whispertune.allocator import keep_freed_memory
 from whispertune.data.audio import load_waveform
@@ -46,10 +46,10 @@ BATCH_FRAMES = 4096
 """Kept frames encoded at once."""
 Features = Callable[[int], WindowFeatures]
 
-POINTS = {  # stride, margin, edge
-    "strides": [30, 10, 20, 60, 120, 30, 30, 30, 30, 30, 60, 120],
-    "margins": [25, 25, 25, 25, 25, 10, 50, 25, 25, 50, 50, 50],
-    "edges": [50, 50, 50, 50, 50, 50, 50, 25, 100, 25, 50, 25],
+POINTS = {  # stride, margin, edge; the default first
+    "strides": [60, 10, 30, 100, 60, 60, 60, 60],
+    "margins": [10, 10, 10, 10, 5, 25, 10, 10],
+    "edges": [40, 40, 40, 40, 40, 40, 25, 60],
 }
 
 
@@ -160,11 +160,11 @@ def main() -> None:
     parser.add_argument("--edges", type=int, nargs="+")
     parser.add_argument("--grid", action="store_true", help="all combinations of strides, margins and edges")
     parser.add_argument(
-        "--progressive", nargs="*", default=["2:60:10:50", "1.5:60:10:50", "1.3:120:10:50", "1.5:240:25:50"],
-        metavar="GROWTH:CAP:MARGIN:EDGE", help="blocks that grow with the distance from the speech (%(default)s)",
+        "--constant", nargs="*", default=["30:25:50"], metavar="STRIDE:MARGIN:EDGE",
+        help="blocks of one size wherever they lie (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--pauses", nargs="*", default=["0.1:20:10", "0.3:20:10", "0.5:20:5"], metavar="LEVEL:SHORTEST:STRIDE",
+        "--pauses", nargs="*", default=["0.3:20:10"], metavar="LEVEL:SHORTEST:STRIDE",
         help="pauses inside the speech thinned too; LEVEL above the floor, 1 is 40 dB (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
@@ -185,7 +185,7 @@ def main() -> None:
     if not any((options.strides, options.margins, options.edges)):
         axes = tuple(POINTS.values())
     else:
-        axes = (options.strides or [30], options.margins or [25], options.edges or [50])
+        axes = (options.strides or [60], options.margins or [10], options.edges or [40])
     if not options.grid and len({len(axis) for axis in axes}) > 1:
         parser.error("without --grid, give as many --strides as --margins and --edges")
     device = resolve_device(options.device)
@@ -210,14 +210,12 @@ def main() -> None:
     for stride, margin, edge in itertools.product(*axes) if options.grid else zip(*axes, strict=True):
         frames = FrameOptions(stride=stride, margin=margin, edge=edge)
         points.append((f"stride {stride}, margin {margin}, edge {edge}", partial(features, frames=frames)))
-    for text in options.progressive:
-        growth, cap, margin, edge = (float(part) for part in text.split(":"))
+    for text in options.constant:
+        stride, margin, edge = (int(part) for part in text.split(":"))
         points.append(
             (
-                f"progressive: growth {growth:g}, cap {cap:g}, margin {margin:g}, edge {edge:g}",
-                lambda i, g=growth, c=cap, m=margin, e=edge: progressive(
-                    features(i), samples[i], growth=g, cap=int(c), margin=int(m), edge=int(e)
-                ),
+                f"constant: stride {stride}, margin {margin}, edge {edge}",
+                lambda i, s=stride, m=margin, e=edge: constant(features(i), samples[i], stride=s, margin=m, edge=e),
             )
         )
     for text in options.pauses:

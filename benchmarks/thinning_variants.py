@@ -1,5 +1,5 @@
-"""Other ways of thinning, tried here only: blocks that grow with the distance from the speech, pauses inside it, and
-weights as a further dimension of queries and keys instead of a bias."""
+"""Other ways of thinning, tried here only: blocks of one size wherever they lie, pauses inside the speech, and weights
+as a further dimension of queries and keys instead of a bias."""
 
 from __future__ import annotations
 
@@ -32,18 +32,11 @@ def in_blocks(starts: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
     return starts + sizes // 2, sizes
 
 
-def progressive(
-    features: WindowFeatures, num_samples: int, *, growth: float, cap: int, margin: int, edge: int
-) -> WindowFeatures:
-    """Behind speech and margin, blocks of 2 frames growing by `growth` up to `cap`; the last `edge` frames are kept."""
+def constant(features: WindowFeatures, num_samples: int, *, stride: int, margin: int, edge: int) -> WindowFeatures:
+    """Behind speech and margin, blocks of `stride` frames wherever they lie; the last `edge` frames are kept."""
     kept_until = min(WINDOW_FRAMES, -(-num_samples // FRAME_SAMPLES) + margin)
     edge_from = max(kept_until, WINDOW_FRAMES - edge)
-    starts, at, size = [], float(kept_until), 2.0
-    while round(at) < edge_from:
-        starts.append(round(at))
-        at += min(size, cap)
-        size *= growth
-    middles, sizes = in_blocks(np.array(starts, np.int64), edge_from)
+    middles, sizes = in_blocks(np.arange(kept_until, edge_from, stride), edge_from)
     ends = np.arange(edge_from, WINDOW_FRAMES)
     positions = np.concatenate([np.arange(kept_until), middles, ends])
     counts = np.concatenate([np.ones(kept_until, np.int64), sizes, np.ones(len(ends), np.int64)])

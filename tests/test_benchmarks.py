@@ -121,7 +121,7 @@ def test_variants_keep_every_frame_accounted_for(script, num_samples):
     waveform[num_samples // 4 : num_samples // 2] = 0  # a pause
     plain = window_features(waveform, CONFIG.num_mel_bins, FrameOptions())
     found = [
-        variants.progressive(plain, num_samples, growth=1.5, cap=60, margin=10, edge=50),
+        variants.constant(plain, num_samples, stride=30, margin=25, edge=50),
         variants.pauses_thinned(plain, num_samples, level=0.1, shortest=20, stride=10),
     ]
     for features in found:

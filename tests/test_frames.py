@@ -34,10 +34,14 @@ def test_thinned_selection(num_samples: int, options: FrameOptions) -> None:
     assert set(range(kept_until)) | set(range(edge_from, WINDOW_FRAMES)) == set(positions[kept_whole])
     assert (counts[kept_whole] == 1).all()
     assert ((counts >= 1) & (counts <= options.stride)).all()
-    assert (~kept_whole).sum() == -(-(edge_from - kept_until) // options.stride)  # no more than needed
     # Each stands for a stretch that it lies in: the stretches tile the window.
     ends = counts.cumsum()
-    assert ((ends - counts <= positions) & (positions < ends)).all()
+    starts = ends - counts
+    assert ((starts <= positions) & (positions < ends)).all()
+    # A block is as long as it may be: `stride`, or its distance from what is kept whole on either side (or two frames).
+    done, left = starts - kept_until, edge_from - starts
+    longest = np.minimum(np.maximum(done, 2), np.maximum(left // 2, 2)).clip(max=np.minimum(left, options.stride))
+    assert (counts == longest)[~kept_whole].all()
 
 
 @given(NUM_SAMPLES)
@@ -52,7 +56,12 @@ def test_speech_is_rounded_up_to_whole_frames() -> None:
     options = FrameOptions(margin=0, edge=0, stride=1500)
     for num_samples, speech in [(1, 1), (320, 1), (321, 2), (640, 2), (641, 3)]:
         selection = select_frames(num_samples, options)
-        assert selection.counts.tolist() == [1] * speech + [WINDOW_FRAMES - speech]
+        assert selection.counts[: speech + 2].tolist() == [1] * speech + [2, 2]
+
+
+def test_blocks_grow_with_the_distance_from_what_is_kept() -> None:
+    options = FrameOptions(margin=0, edge=0, stride=60)
+    assert select_frames(320 * 1400, options).counts[1400:].tolist() == [2, 2, 4, 8, 16, 32, 18, 9, 4, 2, 2, 1]
 
 
 @given(NUM_SAMPLES, OPTIONS | st.just(DENSE))

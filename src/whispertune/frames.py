@@ -1,12 +1,14 @@
 """Which encoder frames of a window are kept, and the number of frames each stands for.
 
 Whisper's encoder works through 1500 frames (30 s, 20 ms each) whatever the utterance's length. `thinned` keeps
-every frame of the speech, a margin behind it and the window's last frames, and of the silence between them one
-frame in `stride`, which then stands for `stride` frames. `dense` keeps all: plain Whisper.
+every frame of the speech, a margin behind it and the window's last frames. The silence between them is cut into
+blocks, and of each one frame is kept, which then stands for the whole block. A block is at most `stride` frames
+long, and no longer than its distance from the frames that are kept whole. `dense` keeps all: plain Whisper.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,15 +28,15 @@ class FrameOptions:
     """Which of the window's 1500 encoder frames are computed."""
 
     selection: Literal["thinned", "dense"] = "thinned"
-    """`thinned`: the speech, and of the silence behind it one frame in `stride`; `dense`: all 1500."""
+    """`thinned`: the speech, and few frames of the silence behind it; `dense`: all 1500."""
 
-    stride: int = 30
-    """Silent frames (20 ms each) that one kept frame stands for."""
+    stride: int = 60
+    """Most silent frames (20 ms each) that one kept frame stands for."""
 
-    margin: int = 25
+    margin: int = 10
     """Silent frames kept right behind the speech."""
 
-    edge: int = 50
+    edge: int = 40
     """Last frames of the window that are kept."""
 
     def __post_init__(self) -> None:
@@ -61,16 +63,35 @@ class FrameSelection:
 
 def select_frames(num_samples: int, options: FrameOptions) -> FrameSelection:
     """The kept frames of a window whose first `num_samples` samples (16 kHz) hold the speech."""
+    return _selection(-(-num_samples // FRAME_SAMPLES), options)
+
+
+@functools.lru_cache(maxsize=2 * WINDOW_FRAMES)
+def _selection(speech: int, options: FrameOptions) -> FrameSelection:
     if options.selection == "dense":
-        return FrameSelection(np.arange(WINDOW_FRAMES), np.ones(WINDOW_FRAMES, np.int64))
-    speech = -(-num_samples // FRAME_SAMPLES)
-    kept_until = min(WINDOW_FRAMES, speech + options.margin)
-    edge_from = max(kept_until, WINDOW_FRAMES - options.edge)
-    starts = np.arange(kept_until, edge_from, options.stride)
-    sizes = np.minimum(starts + options.stride, edge_from) - starts
-    positions = [np.arange(kept_until), starts + sizes // 2, np.arange(edge_from, WINDOW_FRAMES)]
-    counts = [np.ones(kept_until), sizes, np.ones(WINDOW_FRAMES - edge_from)]
-    return FrameSelection(np.concatenate(positions), np.concatenate(counts).astype(np.int64))
+        positions, counts = np.arange(WINDOW_FRAMES), np.ones(WINDOW_FRAMES, np.int64)
+    else:
+        kept_until = min(WINDOW_FRAMES, speech + options.margin)
+        edge_from = max(kept_until, WINDOW_FRAMES - options.edge)
+        sizes = np.array(_silent_blocks(edge_from - kept_until, options.stride), np.int64)
+        starts = kept_until + np.cumsum(sizes) - sizes
+        positions = np.concatenate([np.arange(kept_until), starts + sizes // 2, np.arange(edge_from, WINDOW_FRAMES)])
+        ones = np.ones(kept_until, np.int64), np.ones(WINDOW_FRAMES - edge_from, np.int64)
+        counts = np.concatenate([ones[0], sizes, ones[1]])
+    for array in (positions, counts):
+        array.setflags(write=False)  # all windows of this length share them
+    return FrameSelection(positions, counts)
+
+
+def _silent_blocks(num_frames: int, stride: int) -> list[int]:
+    """Sizes of the blocks that a stretch of silence is cut into: small at both ends, `stride` at most."""
+    sizes: list[int] = []
+    done = 0
+    while done < num_frames:
+        left = num_frames - done
+        sizes.append(min(stride, left, max(2, done), max(2, left // 2)))
+        done += sizes[-1]
+    return sizes
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:

@@ -93,8 +93,8 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
     positions = torch.zeros_like(index)
     for row, window in enumerate(features):
         log_mel[row, :, : window.log_mel.shape[1]] = window.log_mel
-        index[row, : len(window.index)] = torch.from_numpy(window.index)
-        positions[row, : len(window.positions)] = torch.from_numpy(window.positions)
+        index[row, : len(window.index)] = torch.tensor(window.index)
+        positions[row, : len(window.positions)] = torch.tensor(window.positions)
     log_weights = padded_log_weights([window.counts for window in features])
     if log_weights is not None:
         log_weights = log_weights.to(weight.device)

@@ -38,7 +38,7 @@ def reference_states(whisper: Whisper, waveform: np.ndarray, frames: FrameOption
     x = F.gelu(F.conv1d(x, w["conv2.weight"], w["conv2.bias"], stride=2, padding=1))[0].T
     x = x + w["embed_positions.weight"]
     selection = select_frames(len(waveform), frames)
-    x = x[selection.positions]
+    x = x[torch.tensor(selection.positions)]
     log_counts = torch.from_numpy(np.log(selection.counts)).float()
 
     def norm(name: str, x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def test_dense_from_dense_is_nothing_and_sums_are_right() -> None:
     assert found.nll_thinned == pytest.approx(nll_thinned, rel=1e-4)
 
 
-@pytest.mark.parametrize(("bound", "strides"), [(30, [30]), (10, [30, 10]), (5, [30, 10, 3]), (0, [30, 10, 3, 1])])
+@pytest.mark.parametrize(("bound", "strides"), [(60, [60]), (20, [60, 20]), (9, [60, 20, 6]), (0, [60, 20, 6, 2, 1])])
 def test_faithful_stride_takes_a_denser_one_where_needed(bound: int, strides: list[int]) -> None:
     asked: list[int] = []
 
