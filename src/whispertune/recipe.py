@@ -81,6 +81,10 @@ class Recipe:
     """What does not learn: encoder, none, encoder:N (first N layers), decoder:N (all below decoder layer N);
     with `,embeddings` behind it the token embeddings neither."""
 
+    recompute: bool = False
+    """Activation checkpointing: keep no activations inside the layers for the backward pass but compute them again
+    there. Less memory, mostly where the encoder learns, for about a third more time; the same updates."""
+
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     loss: LossOptions = field(default_factory=LossOptions)

@@ -151,6 +151,8 @@ def open_session(
         splits["train"], splits["valid"], splits.get("test"),
         encoder_is_frozen(ready.whisper), augmenter, recipe.frames, processes, began_with,
     )  # fmt: skip
+    for half in (session.working.model.encoder, session.working.model.decoder):
+        half.recompute = recipe.recompute
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     threads = f", {processes.world} processes{threads}{' each' if threads else ''}" if processes.world > 1 else threads
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")

@@ -25,6 +25,7 @@ from training_samples import (
 )
 
 from whispertune import cli, stages
+from whispertune.model import whisper as whisper_module
 from whispertune.run_folder import read_jsonl
 from whispertune.states import ComputedStates, EncoderStates
 from whispertune.targets import Target, collate_targets
@@ -236,6 +237,25 @@ def test_runs_that_train_the_encoder_are_the_same_for_any_number_of_workers(samp
         assert samples.train_run(run, epochs=1, freeze="none", data__workers=workers) == 0
         outcomes.append(outcome(run))
     assert outcomes[0] == outcomes[1]
+
+
+def test_recomputed_activations_change_no_result(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    original = whisper_module.checkpoint
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(whisper_module, "checkpoint", counted)
+    runs = [tmp_path / name for name in ("kept", "again")]
+    for run, recompute in zip(runs, (False, True), strict=True):
+        assert samples.train_run(run, freeze="none", epochs=1, recompute=recompute) == 0
+        assert (calls > 0) == recompute
+    assert outcome(runs[0]) == outcome(runs[1])
 
 
 @pytest.mark.parametrize("part", ["drop_chunk", "drop_frequency", "spec_augment"])

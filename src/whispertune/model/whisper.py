@@ -20,6 +20,7 @@ from typing import TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
 from whispertune.model.config import WhisperConfig
@@ -29,6 +30,13 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 CACHE_TOKENS = 64
 """The decoder's cache grows by so many tokens a row."""
+
+
+def call_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
+    """layer(*inputs); with `recompute` its activations are not kept for the backward pass but computed again there."""
+    if recompute and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False))
+    return cast(Tensor, layer(*inputs))
 
 
 class EncoderLayer(nn.Module):
@@ -65,6 +73,8 @@ class Encoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(width)
         self.num_heads = config.encoder_attention_heads
+        self.recompute = False
+        """Activation checkpointing: keep the inputs of the layers alone."""
 
     def forward(self, log_mel: Tensor, frame_index: Tensor, positions: Tensor, log_weights: Tensor | None) -> Tensor:
         """Encoder states (B, K, D) of the kept frames.
@@ -87,7 +97,7 @@ class Encoder(nn.Module):
             num_heads=self.num_heads,
         )
         for layer in self.layers:
-            x = layer(x, attend)
+            x = call_layer(layer, x, attend, recompute=self.recompute)
         return frames.pad(self.layer_norm(x), frame_index.shape[1])
 
 
@@ -103,6 +113,13 @@ class DecoderLayer(nn.Module):
         self.fc1 = nn.Linear(d_model, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, d_model)
         self.final_layer_norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, states: Tensor, to_self: RowAttention, to_states: RowAttention) -> Tensor:
+        """x: rows laid end to end (N, D); states: (K, D), likewise."""
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn.by_row(normed, normed, to_self)
+        x = x + self.encoder_attn.by_row(self.encoder_attn_layer_norm(x), states, to_states)
+        return self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
@@ -161,6 +178,8 @@ class Decoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(width)
         self.num_heads = config.decoder_attention_heads
+        self.recompute = False
+        """As the encoder's."""
         self._vocabulary_gradient: Tensor | None = None
         self.lookup_table: Tensor | None = None
         """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
@@ -215,11 +234,8 @@ class Decoder(nn.Module):
             log_weights=None if log_weights is None else frames.pack(log_weights),
             query_rows=tokens, key_rows=frames, num_heads=self.num_heads,
         )  # fmt: skip
-        for layer in self.blocks():
-            normed = layer.self_attn_layer_norm(x)
-            x = x + layer.self_attn.by_row(normed, normed, to_self)
-            x = x + layer.encoder_attn.by_row(layer.encoder_attn_layer_norm(x), states, to_states)
-            x = layer.feed_forward(x)
+        for layer in self.layers:
+            x = call_layer(layer, x, states, to_self, to_states, recompute=self.recompute)
         return tokens.pad(self.layer_norm(x), length)
 
     def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:
