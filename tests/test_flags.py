@@ -130,6 +130,8 @@ BAD_VALUES = {
     "task": ["sing"],
     "batch_size": ["0", "x"],
     "accumulation": ["0", "1.5"],
+    "recompute": ["x", "2"],
+    "batch.auto": ["x", "2"],
     "schedule.name": ["x", ""],
     "schedule.peak_lr": ["0", "-1", "x", ".nan", "nan", "1e309", "null"],
     "schedule.warmup_steps": ["0", "1.5", "x"],

@@ -19,6 +19,7 @@ from whispertune.precision import Precision
 from whispertune.processes import ProcessOptions
 from whispertune.splits import DataOptions
 from whispertune.store.plan import StateOptions
+from whispertune.training.micro_batch import BatchOptions
 from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.resume import CheckpointOptions
 from whispertune.training.schedule import ScheduleOptions
@@ -85,6 +86,7 @@ class Recipe:
     """Activation checkpointing: keep no activations inside the layers for the backward pass but compute them again
     there. Less memory, mostly where the encoder learns, for about a third more time; the same updates."""
 
+    batch: BatchOptions = field(default_factory=BatchOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     loss: LossOptions = field(default_factory=LossOptions)

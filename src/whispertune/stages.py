@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,16 @@ from whispertune.run_states import plan_states
 from whispertune.session import Session
 from whispertune.states import EncoderStates
 from whispertune.text.languages import LANGUAGES
+from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.resume import Progress, load_state
 from whispertune.training.schedule import Schedule, build_schedule
 from whispertune.training.thinning import CHECKED_WINDOWS, divergence, faithful_stride
 from whispertune.training.trainer import Trainer, total_steps
 from whispertune.training.validate import Contender, Evaluation, evaluate_together, token_caps
+
+MOST_TRIED = 1000
+"""Windows, the longest ones, among which the most demanding are looked for."""
 
 
 def check_thinning(session: Session, progress: Progress) -> None:
@@ -109,7 +114,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         )  # fmt: skip
         return found
 
-    return Trainer(
+    trainer = Trainer(
         model=whisper, working=session.working, optimizer=optimizer, schedule=schedule,
         train_split=session.train, train_states=train_states,
         validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
@@ -120,6 +125,30 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
         frames_name=session.frames.selection, processes=session.processes,
     )  # fmt: skip
+    if recipe.batch.auto and not progress.trained:
+        fit_micro_batch(session, trainer)
+    return trainer
+
+
+def fit_micro_batch(session: Session, trainer: Trainer) -> None:
+    """Cut the trainer's updates into the largest micro-batches that fit in memory in every process."""
+    recipe, progress, split = session.recipe, trainer.progress, session.train
+    utterances = recipe.batch_size * recipe.accumulation
+    if progress.micro_batch is None:
+        longest = heapq.nlargest(MOST_TRIED, range(len(split.windows)), key=split.num_samples.__getitem__)
+        wordiest = sorted((split.targets[i] for i in longest), key=lambda target: -len(target.input_ids))
+
+        def attempt(size: int) -> None:
+            rows = [i % len(longest) for i in range(size)]
+            targets = [wordiest[row] for row in rows] * trainer.copies
+            trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
+            trainer.working.release()
+
+        found = largest_micro_batch(utterances, attempt, session.device)
+        progress.micro_batch = min(session.processes.gather(found))
+    trainer.accumulation = trainer.accumulation * trainer.batch_size // progress.micro_batch
+    trainer.batch_size = progress.micro_batch
+    console.print(f"batch     {progress.micro_batch} utterances at once, {utterances} an update and process")
 
 
 def _common(values: Sequence[str]) -> str | None:

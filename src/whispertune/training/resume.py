@@ -45,6 +45,7 @@ class Progress:
     step: optimiser updates done. epoch: the one under way, from 1. position: its steps done, skipped ones too.
     validated: whether what is due at this position has been validated. best_*: of the best checkpoint so far.
     stride: frames.stride after the self-check. views, stored: of encoder states, as `plan_states` chose.
+    micro_batch: its size, where that was found by trying.
     metrics_size: bytes of metrics.jsonl that belong to this state.
     """
 
@@ -61,6 +62,7 @@ class Progress:
     stride: int | None = None
     views: int | None = None
     stored: bool | None = None
+    micro_batch: int | None = None
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0

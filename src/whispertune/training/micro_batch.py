@@ -1,0 +1,52 @@
+"""The largest micro-batch that fits in memory, on request: how an update is cut changes no result, only time."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from whispertune.environment import free_memory
+from whispertune.errors import TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How an update is cut into micro-batches."""
+
+    auto: bool = False
+    """Find the largest micro-batch that fits in memory by trying: an update keeps its batch_size x accumulation
+    utterances but is done in as few pieces as can be."""
+
+
+def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device: torch.device) -> int:
+    """The largest divisor of `utterances` (of one process in an update) that fits.
+
+    attempt(n): forward and backward on the n most demanding windows. On a GPU the limit is met by running into it; on
+    a CPU the next size is tried only if, by what the last one took, it will stay below half of the free memory.
+
+    Raises:
+        TrainingError: if not even one window fits.
+    """
+    largest = 0
+    for size in (n for n in range(1, utterances + 1) if utterances % n == 0):
+        room = free_memory() // 2
+        before = _peak_memory()
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        largest = size
+        if device.type == "cpu" and 2 * (_peak_memory() - before) > room:
+            break
+    if not largest:
+        raise TrainingError("a single window does not fit in memory; try --recompute true, or a smaller model")
+    return largest
+
+
+def _peak_memory() -> int:
+    """Bytes that this process has had resident at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
