@@ -54,7 +54,7 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
         assert str(output) in outcome.out
     names = {path.name for path in output.iterdir()}
     assert {file, "tokenizer.json", "generation_config.json", "preprocessor_config.json"} <= names
-    assert names <= export.EXPORTED_FILES
+    assert all(export.is_exported(name) for name in names)
     assert [path.name for path in output.parent.iterdir()] == ["model"]
     generation = json.loads((output / "generation_config.json").read_text())
     assert generation["language"] == "<|it|>"
@@ -65,6 +65,18 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
     if to != "ggml":
         loaded = load_checkpoint(str(output)).weights
         assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
+
+
+def test_sharded_and_whole_again(model: Path, tmp_path: Path, command: Command) -> None:
+    output = tmp_path / "out"
+    outcome = command(flags(model, "huggingface", output, "--max-shard-gb=0.001"))
+    assert outcome.status == 0, outcome.err
+    assert len(list(output.glob("model-*.safetensors"))) > 1
+    assert (output / "model.safetensors.index.json").exists()
+    loaded = load_checkpoint(str(output)).weights
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
+    assert command(flags(model, "huggingface", output)).status == 0  # the shards were an export, too
+    assert [path.name for path in output.glob("*.safetensors*")] == ["model.safetensors"]
 
 
 def test_help(command: Command) -> None:
@@ -84,6 +96,9 @@ def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
     refused(flags(tmp_path / "absent", "ggml", output), "absent")
     refused(flags(model, "ggml", output, f"--tokenizer={model}"), "brings its own tokenizer")
     refused(flags(model, "ggml", output, "--clips=3"), "--clips only says how to --verify")
+    refused(flags(model, "ggml", output, "--max-shard-gb=1"), "ggml keeps its weights in one file")
+    refused(flags(model, "huggingface", output, "--max-shard-gb=0"), "max_shard_gb is 0.0; it must be above 0")
+    refused(flags(model, "huggingface", output, "--max-shard-gb=nan"), "max_shard_gb")
     refused(flags(model, "ggml", output, "--verify", "--max-different=2"), "max_different is 2.0")
     refused(flags(model, "openai", output, "--verify"), "--verify needs something to transcribe", "--data MANIFEST")
     refused(flags(model, "openai", output, "--verify", "a.wav", "--data=x.csv"), "give one of the two")
