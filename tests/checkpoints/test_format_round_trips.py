@@ -205,8 +205,9 @@ def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_ggml_is_only_written(tmp_path: Path) -> None:
     save_ggml(tmp_path, standard(), torch.float16)
-    with pytest.raises(CheckpointError, match="ggml is only written"):
-        load_checkpoint(str(tmp_path))
+    for name in (tmp_path, tmp_path / "ggml-model.bin"):
+        with pytest.raises(CheckpointError, match=r"ggml-model\.bin: ggml is only written"):
+            load_checkpoint(str(name))
     weights = standard()
     weights.weights["model.decoder.layers.0.fc1.weight"][0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"layers\.0\.fc1\.weight does not fit into float16"):

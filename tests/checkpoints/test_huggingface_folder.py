@@ -268,11 +268,16 @@ def test_damaged_files(tmp_path: Path, file: str, text: str, expected: str) -> N
 
 def test_damaged_weights(tmp_path: Path) -> None:
     saved(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for size in (0, 4, 1000, len(whole) - 1):
+        (tmp_path / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged or cut short; copy or download"):
+            load_checkpoint(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load_checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"garbage")
-    with pytest.raises(CheckpointError, match="can't be read"):
+    with pytest.raises(CheckpointError, match="damaged, or holds more than tensors"):
         load_checkpoint(str(tmp_path))
     torch.save([torch.zeros(1)], tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="named tensors"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +182,8 @@ def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: 
     audio = example_rows("test", 1)[0]["audio"]
     refused([*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", audio], "add --language")
     refused(
-        [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"], "absent"
+        [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"],
+        "--verify absent.wav: no such file; check the path",
     )
 
 
@@ -192,6 +196,27 @@ def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(runtimes, "_openai_whisper", broken)
     with pytest.raises(ExportError, match=r"openai-whisper cannot use .* \(RuntimeError: bad magic at byte 0\)"):
         runtimes.open_runtime("openai", tmp_path, runtimes.Task("it", "transcribe", [], []))
+
+
+def test_a_program_that_ends_its_process_is_one_line(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whisper.cpp does on float32 weights; what then is to be done is said before it, too."""
+
+    def dead(folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+        return lambda waveform: ProcessPoolExecutor(1, get_context("spawn")).submit(os._exit, 3).result()
+
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
+    monkeypatch.setattr(runtimes, "_whisper_cpp", dead)
+    monkeypatch.setattr(export, "our_transcripts", lambda checkpoint, clips, task: ["uno"])
+    audio = example_rows("test", 1)[0]["audio"]
+    given = flags(model, "ggml", tmp_path / "out", "--quantization=float32")
+    outcome = command([*given, "--verify", audio])
+    assert outcome.status == 1
+    assert "pywhispercpp ended its own process" in outcome.error
+    assert "--quantization float16" in outcome.error
+    assert "aborts on float32 convolutions" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -95,6 +95,8 @@ def read_variables(stream: BinaryIO, *, where: str) -> tuple[dict[str, torch.Ten
     """
     reader = _Reader(stream, where)
     version = reader.number("I")
+    if version > 100:  # no version, but the beginning of some other file
+        raise reader.error("it begins otherwise")
     if version not in VERSIONS:
         raise CheckpointError(f"{where}: version {version} of CTranslate2's format; readable are {VERSIONS}")
     kind = reader.string()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
+from whispertune.checkpoints.pickled import load_pickled
 from whispertune.checkpoints.tokenizer_files import (
     as_json,
     build_tokenizer,
@@ -214,18 +215,15 @@ def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     sha256.update(block)
-            if file.suffix == ".safetensors":
-                found = load_file(file)
-            else:
-                found = torch.load(file, map_location="cpu", weights_only=True)
+            found = load_file(file) if file.suffix == ".safetensors" else load_pickled(file)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{file}: is missing") from error
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{file}: damaged, or no safetensors file ({error})") from error
-        # torch.load has no error of its own for damaged files: nearly anything can come up.
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise CheckpointError(f"{file}: can't be read ({type(error).__name__}: {reason})") from error
+            raise CheckpointError(f"{file}: is missing; copy or download it again") from error
+        except OSError as error:
+            raise CheckpointError(f"{file}: can't be read ({error.strerror or error})") from error
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: is damaged or cut short; copy or download it again (safetensors: {error})"
+            ) from error
         if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
             raise CheckpointError(f"{file}: holds something else than named tensors")
         tensors |= found

@@ -20,7 +20,7 @@ from whispertune.console import console, progress_bar, results
 from whispertune.data.audio import load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.windows import GREEDY, decode_windows
-from whispertune.errors import DataError, ExportError, RecipeError, RunFolderError
+from whispertune.errors import AudioError, DataError, ExportError, RecipeError, RunFolderError
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE
@@ -218,6 +218,11 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
         case "ctranslate2":
             save_ctranslate2(folder, checkpoint, options.stored)
         case "ggml":
+            if options.stored == "float32":
+                console.print(
+                    "note      whisper.cpp since 1.5 aborts on float32 convolutions; float16 runs in every version",
+                    style="yellow",
+                )
             with progress_bar("writing tensors", len(expected_shapes(checkpoint.config))) as advance:
                 save_ggml(folder, checkpoint, dtype, advance)
         case "openai":
@@ -239,6 +244,9 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
     multilingual = checkpoint.generation["is_multilingual"]
     spoken = own_language(checkpoint) if options.language is None else language_code(options.language)
     if options.data is None:
+        for name in audio:
+            if not Path(name).is_file():
+                raise AudioError(f"--verify {name}: no such file; check the path")
         found = [Utterance(id=name, audio=Path(name), text="") for name in audio]
     else:
         rows = read_rows("data", options.data)
