@@ -11,7 +11,7 @@ import checkpoint_samples as samples
 import numpy as np
 import pytest
 import torch
-from standard_samples import CONFIG, openai_state, standard
+from standard_samples import CONFIG, large, openai_state, standard
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
@@ -76,6 +76,40 @@ def test_halves_stay_the_same_halves(tmp_path: Path, dtype: str) -> None:
     for name, tensor in load_checkpoint(str(tmp_path)).weights.items():
         assert tensor.dtype == original.weights[name].dtype
         assert torch.equal(tensor, original.weights[name])
+
+
+@pytest.mark.parametrize("save", [to_openai, to_ctranslate2])
+def test_128_mel_bins_and_one_language_more(tmp_path: Path, save: Save) -> None:
+    """large-v3: what a program that opens the folder must find is there, and comes back."""
+    original = large()
+    save(tmp_path, original)
+    again = load_checkpoint(str(tmp_path))
+    assert again.config == original.config
+    assert again.generation == original.generation
+    assert again.generation["lang_to_id"]["<|yue|>"] == 50_358
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["feature_size"] == 128
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in original.weights.items())
+
+
+def test_transformers_opens_a_model_of_128_mel_bins(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    save_huggingface(tmp_path, large(), large().weights, language="yue", model_card=None)
+    processor = transformers.WhisperProcessor.from_pretrained(tmp_path)
+    features = processor(np.zeros(16_000), sampling_rate=16_000, return_tensors="np").input_features
+    assert features.shape == (1, 128, 3000)
+    ids = processor.get_decoder_prompt_ids(language="yue", task="transcribe")
+    assert ids == [(1, 50_358), (2, 50_360), (3, 50_364)]
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_faster_whisper_opens_a_model_of_128_mel_bins(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    faster_whisper = pytest.importorskip("faster_whisper")
+    save_ctranslate2(tmp_path, large(), "float32")
+    theirs = faster_whisper.WhisperModel(str(tmp_path), device="cpu", cpu_threads=1, local_files_only=True)
+    assert theirs.feature_extractor.mel_filters.shape == (128, 201)
+    assert theirs.hf_tokenizer.token_to_id("<|yue|>") == 50_358
+    list(theirs.transcribe(np.zeros(3200, np.float32), language="en", max_new_tokens=2)[0])  # its shapes fit
 
 
 # CTranslate2.
@@ -201,6 +235,14 @@ def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
         assert tensors[name].dtype == stored.numpy().dtype, name
         np.testing.assert_array_equal(tensors[name], stored.numpy(), err_msg=name)
     assert json.loads((tmp_path / "generation_config.json").read_text())["language"] == "<|it|>"
+
+
+def test_ggml_of_128_mel_bins(tmp_path: Path) -> None:
+    save_ggml(tmp_path, large(), torch.float16)
+    sizes, filters, tokens, tensors = read_ggml(tmp_path / "ggml-model.bin")
+    assert (sizes["vocab"], sizes["mels"], len(tokens)) == (51_866, 128, 50_257)
+    assert filters.shape == (128, 201)
+    assert tensors["encoder.conv1.weight"].shape == (64, 128, 3)
 
 
 def test_ggml_is_only_written(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from cli_samples import Command, example_rows, write_manifest
 from standard_samples import standard
 
 from whispertune import runtimes
+from whispertune.checkpoints import ctranslate2_write
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
-from whispertune.errors import ExportError
+from whispertune.errors import CheckpointError, ExportError
 
 Refused = Callable[..., str]
 
@@ -117,6 +118,14 @@ def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused
     refused(flags(model, "ggml", tmp_path / "file"), "--output: cannot write")
     assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert (model / "model.safetensors").exists()
+
+
+def test_without_the_package_to_write_with(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctranslate2_write, "find_spec", lambda name: None)
+    error = refused(flags(tmp_path / "absent", "ctranslate2", tmp_path / "out"), "whispertune[ctranslate2]")
+    assert "absent" not in error  # said before a large model is read
+    with pytest.raises(CheckpointError, match="pip install"):
+        ctranslate2_write.save_ctranslate2(tmp_path, standard(), "float32")
 
 
 def test_without_the_program_to_verify_in(

@@ -61,7 +61,8 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
         ("begin_suppress_tokens", "suppress_ids_begin"),
         ("alignment_heads", "alignment_heads"),
     ):
-        if settings.get(theirs) is not None:
+        # Where the first is there, it knows more: `save_ctranslate2` has to name alignment heads, known or not.
+        if ours not in generation and settings.get(theirs) is not None:
             generation[ours] = settings[theirs]
     language_ids = settings.get("lang_ids")
     if language_ids:

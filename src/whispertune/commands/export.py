@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
+from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
 from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import INDEX, MAX_SHARD_BYTES, SHARD, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
@@ -136,6 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     check_verify(options, audio)
     output = Path(options.output)
     check_output(output, options)
+    if options.to == "ctranslate2":
+        require_ctranslate2()
     if audio is not None:
         require_runtime(options.to)
     console.print(f"reading   {options.model}")
