@@ -13,6 +13,7 @@ import torch
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.checkpoints.tokenizer_files import TIMESTAMPS, build_tokenizer, complete_tokenizer
+from whispertune.model.config import WhisperConfig
 
 CONFIG = replace(samples.CONFIG, vocab_size=51_865, encoder_ffn_dim=256, decoder_ffn_dim=256, decoder_layers=2)
 
@@ -78,7 +79,7 @@ def large() -> Checkpoint:
     )
 
 
-def openai_state(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def openai_state(weights: Mapping[str, torch.Tensor], config: WhisperConfig = CONFIG) -> dict[str, torch.Tensor]:
     """`weights` under OpenAI's names; written out by hand, not derived from the writer."""
     state: dict[str, torch.Tensor] = {}
 
@@ -93,7 +94,7 @@ def openai_state(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         both(f"{theirs}.out", f"{ours}.out_proj")
         both(f"{theirs}_ln", f"{ours}_layer_norm")
 
-    for side, layers in (("encoder", CONFIG.encoder_layers), ("decoder", CONFIG.decoder_layers)):
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         state[f"{side}.positional_embedding"] = weights[f"model.{side}.embed_positions.weight"]
         for n in range(layers):
             attention(f"{side}.blocks.{n}.attn", f"{side}.layers.{n}.self_attn")

@@ -19,6 +19,7 @@ from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.openai import save_openai
+from whispertune.checkpoints.packaged import MODELS
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import CheckpointError
 from whispertune.features import mel_filters
@@ -208,6 +209,17 @@ def read_ggml(path: Path) -> tuple[dict[str, int], np.ndarray, list[bytes], dict
     return sizes, filters, tokens, tensors
 
 
+def same_tensors(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
+            tensor = tensor[:, None]
+        small = tensor.ndim == 1 or "positional" in name or name in ("encoder.conv1.bias", "encoder.conv2.bias")
+        stored = tensor.to(torch.float32 if small else dtype).numpy()
+        assert found[name].dtype == stored.dtype, name
+        np.testing.assert_array_equal(found[name], stored, err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
     checkpoint = standard(seed=3)
@@ -224,16 +236,8 @@ def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
     assert sorted(tokens[:256]) == [bytes([byte]) for byte in range(256)]
     assert tokens[alphabet.index("Ġ")] == b" "
     assert tokens[256] == b"ci"
-    expected = openai_state(checkpoint.weights)
-    assert tensors.keys() == expected.keys()
-    assert sum(advanced) == len(expected)
-    for name, tensor in expected.items():
-        if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
-            tensor = tensor[:, None]
-        small = tensor.ndim == 1 or "positional" in name or name in ("encoder.conv1.bias", "encoder.conv2.bias")
-        stored = tensor if small else tensor.to(dtype)
-        assert tensors[name].dtype == stored.numpy().dtype, name
-        np.testing.assert_array_equal(tensors[name], stored.numpy(), err_msg=name)
+    same_tensors(tensors, openai_state(checkpoint.weights), dtype)
+    assert sum(advanced) == len(tensors)
     assert json.loads((tmp_path / "generation_config.json").read_text())["language"] == "<|it|>"
 
 
@@ -254,3 +258,36 @@ def test_ggml_is_only_written(tmp_path: Path) -> None:
     weights.weights["model.decoder.layers.0.fc1.weight"][0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"layers\.0\.fc1\.weight does not fit into float16"):
         save_ggml(tmp_path, weights, torch.float16)
+
+
+# Real weights.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_real_weights_through_every_format(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(MODELS[name].parts[0][0])
+    original = load_checkpoint(f"packaged:{name}")
+    checkpoint = original
+    language = "it" if original.generation["is_multilingual"] else None
+    for number, to in enumerate(("huggingface", "openai", "ctranslate2", "openai", "huggingface", "ctranslate2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if to == "huggingface":
+            save_huggingface(folder, checkpoint, checkpoint.weights, language=language, model_card=None)
+        else:
+            {"openai": to_openai, "ctranslate2": to_ctranslate2}[to](folder, checkpoint)
+        checkpoint = load_checkpoint(str(folder))
+        assert checkpoint.config == original.config
+        assert checkpoint.tokenizer_json == original.tokenizer_json
+        assert checkpoint.generation["alignment_heads"] == original.generation["alignment_heads"]
+        assert checkpoint.generation["suppress_tokens"] == original.generation["suppress_tokens"]
+        assert checkpoint.weights.keys() == original.weights.keys()
+        for tensor_name, tensor in original.weights.items():
+            assert torch.equal(checkpoint.weights[tensor_name].float(), tensor.float()), (to, tensor_name)
+    for dtype in (torch.float32, torch.float16):
+        save_ggml(tmp_path, checkpoint, dtype)
+        sizes, _, tokens, tensors = read_ggml(tmp_path / "ggml-model.bin")
+        assert sizes["vocab"] == original.config.vocab_size
+        assert b" the" in tokens
+        same_tensors(tensors, openai_state(original.weights, original.config), dtype)
