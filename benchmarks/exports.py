@@ -5,8 +5,8 @@
 Prints a Markdown table: how many transcripts are the same, letter for letter, as whispertune's own (greedy,
 dense, float32), and the word error rates of both (normalised). The search is greedy everywhere, at temperature 0,
 without fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to
-30 s. `--only ctranslate2:int8 ggml` picks rows, in this order; `--keep FOLDER` keeps the transcripts of each finished
-row there and reads them instead of making them again, so that a table can be made in several sittings. Needs the
+30 s. `--only ctranslate2:int8 ggml` picks rows, in this order; `--keep FOLDER` keeps transcripts there as they
+are made and reads them instead of making them again, so that a table can be made in several sittings. Needs the
 `ctranslate2` and `benchmarks` extras; rows whose program is missing are left out, and named.
 """
 
@@ -17,14 +17,15 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.commands.export import ExportOptions, our_transcripts, read_clips, their_transcripts, write
+from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from whispertune.commands.export import Clip, ExportOptions, our_transcripts, read_clips, their_transcripts, write
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import WhispertuneError
 from whispertune.run_folder import write_text
@@ -35,6 +36,8 @@ ROWS = [
     *("huggingface:float32", "openai:float32", "openai:float16"),
     *("ctranslate2:float32", "ctranslate2:float16", "ctranslate2:int8", "ggml:float32", "ggml:float16"),
 ]
+PART = 23
+"""Clips that are transcribed, and kept, at a time."""
 
 
 def kept(file: Path | None, belongs_to: list[str], make: Callable[[], list[str]]) -> tuple[list[str], float]:
@@ -50,6 +53,10 @@ def kept(file: Path | None, belongs_to: list[str], make: Callable[[], list[str]]
         content = {"of": belongs_to, "seconds": seconds, "transcripts": transcripts}
         write_text(file, json.dumps(content, ensure_ascii=False, indent=1))
     return transcripts, seconds
+
+
+def run(folder: Path, checkpoint: Checkpoint, options: ExportOptions, clips: list[Clip]) -> list[str]:
+    return their_transcripts(folder, checkpoint, clips, options)
 
 
 def main() -> None:
@@ -80,11 +87,20 @@ def main() -> None:
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
 
-    def file(row: str) -> Path | None:
-        return None if given.keep is None else given.keep / f"{row.replace(':', '-')}.json"
+    def in_parts(row: str, of: list[str], transcribe: Callable[[list[Clip]], list[str]]) -> tuple[list[str], float]:
+        transcripts: list[str] = []
+        total = 0.0
+        for start in range(0, count, PART):
+            part = clips[start : start + PART]
+            file = None if given.keep is None else given.keep / f"{row.replace(':', '-')}-{start}.json"
+            made, seconds = kept(file, [*of, *(clip.name for clip in part)], partial(transcribe, part))
+            transcripts += made
+            total += seconds
+        return transcripts, total
 
-    of = [checkpoint.digest, *names]
-    ours, seconds = kept(file("source"), of, lambda: our_transcripts(checkpoint, clips, "transcribe"))
+    ours, seconds = in_parts(
+        "source", [checkpoint.digest], lambda part: our_transcripts(checkpoint, part, "transcribe")
+    )
     print(
         f"{given.model}, {given.manifest}, {count} clips; "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n"
@@ -95,16 +111,13 @@ def main() -> None:
     for row in rows:
         to, quantization = row.split(":")
         options = ExportOptions(to=to, quantization=quantization, **shared)
-
-        def run(options: ExportOptions = options) -> list[str]:
-            with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder), checkpoint, options)
-                return their_transcripts(Path(folder), checkpoint, clips, options)
-
         package = PACKAGES[to][1]
         try:
             require_runtime(to)
-            theirs, seconds = kept(file(row), [*of, version(package)], run)
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder), checkpoint, options)
+                transcribe = partial(run, Path(folder), checkpoint, options)
+                theirs, seconds = in_parts(row, [checkpoint.digest, version(package)], transcribe)
         except WhispertuneError as error:
             print(f"| {row} | {error} | – | – | – |", flush=True)
             continue
