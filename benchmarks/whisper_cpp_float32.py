@@ -3,9 +3,9 @@
     pip download --no-deps pywhispercpp==1.1.3 && unzip pywhispercpp-1.1.3-*.whl -d old
     python benchmarks/whisper_cpp_float32.py --library old/libwhisper.so --model runs/demo --clips 91
 
-That release (whisper.cpp 1.4) knows no search without timestamps and computes another spectrogram than OpenAI's, so
-only its encoder and decoder are used: log-mel is whispertune's, and the search is greedy here, with the model's own
-suppressed tokens. Prints how many transcripts are whispertune's own (greedy, dense, float32).
+That release knows no search without timestamps, and its transcripts are OpenAI's only when it is given OpenAI's
+spectrogram, so only its encoder and decoder are used: log-mel is whispertune's, and the search is greedy here, with the
+model's own suppressed tokens. Prints how many transcripts are whispertune's own (greedy, dense, float32).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class WhisperCpp:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", type=Path, required=True, help="libwhisper.so of whisper.cpp 1.4")
+    parser.add_argument("--library", type=Path, required=True, help="libwhisper.so older than whisper.cpp 1.5")
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--manifest", default="examples/italian-prompts/test.csv")
     parser.add_argument("--language", default="it")
