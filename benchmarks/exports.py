@@ -5,25 +5,30 @@
 Prints a Markdown table: how many transcripts are the same, letter for letter, as whispertune's own (greedy,
 dense, float32), and the word error rates of both (normalised). The search is greedy everywhere, at temperature 0,
 without fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to
-30 s. `--only ctranslate2:int8` picks rows. Needs the `ctranslate2` and `benchmarks` extras; rows whose program is
-missing are left out, and named.
+30 s. `--only ctranslate2:int8 ggml` picks rows, in this order; `--keep FOLDER` keeps transcripts there as they
+are made and reads them instead of making them again, so that a table can be made in several sittings. Needs the
+`ctranslate2` and `benchmarks` extras; rows whose program is missing are left out, and named.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.commands.export import ExportOptions, our_transcripts, read_clips, their_transcripts, write
+from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from whispertune.commands.export import Clip, ExportOptions, our_transcripts, read_clips, their_transcripts, write
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import WhispertuneError
+from whispertune.run_folder import write_text
 from whispertune.runtimes import PACKAGES, require_runtime
 from whispertune.scoring.error_rates import score_corpus
 
@@ -31,6 +36,27 @@ ROWS = [
     *("huggingface:float32", "openai:float32", "openai:float16"),
     *("ctranslate2:float32", "ctranslate2:float16", "ctranslate2:int8", "ggml:float32", "ggml:float16"),
 ]
+PART = 23
+"""Clips that are transcribed, and kept, at a time."""
+
+
+def kept(file: Path | None, belongs_to: list[str], make: Callable[[], list[str]]) -> tuple[list[str], float]:
+    """Transcripts and the seconds they took: those in `file` if they are of the same model and clips."""
+    if file is not None and file.exists():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["of"] == belongs_to:
+            return content["transcripts"], content["seconds"]
+    started = time.perf_counter()
+    transcripts = make()
+    seconds = time.perf_counter() - started
+    if file is not None:
+        content = {"of": belongs_to, "seconds": seconds, "transcripts": transcripts}
+        write_text(file, json.dumps(content, ensure_ascii=False, indent=1))
+    return transcripts, seconds
+
+
+def run(folder: Path, checkpoint: Checkpoint, options: ExportOptions, clips: list[Clip]) -> list[str]:
+    return their_transcripts(folder, checkpoint, clips, options)
 
 
 def main() -> None:
@@ -40,8 +66,9 @@ def main() -> None:
     parser.add_argument("--language", default="it")
     parser.add_argument("--clips", type=int, help="only so many, spread over the manifest (default: all)")
     parser.add_argument("--only", nargs="+", metavar="FORMAT[:QUANTIZATION]", help="only these rows")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep and reuse transcripts here")
     given = parser.parse_args()
-    rows = [row for row in ROWS if given.only is None or row in given.only or row.split(":")[0] in given.only]
+    rows = [row for wanted in given.only or ROWS for row in ROWS if wanted in (row, row.split(":")[0])]
     if not rows:
         parser.error(f"--only names none of {', '.join(ROWS)}")
     utterances = read_manifest(Path(given.manifest))
@@ -57,32 +84,47 @@ def main() -> None:
     def wer(transcripts: list[str]) -> float:
         return 100 * score_corpus(names, references, transcripts, languages).wer
 
-    started = time.perf_counter()
-    ours = our_transcripts(checkpoint, clips, "transcribe")
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
+
+    def in_parts(row: str, of: list[str], transcribe: Callable[[list[Clip]], list[str]]) -> tuple[list[str], float]:
+        transcripts: list[str] = []
+        total = 0.0
+        for start in range(0, count, PART):
+            part = clips[start : start + PART]
+            file = None if given.keep is None else given.keep / f"{row.replace(':', '-')}-{start}.json"
+            made, seconds = kept(file, [*of, *(clip.name for clip in part)], partial(transcribe, part))
+            transcripts += made
+            total += seconds
+        return transcripts, total
+
+    ours, seconds = in_parts(
+        "source", [checkpoint.digest], lambda part: our_transcripts(checkpoint, part, "transcribe")
+    )
     print(
         f"{given.model}, {given.manifest}, {count} clips; "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n"
         "| export | program | same transcripts | WER | seconds |\n|---|---|---|---|---|\n"
-        f"| (source) | whispertune | {count} of {count} | {wer(ours):.1f} % | {time.perf_counter() - started:.0f} |",
+        f"| (source) | whispertune | {count} of {count} | {wer(ours):.1f} % | {seconds:.0f} |",
         flush=True,
     )
     for row in rows:
         to, quantization = row.split(":")
+        options = ExportOptions(to=to, quantization=quantization, **shared)
+        package = PACKAGES[to][1]
         try:
             require_runtime(to)
-            options = ExportOptions(to=to, quantization=quantization, **shared)
             with tempfile.TemporaryDirectory() as folder:
                 write(Path(folder), checkpoint, options)
-                started = time.perf_counter()
-                theirs = their_transcripts(Path(folder), checkpoint, clips, options)
+                transcribe = partial(run, Path(folder), checkpoint, options)
+                theirs, seconds = in_parts(row, [checkpoint.digest, version(package)], transcribe)
         except WhispertuneError as error:
             print(f"| {row} | {error} | – | – | – |", flush=True)
             continue
-        package = PACKAGES[to][1]
         same = sum(a == b for a, b in zip(ours, theirs, strict=True))
         print(
             f"| {row} | {package} {version(package)} | {same} of {count} ({100 * same / count:.1f} %) "
-            f"| {wer(theirs):.1f} % | {time.perf_counter() - started:.0f} |",
+            f"| {wer(theirs):.1f} % | {seconds:.0f} |",
             flush=True,
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -78,6 +79,11 @@ def open_runtime(kind: str, folder: Path, task: Task) -> Transcribe:
 def _its_errors(kind: str) -> Iterator[None]:
     try:
         yield
+    except BrokenProcessPool as error:
+        raise ExportError(
+            f"{PACKAGES[kind][1]} ended its own process on the exported model; whisper.cpp since 1.5 does so on "
+            "float32 weights, where --quantization float16 helps"
+        ) from error
     except Exception as error:  # each program has errors of its own
         reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
         raise ExportError(f"{PACKAGES[kind][1]} cannot use the exported model ({reason})") from error

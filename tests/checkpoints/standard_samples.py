@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ import torch
 
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
-from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
+from whispertune.checkpoints.tokenizer_files import TIMESTAMPS, build_tokenizer, complete_tokenizer
+from whispertune.model.config import WhisperConfig
 
 CONFIG = replace(samples.CONFIG, vocab_size=51_865, encoder_ffn_dim=256, decoder_ffn_dim=256, decoder_layers=2)
 
@@ -54,7 +56,30 @@ def standard(dtype: torch.dtype = torch.float32, seed: int = 0) -> Checkpoint:
     )
 
 
-def openai_state(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def large() -> Checkpoint:
+    """As `standard`, with what only large-v3 and its turbo have: 128 mel bins, and Cantonese among the languages."""
+    config = replace(CONFIG, vocab_size=CONFIG.vocab_size + 1, num_mel_bins=128)
+    content = json.loads(tokenizer()[0])
+    specials = {token["content"]: token["id"] for token in content["added_tokens"] if token["id"] > 50_257}
+    last = specials["<|su|>"]
+    specials = {name: number + (number > last) for name, number in specials.items()} | {"<|yue|>": last + 1}
+    listed = {name: number for name, number in specials.items() if name not in TIMESTAMPS}
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in content["model"]["merges"]]
+    text, ids = complete_tokenizer(
+        build_tokenizer(content["model"]["vocab"], merges, listed), config.vocab_size, "large"
+    )
+    generator = torch.Generator().manual_seed(0)
+    return replace(
+        standard(),
+        config=config,
+        weights={n: 0.05 * torch.randn(shape, generator=generator) for n, shape in expected_shapes(config).items()},
+        tokenizer_json=text,
+        generation=complete_generation({"language": "<|yue|>", "task": "transcribe"}, config, ids, "large"),
+        preprocessor=complete_preprocessor({}, config, "large"),
+    )
+
+
+def openai_state(weights: Mapping[str, torch.Tensor], config: WhisperConfig = CONFIG) -> dict[str, torch.Tensor]:
     """`weights` under OpenAI's names; written out by hand, not derived from the writer."""
     state: dict[str, torch.Tensor] = {}
 
@@ -69,7 +94,7 @@ def openai_state(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         both(f"{theirs}.out", f"{ours}.out_proj")
         both(f"{theirs}_ln", f"{ours}_layer_norm")
 
-    for side, layers in (("encoder", CONFIG.encoder_layers), ("decoder", CONFIG.decoder_layers)):
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         state[f"{side}.positional_embedding"] = weights[f"model.{side}.embed_positions.weight"]
         for n in range(layers):
             attention(f"{side}.blocks.{n}.attn", f"{side}.layers.{n}.self_attn")

@@ -47,7 +47,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
     assert "is a file" in message(str(tmp_path / "model.bin"))
     (tmp_path / "model.pt").write_bytes(b"")
-    assert "can't be read" in message(str(tmp_path / "model.pt"))
+    assert "model.pt: is empty" in message(str(tmp_path / "model.pt"))
     assert "packaged:whisper-base" in message("packaged:whisper-huge")
 
 

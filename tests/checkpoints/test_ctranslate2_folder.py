@@ -74,6 +74,7 @@ def test_quantised_weights_are_refused_and_the_remedy_named() -> None:
 
 
 def test_other_models_versions_and_dtypes_are_refused() -> None:
+    assert "damaged, or not a CTranslate2 model" in refused(b"%PDF-1.7 of something else")
     assert "version 2" in refused(samples.ctranslate2_bytes([], {}, version=2))
     assert "TransformerSpec" in refused(samples.ctranslate2_bytes([], {}, kind="TransformerSpec"))
     assert "alias" in refused(samples.ctranslate2_bytes([], {"a": "b"}))

@@ -11,7 +11,7 @@ import checkpoint_samples as samples
 import numpy as np
 import pytest
 import torch
-from standard_samples import CONFIG, openai_state, standard
+from standard_samples import CONFIG, large, openai_state, standard
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
@@ -19,6 +19,7 @@ from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.openai import save_openai
+from whispertune.checkpoints.packaged import MODELS
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import CheckpointError
 from whispertune.features import mel_filters
@@ -76,6 +77,40 @@ def test_halves_stay_the_same_halves(tmp_path: Path, dtype: str) -> None:
     for name, tensor in load_checkpoint(str(tmp_path)).weights.items():
         assert tensor.dtype == original.weights[name].dtype
         assert torch.equal(tensor, original.weights[name])
+
+
+@pytest.mark.parametrize("save", [to_openai, to_ctranslate2])
+def test_128_mel_bins_and_one_language_more(tmp_path: Path, save: Save) -> None:
+    """large-v3: what a program that opens the folder must find is there, and comes back."""
+    original = large()
+    save(tmp_path, original)
+    again = load_checkpoint(str(tmp_path))
+    assert again.config == original.config
+    assert again.generation == original.generation
+    assert again.generation["lang_to_id"]["<|yue|>"] == 50_358
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["feature_size"] == 128
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in original.weights.items())
+
+
+def test_transformers_opens_a_model_of_128_mel_bins(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    save_huggingface(tmp_path, large(), large().weights, language="yue", model_card=None)
+    processor = transformers.WhisperProcessor.from_pretrained(tmp_path)
+    features = processor(np.zeros(16_000), sampling_rate=16_000, return_tensors="np").input_features
+    assert features.shape == (1, 128, 3000)
+    ids = processor.get_decoder_prompt_ids(language="yue", task="transcribe")
+    assert ids == [(1, 50_358), (2, 50_360), (3, 50_364)]
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_faster_whisper_opens_a_model_of_128_mel_bins(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    faster_whisper = pytest.importorskip("faster_whisper")
+    save_ctranslate2(tmp_path, large(), "float32")
+    theirs = faster_whisper.WhisperModel(str(tmp_path), device="cpu", cpu_threads=1, local_files_only=True)
+    assert theirs.feature_extractor.mel_filters.shape == (128, 201)
+    assert theirs.hf_tokenizer.token_to_id("<|yue|>") == 50_358
+    list(theirs.transcribe(np.zeros(3200, np.float32), language="en", max_new_tokens=2)[0])  # its shapes fit
 
 
 # CTranslate2.
@@ -174,6 +209,17 @@ def read_ggml(path: Path) -> tuple[dict[str, int], np.ndarray, list[bytes], dict
     return sizes, filters, tokens, tensors
 
 
+def same_tensors(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
+            tensor = tensor[:, None]
+        small = tensor.ndim == 1 or "positional" in name or name in ("encoder.conv1.bias", "encoder.conv2.bias")
+        stored = tensor.to(torch.float32 if small else dtype).numpy()
+        assert found[name].dtype == stored.dtype, name
+        np.testing.assert_array_equal(found[name], stored, err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
     checkpoint = standard(seed=3)
@@ -190,24 +236,58 @@ def test_ggml(tmp_path: Path, dtype: torch.dtype) -> None:
     assert sorted(tokens[:256]) == [bytes([byte]) for byte in range(256)]
     assert tokens[alphabet.index("Ġ")] == b" "
     assert tokens[256] == b"ci"
-    expected = openai_state(checkpoint.weights)
-    assert tensors.keys() == expected.keys()
-    assert sum(advanced) == len(expected)
-    for name, tensor in expected.items():
-        if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
-            tensor = tensor[:, None]
-        small = tensor.ndim == 1 or "positional" in name or name in ("encoder.conv1.bias", "encoder.conv2.bias")
-        stored = tensor if small else tensor.to(dtype)
-        assert tensors[name].dtype == stored.numpy().dtype, name
-        np.testing.assert_array_equal(tensors[name], stored.numpy(), err_msg=name)
+    same_tensors(tensors, openai_state(checkpoint.weights), dtype)
+    assert sum(advanced) == len(tensors)
     assert json.loads((tmp_path / "generation_config.json").read_text())["language"] == "<|it|>"
+
+
+def test_ggml_of_128_mel_bins(tmp_path: Path) -> None:
+    save_ggml(tmp_path, large(), torch.float16)
+    sizes, filters, tokens, tensors = read_ggml(tmp_path / "ggml-model.bin")
+    assert (sizes["vocab"], sizes["mels"], len(tokens)) == (51_866, 128, 50_257)
+    assert filters.shape == (128, 201)
+    assert tensors["encoder.conv1.weight"].shape == (64, 128, 3)
 
 
 def test_ggml_is_only_written(tmp_path: Path) -> None:
     save_ggml(tmp_path, standard(), torch.float16)
-    with pytest.raises(CheckpointError, match="ggml is only written"):
-        load_checkpoint(str(tmp_path))
+    for name in (tmp_path, tmp_path / "ggml-model.bin"):
+        with pytest.raises(CheckpointError, match=r"ggml-model\.bin: ggml is only written"):
+            load_checkpoint(str(name))
     weights = standard()
     weights.weights["model.decoder.layers.0.fc1.weight"][0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"layers\.0\.fc1\.weight does not fit into float16"):
         save_ggml(tmp_path, weights, torch.float16)
+
+
+# Real weights.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_real_weights_through_every_format(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(MODELS[name].parts[0][0])
+    original = load_checkpoint(f"packaged:{name}")
+    checkpoint = original
+    language = "it" if original.generation["is_multilingual"] else None
+    for number, to in enumerate(("huggingface", "openai", "ctranslate2", "openai", "huggingface", "ctranslate2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if to == "huggingface":
+            save_huggingface(folder, checkpoint, checkpoint.weights, language=language, model_card=None)
+        else:
+            {"openai": to_openai, "ctranslate2": to_ctranslate2}[to](folder, checkpoint)
+        checkpoint = load_checkpoint(str(folder))
+        assert checkpoint.config == original.config
+        assert checkpoint.tokenizer_json == original.tokenizer_json
+        assert checkpoint.generation["alignment_heads"] == original.generation["alignment_heads"]
+        assert checkpoint.generation["suppress_tokens"] == original.generation["suppress_tokens"]
+        assert checkpoint.weights.keys() == original.weights.keys()
+        for tensor_name, tensor in original.weights.items():
+            assert torch.equal(checkpoint.weights[tensor_name].float(), tensor.float()), (to, tensor_name)
+    for dtype in (torch.float32, torch.float16):
+        save_ggml(tmp_path, checkpoint, dtype)
+        sizes, _, tokens, tensors = read_ggml(tmp_path / "ggml-model.bin")
+        assert sizes["vocab"] == original.config.vocab_size
+        assert b" the" in tokens
+        same_tensors(tensors, openai_state(original.weights, original.config), dtype)

@@ -10,10 +10,12 @@ import pytest
 import soundfile
 import soxr
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from whispertune.checkpoints.checkpoint import Checkpoint, expected_shapes, load_checkpoint
-from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.huggingface import cut_into_shards, save_huggingface
 from whispertune.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -121,6 +123,48 @@ def test_transformers_opens_it_and_keeps_language_and_task(tmp_path: Path) -> No
     model.save_pretrained(tmp_path / "again")
 
 
+def test_shards_are_cut_where_transformers_cuts_them(tmp_path: Path, theirs: Any) -> None:
+    save_theirs(tmp_path / "theirs", theirs, max_shard_size="400KB")
+    checkpoint = load_checkpoint(str(tmp_path / "theirs"))
+    ours = tmp_path / "ours"
+    save_huggingface(ours, checkpoint, checkpoint.weights, language=None, model_card=None, max_shard_bytes=400_000)
+    index = json.loads((ours / "model.safetensors.index.json").read_text())
+    their_index = json.loads((tmp_path / "theirs" / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == their_index["metadata"]
+    assert index["weight_map"].keys() == their_index["weight_map"].keys()
+    sizes = {}
+    for file in set(index["weight_map"].values()):
+        tensors = load_file(ours / file)
+        assert tensors.keys() == {name for name, where in index["weight_map"].items() if where == file}
+        sizes[file] = sum(tensor.nbytes for tensor in tensors.values())
+    assert max(sizes.values()) > 400_000 >= sorted(sizes.values())[-2]  # the embedding alone is larger
+    model, report = transformers.WhisperForConditionalGeneration.from_pretrained(ours, output_loading_info=True)
+    assert not any(report.values())
+    same_weights(load_checkpoint(str(ours)), theirs)
+    same_weights(load_checkpoint(str(ours)), model)
+
+
+def test_whole_and_sharded_weights_replace_each_other(tmp_path: Path) -> None:
+    checkpoint = samples.sample()
+    for seed, limit in enumerate((10**9, 400_000, 10**9)):
+        weights = samples.random_weights(seed)
+        save_huggingface(tmp_path, checkpoint, weights, language="it", model_card=None, max_shard_bytes=limit)
+        again = load_checkpoint(str(tmp_path)).weights
+        assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 100))
+def test_shards_hold_every_tensor_once_and_no_more_than_asked_for(sizes: list[int], limit: int) -> None:
+    weights = {f"t{number}": torch.zeros(size, dtype=torch.uint8) for number, size in enumerate(sizes)}
+    shards = cut_into_shards(weights, limit)
+    assert [name for shard in shards.values() for name in shard] == list(weights)
+    assert list(shards) == sorted(shards)
+    for shard in shards.values():
+        assert len(shard) == 1 or sum(tensor.nbytes for tensor in shard.values()) <= limit
+    assert (len(shards) == 1) == ("model.safetensors" in shards)
+
+
 def test_english_only_names_no_language_or_task(tmp_path: Path) -> None:
     saved(tmp_path, language="en", multilingual=False)
     written = json.loads((tmp_path / "generation_config.json").read_text())
@@ -224,11 +268,16 @@ def test_damaged_files(tmp_path: Path, file: str, text: str, expected: str) -> N
 
 def test_damaged_weights(tmp_path: Path) -> None:
     saved(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for size in (0, 4, 1000, len(whole) - 1):
+        (tmp_path / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged or cut short; copy or download"):
+            load_checkpoint(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load_checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"garbage")
-    with pytest.raises(CheckpointError, match="can't be read"):
+    with pytest.raises(CheckpointError, match="damaged, or holds more than tensors"):
         load_checkpoint(str(tmp_path))
     torch.save([torch.zeros(1)], tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="named tensors"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,12 @@ from cli_samples import Command, example_rows, write_manifest
 from standard_samples import standard
 
 from whispertune import runtimes
+from whispertune.checkpoints import ctranslate2_write
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
-from whispertune.errors import ExportError
+from whispertune.errors import CheckpointError, ExportError
 
 Refused = Callable[..., str]
 
@@ -54,7 +58,7 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
         assert str(output) in outcome.out
     names = {path.name for path in output.iterdir()}
     assert {file, "tokenizer.json", "generation_config.json", "preprocessor_config.json"} <= names
-    assert names <= export.EXPORTED_FILES
+    assert all(export.is_exported(name) for name in names)
     assert [path.name for path in output.parent.iterdir()] == ["model"]
     generation = json.loads((output / "generation_config.json").read_text())
     assert generation["language"] == "<|it|>"
@@ -65,6 +69,18 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
     if to != "ggml":
         loaded = load_checkpoint(str(output)).weights
         assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
+
+
+def test_sharded_and_whole_again(model: Path, tmp_path: Path, command: Command) -> None:
+    output = tmp_path / "out"
+    outcome = command(flags(model, "huggingface", output, "--max-shard-gb=0.001"))
+    assert outcome.status == 0, outcome.err
+    assert len(list(output.glob("model-*.safetensors"))) > 1
+    assert (output / "model.safetensors.index.json").exists()
+    loaded = load_checkpoint(str(output)).weights
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
+    assert command(flags(model, "huggingface", output)).status == 0  # the shards were an export, too
+    assert [path.name for path in output.glob("*.safetensors*")] == ["model.safetensors"]
 
 
 def test_help(command: Command) -> None:
@@ -84,6 +100,9 @@ def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
     refused(flags(tmp_path / "absent", "ggml", output), "absent")
     refused(flags(model, "ggml", output, f"--tokenizer={model}"), "brings its own tokenizer")
     refused(flags(model, "ggml", output, "--clips=3"), "--clips only says how to --verify")
+    refused(flags(model, "ggml", output, "--max-shard-gb=1"), "ggml keeps its weights in one file")
+    refused(flags(model, "huggingface", output, "--max-shard-gb=0"), "max_shard_gb is 0.0; it must be above 0")
+    refused(flags(model, "huggingface", output, "--max-shard-gb=nan"), "max_shard_gb")
     refused(flags(model, "ggml", output, "--verify", "--max-different=2"), "max_different is 2.0")
     refused(flags(model, "openai", output, "--verify"), "--verify needs something to transcribe", "--data MANIFEST")
     refused(flags(model, "openai", output, "--verify", "a.wav", "--data=x.csv"), "give one of the two")
@@ -99,6 +118,14 @@ def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused
     refused(flags(model, "ggml", tmp_path / "file"), "--output: cannot write")
     assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert (model / "model.safetensors").exists()
+
+
+def test_without_the_package_to_write_with(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctranslate2_write, "find_spec", lambda name: None)
+    error = refused(flags(tmp_path / "absent", "ctranslate2", tmp_path / "out"), "whispertune[ctranslate2]")
+    assert "absent" not in error  # said before a large model is read
+    with pytest.raises(CheckpointError, match="pip install"):
+        ctranslate2_write.save_ctranslate2(tmp_path, standard(), "float32")
 
 
 def test_without_the_program_to_verify_in(
@@ -164,7 +191,8 @@ def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: 
     audio = example_rows("test", 1)[0]["audio"]
     refused([*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", audio], "add --language")
     refused(
-        [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"], "absent"
+        [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"],
+        "--verify absent.wav: no such file; check the path",
     )
 
 
@@ -177,6 +205,27 @@ def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(runtimes, "_openai_whisper", broken)
     with pytest.raises(ExportError, match=r"openai-whisper cannot use .* \(RuntimeError: bad magic at byte 0\)"):
         runtimes.open_runtime("openai", tmp_path, runtimes.Task("it", "transcribe", [], []))
+
+
+def test_a_program_that_ends_its_process_is_one_line(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whisper.cpp does on float32 weights; what then is to be done is said before it, too."""
+
+    def dead(folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+        return lambda waveform: ProcessPoolExecutor(1, get_context("spawn")).submit(os._exit, 3).result()
+
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
+    monkeypatch.setattr(runtimes, "_whisper_cpp", dead)
+    monkeypatch.setattr(export, "our_transcripts", lambda checkpoint, clips, task: ["uno"])
+    audio = example_rows("test", 1)[0]["audio"]
+    given = flags(model, "ggml", tmp_path / "out", "--quantization=float32")
+    outcome = command([*given, "--verify", audio])
+    assert outcome.status == 1
+    assert "pywhispercpp ended its own process" in outcome.error
+    assert "--quantization float16" in outcome.error
+    assert "aborts on float32 convolutions" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ def load_checkpoint(model: str, tokenizer: Path | None = None) -> Checkpoint:
         return packaged.read_packaged(model)
     if model and path.is_dir():
         return _read_folder(path, source=model)
+    if path.is_file() and ggml.is_ggml(path):
+        raise CheckpointError(f"{model}: {ggml.ONLY_WRITTEN}")
     if model and path.exists():
         raise CheckpointError(f"{model}: is a file; name the model's folder, or an OpenAI checkpoint (.pt)")
     if hub.looks_like_id(model):
@@ -49,7 +51,7 @@ def _read_folder(folder: Path, *, source: str) -> Checkpoint:
     if (folder / "config.json").exists():
         return huggingface.read_folder(folder, source=source)
     if (folder / ggml.FILE).exists():
-        raise CheckpointError(f"{folder / ggml.FILE}: ggml is only written, not read; take what it was made from")
+        raise CheckpointError(f"{folder / ggml.FILE}: {ggml.ONLY_WRITTEN}")
     raise CheckpointError(
         f"{folder}: holds no model: neither a config.json (Hugging Face), nor a model.bin (CTranslate2), "
         "nor a model.pt (OpenAI), nor a run's best/"

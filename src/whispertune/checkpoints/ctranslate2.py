@@ -61,7 +61,8 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
         ("begin_suppress_tokens", "suppress_ids_begin"),
         ("alignment_heads", "alignment_heads"),
     ):
-        if settings.get(theirs) is not None:
+        # Where the first is there, it knows more: `save_ctranslate2` has to name alignment heads, known or not.
+        if ours not in generation and settings.get(theirs) is not None:
             generation[ours] = settings[theirs]
     language_ids = settings.get("lang_ids")
     if language_ids:
@@ -95,6 +96,8 @@ def read_variables(stream: BinaryIO, *, where: str) -> tuple[dict[str, torch.Ten
     """
     reader = _Reader(stream, where)
     version = reader.number("I")
+    if version > 100:  # no version, but the beginning of some other file
+        raise reader.error("it begins otherwise")
     if version not in VERSIONS:
         raise CheckpointError(f"{where}: version {version} of CTranslate2's format; readable are {VERSIONS}")
     kind = reader.string()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,22 @@ QUANTIZATIONS = (
 )
 
 
+def require_ctranslate2() -> None:
+    """Raise CheckpointError, saying what to install, if the `ctranslate2` package is missing."""
+    if find_spec("ctranslate2") is None:
+        raise CheckpointError(
+            "writing CTranslate2 needs the package of that name: pip install 'whispertune[ctranslate2]'"
+        )
+
+
 def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) -> None:
     """Write `checkpoint` into `folder`: weights in one of `QUANTIZATIONS`, and all that faster-whisper reads.
 
     Raises CheckpointError if the `ctranslate2` package is missing, or the model can't be written.
     """
-    try:
-        from ctranslate2.specs import WhisperSpec
-    except ImportError as error:
-        raise CheckpointError(
-            "writing CTranslate2 needs the package of that name: pip install 'whispertune[ctranslate2]'"
-        ) from error
+    require_ctranslate2()
+    from ctranslate2.specs import WhisperSpec
+
     config = checkpoint.config
     spec = WhisperSpec(
         config.encoder_layers, config.encoder_attention_heads, config.decoder_layers, config.decoder_attention_heads

@@ -5,6 +5,9 @@ layers, decoder positions, width, heads and layers, mel bins, and 0 for float32 
 int32 rows and columns of the mel filters, then these as float32; int32 number of text tokens, each: int32
 number of bytes, then these; then tensors up to the file's end, each: int32 rank, length of its name, and 0 or
 1 for its dtype, int32 per dimension with the innermost first, the name, the data.
+
+In a file of float32 weights the convolutions are float32, too: whisper.cpp allots them by the file's dtype. Since its
+version 1.5 it unfolds their input to float16 and aborts on such kernels (github.com/ggml-org/whisper.cpp/issues/2557).
 """
 
 from __future__ import annotations
@@ -24,8 +27,18 @@ from whispertune.features import mel_filters
 
 FILE = "ggml-model.bin"
 MAGIC = 0x67676D6C
+ONLY_WRITTEN = "ggml is only written, not read; take what it was made from"
 _ALWAYS_FLOAT32 = ("positional_embedding", "conv1.bias", "conv2.bias")
 """Besides everything of one dimension: whisper.cpp adds these, and never multiplies by them."""
+
+
+def is_ggml(path: Path) -> bool:
+    """Whether the file `path` begins like ggml's."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == struct.pack("<i", MAGIC)
+    except OSError:
+        return False
 
 
 def save_ggml(

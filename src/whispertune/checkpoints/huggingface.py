@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
+from whispertune.checkpoints.pickled import load_pickled
 from whispertune.checkpoints.tokenizer_files import (
     as_json,
     build_tokenizer,
@@ -24,6 +26,13 @@ from whispertune.checkpoints.tokenizer_files import (
 )
 from whispertune.errors import CheckpointError
 from whispertune.tensor_file import save_file
+
+MAX_SHARD_BYTES = 50 * 10**9
+"""Most bytes of weights in one file unless asked otherwise: transformers' own bound, which no Whisper reaches."""
+
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+INDEX = "model.safetensors.index.json"
+"""Names of the files that weights are cut into, and of the one that tells which of them holds which tensor."""
 
 
 def read_folder(folder: Path, *, source: str) -> Checkpoint:
@@ -79,6 +88,7 @@ def save_huggingface(
     language: str | None,
     task: str = "transcribe",
     model_card: str | None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write `weights` (fp32) and all that belongs to them into `folder`, each file fsynced.
 
@@ -86,7 +96,7 @@ def save_huggingface(
     are named as in `expected_shapes`, of any float dtype and on any device. `language` (a code such as `it`)
     and `task` become what the model does when it is told neither; None, for a model trained on several
     languages, leaves the language to be detected. English-only models have neither. `model_card` is the text
-    of the README.
+    of the README. Weights of more than `max_shard_bytes` are cut into several files, with an index.
     The caller makes it atomic: by writing into a temporary folder, then renaming.
 
     Raises CheckpointError if the weights don't fit the config or are not finite, or the model lacks the
@@ -110,9 +120,15 @@ def save_huggingface(
         files["README.md"] = model_card
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-        with (folder / "model.safetensors").open("rb+") as written:
-            os.fsync(written.fileno())
+        shards = cut_into_shards(stored, max_shard_bytes)
+        for old in folder.glob("model*.safetensors*"):  # one left behind would be read instead
+            old.unlink()
+        for name, tensors in shards.items():
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+            with (folder / name).open("rb+") as written:
+                os.fsync(written.fileno())
+        if len(shards) > 1:
+            files[INDEX] = as_json(_index(shards))
         for name, text in files.items():
             with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
@@ -120,6 +136,29 @@ def save_huggingface(
                 os.fsync(file.fileno())
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
+
+
+def cut_into_shards(weights: Mapping[str, torch.Tensor], max_bytes: int) -> dict[str, dict[str, torch.Tensor]]:
+    """File name -> its tensors, of at most `max_bytes` together; a tensor that is larger has a file of its own."""
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in weights.items():
+        if shards[-1] and size + tensor.nbytes > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{number:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards, start=1)}
+
+
+def _index(shards: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Any]:
+    tensors = [tensor for shard in shards.values() for tensor in shard.values()]
+    return {
+        "metadata": {"total_parameters": sum(t.numel() for t in tensors), "total_size": sum(t.nbytes for t in tensors)},
+        "weight_map": {name: file for file, shard in shards.items() for name in shard},
+    }
 
 
 def _generation_to_save(generation: Mapping[str, Any], language: str | None, task: str) -> dict[str, Any]:
@@ -176,18 +215,15 @@ def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     sha256.update(block)
-            if file.suffix == ".safetensors":
-                found = load_file(file)
-            else:
-                found = torch.load(file, map_location="cpu", weights_only=True)
+            found = load_file(file) if file.suffix == ".safetensors" else load_pickled(file)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{file}: is missing") from error
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{file}: damaged, or no safetensors file ({error})") from error
-        # torch.load has no error of its own for damaged files: nearly anything can come up.
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise CheckpointError(f"{file}: can't be read ({type(error).__name__}: {reason})") from error
+            raise CheckpointError(f"{file}: is missing; copy or download it again") from error
+        except OSError as error:
+            raise CheckpointError(f"{file}: can't be read ({error.strerror or error})") from error
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: is damaged or cut short; copy or download it again (safetensors: {error})"
+            ) from error
         if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
             raise CheckpointError(f"{file}: holds something else than named tensors")
         tensors |= found

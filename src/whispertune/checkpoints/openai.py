@@ -8,7 +8,6 @@ Such a file holds neither tokenizer nor generation settings. The tokenizer is th
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, check_tensors, expected_shapes, read_config
 from whispertune.checkpoints.openai_layout import DIMS, openai_dims, openai_name, require_openai
 from whispertune.checkpoints.openai_tokenizer import default_suppressed, installed_tokenizer
+from whispertune.checkpoints.pickled import load_pickled
 from whispertune.checkpoints.side_files import write_side_files
 from whispertune.checkpoints.tokenizer_files import complete_tokenizer
 from whispertune.errors import CheckpointError
@@ -85,17 +85,7 @@ def save_openai(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> Non
 
 
 def _load(path: Path) -> dict[str, Any]:
-    content: Any
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and numbers; nothing of it was run, and it is not read"
-        ) from error
-    # torch.load has no error of its own for damaged files: nearly anything can come up.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"{path}: can't be read ({type(error).__name__}: {reason:.200})") from error
+    content = load_pickled(path)
     for key in ("dims", "model_state_dict"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
             raise CheckpointError(f"{path}: holds no `{key}`, so it is no checkpoint of OpenAI's Whisper")

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
+from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
 from whispertune.checkpoints.ggml import save_ggml
-from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.huggingface import INDEX, MAX_SHARD_BYTES, SHARD, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.console import console, progress_bar, results
 from whispertune.data.audio import load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.windows import GREEDY, decode_windows
-from whispertune.errors import DataError, ExportError, RecipeError, RunFolderError
+from whispertune.errors import AudioError, DataError, ExportError, RecipeError, RunFolderError
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE
@@ -75,6 +75,10 @@ class ExportOptions:
     """How weights are stored, float32 by default. Hugging Face: float32; OpenAI: float32 or float16; ggml: these
     too, but float16 by default, as whisper.cpp 1.5 to 1.8 aborts on float32; CTranslate2: all."""
 
+    max_shard_gb: float | None = None
+    """Hugging Face: most gigabytes (of 10^9 bytes) in one file of weights; larger ones are cut into several with an
+    index. 50 by default, as in transformers."""
+
     tokenizer: str | None = None
     """Folder with the tokenizer.json of an OpenAI .pt, which has none of its own."""
 
@@ -97,6 +101,11 @@ class ExportOptions:
         choices = _CHOICES[self.to]
         if self.quantization is not None and self.quantization not in choices:
             raise RecipeError(f"quantization is {self.quantization}; {self.to} takes {' or '.join(choices)}")
+        if self.max_shard_gb is not None:
+            if self.to != "huggingface":
+                raise RecipeError(f"max_shard_gb is for --to huggingface; {self.to} keeps its weights in one file")
+            if not self.max_shard_gb > 0:
+                raise RecipeError(f"max_shard_gb is {self.max_shard_gb}; it must be above 0")
         if self.clips < 1:
             raise RecipeError(f"clips is {self.clips}; it must be at least 1")
         if not 0 <= self.max_different <= 1:
@@ -127,6 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     check_verify(options, audio)
     output = Path(options.output)
     check_output(output, options)
+    if options.to == "ctranslate2":
+        require_ctranslate2()
     if audio is not None:
         require_runtime(options.to)
     console.print(f"reading   {options.model}")
@@ -170,7 +181,7 @@ def check_output(output: Path, options: ExportOptions) -> None:
     if source.exists() and any(output.resolve() == path.resolve() for path in (source, source / "best", source.parent)):
         raise RunFolderError(f"--output: {output} holds the model that is exported; choose another folder")
     if output.is_dir():
-        strange = [path.name for path in output.iterdir() if path.name not in EXPORTED_FILES or path.is_dir()]
+        strange = [path.name for path in output.iterdir() if not is_exported(path.name) or path.is_dir()]
         if strange:
             raise RunFolderError(
                 f"--output: {output} holds something else than an export ({strange[0]}); choose another folder"
@@ -184,9 +195,13 @@ def check_output(output: Path, options: ExportOptions) -> None:
 EXPORTED_FILES = {
     *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocabulary.json", "merges.txt"),
-    *("normalizer.json", "README.md", "model.safetensors", "model.bin", "model.pt", "ggml-model.bin"),
+    *("normalizer.json", "README.md", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
 }
-"""What exports consist of: a folder of these alone may be replaced."""
+
+
+def is_exported(name: str) -> bool:
+    """Whether exports have a file of this name: a folder of these alone may be replaced."""
+    return name in EXPORTED_FILES or SHARD.fullmatch(name) is not None
 
 
 def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
@@ -197,10 +212,19 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
         case "huggingface":
             language = own_language(checkpoint)
             task = checkpoint.generation.get("task") or "transcribe"
-            save_huggingface(folder, checkpoint, checkpoint.weights, language=language, task=task, model_card=None)
+            limit = MAX_SHARD_BYTES if options.max_shard_gb is None else int(options.max_shard_gb * 1e9)
+            save_huggingface(
+                folder, checkpoint, checkpoint.weights,
+                language=language, task=task, model_card=None, max_shard_bytes=limit,
+            )  # fmt: skip
         case "ctranslate2":
             save_ctranslate2(folder, checkpoint, options.stored)
         case "ggml":
+            if options.stored == "float32":
+                console.print(
+                    "note      whisper.cpp since 1.5 aborts on float32 convolutions; float16 runs in every version",
+                    style="yellow",
+                )
             with progress_bar("writing tensors", len(expected_shapes(checkpoint.config))) as advance:
                 save_ggml(folder, checkpoint, dtype, advance)
         case "openai":
@@ -222,6 +246,9 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
     multilingual = checkpoint.generation["is_multilingual"]
     spoken = own_language(checkpoint) if options.language is None else language_code(options.language)
     if options.data is None:
+        for name in audio:
+            if not Path(name).is_file():
+                raise AudioError(f"--verify {name}: no such file; check the path")
         found = [Utterance(id=name, audio=Path(name), text="") for name in audio]
     else:
         rows = read_rows("data", options.data)

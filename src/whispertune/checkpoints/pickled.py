@@ -1,0 +1,33 @@
+"""Reads files that `torch.save` wrote, of tensors, numbers and text alone: no code in them is ever run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whispertune.errors import CheckpointError
+
+
+def load_pickled(path: Path) -> Any:
+    """What `path` holds, on the CPU. Raises CheckpointError if it can't be read or holds anything that is code."""
+    try:
+        if not path.stat().st_size:
+            raise CheckpointError(f"{path}: is empty; copy or download it again")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: is damaged, or holds more than tensors and numbers; nothing of it was run, and it is not read"
+        ) from error
+    # torch.load has no error of its own for damaged files: nearly anything can come up, in many words.
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
+        raise CheckpointError(
+            f"{path}: is damaged or cut short; copy or download it again ({type(error).__name__}: {reason:.120})"
+        ) from error
