@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 from whispertune.states import EncoderStates
 
@@ -43,6 +44,7 @@ def beam_search(
     *,
     beam_size: int,
     length_penalty: float = 1.0,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """The best hypothesis of each of U windows.
 
@@ -57,6 +59,9 @@ def beam_search(
     cache = decoder.start(states.states, states.log_weights)
     inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
     log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=True)
+    history = None if timestamps is None else timestamps.start(len(prompts), device)
+    if history is not None:
+        log_probs = history.restrict(log_probs)
     searches = [_Beams(row, [[]], [0.0]) for row in range(len(prompts))]
     results: dict[int, Hypothesis] = {}
     vocab_size = log_probs.shape[-1]
@@ -97,7 +102,12 @@ def beam_search(
         if not staying:
             return [results[row] for row in range(len(prompts))]
         kept = torch.tensor(staying, device=device) if len(staying) < len(searches) else None
-        cache.select(torch.tensor(source_rows, device=device), kept)
+        sources = torch.tensor(source_rows, device=device)
+        cache.select(sources, kept)
         searches = [searches[position] for position in staying]
         inputs = torch.tensor(next_tokens, device=device)[:, None]
         log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=False)
+        if history is not None:
+            history.select(sources)
+            history.append(inputs[:, 0])
+            log_probs = history.restrict(log_probs)

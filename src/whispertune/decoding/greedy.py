@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 from whispertune.states import EncoderStates
 
@@ -21,11 +22,13 @@ def greedy_search(
     max_tokens: Sequence[int],
     *,
     cut_loops: bool = False,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """One hypothesis a row.
 
     states: of B windows, in the decoder's type and on its device; prompts: B, equally long; max_tokens: B, how
-    many tokens a row may emit before it is stopped. With `cut_loops` a row that repeats itself is cut.
+    many tokens a row may emit before it is stopped. With `cut_loops` a row that repeats itself is cut. With
+    `timestamps` tokens hold timestamps, as prompts must then ask for.
     """
     device = states.states.device
     rows = list(range(len(prompts)))  # which input each batch row works for
@@ -33,9 +36,12 @@ def greedy_search(
     log_probs = [0.0] * len(rows)
     finished: dict[int, Hypothesis] = {}
     cache = decoder.start(states.states, states.log_weights)
+    history = None if timestamps is None else timestamps.start(len(rows), device)
     inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
     for step in range(max(max_tokens) + 1):
         log_probs_now = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=step == 0)
+        if history is not None:
+            log_probs_now = history.restrict(log_probs_now)
         best, chosen = log_probs_now.max(dim=-1)
         chosen_log_probs = best.tolist()
         staying = []
@@ -62,6 +68,10 @@ def greedy_search(
             cache.select(kept, kept)
             rows = [rows[position] for position in staying]
             inputs = chosen[kept][:, None]
+            if history is not None:
+                history.select(kept)
         else:
             inputs = chosen[:, None]
+        if history is not None:
+            history.append(inputs[:, 0])
     return [finished[row] for row in range(len(prompts))]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
 from whispertune.states import EncoderStates
@@ -44,12 +45,14 @@ def decode_windows(
     search: SearchOptions,
     *,
     cut_loops: bool = False,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """One hypothesis for each of B windows.
 
     states: of the B windows, in the decoder's type and on its device; prompts: B token lists, of any lengths
     (rows of one length are decoded together); max_tokens: B, tokens after which a row is stopped. Windows
-    should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's.
+    should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's. With
+    `timestamps` tokens hold timestamps, and prompts must ask for them (`prompt_tokens(..., timestamps=True)`).
     """
     results: dict[int, Hypothesis] = {}
     by_length: dict[int, list[int]] = {}
@@ -64,8 +67,13 @@ def decode_windows(
                 decoder, part, [prompts[i] for i in batch], rules, eot, [max_tokens[i] for i in batch]
             )  # fmt: skip
             if search.beam_size == 1:
-                found = greedy_search(*arguments, cut_loops=cut_loops)
+                found = greedy_search(*arguments, cut_loops=cut_loops, timestamps=timestamps)
             else:
-                found = beam_search(*arguments, beam_size=search.beam_size, length_penalty=search.length_penalty)
+                found = beam_search(
+                    *arguments,
+                    beam_size=search.beam_size,
+                    length_penalty=search.length_penalty,
+                    timestamps=timestamps,
+                )
             results.update(zip(batch, found, strict=True))
     return [results[row] for row in range(len(prompts))]
