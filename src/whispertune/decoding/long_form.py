@@ -78,12 +78,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One recording. duration: seconds; language_prob: None where the language was given."""
+    """One recording. duration: seconds; language_prob: None where the language was given.
+
+    alternatives: for each window, where it begins (seconds), and text, score and log-probability of all hypotheses
+    of its search, best first.
+    """
 
     segments: list[Segment]
     language: str
     language_prob: float | None
     duration: float
+    alternatives: list[tuple[float, list[tuple[str, float | None, float]]]]
 
     @property
     def text(self) -> str:
@@ -103,6 +108,7 @@ class _Progress:
     tokens: list[int] = field(default_factory=list)
     forgotten: int = 0
     segments: list[Segment] = field(default_factory=list)
+    alternatives: list[tuple[float, list[tuple[str, float | None, float]]]] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -122,6 +128,8 @@ class _Progress:
             self.seek += num_frames
             return
         begin = self.seek / MEL_FRAMES_PER_SECOND
+        ranked = (result.hypothesis, *result.hypothesis.alternatives)
+        self.alternatives.append((begin, [(tokenizer.decode(h.tokens).strip(), h.score, h.log_prob) for h in ranked]))
         spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, num_frames)
         for span in spans:
             text = tokenizer.decode(span.tokens)
@@ -133,7 +141,8 @@ class _Progress:
             self.forgotten = len(self.tokens)
 
     def transcript(self) -> Transcript:
-        return Transcript(self.segments, self.language or "", self.language_prob, self.spectrogram.duration)
+        duration = self.spectrogram.duration
+        return Transcript(self.segments, self.language or "", self.language_prob, duration, self.alternatives)
 
 
 class LongForm:
