@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from common import DATA, add_common, command_line, machine_line, markdown
+from common import DATA, add_common, markdown, publish
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.openai import save_openai
@@ -145,11 +145,8 @@ def main() -> None:
     given = parser.parse_args()
     utterances = read_manifest(DATA / "test.csv")
     header, rows = (compare_timestamps if given.timestamps else compare_long)(given, utterances)
-    table = markdown(header, rows)
-    print(table)
-    title = "Timestamps" if given.timestamps else "Long form"
-    given.table.parent.mkdir(parents=True, exist_ok=True)
-    given.table.write_text(f"# {title}\n\n`{command_line()}`\n\n{machine_line()}\n\n{table}\n", encoding="utf-8")
+    title = "timestamps of single clips" if given.timestamps else "long recordings"
+    publish(given.table, f"{title}, against openai-whisper", [markdown(header, rows)])
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ KEPT_SECONDS = 1200
 """A recording up to 20 minutes is decoded once, and its log-mel kept: 38 MB with 80 mels."""
 BLOCK_MEL_FRAMES = 3000
 """Spectra computed at once."""
+FRAMES_BEYOND = 3
+"""Frames behind a recording's last whole hop that see some of its samples."""
+SILENT_LOG_POWER = -10.0
+"""log10 of the least power that counts."""
 
 
 class Spectrogram:
@@ -67,14 +71,20 @@ class Spectrogram:
         self._blocks: deque[Tensor] = deque()
         self._begin = self._end = 0  # what the blocks at hand span
 
-    def window(self, begin: int, num_frames: int = WINDOW_MEL_FRAMES) -> Tensor:
-        """Log-mel (n_mels, M) of `num_frames` frames from `begin` on, M smaller where the recording ends.
+    @property
+    def silence(self) -> float:
+        """What lies behind the end, in a log-mel that goes on there."""
+        return (max(self._floor, SILENT_LOG_POWER) + 4.0) / 4.0
 
-        Column by column what openai-whisper's transcribe computes. begin never goes back (ValueError).
+    def window(self, begin: int, *, beyond: bool = False) -> Tensor:
+        """Log-mel (n_mels, M) of the window from `begin` on: M is 3000, or less where the recording ends.
+
+        Column by column what openai-whisper's transcribe computes. begin never goes back (ValueError). With `beyond`
+        the few frames behind the end that still see speech are there as well.
         """
         if begin < self._begin:
             raise ValueError(f"frame {begin} was given up; what is at hand begins at {self._begin}")
-        end = min(begin + num_frames, self.num_frames)
+        end = min(begin + WINDOW_MEL_FRAMES, self.num_frames + (FRAMES_BEYOND if beyond else 0))
         while self._end < end:
             block = next(self._source)
             self._blocks.append(block)
@@ -85,12 +95,12 @@ class Spectrogram:
         return (log_power.clamp(min=self._floor) + 4.0) / 4.0
 
 
-def padded_features(log_mel: Tensor, frames: FrameOptions) -> WindowFeatures:
-    """A window that begins with `log_mel` (n_mels, M) and is zero behind it, on its way to the encoder."""
+def padded_features(log_mel: Tensor, frames: FrameOptions, *, behind: float = 0.0) -> WindowFeatures:
+    """A window that begins with `log_mel` (n_mels, M) and is `behind` behind it, on its way to the encoder."""
     num_frames = log_mel.shape[1]
     padded = num_frames + SILENT_MEL_FRAMES
     padded = min(WINDOW_MEL_FRAMES, padded + padded % 2)
-    log_mel = torch.nn.functional.pad(log_mel, (0, padded - num_frames))
+    log_mel = torch.nn.functional.pad(log_mel, (0, padded - num_frames), value=behind)
     selection = select_frames(num_frames * HOP_SAMPLES, frames)
     index = convolved_index(selection.positions, padded)
     return WindowFeatures(log_mel, selection.positions, selection.counts, index)
@@ -99,7 +109,7 @@ def padded_features(log_mel: Tensor, frames: FrameOptions) -> WindowFeatures:
 def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
     """log10 of mel power (n_mels, M) of a recording with silence behind it, in blocks, before any floor.
 
-    Frame t is centred on sample 160 t. Behind `num_samples // 160` come a few more, of which two still see speech.
+    Frame t is centred on sample 160 t. Behind `num_samples // 160` come a few more: three may still see speech.
     """
     window = torch.hann_window(FFT_SIZE)
     filters = mel_filters(n_mels)
@@ -113,7 +123,7 @@ def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
             audio = torch.from_numpy(rest[:wanted])
             spectrum = torch.stft(audio, FFT_SIZE, HOP_SAMPLES, window=window, center=False, return_complex=True)
             rest = rest[spectrum.shape[1] * HOP_SAMPLES :]
-            yield (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
+            yield (filters @ spectrum.abs().square()).clamp(min=10**SILENT_LOG_POWER).log10()
 
     def mirrored(samples: Waveform) -> Waveform:
         """The samples with their first 200 mirrored in front of them."""

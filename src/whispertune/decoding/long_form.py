@@ -240,13 +240,21 @@ class LongForm:
         return failed
 
     def _detect(self, working: list[_Progress], states: EncoderStates) -> None:
+        """Set the language of recordings that begin, as openai-whisper does.
+
+        For that, unlike for decoding, a window that the recording does not fill goes on as silence, not as zeros.
+        """
         unknown = [row for row, progress in enumerate(working) if progress.language is None]
-        if not unknown:
-            return
-        found = detect_languages(self._whisper.decoder, states.select(unknown), self._tokenizer)
-        for row, (language, prob) in zip(unknown, found, strict=True):
-            working[row].language = language
-            working[row].language_prob = prob if self._tokenizer.multilingual else None
+        for row in unknown:
+            progress = working[row]
+            spectrogram, own = progress.spectrogram, states.select([row])
+            if spectrogram.num_frames < WINDOW_MEL_FRAMES and self._tokenizer.multilingual:
+                log_mel = spectrogram.window(0, beyond=True)
+                own = encode(
+                    self._whisper.encoder, [padded_features(log_mel, self._frames, behind=spectrogram.silence)]
+                )
+            ((progress.language, prob),) = detect_languages(self._whisper.decoder, own, self._tokenizer)
+            progress.language_prob = prob if self._tokenizer.multilingual else None
 
     def _prompt_of(self, progress: _Progress) -> list[int]:
         """What came before, as far as there is room, and what is asked for."""
