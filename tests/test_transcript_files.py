@@ -100,7 +100,10 @@ def test_names_are_the_files_own_or_longer() -> None:
     assert output_names([]) == []
 
 
-@given(st.lists(st.sampled_from(["a/x.wav", "b/x.wav", "a/x.mp3", "x.wav", "b/x.mp3", "a/b/x.wav", "y.wav"]), unique=True))
+PATHS = ["a/x.wav", "b/x.wav", "a/x.mp3", "x.wav", "b/x.mp3", "a/b/x.wav", "y.wav"]
+
+
+@given(st.lists(st.sampled_from(PATHS), unique=True))
 def test_names_never_collide(paths: list[str]) -> None:
     found = names(*(f"/r/{path}" for path in paths))
     assert len(set(found)) == len(paths)
