@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "fine-tune a Whisper on your own speech",
     "resume": "take a run up where it stopped",
     "evaluate": "decode a manifest and score it: WER and CER",
+    "transcribe": "write down recordings of any length: text, subtitles, JSON",
     "check": "look data over before spending compute",
     "export": "write a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }
@@ -28,6 +29,7 @@ first steps:
   whispertune check train.csv valid.csv --language it --output check
   whispertune train --model openai/whisper-base --train train.csv --valid valid.csv --language it --output runs/first
   whispertune evaluate --model runs/first --data test.csv --language it
+  whispertune transcribe --model runs/first talk.mp3 recordings/ --format srt,json --output transcripts
 
 A manifest is a CSV, TSV or JSONL with the columns `audio` and `text`."""
 

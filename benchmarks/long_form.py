@@ -1,0 +1,153 @@
+"""Long recordings and timestamps: whispertune's transcribe against openai-whisper's, with the same weights.
+
+    python benchmarks/long_form.py
+    python benchmarks/long_form.py --recordings 1        # sooner done
+    python benchmarks/long_form.py --timestamps          # the segments of single clips instead
+
+Each recording is all test clips in an order of its own with random silences between (seeded), some minutes long. Both
+sides: greedy at temperature 0, falling back to samples at 0.2 to 1.0 (one each) by the same thresholds, timestamps,
+previous text as prompt, language given. Ours works on all recordings side by side, from files; theirs on one after
+the other (it knows no other way), from waveforms in memory. With --timestamps: each clip alone, temperature 0 only,
+float32; a clip counts as the same if all its segments have the same times and text. Needs `openai-whisper`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from common import DATA, add_common, markdown, publish
+
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.openai import save_openai
+from whispertune.data.audio import load_utterance, load_waveform
+from whispertune.data.manifest import read_manifest
+from whispertune.data.utterances import Utterance
+from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
+from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
+from whispertune.features import SAMPLE_RATE
+from whispertune.loading import ready_model
+from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.scoring.error_rates import score_corpus
+
+SHORTEST_SILENCE, LONGEST_SILENCE = 0.2, 4.0  # seconds
+
+
+def recording(utterances: list[Utterance], number: int) -> tuple[np.ndarray, str]:
+    """All clips in an order of its own with silences between, and what is said."""
+    draws = np.random.default_rng(number)
+    parts, texts = [], []
+    for index in draws.permutation(len(utterances)):
+        silence = draws.uniform(SHORTEST_SILENCE, LONGEST_SILENCE)
+        parts += [load_utterance(utterances[index]), np.zeros(round(silence * SAMPLE_RATE), np.float32)]
+        texts.append(utterances[index].text)
+    return np.concatenate(parts), " ".join(texts)
+
+
+def our_side(model: str, precision: Precision, temperature: tuple[float, ...]) -> tuple[LongForm, str]:
+    device = resolve_device("cpu")
+    dtype = resolve_precision(precision, device)
+    ready = ready_model(load_checkpoint(model), device, dtype)
+    search = FallbackOptions(beam_size=1, best_of=1, temperature=temperature)
+    options = LongFormOptions()
+    long_form = LongForm(ready.whisper, ready.tokenizer, ready.rules, search=search, options=options, language="it")
+    return long_form, precision_name(dtype)
+
+
+def their_side(model: str) -> Any:
+    import whisper
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_openai(Path(folder), load_checkpoint(model), torch.float32)
+        return whisper.load_model(str(Path(folder) / "model.pt"), device="cpu")
+
+
+def our_transcripts(long_form: LongForm, paths: list[Path]) -> list[Transcript]:
+    found = dict(long_form.transcribe(paths))
+    transcripts = [found[number] for number in range(len(paths))]
+    assert all(isinstance(transcript, Transcript) for transcript in transcripts)
+    return transcripts
+
+
+def compare_long(given: argparse.Namespace, utterances: list[Utterance]) -> tuple[list[str], list[list[object]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        paths, references, waveforms = [], [], []
+        for number in range(given.recordings):
+            waveform, reference = recording(utterances, number)
+            paths.append(Path(folder) / f"{number}.flac")
+            soundfile.write(paths[-1], waveform, SAMPLE_RATE)
+            waveforms.append(load_waveform(paths[-1]))  # as the file holds it, in 16 bits
+            references.append(reference)
+        minutes = sum(map(len, waveforms)) / SAMPLE_RATE / 60
+        long_form, precision = our_side(given.model, given.precision, TEMPERATURES)
+        started = time.perf_counter()
+        ours = [transcript.text for transcript in our_transcripts(long_form, paths)]
+        our_seconds = time.perf_counter() - started
+    print(f"ours: {our_seconds:.1f} s for {minutes:.1f} minutes", flush=True)
+    model, theirs, their_seconds = their_side(given.model), [], 0.0
+    for waveform in waveforms:
+        started = time.perf_counter()
+        found = model.transcribe(waveform, language="it", fp16=False, temperature=TEMPERATURES)
+        their_seconds += time.perf_counter() - started
+        theirs.append(found["text"])
+        print(f"theirs: {their_seconds:.1f} s", flush=True)
+    names = [str(number) for number in range(given.recordings)]
+    rows: list[list[object]] = []
+    for side, texts, seconds in (
+        (f"whispertune ({precision})", ours, our_seconds),
+        ("openai-whisper (fp32)", theirs, their_seconds),
+    ):
+        score = score_corpus(names, references, texts, ["it"] * len(names))
+        speed = f"{60 * minutes / seconds:.1f} x"
+        ratio = f"{their_seconds / seconds:.2f}"
+        rows.append([side, f"{100 * score.wer:.1f} %", f"{100 * score.cer:.1f} %", f"{seconds:.1f}", speed, ratio])
+    title = f"{given.recordings} recordings of {len(utterances)} clips, {minutes:.1f} minutes"
+    return [title, "WER", "CER", "seconds", "real time", "times theirs"], rows
+
+
+def compare_timestamps(given: argparse.Namespace, utterances: list[Utterance]) -> tuple[list[str], list[list[object]]]:
+    chosen = utterances[: given.clips]
+    long_form, precision = our_side(given.model, "fp32", (0.0,))
+    started = time.perf_counter()
+    ours = our_transcripts(long_form, [utterance.audio for utterance in chosen])
+    our_seconds = time.perf_counter() - started
+    model = their_side(given.model)
+    same, their_seconds = 0, 0.0
+    for utterance, transcript in zip(chosen, ours, strict=True):
+        waveform = load_utterance(utterance)
+        started = time.perf_counter()
+        found = model.transcribe(waveform, language="it", fp16=False, temperature=0.0)
+        their_seconds += time.perf_counter() - started
+        theirs = [(round(s["start"], 2), round(s["end"], 2), s["text"]) for s in found["segments"] if s["text"]]
+        own = [(round(s.start, 2), round(s.end, 2), s.text) for s in transcript.segments]
+        same += own == theirs
+        if own != theirs:
+            print(f"{utterance.id}: ours {own}, theirs {theirs}", flush=True)
+    share = f"{same} of {len(chosen)} ({100 * same / len(chosen):.1f} %)"
+    seconds = [f"{our_seconds:.1f}", f"{their_seconds:.1f}", f"{their_seconds / our_seconds:.2f}"]
+    return ["clips with the same segments", f"our seconds ({precision})", "their seconds", "ratio"], [[share, *seconds]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="packaged:whisper-base")
+    parser.add_argument("--recordings", type=int, default=5)
+    parser.add_argument("--timestamps", action="store_true", help="compare the segments of single clips")
+    parser.add_argument("--clips", type=int, help="with --timestamps: only the first so many")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of our side")
+    add_common(parser, "long-form")
+    given = parser.parse_args()
+    utterances = read_manifest(DATA / "test.csv")
+    header, rows = (compare_timestamps if given.timestamps else compare_long)(given, utterances)
+    title = "timestamps of single clips" if given.timestamps else "long recordings"
+    publish(given.table, f"{title}, against openai-whisper", [markdown(header, rows)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""whispertune transcribe: what is written where, what is kept, and recordings that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from cli_samples import Command, example_rows
+from safetensors.torch import load_file, save_file
+
+from whispertune import loading
+from whispertune.commands.transcribe import find_audio
+from whispertune.errors import RecipeError
+
+CLIP = Path(example_rows("test", 1)[0]["audio"])
+QUICK = ("--language=it", "--beam_size=1", "--temperature=0", "--precision=fp32")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that stops after a few words, as one that has learnt something does."""
+    folder = tmp_path_factory.mktemp("brief") / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    (bias,) = [name for name in weights if name.endswith("decoder.layer_norm.bias")]
+    (embedding,) = [name for name in weights if name.endswith("decoder.embed_tokens.weight")]
+    eot = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    weights[bias] += 10 * weights[embedding][eot]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def arguments(model: Path, *others: object) -> list[str]:
+    return ["transcribe", "--model", str(model), *map(str, others), *QUICK]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    folder = tmp_path / "recordings"
+    (folder / "b").mkdir(parents=True)
+    shutil.copy(CLIP, folder / "one.opus")
+    shutil.copy(CLIP, folder / "b" / "one.opus")
+    return folder
+
+
+def test_formats_folders_and_names(command: Command, tiny_model: Path, recordings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    outcome = command(arguments(tiny_model, recordings, "--format", "all", "--output", output, "--n_best=2"))
+    assert outcome.status == 0, outcome.err
+    found = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    kinds = ("json", "srt", "txt", "vtt")
+    assert found == [f"b/one.{kind}" for kind in kinds] + [f"one.{kind}" for kind in kinds]
+    content = json.loads((output / "one.json").read_text(encoding="utf-8"))
+    assert content["language"] == "it"
+    assert content["language_prob"] is None
+    assert content["model"] == str(tiny_model)
+    assert content["duration"] == pytest.approx(soundfile.info(CLIP).duration, abs=0.01)
+    joined = "".join(segment["text"] for segment in content["segments"])
+    assert joined.replace(" ", "") == content["text"].replace(" ", "")
+    assert len(content["windows"][0]["hypotheses"]) == 1  # greedy search has no others
+
+
+def test_files_that_are_there_are_kept(
+    command: Command, tiny_model: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on where it was interrupted, and only --overwrite replaces."""
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "one.txt").write_text("mine", encoding="utf-8")
+    both = arguments(tiny_model, recordings, "--output", output)
+    outcome = command(both)
+    assert outcome.status == 0
+    assert "1 of 2 are there already and kept" in outcome.err
+    assert (output / "one.txt").read_text(encoding="utf-8") == "mine"
+    written = (output / "b" / "one.txt").stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_checkpoint", lambda *_: pytest.fail("nothing is left to do"))
+        assert command(both).status == 0
+    assert (output / "b" / "one.txt").stat().st_mtime_ns == written.st_mtime_ns
+    assert command([*both, "--overwrite", "true"]).status == 0
+    assert (output / "one.txt").read_text(encoding="utf-8") != "mine"
+
+
+def test_bad_recordings_are_reported_and_the_others_finish(
+    command: Command, tiny_model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    content = CLIP.read_bytes()
+    (bad / "empty.wav").write_bytes(b"")
+    (bad / "garbage.flac").write_bytes(np.random.default_rng(0).bytes(5000))
+    (bad / "text.mp3").write_text("This is no recording.", encoding="utf-8")
+    (bad / "cut.ogg").write_bytes(content[: len(content) // 2])
+    tone = np.sin(np.arange(48_000) / 10).astype(np.float32)
+    for name in ("cut.wav", "cut.flac", "cut.mp3"):
+        soundfile.write(bad / f"whole-{name}", tone, 16_000)
+        whole = (bad / f"whole-{name}").read_bytes()
+        (bad / f"whole-{name}").unlink()
+        (bad / name).write_bytes(whole[: len(whole) // 2])
+    (bad / "nan.wav").touch()
+    soundfile.write(bad / "nan.wav", np.full(4000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    missing = tmp_path / "missing.wav"
+    output = tmp_path / "out"
+    outcome = command(arguments(tiny_model, bad, missing, recordings / "one.opus", "--output", output))
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    failed = [line for line in outcome.err.splitlines() if line.startswith("not transcribed: ")]
+    for path in [*bad.iterdir(), missing]:
+        (line,) = [line for line in failed if str(path) in line]
+        assert ";" in line  # what to do
+    assert "9 of 10 recordings could not be transcribed" in outcome.err
+    assert [path.name for path in output.iterdir()] == ["one.txt"]
+
+
+def test_a_wrong_suffix_does_not_matter(command: Command, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copy(CLIP, tmp_path / "opus.wav")
+    outcome = command(arguments(tiny_model, tmp_path / "opus.wav"))
+    assert outcome.status == 0, outcome.err
+
+
+def test_printed_without_output(command: Command, tiny_model: Path, recordings: Path) -> None:
+    outcome = command(arguments(tiny_model, recordings / "one.opus", recordings / "b"))
+    assert outcome.status == 0
+    assert f"{recordings / 'one.opus'} (it)" in outcome.out
+    assert f"{recordings / 'b' / 'one.opus'} (it)" in outcome.out
+    assert not list(recordings.rglob("*.txt"))
+
+
+def test_find_audio(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (recordings / "notes.txt").touch()
+    (recordings / "LOUD.WAV").touch()
+    one, other = recordings / "one.opus", recordings / "b" / "one.opus"
+    assert find_audio([str(recordings)]) == [recordings / "LOUD.WAV", other, one]
+    assert find_audio([str(recordings / "*.opus"), str(recordings)]) == [one, recordings / "LOUD.WAV", other]
+    assert find_audio([str(recordings / "**" / "*.opus")]) == [other, one]
+    monkeypatch.chdir(recordings)
+    assert find_audio(["one.opus", str(one), "notes.txt"]) == [Path("one.opus"), Path("notes.txt")]
+    (recordings / "odd[1].wav").touch()
+    assert find_audio(["odd[1].wav"]) == [Path("odd[1].wav")]
+    for given, problem in (([], "nothing to transcribe"), (["*.xyz"], "no file matches"), (["empty"], "no audio")):
+        Path("empty").mkdir(exist_ok=True)
+        with pytest.raises(RecipeError, match=problem):
+            find_audio(given)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--format=doc"], ["format is 'doc'", "txt, srt, vtt, json"]),
+        (["--temperature=[0,99]"], ["temperature"]),
+        (["--beam_size=0"], ["beam_size is 0"]),
+        (["--n_best=0"], ["n_best is 0"]),
+        (["--batch_size=0"], ["batch_size is 0"]),
+        (["--language=xx"], ["unknown language 'xx'"]),
+        (["--language_token=it"], ["language_token is given without language"]),
+        (["--tempratur=0"], ["unknown flag", "temperature"]),
+        (["--output=/dev/null/x"], ["cannot write"]),
+    ],
+)
+def test_bad_flags(refused: Callable[..., str], tiny_model: Path, flags: list[str], parts: list[str]) -> None:
+    refused(["transcribe", f"--model={tiny_model}", str(CLIP), *flags], *parts)
+
+
+def test_help_names_every_flag(command: Command) -> None:
+    outcome = command(["transcribe", "--help"])
+    assert outcome.status == 0
+    for name in ("--model", "--format", "--beam_size", "--temperature", "--no_speech_threshold", "--frames.selection"):
+        assert name in outcome.out
+
+
+@pytest.mark.slow
+def test_three_hours_of_silence(command: Command, tiny_model: Path, tmp_path: Path) -> None:
+    """Read, decoded and passed over in memory that does not grow with it."""
+    import resource
+
+    path = tmp_path / "silence.flac"
+    with soundfile.SoundFile(path, "w", 16_000, 1) as file:
+        for _ in range(180):
+            file.write(np.zeros(60 * 16_000, np.float32))
+    command(arguments(tiny_model, CLIP))  # what the program itself takes
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome = command(
+        arguments(tiny_model, path, "--output", tmp_path / "out", "--no_speech_threshold=0", "--logprob_threshold=null")
+    )
+    assert outcome.status == 0, outcome.err
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 150_000  # KiB; its samples alone would take 690 MB
