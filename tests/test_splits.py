@@ -196,9 +196,8 @@ def test_the_same_audio_counts_by_content_and_span(tmp_path: Path, text: TextSet
 def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
     rows = [f"a{n}.wav,{'parola ' * 8}{n},{'detto prima' if n == 3 else ''}" for n in range(30)]
     split = load(write(tmp_path, "train", rows, "audio,text,prompt"), text)
-    options = WindowOptions(stitched_share=0.25)
-    added = split.add_stitched(options, text, seed=0)
-    assert added == 10
+    options = WindowOptions(stitched_share=0.25, timestamps=0)
+    assert split.arrange(options, text, seed=0) == (10, 0, 0)
     lists = (split.windows, split.num_samples, split.targets, split.languages)
     assert [len(entries) for entries in lists] == [40] * 4
     for window, samples, target in list(zip(split.windows, split.num_samples, split.targets, strict=True))[30:]:

@@ -283,7 +283,7 @@ def test_stitched_windows_in_a_run(
     run = tmp_path / "run"
     assert samples.train_run(run, epochs=1, windows__stitched_share=0.3) == 0
     # 0.3 of all windows, so 0.3 / 0.7 of the 11 clips.
-    assert "5 of them stitched" in capsys.readouterr().err
+    assert "16 windows (5 stitched, " in capsys.readouterr().err
     assert len(lengths) == 16
     assert sum(row["utterances"] for row in step_rows(run)) == 16
 
