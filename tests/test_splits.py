@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,10 +16,6 @@ import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parent / "checkpoints"))
-import checkpoint_samples
-
-from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import DataError, ManifestError, RecipeError
 from whispertune.splits import (
@@ -39,23 +34,6 @@ from whispertune.transcripts import TextSettings, leaves_something
 from whispertune.windows import WindowOptions, single_windows
 
 RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    """Multilingual, a token a byte."""
-    alphabet = checkpoint_samples.byte_alphabet()
-    unused = [f"unused{number}" for number in range(50_257 - len(alphabet))]
-    vocab = {token: number for number, token in enumerate([*alphabet, *unused, "<|endoftext|>"])}
-    shift = len(vocab) - len(checkpoint_samples.VOCAB)
-    specials = {name: number + shift for name, number in checkpoint_samples.SPECIALS.items()}
-    text, _ = complete_tokenizer(build_tokenizer(vocab, [], specials), 51_865, "tiny")
-    return Tokenizer.from_json(text, 51_865)
-
-
-@pytest.fixture
-def text(tokenizer: Tokenizer) -> TextSettings:
-    return TextSettings(tokenizer, "it", "transcribe")
 
 
 def write(folder: Path, name: str, rows: Sequence[str], header: str = "audio,text") -> Path:
