@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "model"))  # random_whisper.py
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("model", "checkpoints")]  # their samples

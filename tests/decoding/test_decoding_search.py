@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +13,12 @@ from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.prompts import begin
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.model.whisper import DecoderCache
 from whispertune.states import EncoderStates
 
 CPU = torch.device("cpu")
@@ -78,7 +80,8 @@ def test_greedy_rows_are_what_they_are_alone(
 ) -> None:
     """Rows of a batch that end, loop or are stopped at different times, each against one searched by hand."""
     states, decoder = random_states(rows, seed), DECODERS[which]
-    found = greedy_search(decoder, states, [PROMPT] * rows, RULES, EOT, limits[:rows], cut_loops=cut_loops)
+    begun = begin(decoder, states, [PROMPT] * rows)
+    found = greedy_search(decoder, begun, RULES, EOT, limits[:rows], cut_loops=cut_loops)
     for row, hypothesis in enumerate(found):
         assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
 
@@ -89,7 +92,7 @@ def test_the_models_above_do_end_loop_and_get_stopped() -> None:
         hypothesis
         for seed, decoder in enumerate(DECODERS * 4)
         for hypothesis in greedy_search(
-            decoder, random_states(6, seed), [PROMPT] * 6, RULES, EOT, [30] * 6, cut_loops=seed % 2 == 0
+            decoder, begin(decoder, random_states(6, seed), [PROMPT] * 6), RULES, EOT, [30] * 6, cut_loops=seed % 2 == 0
         )
     ]
     assert sum(h.looped for h in found) > 5
@@ -116,7 +119,7 @@ def test_without_the_rules_they_would() -> None:
     found = [
         hypothesis
         for seed, decoder in enumerate(DECODERS * 5)
-        for hypothesis in greedy_search(decoder, random_states(6, seed), [PROMPT] * 6, free, EOT, [12] * 6)
+        for hypothesis in decode_windows(decoder, random_states(6, seed), [PROMPT] * 6, free, EOT, [12] * 6, GREEDY)
     ]
     assert any(set(h.tokens) & set(SUPPRESSED) for h in found)
     assert any(not h.tokens or h.tokens[0] == 5 for h in found)
@@ -162,8 +165,9 @@ def test_beam_search_rows_are_what_they_are_alone(
     rows: int, seed: int, which: int, limits: list[int], beam_size: int, length_penalty: float
 ) -> None:
     states, decoder = random_states(rows, seed), DECODERS[which]
+    begun = begin(decoder, states, [PROMPT] * rows)
     found = beam_search(
-        decoder, states, [PROMPT] * rows, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
+        decoder, begun, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
     )  # fmt: skip
     for row, hypothesis in enumerate(found):
         expected = reference_beam(decoder, states.select([row]), limits[row], beam_size, length_penalty)
@@ -174,7 +178,7 @@ def test_beam_search_rows_are_what_they_are_alone(
 @given(st.integers(0, 10_000), st.integers(0, 3))
 def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
     states, decoder = random_states(3, seed), DECODERS[which]
-    arguments = (decoder, states, [PROMPT] * 3, RULES, EOT, [10] * 3)
+    arguments = (decoder, begin(decoder, states, [PROMPT] * 3), RULES, EOT, [10] * 3)
     greedy = greedy_search(*arguments)
     for hypothesis, one in zip(greedy, beam_search(*arguments, beam_size=1), strict=True):
         if hypothesis.ended and one.ended:
@@ -216,8 +220,8 @@ def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
     loop, eot = 3, 7
 
     class Looping:
-        def start(self, *_: object) -> SimpleNamespace:
-            return SimpleNamespace(select=lambda *_: None)
+        def start(self, *_: object) -> DecoderCache:
+            return DecoderCache(torch.zeros(1, 1, 1, 0, 1), torch.zeros(1, 1, 1, 0, 1), [], [], None)
 
         def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
             return torch.zeros(len(input_ids), 1)
@@ -229,5 +233,6 @@ def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
 
     states = EncoderStates(torch.zeros(1, 1, 4), None)
     rules = LogitRules(8, [], [], torch.device("cpu"))
-    (found,) = beam_search(Looping(), states, [[1]], rules, eot, [40], beam_size=2)  # type: ignore[arg-type]
+    looping: Any = Looping()
+    (found,) = beam_search(looping, begin(looping, states, [[1]]), rules, eot, [40], beam_size=2)
     assert found.ended

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
-from whispertune.states import EncoderStates
 
 
 @dataclass(slots=True)
@@ -21,30 +22,31 @@ class _Beams:
     log_probs: list[float]
     finished: list[tuple[float, Hypothesis]] = field(default_factory=list)
 
-    def finish(self, hypothesis: Hypothesis, num_tokens: int, length_penalty: float, beam_size: int) -> None:
+    def finish(self, hypothesis: Hypothesis, num_tokens: int, length_penalty: float, num_finished: int) -> None:
         score = hypothesis.log_prob / num_tokens**length_penalty
-        self.finished.append((score, hypothesis))
+        self.finished.append((score, replace(hypothesis, score=score)))
         self.finished.sort(key=lambda entry: -entry[0])
-        del self.finished[beam_size:]
+        del self.finished[num_finished:]
 
-    def can_improve(self, num_tokens: int, length_penalty: float, beam_size: int) -> bool:
+    def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
         best_running = self.log_probs[0] / num_tokens**length_penalty
-        return len(self.finished) < beam_size or best_running > self.finished[-1][0]
+        return len(self.finished) < num_finished or best_running > self.finished[-1][0]
 
 
 @torch.inference_mode()
 def beam_search(
     decoder: Decoder,
-    states: EncoderStates,
-    prompts: Sequence[Sequence[int]],
+    begun: Begun,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
     *,
     beam_size: int,
     length_penalty: float = 1.0,
+    patience: float = 1.0,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each of U windows.
+    """The best hypothesis of each of U windows, the others that ended as its `alternatives`.
 
     Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
     best continuations are taken; those among the first beam_size that end are kept as finished, the best
@@ -52,12 +54,15 @@ def beam_search(
     early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended).
     Arguments otherwise as in `greedy_search`.
     """
-    device = states.states.device
+    device = begun.hidden.device
     num_candidates = 2 * beam_size
-    cache = decoder.start(states.states, states.log_weights)
-    inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
-    log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=True)
-    searches = [_Beams(row, [[]], [0.0]) for row in range(len(prompts))]
+    num_finished = max(1, round(beam_size * patience))
+    cache, hidden = begun.fork()
+    log_probs = rules.log_probs(decoder.logits(hidden), first=True)
+    history = None if timestamps is None else timestamps.start(len(max_tokens), device)
+    if history is not None:
+        log_probs = history.restrict(log_probs)
+    searches = [_Beams(row, [[]], [0.0]) for row in range(len(max_tokens))]
     results: dict[int, Hypothesis] = {}
     vocab_size = log_probs.shape[-1]
     while True:
@@ -76,7 +81,7 @@ def beam_search(
                 if token == eot:
                     if rank < beam_size and score > -torch.inf:
                         ended = Hypothesis(tuple(search.tokens[beam]), score)
-                        search.finish(ended, num_tokens, length_penalty, beam_size)
+                        search.finish(ended, num_tokens, length_penalty, num_finished)
                 elif len(next_beams) < beam_size:
                     next_beams.append((beam, token, score))
             at_limit = num_tokens > max_tokens[search.row]
@@ -85,19 +90,25 @@ def beam_search(
             if at_limit and not search.finished:
                 for tokens, log_prob in zip(search.tokens, search.log_probs, strict=True):
                     cut = Hypothesis(tuple(tokens), log_prob, ended=False)
-                    search.finish(cut, max(1, len(tokens)), length_penalty, beam_size)
+                    search.finish(cut, max(1, len(tokens)), length_penalty, num_finished)
             search.tokens = [[*search.tokens[beam], token] for beam, token, _ in next_beams]
             search.log_probs = [score for _, _, score in next_beams]
-            if at_limit or not search.can_improve(num_tokens, length_penalty, beam_size):
-                results[search.row] = search.finished[0][1]
+            if at_limit or not search.can_improve(num_tokens, length_penalty, num_finished):
+                best, *others = (hypothesis for _, hypothesis in search.finished)
+                results[search.row] = replace(best, alternatives=tuple(others))
                 continue
             staying.append(position)
             source_rows += [position * beams + beam for beam, _, _ in next_beams]
             next_tokens += [token for _, token, _ in next_beams]
         if not staying:
-            return [results[row] for row in range(len(prompts))]
+            return [results[row] for row in range(len(max_tokens))]
         kept = torch.tensor(staying, device=device) if len(staying) < len(searches) else None
-        cache.select(torch.tensor(source_rows, device=device), kept)
+        sources = torch.tensor(source_rows, device=device)
+        cache.select(sources, kept)
         searches = [searches[position] for position in staying]
         inputs = torch.tensor(next_tokens, device=device)[:, None]
         log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=False)
+        if history is not None:
+            history.select(sources)
+            history.append(inputs[:, 0])
+            log_probs = history.restrict(log_probs)

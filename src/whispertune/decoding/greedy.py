@@ -6,36 +6,39 @@ from collections.abc import Sequence
 
 import torch
 
+from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
-from whispertune.states import EncoderStates
 
 
 @torch.inference_mode()
 def greedy_search(
     decoder: Decoder,
-    states: EncoderStates,
-    prompts: Sequence[Sequence[int]],
+    begun: Begun,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
     *,
     cut_loops: bool = False,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """One hypothesis a row.
 
-    states: of B windows, in the decoder's type and on its device; prompts: B, equally long; max_tokens: B, how
-    many tokens a row may emit before it is stopped. With `cut_loops` a row that repeats itself is cut.
+    begun: B windows with their prompts; max_tokens: B, how many tokens a row may emit before it is stopped. With
+    `cut_loops` a row that repeats itself is cut. With `timestamps` tokens hold timestamps, as the prompts must ask for.
     """
-    device = states.states.device
-    rows = list(range(len(prompts)))  # which input each batch row works for
+    device = begun.hidden.device
+    rows = list(range(len(max_tokens)))  # which input each batch row works for
     tokens: list[list[int]] = [[] for _ in rows]
     log_probs = [0.0] * len(rows)
     finished: dict[int, Hypothesis] = {}
-    cache = decoder.start(states.states, states.log_weights)
-    inputs = torch.tensor([list(prompt) for prompt in prompts], device=device)
+    cache, hidden = begun.fork()
+    history = None if timestamps is None else timestamps.start(len(rows), device)
     for step in range(max(max_tokens) + 1):
-        log_probs_now = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=step == 0)
+        log_probs_now = rules.log_probs(decoder.logits(hidden), first=step == 0)
+        if history is not None:
+            log_probs_now = history.restrict(log_probs_now)
         best, chosen = log_probs_now.max(dim=-1)
         chosen_log_probs = best.tolist()
         staying = []
@@ -61,7 +64,10 @@ def greedy_search(
             kept = torch.tensor(staying, device=device)
             cache.select(kept, kept)
             rows = [rows[position] for position in staying]
-            inputs = chosen[kept][:, None]
-        else:
-            inputs = chosen[:, None]
-    return [finished[row] for row in range(len(prompts))]
+            chosen = chosen[kept]
+            if history is not None:
+                history.select(kept)
+        if history is not None:
+            history.append(chosen)
+        hidden = decoder.step(chosen[:, None], cache)
+    return [finished[row] for row in range(len(max_tokens))]

@@ -33,13 +33,16 @@ class Hypothesis:
     """Tokens of one search result, without prompt and end of text.
 
     log_prob: their sum, end of text included (natural logarithm). ended: whether the model ended it itself.
-    looped: whether it was cut where it began to repeat itself.
+    looped: whether it was cut where it began to repeat itself. score: what it was ranked by, and alternatives: the
+    hypotheses ranked behind it, where a search had several.
     """
 
     tokens: tuple[int, ...]
     log_prob: float
     ended: bool = True
     looped: bool = False
+    score: float | None = None
+    alternatives: tuple[Hypothesis, ...] = ()
 
 
 def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:

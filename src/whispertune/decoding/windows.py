@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.prompts import begin
 from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
 from whispertune.states import EncoderStates
@@ -26,9 +28,14 @@ class SearchOptions:
     length_penalty: float = 1.0
     """Exponent of the length that a hypothesis's log-probability is divided by; above 1 favours longer ones."""
 
+    patience: float = 1.0
+    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.beam_size <= 64:
             raise RecipeError(f"search.beam_size is {self.beam_size}; it must lie between 1 and 64")
+        if not 0 < self.patience <= 16:
+            raise RecipeError(f"search.patience is {self.patience}; it must be above 0 and at most 16")
 
 
 GREEDY = SearchOptions(beam_size=1)
@@ -44,12 +51,14 @@ def decode_windows(
     search: SearchOptions,
     *,
     cut_loops: bool = False,
+    timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """One hypothesis for each of B windows.
 
     states: of the B windows, in the decoder's type and on its device; prompts: B token lists, of any lengths
     (rows of one length are decoded together); max_tokens: B, tokens after which a row is stopped. Windows
-    should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's.
+    should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's. With
+    `timestamps` tokens hold timestamps, and prompts must ask for them (`prompt_tokens(..., timestamps=True)`).
     """
     results: dict[int, Hypothesis] = {}
     by_length: dict[int, list[int]] = {}
@@ -57,15 +66,20 @@ def decode_windows(
         by_length.setdefault(len(prompt), []).append(row)
     at_once = max(1, ROWS_AT_ONCE // search.beam_size)
     for rows in by_length.values():
-        for begin in range(0, len(rows), at_once):
-            batch = rows[begin : begin + at_once]
+        for first in range(0, len(rows), at_once):
+            batch = rows[first : first + at_once]
             part = states if len(batch) == len(prompts) else states.select(batch)
-            arguments = (
-                decoder, part, [prompts[i] for i in batch], rules, eot, [max_tokens[i] for i in batch]
-            )  # fmt: skip
+            begun = begin(decoder, part, [prompts[i] for i in batch])
+            arguments = (decoder, begun, rules, eot, [max_tokens[i] for i in batch])
             if search.beam_size == 1:
-                found = greedy_search(*arguments, cut_loops=cut_loops)
+                found = greedy_search(*arguments, cut_loops=cut_loops, timestamps=timestamps)
             else:
-                found = beam_search(*arguments, beam_size=search.beam_size, length_penalty=search.length_penalty)
+                found = beam_search(
+                    *arguments,
+                    beam_size=search.beam_size,
+                    length_penalty=search.length_penalty,
+                    patience=search.patience,
+                    timestamps=timestamps,
+                )
             results.update(zip(batch, found, strict=True))
     return [results[row] for row in range(len(prompts))]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
 from whispertune.model.config import WhisperConfig
-from whispertune.model.rows import Rows, attend_by_row
+from whispertune.model.rows import HIDDEN, Rows, attend_by_row
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -114,6 +114,8 @@ class DecoderCache:
 
     self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
     cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
+    padding: (B,) how many of the first tokens of each row are filler (a prompt shorter than the others stands at
+    the end of the prompt's columns), or None.
     """
 
     self_keys: Tensor
@@ -122,6 +124,7 @@ class DecoderCache:
     cross_values: list[Tensor]
     cross_bias: Tensor | None
     num_tokens: int = 0
+    padding: Tensor | None = None
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for so many tokens a row."""
@@ -140,11 +143,19 @@ class DecoderCache:
             new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
             new[:, :, :, :used] = old[:, rows, :, :used]
             setattr(self, name, new)
+        self.padding = None if self.padding is None else self.padding[rows]
         if utterances is not None:
             for layer in range(len(self.cross_keys)):  # one by one: all at once would be held twice
                 self.cross_keys[layer] = self.cross_keys[layer][utterances]
                 self.cross_values[layer] = self.cross_values[layer][utterances]
             self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
+
+
+def _visible(begin: int, end: int, padding: Tensor) -> Tensor:
+    """A bias (B, 1, end - begin, end) that hides a row's padding (B,), and what comes later, from the new tokens."""
+    keys = torch.arange(end, device=padding.device)
+    seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
+    return torch.where(seen, 0.0, HIDDEN)[:, None]
 
 
 class Decoder(nn.Module):
@@ -249,7 +260,14 @@ class Decoder(nn.Module):
         """
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
-        x = self.embed_tokens(input_ids) + self.embed_positions.weight[begin:end]
+        num_new = end - begin
+        bias = None
+        positions = torch.arange(begin, end, device=input_ids.device)
+        if cache.padding is not None:
+            bias = _visible(begin, end, cache.padding).to(cache.self_keys.dtype)
+            # A row may run on behind its end, as long as others do; its position then is of no account.
+            positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
+        x = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for index, layer in enumerate(self.blocks()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
@@ -259,7 +277,8 @@ class Decoder(nn.Module):
                 normed,
                 cache.self_keys[index, :, :, :end],
                 cache.self_values[index, :, :, :end],
-                causal=end - begin > 1,
+                bias,
+                causal=bias is None and num_new > 1,
             )
             normed = layer.encoder_attn_layer_norm(x)
             keys, values = cache.cross_keys[index], cache.cross_values[index]

@@ -1,0 +1,169 @@
+"""Windows decoded until the result looks like speech: first the likeliest, then samples at rising temperatures.
+
+A result fails if its text compresses too well (it repeats itself) or its tokens are too unlikely; but a window that
+the model takes for silence is left as it is. As openai-whisper does.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from whispertune.decoding.beam import beam_search
+from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.prompts import begin
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.sampling import sample_search
+from whispertune.decoding.timestamps import TimestampRules
+from whispertune.errors import RecipeError
+from whispertune.model.whisper import Decoder
+from whispertune.states import EncoderStates
+from whispertune.text.tokenizer import Tokenizer
+
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallbackOptions:
+    """How a window is decoded, and when its result is tried again."""
+
+    beam_size: int = 5
+    """Hypotheses kept side by side at temperature 0; 1 is greedy search, the fastest."""
+
+    patience: float = 1.0
+    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
+
+    length_penalty: float = 1.0
+    """Exponent of the length that a hypothesis's log-probability is divided by (beam search)."""
+
+    temperature: tuple[float, ...] = TEMPERATURES
+    """Tried one after the other until a result passes: 0 takes the likeliest, above 0 tokens are drawn at random."""
+
+    best_of: int = 5
+    """Samples drawn at a temperature above 0, of which the likeliest is taken."""
+
+    compression_ratio_threshold: float | None = 2.4
+    """A text that zlib compresses by more than this repeats itself: the window is tried again."""
+
+    logprob_threshold: float | None = -1.0
+    """A result whose tokens have a mean log-probability below this is tried again."""
+
+    no_speech_threshold: float | None = 0.6
+    """A window with a higher probability of no speech, and a result below logprob_threshold, is silence."""
+
+    repetition_guard: bool = True
+    """Cut a window's output where it begins to repeat itself, and try again."""
+
+    seed: int = 0
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("beam_size", 1, 64), ("best_of", 1, 64)):
+            if not least <= getattr(self, name) <= most:
+                raise RecipeError(f"{name} is {getattr(self, name)}; it must lie between {least} and {most}")
+        if not 0 < self.patience <= 16:
+            raise RecipeError(f"patience is {self.patience}; it must be above 0 and at most 16")
+        if not self.temperature or not all(0 <= value <= 10 for value in self.temperature):
+            raise RecipeError(f"temperature is {list(self.temperature)}; it takes numbers from 0 to 10: [0,0.2]")
+        if self.no_speech_threshold is not None and not 0 <= self.no_speech_threshold <= 1:
+            raise RecipeError(f"no_speech_threshold is {self.no_speech_threshold}; it must lie between 0 and 1")
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """What one window came to. mean_log_prob: per token, end of text counted, at `temperature` 1."""
+
+    hypothesis: Hypothesis
+    text: str
+    temperature: float
+    mean_log_prob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+    def failed(self, options: FallbackOptions) -> bool:
+        """Whether the next temperature is tried."""
+        if self.hypothesis.looped:
+            return True
+        repeats = options.compression_ratio_threshold is not None and (
+            self.compression_ratio > options.compression_ratio_threshold
+        )
+        unlikely = options.logprob_threshold is not None and self.mean_log_prob < options.logprob_threshold
+        silent = options.no_speech_threshold is not None and self.no_speech_prob > options.no_speech_threshold
+        return (repeats or unlikely) and not (silent and unlikely)
+
+    def is_silence(self, options: FallbackOptions) -> bool:
+        """Whether the window is passed over: probably no speech, and the result is not likely either."""
+        if options.no_speech_threshold is None or self.no_speech_prob <= options.no_speech_threshold:
+            return False
+        return options.logprob_threshold is None or self.mean_log_prob <= options.logprob_threshold
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a text over those that zlib makes of it: above 2.4 it repeats itself."""
+    content = text.encode("utf-8", errors="surrogatepass")
+    return len(content) / len(zlib.compress(content))
+
+
+def decode_with_fallback(
+    decoder: Decoder,
+    states: EncoderStates,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    rules: LogitRules,
+    max_tokens: Sequence[int],
+    options: FallbackOptions,
+    *,
+    seeds: Sequence[Sequence[int]],
+    timestamps: TimestampRules | None,
+) -> list[WindowResult]:
+    """The result of each of B windows.
+
+    prompts: B token lists of any lengths, previous text included, for text with or without timestamps as `timestamps`
+    says. seeds: B, what a window's samples follow from beside `options.seed`, so that neither the batch nor the
+    order of files changes them.
+    """
+    begun = begin(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
+    results: dict[int, WindowResult] = {}
+    pending = list(range(len(prompts)))
+    for number, temperature in enumerate(options.temperature):
+        part = begun if len(pending) == len(prompts) else begun.select(pending)
+        arguments = (decoder, part, rules, tokenizer.eot, [max_tokens[row] for row in pending])
+        if temperature > 0:
+            draws = [(options.seed, *seeds[row], number) for row in pending]
+            found = sample_search(
+                *arguments, temperature=temperature, seeds=draws, best_of=options.best_of,
+                cut_loops=options.repetition_guard, timestamps=timestamps,
+            )  # fmt: skip
+        elif options.beam_size == 1:
+            found = greedy_search(*arguments, cut_loops=options.repetition_guard, timestamps=timestamps)
+        else:
+            found = beam_search(
+                *arguments, beam_size=options.beam_size, length_penalty=options.length_penalty,
+                patience=options.patience, timestamps=timestamps,
+            )  # fmt: skip
+        for row, hypothesis in zip(pending, found, strict=True):
+            results[row] = _result(hypothesis, tokenizer, temperature, begun.no_speech_probs[row], options)
+        pending = [row for row in pending if results[row].failed(options)]
+        if not pending:
+            break
+    return [results[row] for row in range(len(prompts))]
+
+
+def _result(
+    hypothesis: Hypothesis, tokenizer: Tokenizer, temperature: float, no_speech_prob: float, options: FallbackOptions
+) -> WindowResult:
+    # Beam search does not look for loops as it goes: what it settled on may end in one.
+    if options.repetition_guard and (loop := repeated_tail(hypothesis.tokens)):
+        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:-loop], looped=True)
+    text = tokenizer.decode(hypothesis.tokens).strip()
+    return WindowResult(
+        hypothesis=hypothesis,
+        text=text,
+        temperature=temperature,
+        mean_log_prob=hypothesis.log_prob / (len(hypothesis.tokens) + 1),
+        compression_ratio=compression_ratio(text),
+        no_speech_prob=no_speech_prob,
+    )

@@ -1,0 +1,26 @@
+"""Which language is spoken in a window: what the decoder would say first, among its languages."""
+
+from __future__ import annotations
+
+import torch
+
+from whispertune.decoding.prompts import begin
+from whispertune.model.whisper import Decoder
+from whispertune.states import EncoderStates
+from whispertune.text.tokenizer import Tokenizer
+
+
+def detect_languages(decoder: Decoder, states: EncoderStates, tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """Code of the likeliest language of each of B windows, and its probability among all languages of the model.
+
+    One decoder step behind `<|startoftranscript|>`. An English-only model knows no other: ("en", 1.0).
+    """
+    num_windows = states.states.shape[0]
+    if not tokenizer.languages:
+        return [("en", 1.0)] * num_windows
+    codes = list(tokenizer.languages)
+    with torch.inference_mode():
+        begun = begin(decoder, states, [[tokenizer.sot]] * num_windows)
+        logits = decoder.logits(begun.hidden).float()[:, list(tokenizer.languages.values())]
+        probs, places = logits.softmax(-1).max(-1)
+    return [(codes[place], prob) for place, prob in zip(places.tolist(), probs.tolist(), strict=True)]

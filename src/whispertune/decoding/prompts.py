@@ -1,0 +1,76 @@
+"""What the decoder is told before it speaks, worked through once for all searches of a window.
+
+Prompts that carry previous text differ in length. Shorter ones stand at the end of the batch's columns, behind filler
+that nothing attends to, so that rows with different pasts run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from whispertune.model.whisper import Decoder, DecoderCache
+from whispertune.states import EncoderStates
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch whose prompts the decoder has seen.
+
+    hidden: (B, D) behind each prompt's last token. no_speech_probs: B, the probability of `<|nospeech|>` behind
+    `<|startoftranscript|>`, or empty if it was not asked for.
+    """
+
+    hidden: Tensor
+    no_speech_probs: list[float]
+    _cache: DecoderCache
+
+    def fork(self) -> tuple[DecoderCache, Tensor]:
+        """Cache and hidden states for one search. Several searches may follow one another, but not overlap."""
+        cache = self._cache
+        # Tokens of an earlier search may stand behind the prompts; each one writes its own before it reads them.
+        own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
+        return own, self.hidden
+
+    def select(self, rows: Sequence[int]) -> Begun:
+        """These rows alone."""
+        cache, hidden = self.fork()
+        chosen = torch.tensor(list(rows), device=hidden.device)
+        cache.select(chosen, chosen)
+        probs = [self.no_speech_probs[row] for row in rows] if self.no_speech_probs else []
+        return Begun(hidden[chosen], probs, cache)
+
+
+@torch.inference_mode()
+def begin(
+    decoder: Decoder,
+    states: EncoderStates,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sot: int | None = None,
+    no_speech: int | None = None,
+) -> Begun:
+    """Let the decoder see the prompts (B lists of any lengths) of B windows.
+
+    With `sot` and `no_speech` (token ids) each prompt must hold `sot` equally far from its end.
+    """
+    device = states.states.device
+    longest = max(map(len, prompts))
+    cache = decoder.start(states.states, states.log_weights)
+    if any(len(prompt) < longest for prompt in prompts):
+        cache.padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    filled = [[prompt[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    tokens = torch.tensor(filled, device=device)
+    probs: list[float] = []
+    if sot is not None and no_speech is not None:
+        behind_sot = max(place for place, token in enumerate(filled[0]) if token == sot) + 1
+        hidden = decoder.step(tokens[:, :behind_sot], cache)
+        probs = decoder.logits(hidden).float().softmax(-1)[:, no_speech].tolist()
+        if behind_sot < longest:
+            hidden = decoder.step(tokens[:, behind_sot:], cache)
+    else:
+        hidden = decoder.step(tokens, cache)
+    return Begun(hidden, probs, cache)

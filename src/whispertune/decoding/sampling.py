@@ -1,0 +1,123 @@
+"""Sampling: tokens drawn at a temperature, the likeliest of several draws a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertune.decoding.prompts import Begun
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.timestamps import TimestampRules
+from whispertune.model.whisper import Decoder
+
+
+@torch.inference_mode()
+def sample_search(
+    decoder: Decoder,
+    begun: Begun,
+    rules: LogitRules,
+    eot: int,
+    max_tokens: Sequence[int],
+    *,
+    temperature: float,
+    seeds: Sequence[Sequence[int]],
+    best_of: int = 1,
+    cut_loops: bool = False,
+    timestamps: TimestampRules | None = None,
+) -> list[Hypothesis]:
+    """The best of `best_of` samples of each of U windows, by log-probability per token (end of text counted).
+
+    Tokens are drawn from softmax(log-probabilities / temperature); log_prob is that of temperature 1. seeds: U, what
+    a window's draws follow from, whatever runs beside it. With `cut_loops` samples that repeat themselves are cut.
+    """
+    device = begun.hidden.device
+    cache, hidden = begun.fork()
+    spread = torch.arange(len(seeds), device=device).repeat_interleave(best_of)
+    cache.select(spread)
+    hidden = hidden[spread]
+    history = None if timestamps is None else timestamps.start(len(spread), device)
+    windows = [_Window(seed, best_of, bound) for seed, bound in zip(seeds, max_tokens, strict=True)]
+    running = list(windows)
+    first = True
+    while True:
+        log_probs = rules.log_probs(decoder.logits(hidden), first=first)
+        if history is not None:
+            log_probs = history.restrict(log_probs)
+        chosen = _draw(log_probs / temperature, [u for window in running for u in window.uniform()])
+        values = log_probs.gather(1, chosen[:, None])[:, 0].tolist()
+        tokens = chosen.tolist()
+        for place, window in enumerate(running):
+            own = slice(place * best_of, (place + 1) * best_of)
+            window.add(tokens[own], values[own], eot, cut_loops)
+        staying = [place for place, window in enumerate(running) if not all(s.done for s in window.samples)]
+        if not staying:
+            return [window.best() for window in windows]
+        if len(staying) < len(running):
+            kept = torch.tensor(staying, device=device)
+            places = (kept[:, None] * best_of + torch.arange(best_of, device=device)).flatten()
+            cache.select(places, kept)
+            chosen = chosen[places]
+            if history is not None:
+                history.select(places)
+            running = [running[place] for place in staying]
+        if history is not None:
+            history.append(chosen)
+        hidden = decoder.step(chosen[:, None], cache)
+        first = False
+
+
+def _draw(logits: Tensor, uniform: Sequence[float]) -> Tensor:
+    """One token (B,) from each row of softmax(logits), where B uniform numbers fall in its cumulative sum."""
+    sums = logits.double().softmax(-1).cumsum(-1)
+    at = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * sums[:, -1:]
+    # Behind what equals it: a token of probability 0 adds nothing to the sum and is never met.
+    return torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+@dataclass(slots=True)
+class _Sample:
+    tokens: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    done: bool = False
+    ended: bool = False
+    looped: bool = False
+
+
+class _Window:
+    """One window's samples, and where their random numbers come from."""
+
+    def __init__(self, seed: Sequence[int], best_of: int, max_tokens: int) -> None:
+        self.samples = [_Sample() for _ in range(best_of)]
+        self._draws = [np.random.default_rng((*seed, number)) for number in range(best_of)]
+        self._max_tokens = max_tokens
+
+    def uniform(self) -> list[float]:
+        return [draws.random() for draws in self._draws]
+
+    def add(self, tokens: Sequence[int], log_probs: Sequence[float], eot: int, cut_loops: bool) -> None:
+        for sample, token, log_prob in zip(self.samples, tokens, log_probs, strict=True):
+            if sample.done:
+                continue
+            if token != eot and len(sample.tokens) == self._max_tokens:
+                sample.done = True
+                continue
+            sample.log_prob += log_prob
+            if token == eot:
+                sample.done = sample.ended = True
+                continue
+            sample.tokens.append(token)
+            if cut_loops and (loop := repeated_tail(sample.tokens)):
+                del sample.tokens[-loop:]
+                sample.done = sample.looped = True
+
+    def best(self) -> Hypothesis:
+        found = [
+            Hypothesis(tuple(s.tokens), s.log_prob, s.ended, s.looped, score=s.log_prob / (len(s.tokens) + 1))
+            for s in self.samples
+        ]
+        best, *others = sorted(found, key=lambda hypothesis: -(hypothesis.score or 0.0))
+        return replace(best, alternatives=tuple(others))
