@@ -105,11 +105,8 @@ class TextSettings:
             self._prompt(language, task, None)
             self.known_prompts.add((language, task))
 
-    def prompt(self, window: Window) -> list[int]:
-        """Prompt tokens of a window without timestamps; a row's own prompt goes before a previous text."""
-        return self._window_prompt(window, timestamps=False)
-
-    def _window_prompt(self, window: Window, *, timestamps: bool) -> list[int]:
+    def prompt(self, window: Window, *, timestamps: bool = False) -> list[int]:
+        """Prompt tokens of a window; a row's own prompt goes before a previous text."""
         first = window.utterances[0]
         previous = first.prompt if len(window.utterances) == 1 and first.prompt else window.previous_text
         return self._prompt(self.language_of(first), first.task, previous, timestamps=timestamps)
@@ -132,7 +129,7 @@ class TextSettings:
         timestamps = 0 < len(ids) <= MAX_TOKENS - MOST_PROMPT_TOKENS
         if not timestamps:
             ids = self._text_ids(window.text, language)
-        prompt = self._window_prompt(window, timestamps=timestamps)
+        prompt = self.prompt(window, timestamps=timestamps)
         start, excess = prompt.index(self.tokenizer.sot), len(prompt) + len(ids) - MAX_TOKENS
         if start and excess > 0:  # the prompt is <|startofprev|>, text, <|startoftranscript|> …
             prompt = [prompt[0], *prompt[1 + excess :]] if excess < start - 1 else prompt[start:]
