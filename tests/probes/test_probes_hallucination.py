@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from whispertune.decoding.rules import Hypothesis
-from whispertune.probes import hallucination as module
 from whispertune.probes.hallucination import Hallucination, SoundResult, count_stuck, holds_loop
 
 
@@ -45,7 +44,3 @@ def test_loops_and_caps_are_counted_apart() -> None:
         Hypothesis((1, 2, 3), 0.0, ended=False),
     ]
     assert count_stuck(hypotheses) == (3, 2)
-
-
-def test_sounds_are_two_windows_each() -> None:
-    assert module.WINDOWS_A_KIND == 2
