@@ -180,3 +180,27 @@ def test_half_precision_steps_equal_half_precision_whole(dtype: torch.dtype) -> 
     exact = DECODER(tokens, states.float(), log_weights)[:, -1]
     assert float((stepped - whole).norm() / whole.norm()) < 0.03
     assert float((stepped - exact).norm() / exact.norm()) < 0.03
+
+
+@pytest.mark.parametrize("split", [1, 3, 5])
+def test_prompts_of_many_lengths_side_by_side(split: int) -> None:
+    """Filler before the shorter ones, the prompt in two parts, rows taken over: what each row gets when alone."""
+    decoder = random_whisper().decoder
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(3, 9, 32, generator=generator)
+    rows = [torch.randint(61, (length,), generator=generator) for length in (6, 2, 4)]
+    rows = [torch.cat([row, torch.randint(61, (3,), generator=generator)]) for row in rows]  # 3 more, one by one
+    filled = torch.stack([torch.nn.functional.pad(row, (9 - len(row), 0), value=7) for row in rows])
+    with torch.inference_mode():
+        cache = decoder.start(states, None)
+        cache.padding = torch.tensor([9 - len(row) for row in rows])
+        for begin, end in ((0, split), (split, 6), (6, 7), (7, 8), (8, 9)):
+            if end > begin:
+                hidden = decoder.step(filled[:, begin:end], cache)
+            if begin == 6:
+                kept = torch.tensor([2, 0])
+                cache.select(kept, kept)
+                filled, rows, states = filled[kept], [rows[2], rows[0]], states[kept]
+        for place, row in enumerate(rows):
+            alone = decoder(row[None], states[place : place + 1], None)[0, -1]
+            torch.testing.assert_close(hidden[place], alone, atol=1e-5, rtol=1e-4)

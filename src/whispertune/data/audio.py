@@ -26,6 +26,8 @@ EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a fil
 MIN_SAMPLE_RATE = 1_000  # Hz; below that it is no speech, and resampling it would fill the memory
 MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 for a stream of unknown length
 BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the length is not trusted with memory
+STREAM_SAMPLES = 1 << 22  # decoded at once of a recording that is read in blocks (16 MiB)
+AV_SECONDS = 60  # the same, of one that FFmpeg decodes
 
 Waveform = npt.NDArray[np.float32]
 
@@ -55,6 +57,27 @@ def load_waveform(
         if not np.isfinite(samples).all():
             _fail(recording, "holds samples out of all bounds", _convert(recording))
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def stream_waveform(audio: Path) -> Iterator[Waveform]:
+    """A whole recording in blocks, together what `load_waveform` gives (to rounding), however long it is.
+
+    Raises AudioError as `load_waveform` does, of a damaged place when it comes to it.
+    """
+    with _opened(audio, None) as recording:
+        total = 0
+        resampler: soxr.ResampleStream | None = None
+        for samples, sample_rate, last in _blocks(recording):
+            if sample_rate != SAMPLE_RATE:
+                if resampler is None:
+                    resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+                samples = resampler.resample_chunk(samples, last=last)
+            if not np.isfinite(samples).all():
+                _fail(recording, "holds samples out of all bounds", _convert(recording))
+            total += len(samples)
+            yield np.ascontiguousarray(samples, dtype=np.float32)
+        if not total:
+            _fail(recording, "holds no samples", "give another file")
 
 
 def load_utterance(utterance: Utterance) -> Waveform:
@@ -178,6 +201,32 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
             file.seek(first)
         samples = _read(recording, file, last - first, channel)
         return _completed(recording, samples, first, last, rate), rate
+
+
+def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
+    """All of a recording: mono samples at its own rate, that rate, and whether they are the last."""
+    if needs_av(recording.head):
+        num_frames, rate = _av_length(recording)
+        for first in range(0, num_frames, AV_SECONDS * rate):
+            last = min(first + AV_SECONDS * rate, num_frames)
+            with recording.open() as raw:
+                found, _, _ = decode_with_av(raw, first / rate, last / rate)
+            samples = found.mean(axis=0, dtype=np.float32)[: last - first]
+            yield _completed(recording, samples, first, last, rate), rate, last == num_frames
+        return
+    with _sound_file(recording) as file:
+        rate = _sample_rate(recording, file)
+        num_frames = _num_frames(recording, file)
+        size = max(1, STREAM_SAMPLES // file.channels)
+        for first in range(0, num_frames, size):
+            last = min(first + size, num_frames)
+            samples = _read(recording, file, last - first, None)
+            # What the end lacks by rounding is silence; anything before it is not there.
+            whole = _completed(recording, samples, first, last, rate)
+            if last < num_frames and len(samples) < last - first:
+                reached = (first + len(samples)) / rate
+                _fail_cut_short(recording, f"{reached:.2f} s of {num_frames / rate:.2f} s decoded")
+            yield whole, rate, last == num_frames
 
 
 def _decode_av(recording: Recording, start: float, end: float | None, channel: int | None) -> tuple[Waveform, int]:

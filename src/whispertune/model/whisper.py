@@ -263,8 +263,10 @@ class Decoder(nn.Module):
         num_new = end - begin
         bias = None
         positions = torch.arange(begin, end, device=input_ids.device)
+        if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask does
+            padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
+            bias = _visible(begin, end, padding).to(cache.self_keys.dtype)
         if cache.padding is not None:
-            bias = _visible(begin, end, cache.padding).to(cache.self_keys.dtype)
             # A row may run on behind its end, as long as others do; its position then is of no account.
             positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
         x = self.embed_tokens(input_ids) + self.embed_positions(positions)

@@ -1,0 +1,248 @@
+"""Recordings of any length: 30 s windows that move on by the timestamps they hold, several recordings side by side.
+
+Each recording goes its own way exactly as in openai-whisper's `transcribe`: a window's segments end where the model
+says that speech ends, the next window begins there, what was said before is its prompt, and silence is passed over.
+Windows of one recording follow from each other; those of different ones are encoded and decoded as a batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from whispertune.decoding.fallback import FallbackOptions, WindowResult, decode_with_fallback
+from whispertune.decoding.language import detect_languages
+from whispertune.decoding.rules import LogitRules
+from whispertune.decoding.segments import MEL_FRAMES_PER_SECOND, split_window
+from whispertune.decoding.timestamps import MAX_INITIAL, TimestampRules
+from whispertune.errors import AudioError, RecipeError
+from whispertune.features import WINDOW_MEL_FRAMES
+from whispertune.frames import DENSE, FrameOptions
+from whispertune.model.whisper import Whisper
+from whispertune.spectrogram import Spectrogram, padded_features
+from whispertune.states import EncoderStates, WindowFeatures, encode
+from whispertune.text.tokenizer import MAX_PREVIOUS_TOKENS, Tokenizer
+
+FORGET_ABOVE = 0.5
+"""Text drawn at a higher temperature is no prompt for the next window."""
+OPEN_AHEAD = 2
+"""Recordings that are decoded while the model computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongFormOptions:
+    """How windows follow one another."""
+
+    timestamps: bool = True
+    """Let the model say when each segment begins and ends; without, each window of 30 s is one segment."""
+
+    condition_on_previous_text: bool = True
+    """Tell each window what was said before: names and style stay the same, but a mistake may spread."""
+
+    prompt: str | None = None
+    """Text that the first window is told came before: spellings of names, a style of punctuation."""
+
+    max_initial_timestamp: float | None = MAX_INITIAL
+    """The latest time, seconds into a window, at which its first segment may begin."""
+
+    batch_size: int = 8
+    """Recordings whose windows are decoded side by side."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.max_initial_timestamp is not None and not 0 <= self.max_initial_timestamp <= 30:
+            raise RecipeError(f"max_initial_timestamp is {self.max_initial_timestamp}; it must lie between 0 and 30 s")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech. start, end: seconds; tokens: timestamps included; text: as emitted, with its space.
+
+    window: where its 30 s window begins, seconds; result: how that window was decoded.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    window: float
+    result: WindowResult
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One recording. duration: seconds; language_prob: None where the language was given."""
+
+    segments: list[Segment]
+    language: str
+    language_prob: float | None
+    duration: float
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return "".join(segment.text for segment in self.segments).strip()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A recording under way. seek: the frame at which its next window begins; tokens: all so far, prompt included."""
+
+    number: int
+    spectrogram: Spectrogram
+    language: str | None
+    language_prob: float | None = None
+    seek: int = 0
+    tokens: list[int] = field(default_factory=list)
+    forgotten: int = 0
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return self.seek >= self.spectrogram.num_frames
+
+    @property
+    def seconds(self) -> int:
+        """How far it has come."""
+        return int(min(self.seek, self.spectrogram.num_frames) / MEL_FRAMES_PER_SECOND)
+
+    def take(
+        self, result: WindowResult, tokenizer: Tokenizer, search: FallbackOptions, options: LongFormOptions
+    ) -> None:
+        """Add a window's segments and move on."""
+        num_frames = min(WINDOW_MEL_FRAMES, self.spectrogram.num_frames - self.seek)
+        if result.is_silence(search):
+            self.seek += num_frames
+            return
+        begin = self.seek / MEL_FRAMES_PER_SECOND
+        spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, num_frames)
+        for span in spans:
+            text = tokenizer.decode(span.tokens)
+            if text.strip() and span.start != span.end:
+                self.segments.append(Segment(begin + span.start, begin + span.end, text, span.tokens, begin, result))
+                self.tokens += span.tokens
+        self.seek += done
+        if not options.condition_on_previous_text or result.temperature > FORGET_ABOVE:
+            self.forgotten = len(self.tokens)
+
+    def transcript(self) -> Transcript:
+        return Transcript(self.segments, self.language or "", self.language_prob, self.spectrogram.duration)
+
+
+class LongForm:
+    """A model that transcribes recordings of any length.
+
+    language: what is spoken; None has it detected in each recording's first window. token: the language whose token
+    is given to the decoder, if that is another. Works on the model's device, in its type.
+    """
+
+    def __init__(
+        self,
+        whisper: Whisper,
+        tokenizer: Tokenizer,
+        rules: LogitRules,
+        *,
+        search: FallbackOptions,
+        options: LongFormOptions,
+        language: str | None = None,
+        token: str | None = None,
+        task: Literal["transcribe", "translate"] = "transcribe",
+        frames: FrameOptions = DENSE,
+    ) -> None:
+        self._whisper, self._tokenizer, self._rules = whisper, tokenizer, rules
+        self._search, self._options, self._frames = search, options, frames
+        self._language, self._token, self._task = language, token, task
+        self._timestamps = (
+            TimestampRules(tokenizer, max_initial=options.max_initial_timestamp) if options.timestamps else None
+        )
+        prompt = (options.prompt or "").strip()
+        self._prompt = tokenizer.encode(f" {prompt}") if prompt else []
+
+    def transcribe(
+        self, audios: Sequence[Path], advance: Callable[[int], None] = lambda seconds: None
+    ) -> Iterator[tuple[int, Transcript | AudioError]]:
+        """(its place in `audios`, what it holds) of each recording as it is done; an error where it can't be read.
+
+        advance: told the seconds of audio that are done. Which recordings run side by side follows from `audios`
+        and the options alone.
+        """
+        n_mels = self._whisper.config.num_mel_bins
+        upcoming = iter(enumerate(audios))
+        opening: deque[tuple[int, Future[Spectrogram]]] = deque()
+        active: list[_Progress] = []
+        with ThreadPoolExecutor(OPEN_AHEAD, "audio") as pool:
+            while True:
+                while len(active) < self._options.batch_size:
+                    while len(opening) < OPEN_AHEAD and (entry := next(upcoming, None)) is not None:
+                        opening.append((entry[0], pool.submit(Spectrogram, entry[1], n_mels)))
+                    if not opening:
+                        break
+                    number, future = opening.popleft()
+                    try:
+                        active.append(_Progress(number, future.result(), self._language, tokens=list(self._prompt)))
+                    except AudioError as error:
+                        yield number, error
+                if not active:
+                    return
+                failed = self._move_on([progress for progress in active if not progress.finished], advance)
+                for progress in active:
+                    if progress.number in failed:
+                        yield progress.number, failed[progress.number]
+                    elif progress.finished:
+                        yield progress.number, progress.transcript()
+                active = [p for p in active if p.number not in failed and not p.finished]
+
+    @torch.inference_mode()
+    def _move_on(self, recordings: list[_Progress], advance: Callable[[int], None]) -> dict[int, AudioError]:
+        """Decode the next window of each; returns the errors of those that can't be read on."""
+        failed: dict[int, AudioError] = {}
+        features: list[WindowFeatures] = []
+        working: list[_Progress] = []
+        for progress in recordings:
+            try:
+                features.append(padded_features(progress.spectrogram.window(progress.seek), self._frames))
+                working.append(progress)
+            except AudioError as error:
+                failed[progress.number] = error
+        if not working:
+            return failed
+        states = encode(self._whisper.encoder, features)
+        self._detect(working, states)
+        prompts = [self._prompt_of(progress) for progress in working]
+        positions = self._whisper.config.max_target_positions
+        results = decode_with_fallback(
+            self._whisper.decoder, states, prompts, self._tokenizer, self._rules,
+            [min(positions // 2, positions - len(prompt)) for prompt in prompts],
+            self._search,
+            seeds=[(progress.spectrogram.num_frames, progress.seek) for progress in working],
+            timestamps=self._timestamps,
+        )  # fmt: skip
+        for progress, result in zip(working, results, strict=True):
+            before = progress.seconds
+            progress.take(result, self._tokenizer, self._search, self._options)
+            advance(progress.seconds - before)
+        return failed
+
+    def _detect(self, working: list[_Progress], states: EncoderStates) -> None:
+        unknown = [row for row, progress in enumerate(working) if progress.language is None]
+        if not unknown:
+            return
+        found = detect_languages(self._whisper.decoder, states.select(unknown), self._tokenizer)
+        for row, (language, prob) in zip(unknown, found, strict=True):
+            working[row].language = language
+            working[row].language_prob = prob if self._tokenizer.multilingual else None
+
+    def _prompt_of(self, progress: _Progress) -> list[int]:
+        """What came before, as far as there is room, and what is asked for."""
+        own = self._tokenizer.prompt_tokens(
+            self._token or progress.language, self._task, timestamps=self._timestamps is not None
+        )
+        previous = progress.tokens[progress.forgotten :][-MAX_PREVIOUS_TOKENS:]
+        return [self._tokenizer.sot_prev, *previous, *own] if previous else own

@@ -1,0 +1,132 @@
+"""The log-mel of a whole recording, read forwards a window at a time, in memory that does not grow with it.
+
+openai-whisper's `transcribe` takes the log-mel of the whole file at once: its floor lies 80 dB below the loudest
+place of the *file*, and behind the file's end a window holds zeros. So a recording is read twice, once for that floor
+and the length, once for the windows; a short one is kept from the first time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertune.data.audio import Waveform, stream_waveform
+from whispertune.features import (
+    DYNAMIC_RANGE,
+    FFT_SIZE,
+    HOP_SAMPLES,
+    SAMPLE_RATE,
+    SILENT_MEL_FRAMES,
+    WINDOW_MEL_FRAMES,
+    mel_filters,
+)
+from whispertune.frames import FrameOptions, convolved_index, select_frames
+from whispertune.states import WindowFeatures
+
+KEPT_SECONDS = 1200
+"""A recording up to 20 minutes is decoded once, and its log-mel kept: 38 MB with 80 mels."""
+BLOCK_MEL_FRAMES = 3000
+"""Spectra computed at once."""
+
+
+class Spectrogram:
+    """The log-mel of one recording. num_frames: 10 ms each, without those behind its end.
+
+    Raises:
+        AudioError: if the recording cannot be read, now or in `window`.
+    """
+
+    def __init__(self, audio: Path, n_mels: int) -> None:
+        self.audio = audio
+        self._n_mels = n_mels
+        kept: list[Tensor] | None = []
+        loudest, num_frames, num_samples = -torch.inf, 0, 0
+
+        def counted() -> Iterator[Waveform]:
+            nonlocal num_samples
+            for block in stream_waveform(audio):
+                num_samples += len(block)
+                yield block
+
+        for block in _log_power(counted(), n_mels):
+            loudest = max(loudest, float(block.max()))
+            num_frames += block.shape[1]
+            if kept is not None:
+                kept.append(block)
+                if num_frames > KEPT_SECONDS * SAMPLE_RATE // HOP_SAMPLES:
+                    kept = None
+        self.num_frames = num_samples // HOP_SAMPLES
+        self.duration = num_samples / SAMPLE_RATE
+        self._floor = loudest - DYNAMIC_RANGE
+        self._source = iter(kept) if kept is not None else _log_power(stream_waveform(audio), n_mels)
+        self._blocks: deque[Tensor] = deque()
+        self._begin = self._end = 0  # what the blocks at hand span
+
+    def window(self, begin: int, num_frames: int = WINDOW_MEL_FRAMES) -> Tensor:
+        """Log-mel (n_mels, M) of `num_frames` frames from `begin` on, M smaller where the recording ends.
+
+        Column by column what openai-whisper's transcribe computes. begin never goes back (ValueError).
+        """
+        if begin < self._begin:
+            raise ValueError(f"frame {begin} was given up; what is at hand begins at {self._begin}")
+        end = min(begin + num_frames, self.num_frames)
+        while self._end < end:
+            block = next(self._source)
+            self._blocks.append(block)
+            self._end += block.shape[1]
+        while self._blocks and self._begin + self._blocks[0].shape[1] <= begin:
+            self._begin += self._blocks.popleft().shape[1]
+        log_power = torch.cat(list(self._blocks), dim=1)[:, begin - self._begin : end - self._begin]
+        return (log_power.clamp(min=self._floor) + 4.0) / 4.0
+
+
+def padded_features(log_mel: Tensor, frames: FrameOptions) -> WindowFeatures:
+    """A window that begins with `log_mel` (n_mels, M) and is zero behind it, on its way to the encoder."""
+    num_frames = log_mel.shape[1]
+    padded = num_frames + SILENT_MEL_FRAMES
+    padded = min(WINDOW_MEL_FRAMES, padded + padded % 2)
+    log_mel = torch.nn.functional.pad(log_mel, (0, padded - num_frames))
+    selection = select_frames(num_frames * HOP_SAMPLES, frames)
+    index = convolved_index(selection.positions, padded)
+    return WindowFeatures(log_mel, selection.positions, selection.counts, index)
+
+
+def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
+    """log10 of mel power (n_mels, M) of a recording with silence behind it, in blocks, before any floor.
+
+    Frame t is centred on sample 160 t. Behind `num_samples // 160` come a few more, of which two still see speech.
+    """
+    window = torch.hann_window(FFT_SIZE)
+    filters = mel_filters(n_mels)
+    rest = np.zeros(0, np.float32)
+    begun = False
+
+    def spectra(final: bool) -> Iterator[Tensor]:
+        nonlocal rest
+        wanted = BLOCK_MEL_FRAMES * HOP_SAMPLES + FFT_SIZE - HOP_SAMPLES
+        while len(rest) >= (FFT_SIZE if final else wanted):
+            audio = torch.from_numpy(rest[:wanted])
+            spectrum = torch.stft(audio, FFT_SIZE, HOP_SAMPLES, window=window, center=False, return_complex=True)
+            rest = rest[spectrum.shape[1] * HOP_SAMPLES :]
+            yield (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
+
+    def mirrored(samples: Waveform) -> Waveform:
+        """The samples with their first 200 mirrored in front of them."""
+        return np.pad(samples, (FFT_SIZE // 2, 0), mode="reflect")
+
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        if not begun and len(rest) > FFT_SIZE // 2:
+            rest, begun = mirrored(rest), True
+        if begun:
+            yield from spectra(final=False)
+    silence = np.zeros(FFT_SIZE + HOP_SAMPLES, np.float32)
+    rest = np.concatenate([rest, silence])
+    if not begun:  # shorter than what is mirrored: then so is the silence behind it
+        rest = mirrored(rest)
+    yield from spectra(final=True)
