@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from cli_samples import Command, Workspace
 
+from whispertune.decoding.fallback import FallbackOptions
+from whispertune.decoding.long_form import LongForm
 from whispertune.decoding.rules import Hypothesis
 from whispertune.probes import decode, hallucination, timestamps
 from whispertune.probes.decode import Probed
@@ -93,6 +95,36 @@ def test_noise_reaches_the_model(workspace: Workspace, command: Command, monkeyp
     assert (
         len({waveform.tobytes() for waveform in heard}) == 8
     )  # the two halves of silence are the same, and those of the hum
+
+
+def test_clips_are_transcribed_as_one_recording(
+    workspace: Workspace, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LongForm.transcribe
+    seconds: list[float] = []
+
+    def transcribe(self: LongForm, files: list[Path], advance):  # type: ignore[no-untyped-def]
+        for number, found in original(self, files, advance):
+            seconds.append(found.duration)  # type: ignore[union-attr]
+            yield number, found
+
+    monkeypatch.setattr(LongForm, "transcribe", transcribe)
+    monkeypatch.setattr("whispertune.probes.long_form.FallbackOptions", greedy_once)
+    flags = ["--long_form=true", "--frames.selection=thinned", f"--output={tmp_path / 'out'}"]
+    outcome = command(workspace.evaluate(*flags))
+    assert outcome.status == 0, outcome.err
+    found = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["long_form"]
+    assert (found["recordings"], found["own_recordings"]) == (1, False)
+    assert seconds == [pytest.approx(found["seconds"], abs=0.01)]
+    (text,) = found["texts"]
+    assert sorted(text["reference"].split()) == sorted(w for row in workspace.valid_rows for w in row["text"].split())
+    assert found["wer"] == text["wer"]
+    assert "long form: clips joined with silences" in outcome.out
+
+
+def greedy_once(**options: object) -> FallbackOptions:
+    """A random model passes no threshold: no second try."""
+    return FallbackOptions(**{**options, "temperature": (0.0,)})  # type: ignore[arg-type]
 
 
 def test_bad_seed(workspace: Workspace, refused) -> None:  # type: ignore[no-untyped-def]

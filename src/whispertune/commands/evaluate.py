@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from whispertune.loading import ReadyModel, load_model
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
 from whispertune.probes.decode import Probed
 from whispertune.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
+from whispertune.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.probes.report import Probes, probe_tables
 from whispertune.probes.sounds import SOUND_KINDS
 from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
@@ -39,8 +41,8 @@ DESCRIPTION = """Decode a manifest with a model and score it against its transcr
 Decoding is dense (plain Whisper) and bounded by Whisper's own 448 tokens only, as the model will be deployed.
 WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them.
 
-Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, and
---hallucination true has silence and noise decoded, in which nothing is said."""
+Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, --long_form
+true into recordings of minutes, and --hallucination true has silence and noise decoded, in which nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,10 @@ class EvaluateOptions:
     timestamps: bool = False
     """Decode the clips once more, stitched and with timestamps: how many outputs have valid ones (monotonic, paired,
     inside the audio), and how far they are from the clips' boundaries."""
+
+    long_form: bool = False
+    """Transcribe long recordings too, as `whispertune transcribe` does: the data's own where its rows are segments of
+    them, else its clips, joined with silences of 0.5 to 4 s into recordings of up to 10 minutes."""
 
     hallucination: bool = False
     """Decode generated silence and noise, 60 s of each of 5 kinds: words written down there, loops, outputs that ran
@@ -196,6 +202,10 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
         windows = windows_with_boundaries(split, text, options.seed)
         with progress_bar("timestamps", len(windows)) as advance:
             probes.timestamps = measure_timestamps(probed, windows, text, advance)
+    if options.long_form:
+        recordings = long_recordings(split, options.seed)
+        with progress_bar("long form, seconds", math.ceil(sum(r.seconds for r in recordings))) as advance:
+            probes.long_form = measure_long_form(recordings, long_form_of(probed, text), advance)
     if options.hallucination:
         first = split.windows[0]
         with progress_bar("silence and noise", len(SOUND_KINDS) * WINDOWS_A_KIND) as advance:

@@ -13,9 +13,14 @@ import soundfile
 
 from whispertune.data.audio import load_utterance, probe_audio
 from whispertune.data.utterances import Utterance
+from whispertune.decoding.fallback import FallbackOptions
+from whispertune.decoding.long_form import LongForm, LongFormOptions
+from whispertune.errors import AudioError
 from whispertune.features import SAMPLE_RATE
+from whispertune.probes.decode import Probed
 from whispertune.scoring.error_rates import CorpusScore, score_corpus
 from whispertune.splits import Split
+from whispertune.transcripts import TextSettings
 
 SILENCES = (0.5, 4.0)
 """Seconds before each clip: shortest, longest."""
@@ -43,6 +48,33 @@ class Recording:
 
 Transcribe = Callable[[Sequence[Path], str, str | None, Callable[[int], None]], Sequence[str]]
 """(files, language, task, advance) -> the text of each; advance is told the seconds that are done."""
+
+
+def long_form_of(probed: Probed, text: TextSettings) -> Transcribe:
+    """Transcription as `whispertune transcribe` does it, temperature fallback and previous text included."""
+
+    def transcribe(
+        files: Sequence[Path], language: str, task: str | None, advance: Callable[[int], None]
+    ) -> Sequence[str]:
+        search = FallbackOptions(
+            beam_size=probed.search.beam_size,
+            patience=probed.search.patience,
+            length_penalty=probed.search.length_penalty,
+        )
+        ready, wanted = probed.ready, task or text.task
+        long_form = LongForm(
+            ready.whisper, ready.tokenizer, ready.rules, search=search, options=LongFormOptions(),
+            language=language, token=text.token_for(language),
+            task="translate" if wanted == "translate" else "transcribe", frames=probed.frames,
+        )  # fmt: skip
+        texts = [""] * len(files)
+        for number, found in long_form.transcribe(files, advance):
+            if isinstance(found, AudioError):
+                raise found
+            texts[number] = found.text
+        return texts
+
+    return transcribe
 
 
 @dataclass(frozen=True, slots=True)

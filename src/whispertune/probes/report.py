@@ -9,6 +9,7 @@ from rich.table import Table
 
 from whispertune.console import percent
 from whispertune.probes.hallucination import Hallucination
+from whispertune.probes.long_form import LongFormResult
 from whispertune.probes.timestamps import TimestampResult
 
 
@@ -17,6 +18,7 @@ class Probes:
     """Those that were asked for. stuck: how many of the data's own `outputs` hold a loop, and were capped."""
 
     timestamps: TimestampResult | None = None
+    long_form: LongFormResult | None = None
     hallucination: Hallucination | None = None
     outputs: int = 0
     stuck: tuple[int, int] = (0, 0)
@@ -26,6 +28,8 @@ class Probes:
         found: dict[str, Any] = {}
         if self.timestamps is not None:
             found["timestamps"] = self.timestamps.summary()
+        if self.long_form is not None:
+            found["long_form"] = self.long_form.summary()
         if self.hallucination is not None:
             loops, capped = (count / self.outputs for count in self.stuck)
             found |= {
@@ -41,6 +45,8 @@ def probe_tables(probes: Probes) -> list[Table]:
     tables = []
     if probes.timestamps is not None:
         tables.append(_timestamp_table(probes.timestamps.summary()))
+    if probes.long_form is not None:
+        tables.append(_long_form_table(probes.long_form))
     if probes.hallucination is not None:
         tables.append(_hallucination_table(probes))
     return tables
@@ -53,6 +59,15 @@ def _timestamp_table(found: dict[str, Any]) -> Table:
     errors = [found["boundary_error_mean"], found["boundary_error_median"]]
     seconds = ["–" if error is None else f"{error:.2f} s" for error in errors]
     table.add_row(*shares, *seconds, percent(found["boundaries_found"]), percent(found["wer"]))
+    return table
+
+
+def _long_form_table(result: LongFormResult) -> Table:
+    found = result.summary()
+    kind = "the data's own recordings" if result.own else "clips joined with silences"
+    table = _table(f"long form: {kind}", "recordings", "minutes", "WER", "CER")
+    minutes = f"{found['seconds'] / 60:.1f}"
+    table.add_row(str(found["recordings"]), minutes, percent(found["wer"]), percent(found["cer"]))
     return table
 
 
