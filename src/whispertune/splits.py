@@ -179,8 +179,10 @@ class Split:
 
 
 def _follows(earlier: Utterance, later: Utterance) -> bool:
-    """Whether a row stands next in the recording of the one before it."""
-    return earlier.start < later.start and same_recording(earlier, later) and bool(earlier.text)
+    """Whether a row is said behind the one before it in the same recording; one with a prompt of its own needs none."""
+    if not earlier.text or earlier.end is None or later.prompt is not None:
+        return False
+    return earlier.start < later.start and same_recording(earlier, later)
 
 
 def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
