@@ -16,12 +16,14 @@ LONGEST_GAP = 2.0
 class JoinedSegments(Sequence[Utterance]):
     """Utterances made of rows in a row; each is joined when it is asked for.
 
-    rows: the segments; begins: the first one of each utterance, and their number at the end.
+    rows: the segments; begins: the first one of each utterance, and their number at the end; leads: seconds of the
+    pause before a joined one that belong to it.
     """
 
-    def __init__(self, rows: Utterances, begins: array[int]) -> None:
+    def __init__(self, rows: Utterances, begins: array[int], leads: array[float]) -> None:
         self._rows = rows
         self._begins = begins
+        self._leads = leads
         self.fingerprint = rows.fingerprint
 
     def _at(self, index: int) -> Utterance:
@@ -29,13 +31,15 @@ class JoinedSegments(Sequence[Utterance]):
         first = members[0]
         if len(members) == 1:
             return first
+        start = first.start - self._leads[index]
         return dataclasses.replace(
             first,
+            start=start,
             id=f"{first.id}+{len(members) - 1}",
             end=members[-1].end,
             text=" ".join(member.text for member in members if member.text),
             speaker=first.speaker if len({member.speaker for member in members}) == 1 else None,
-            segments=tuple(Segment(m.start - first.start, (m.end or 0.0) - first.start, m.text) for m in members),
+            segments=tuple(Segment(m.start - start, (m.end or 0.0) - start, m.text) for m in members),
         )
 
     def shared(self, index: int) -> Shared:
@@ -50,7 +54,7 @@ class JoinedSegments(Sequence[Utterance]):
             return first
         others = [self._rows.brief(number) for number in range(begin + 1, end)]
         text = " ".join(row.text for row in (first, *others) if row.text)
-        return first._replace(end=others[-1].end, text=text)
+        return first._replace(start=first.start - self._leads[index], end=others[-1].end, text=text)
 
     @overload
     def __getitem__(self, index: int) -> Utterance: ...
@@ -79,19 +83,38 @@ def merge_segments(utterances: Utterances, longest: float) -> JoinedSegments:
 
     Only in the order of time, over pauses of at most 2 s, and within one language, task and channel. A joined
     utterance keeps the first one's id, with the number of those joined to it behind, as in `talk#3.0-5.0+2`.
+
+    Where the pause before it is as short, half of that belongs to it as far as there is room: else a model trained with
+    timestamps would learn that speech begins at 0.00.
     """
-    begins = array("q", [0] if len(utterances) else [])
+    begins, leads = array("q"), array("d")
     first: Utterance | None = None
     last: Utterance | None = None
+    pause = 0.0
+
+    def finish() -> None:
+        if first is not None and last is not None:
+            joined = last is not first and last.end is not None
+            leads.append(min(pause / 2, longest - ((last.end or 0.0) - first.start)) if joined else 0.0)
+
     for number, utterance in enumerate(utterances):
-        if first is None or last is None:
-            first = utterance
-        elif not _continues(first, last, utterance, longest):
+        if first is None or last is None or not _continues(first, last, utterance, longest):
+            finish()
+            pause = 0.0 if last is None else _pause_between(last, utterance)
             begins.append(number)
             first = utterance
         last = utterance
+    finish()
     begins.append(len(utterances))
-    return JoinedSegments(utterances, begins)
+    return JoinedSegments(utterances, begins, leads)
+
+
+def _pause_between(last: Utterance, new: Utterance) -> float:
+    """Seconds of a pause in which nothing was left out; 0 where there is none, or it may have been."""
+    if last.end is None or not same_recording(last, new):
+        return 0.0
+    pause = new.start - last.end
+    return pause if 0 <= pause <= LONGEST_GAP else 0.0
 
 
 def _continues(first: Utterance, last: Utterance, new: Utterance, longest: float) -> bool:
