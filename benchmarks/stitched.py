@@ -4,8 +4,8 @@
     python benchmarks/stitched.py --seeds 0 --max_steps 8 --work /tmp/smoke --table /tmp/smoke.md     # a smoke test
 
 whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and every
-fine-tuned one decode valid and test together, greedy, dense: clip by clip, stitched into windows with known boundaries
-and with timestamps, joined into recordings of up to 10 minutes, and 5 minutes of silence and noise. (The checkpoint was
+fine-tuned one decode valid and test together, greedy, dense (--frames thinned is several times as fast, for a look on a
+slow machine): clip by clip, stitched into windows with known boundaries and with timestamps, joined into recordings of up to 10 minutes, and 5 minutes of silence and noise. (The checkpoint was
 chosen on valid: compare the two arms with each other on clips, and with the untouched model on the rest.) Intervals are
 bootstraps over seeds, and of the clips' difference over clips too. Any other flag is a field of both arms' recipe.
 
@@ -70,19 +70,19 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "whispertune", *map(str, arguments)], check=True, cwd=ROOT)
 
 
-def measured(model: str, data: Path, folder: Path) -> Found:
+def measured(model: str, data: Path, folder: Path, frames: str) -> Found:
     """What `evaluate` says of a model, with each clip's errors."""
     run(
         "evaluate", "--model", model, "--data", data, "--language=it", "--beam-size=1", "--timestamps=true",
-        "--long_form=true", "--hallucination=true", "--output", folder,
+        "--long_form=true", "--hallucination=true", f"--frames.selection={frames}", "--output", folder,
     )  # fmt: skip
     found: Found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
     return found | {"errors": [row["word_errors"] for row in rows], "words": [row["words"] for row in rows]}
 
 
-def result_of(arm: str, seed: int, work: Path, data: Path, fields: Sequence[str]) -> Found:
-    """Of one arm and seed: read, or trained and measured now. fields: of the recipe."""
+def result_of(arm: str, seed: int, work: Path, data: Path, frames: str, fields: Sequence[str]) -> Found:
+    """Of one arm and seed: read, or trained and measured now. frames: decoded; fields: of the recipe."""
     path = work / f"{arm}-{seed}.json"
     if not path.exists():
         model, seconds = MODEL, 0.0
@@ -91,7 +91,7 @@ def result_of(arm: str, seed: int, work: Path, data: Path, fields: Sequence[str]
             run("train", ROOT / "recipes" / "demo.yaml", f"--output={model}", f"--seed={seed}", "--test=null", *fields)
             seconds = time.perf_counter() - started
         print(f"measuring {arm}, seed {seed}", flush=True)
-        found = measured(model, data, work / f"decoded-{arm}-{seed}")
+        found = measured(model, data, work / f"decoded-{arm}-{seed}", frames)
         write_text(path, json.dumps(found | {"training_seconds": seconds}, ensure_ascii=False))
     result: Found = json.loads(path.read_text(encoding="utf-8"))
     return result
@@ -195,15 +195,17 @@ def main() -> None:
     add_common(parser, "stitched")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--stitched", default=STITCHED, help="fields of the stitched arm (%(default)s)")
+    parser.add_argument("--frames", choices=["dense", "thinned"], default="dense", help="decoded (%(default)s)")
     parser.add_argument("--clips", type=int, help="measure on so many clips only (a smoke test)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "stitched", help="(%(default)s)")
     options, fields = parser.parse_known_args()
     work = options.work.resolve()
-    require_same_settings(work, {"stitched": options.stitched, "clips": options.clips, "fields": fields})
+    settings = {"stitched": options.stitched, "clips": options.clips, "frames": options.frames, "fields": fields}
+    require_same_settings(work, settings)
     data = cut_manifest([DATA / "valid.csv", DATA / "test.csv"], work / "clips.csv", options.clips)
-    untouched = result_of("untouched", 0, work, data, [])
+    untouched = result_of("untouched", 0, work, data, options.frames, [])
     plain, stitched = (
-        [result_of(arm, seed, work, data, [*fields, *extra]) for seed in options.seeds]
+        [result_of(arm, seed, work, data, options.frames, [*fields, *extra]) for seed in options.seeds]
         for arm, extra in (("plain", []), ("stitched", options.stitched.split()))
     )
     seconds = [statistics.mean(result["training_seconds"] for result in results) for results in (plain, stitched)]
