@@ -5,9 +5,10 @@
 
 whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and every
 fine-tuned one decode valid and test together, greedy, dense (--frames thinned is several times as fast, for a look on a
-slow machine): clip by clip, stitched into windows with known boundaries and with timestamps, joined into recordings of up to 10 minutes, and 5 minutes of silence and noise. (The checkpoint was
-chosen on valid: compare the two arms with each other on clips, and with the untouched model on the rest.) Intervals are
-bootstraps over seeds, and of the clips' difference over clips too. Any other flag is a field of both arms' recipe.
+slow machine): clip by clip, stitched into windows with known boundaries and with timestamps, joined into recordings of
+up to 10 minutes, and 5 minutes of silence and noise. (The checkpoint was chosen on valid: compare the two arms with each
+other on clips, and with the untouched model on the rest.) Intervals are bootstraps over seeds, and of the clips'
+difference over clips too. Any other flag is a field of both arms' recipe.
 
 What is done is kept in WORK, one JSON for each arm and seed: started again, only what is missing is done, and a
 training that was killed goes on where it stopped.
@@ -210,10 +211,9 @@ def main() -> None:
     )
     seconds = [statistics.mean(result["training_seconds"] for result in results) for results in (plain, stitched)]
     note = f"Training took {seconds[0]:.0f} s without stitching and {seconds[1]:.0f} s with (mean over seeds)."
-    settings = (
-        f"With stitching: `{options.stitched}`. {len(untouched['words'])} clips, {sum(untouched['words'])} words."
-    )
-    publish(options.table, "with and without stitched windows", [settings, *tables(untouched, plain, stitched), note])
+    clips = f"{len(untouched['words'])} clips, {sum(untouched['words'])} words, greedy, {options.frames}"
+    told = f"With stitching: `{options.stitched}`. {clips}."
+    publish(options.table, "with and without stitched windows", [told, *tables(untouched, plain, stitched), note])
 
 
 if __name__ == "__main__":
