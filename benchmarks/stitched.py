@@ -6,8 +6,8 @@
 whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and every
 fine-tuned one decode valid and test together, greedy, dense (--frames thinned is several times as fast, for a look on a
 slow machine): clip by clip, stitched into windows with known boundaries and with timestamps, joined into recordings of
-up to 10 minutes, and 5 minutes of silence and noise. (The checkpoint was chosen on valid: compare the two arms with each
-other on clips, and with the untouched model on the rest.) Intervals are bootstraps over seeds, and of the clips'
+up to 10 minutes; and 5 minutes of silence and noise. (The checkpoint was chosen on valid: compare the two arms with one
+another on clips, and with the untouched model on the rest.) Intervals are bootstraps over seeds, and of the clips'
 difference over clips too. Any other flag is a field of both arms' recipe.
 
 What is done is kept in WORK, one JSON for each arm and seed: started again, only what is missing is done, and a
