@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,7 +203,7 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
             probes.timestamps = measure_timestamps(probed, windows, text, advance)
     if options.long_form:
         recordings = long_recordings(split, options.seed)
-        with progress_bar("long form, seconds", math.ceil(sum(r.seconds for r in recordings))) as advance:
+        with progress_bar("long form, seconds", sum(int(r.seconds) for r in recordings)) as advance:
             probes.long_form = measure_long_form(recordings, long_form_of(probed, text), advance)
     if options.hallucination:
         first = split.windows[0]
