@@ -33,7 +33,6 @@ from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publ
 from whispertune.run_folder import write_text
 from whispertune.scoring.significance import paired_bootstrap
 
-MODEL = "packaged:whisper-base"
 STITCHED = "--windows.stitched_share=0.15 --windows.timestamps=0.5 --windows.previous_text=0.3"
 MOST_POINTS_LOST = 0.5
 """WER of short clips that stitching may cost, points."""
@@ -82,17 +81,18 @@ def measured(model: str, data: Path, folder: Path, frames: str) -> Found:
     return found | {"errors": [row["word_errors"] for row in rows], "words": [row["words"] for row in rows]}
 
 
-def result_of(arm: str, seed: int, work: Path, data: Path, frames: str, fields: Sequence[str]) -> Found:
-    """Of one arm and seed: read, or trained and measured now. frames: decoded; fields: of the recipe."""
+def result_of(arm: str, seed: int, work: Path, data: Path, options: argparse.Namespace, fields: Sequence[str]) -> Found:
+    """Of one arm and seed: read, or trained and measured now. fields: of the recipe."""
     path = work / f"{arm}-{seed}.json"
     if not path.exists():
-        model, seconds = MODEL, 0.0
+        model, seconds = options.model, 0.0
         if arm != "untouched":
             started, model = time.perf_counter(), str(work / f"run-{arm}-{seed}")
-            run("train", ROOT / "recipes" / "demo.yaml", f"--output={model}", f"--seed={seed}", "--test=null", *fields)
+            given = [f"--model={options.model}", f"--output={model}", f"--seed={seed}", "--test=null"]
+            run("train", ROOT / "recipes" / "demo.yaml", *given, *fields)
             seconds = time.perf_counter() - started
         print(f"measuring {arm}, seed {seed}", flush=True)
-        found = measured(model, data, work / f"decoded-{arm}-{seed}", frames)
+        found = measured(model, data, work / f"decoded-{arm}-{seed}", options.frames)
         write_text(path, json.dumps(found | {"training_seconds": seconds}, ensure_ascii=False))
     result: Found = json.loads(path.read_text(encoding="utf-8"))
     return result
@@ -196,17 +196,18 @@ def main() -> None:
     add_common(parser, "stitched")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--stitched", default=STITCHED, help="fields of the stitched arm (%(default)s)")
+    parser.add_argument("--model", default="packaged:whisper-base", help="(%(default)s)")
     parser.add_argument("--frames", choices=["dense", "thinned"], default="dense", help="decoded (%(default)s)")
     parser.add_argument("--clips", type=int, help="measure on so many clips only (a smoke test)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "stitched", help="(%(default)s)")
     options, fields = parser.parse_known_args()
     work = options.work.resolve()
-    settings = {"stitched": options.stitched, "clips": options.clips, "frames": options.frames, "fields": fields}
-    require_same_settings(work, settings)
+    names = ("model", "stitched", "clips", "frames")
+    require_same_settings(work, {name: getattr(options, name) for name in names} | {"fields": fields})
     data = cut_manifest([DATA / "valid.csv", DATA / "test.csv"], work / "clips.csv", options.clips)
-    untouched = result_of("untouched", 0, work, data, options.frames, [])
+    untouched = result_of("untouched", 0, work, data, options, [])
     plain, stitched = (
-        [result_of(arm, seed, work, data, options.frames, [*fields, *extra]) for seed in options.seeds]
+        [result_of(arm, seed, work, data, options, [*fields, *extra]) for seed in options.seeds]
         for arm, extra in (("plain", []), ("stitched", options.stitched.split()))
     )
     seconds = [statistics.mean(result["training_seconds"] for result in results) for results in (plain, stitched)]

@@ -206,11 +206,12 @@ def test_stitched_results_are_kept(script, tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(module, "run", lambda *arguments: commands.append(arguments[0]))
     monkeypatch.setattr(module, "measured", lambda *_: {"wer": 0.5})
+    options = type("Options", (), {"model": "tiny", "frames": "dense"})
     for _ in range(2):
-        found = module.result_of("plain", 1, tmp_path, tmp_path / "clips.csv", "dense", ["--epochs=1"])
+        found = module.result_of("plain", 1, tmp_path, tmp_path / "clips.csv", options, ["--epochs=1"])
     assert commands == ["train"]
     assert found["wer"] == 0.5
-    assert module.result_of("untouched", 0, tmp_path, tmp_path / "clips.csv", "dense", [])["training_seconds"] == 0.0
+    assert module.result_of("untouched", 0, tmp_path, tmp_path / "clips.csv", options, [])["training_seconds"] == 0.0
     assert commands == ["train"]
     module.require_same_settings(tmp_path, {"a": 1})
     module.require_same_settings(tmp_path, {"a": 1})
