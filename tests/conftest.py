@@ -1,11 +1,19 @@
-"""Encoder states that runs store: each test has a cache folder of its own, never the user's."""
+"""Encoder states that runs store: each test has a cache folder of its own, never the user's. A tokenizer of bytes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "checkpoints"))
+import checkpoint_samples
+
+from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.transcripts import TextSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,3 +30,20 @@ def state_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return cache / "whispertune" / "states"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """Multilingual, a token a byte."""
+    alphabet = checkpoint_samples.byte_alphabet()
+    unused = [f"unused{number}" for number in range(50_257 - len(alphabet))]
+    vocab = {token: number for number, token in enumerate([*alphabet, *unused, "<|endoftext|>"])}
+    shift = len(vocab) - len(checkpoint_samples.VOCAB)
+    specials = {name: number + shift for name, number in checkpoint_samples.SPECIALS.items()}
+    text, _ = complete_tokenizer(build_tokenizer(vocab, [], specials), 51_865, "tiny")
+    return Tokenizer.from_json(text, 51_865)
+
+
+@pytest.fixture(scope="session")
+def text(tokenizer: Tokenizer) -> TextSettings:
+    return TextSettings(tokenizer, "it", "transcribe")

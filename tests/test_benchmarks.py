@@ -168,3 +168,52 @@ def test_interval_over_seeds_is_students(script):
     low, high = script("thinned_training").interval_over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (low + high) / 2 == pytest.approx(3.0)
     assert (high - low) / 2 == pytest.approx(2.776 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5, rel=1e-3)
+
+
+def stitched_result(wer: float, *, valid: float, error: float | None, words: int, errors: list[int]) -> dict:
+    sounds = {"hum": {"words": words}, "clicks": {"words": 0}}
+    return {
+        "wer": wer, "cer": wer / 2, "long_form": {"wer": wer}, "repetition_rate": 0.0, "capped_rate": 0.0,
+        "timestamps": {
+            "wer": wer, "valid": valid, "boundary_error_mean": error, "boundary_error_median": error,
+            "boundaries_found": valid,
+        },
+        "hallucination": {"insertions_per_hour": 30 * words, "sounds": sounds},
+        "errors": errors, "words": [100, 100], "training_seconds": 1.0,
+    }  # fmt: skip
+
+
+def test_stitched_table_and_bars(script):
+    module = script("stitched")
+    untouched = stitched_result(0.2, valid=0.9, error=0.3, words=4, errors=[20, 20])
+    plain = [stitched_result(0.1, valid=0.5, error=0.9, words=6, errors=[10, 10])] * 2
+    stitched = [stitched_result(w, valid=0.95, error=0.2, words=5, errors=[e, 10]) for w, e in ((0.1, 10), (0.11, 12))]
+    text = "\n".join(module.tables(untouched, plain, stitched))
+    assert "| short-clip WER | 20.0 % | 10.0 % (10.0 % to 10.0 %) | 10.5 % (10.0 % to 11.0 %) |" in text
+    assert "| hum | 4.0 | 6.0 | 5.0 |" in text
+    assert "| valid timestamps: no worse than untouched | 90.0 % → 95.0 % | yes |" in text
+    assert "| boundary error, mean: no worse than untouched | 0.300 s → 0.200 s | yes |" in text
+    assert "+0.50 points (over seeds +0.00 to +1.00, over clips" in text
+    assert "| words an hour on silence and noise: no worse than untouched | 120 → 150 | NO |" in text
+    nothing = [stitched_result(0.1, valid=1.0, error=None, words=0, errors=[10, 10])]
+    assert "| boundary error, mean: no worse than untouched | – | unknown |" in "\n".join(
+        module.tables(untouched, plain[:1], nothing)
+    )
+
+
+def test_stitched_results_are_kept(script, tmp_path, monkeypatch):
+    module = script("stitched")
+    commands = []
+    monkeypatch.setattr(module, "run", lambda *arguments: commands.append(arguments[0]))
+    monkeypatch.setattr(module, "measured", lambda *_: {"wer": 0.5})
+    options = type("Options", (), {"model": "tiny", "frames": "dense"})
+    for _ in range(2):
+        found = module.result_of("plain", 1, tmp_path, tmp_path / "clips.csv", options, ["--epochs=1"])
+    assert commands == ["train"]
+    assert found["wer"] == 0.5
+    assert module.result_of("untouched", 0, tmp_path, tmp_path / "clips.csv", options, [])["training_seconds"] == 0.0
+    assert commands == ["train"]
+    module.require_same_settings(tmp_path, {"a": 1})
+    module.require_same_settings(tmp_path, {"a": 1})
+    with pytest.raises(SystemExit, match="other settings"):
+        module.require_same_settings(tmp_path, {"a": 2})

@@ -155,6 +155,8 @@ BAD_VALUES = {
     "windows.max_utterances": ["2", "101"],
     "windows.min_pause": ["-1", "2"],
     "windows.max_pause": ["0", "31", ".inf"],
+    "windows.timestamps": ["1.1", "-0.1", "x"],
+    "windows.previous_text": ["1.1", "-0.1", "x"],
     "states.store": ["tape"],
     "states.max_gb": ["0", "x"],
     "states.verify": ["x"],

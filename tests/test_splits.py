@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
@@ -17,10 +17,7 @@ import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parent / "checkpoints"))
-import checkpoint_samples
-
-from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
+from whispertune.data.audio import load_waveform
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import DataError, ManifestError, RecipeError
 from whispertune.splits import (
@@ -36,26 +33,9 @@ from whispertune.targets import IGNORE_INDEX
 from whispertune.text.normalizer import normalizer_for
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings, leaves_something
-from whispertune.windows import WindowOptions, single_windows
+from whispertune.windows import WindowOptions, single_windows, window_waveform
 
 RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    """Multilingual, a token a byte."""
-    alphabet = checkpoint_samples.byte_alphabet()
-    unused = [f"unused{number}" for number in range(50_257 - len(alphabet))]
-    vocab = {token: number for number, token in enumerate([*alphabet, *unused, "<|endoftext|>"])}
-    shift = len(vocab) - len(checkpoint_samples.VOCAB)
-    specials = {name: number + shift for name, number in checkpoint_samples.SPECIALS.items()}
-    text, _ = complete_tokenizer(build_tokenizer(vocab, [], specials), 51_865, "tiny")
-    return Tokenizer.from_json(text, 51_865)
-
-
-@pytest.fixture
-def text(tokenizer: Tokenizer) -> TextSettings:
-    return TextSettings(tokenizer, "it", "transcribe")
 
 
 def write(folder: Path, name: str, rows: Sequence[str], header: str = "audio,text") -> Path:
@@ -196,9 +176,8 @@ def test_the_same_audio_counts_by_content_and_span(tmp_path: Path, text: TextSet
 def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
     rows = [f"a{n}.wav,{'parola ' * 8}{n},{'detto prima' if n == 3 else ''}" for n in range(30)]
     split = load(write(tmp_path, "train", rows, "audio,text,prompt"), text)
-    options = WindowOptions(stitched_share=0.25)
-    added = split.add_stitched(options, text, seed=0)
-    assert added == 10
+    options = WindowOptions(stitched_share=0.25, timestamps=0)
+    assert split.arrange(options, text, seed=0) == (10, 0, 0)
     lists = (split.windows, split.num_samples, split.targets, split.languages)
     assert [len(entries) for entries in lists] == [40] * 4
     for window, samples, target in list(zip(split.windows, split.num_samples, split.targets, strict=True))[30:]:
@@ -212,6 +191,77 @@ def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, token
     order = split.longest_first()
     assert sorted(order) == list(range(40))
     assert all(split.num_samples[a] >= split.num_samples[b] for a, b in pairwise(order))
+
+
+def talk(folder: Path, cues: Sequence[tuple[float, float, str]], seconds: float = 40) -> Path:
+    """A recording of noise with these subtitles beside it."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, round(seconds * RATE))
+    soundfile.write(folder / "talk.wav", noise, RATE, subtype="FLOAT")
+    blocks = [f"00:{start:06.3f} --> 00:{end:06.3f}\n{said}\n" for start, end, said in cues]
+    (folder / "talk.vtt").write_text("WEBVTT\n\n" + "\n".join(blocks), encoding="utf-8")
+    return folder
+
+
+CUES = [
+    (1, 3, "uno"),
+    (3.5, 6.04, "due"),
+    (7.5, 9, "tre"),
+    (20, 22, "quattro"),
+    (22.5, 24, "cinque"),
+    (39, 39.9, "sei"),
+]
+
+
+def test_subtitles_become_windows_of_the_real_recording(
+    tmp_path: Path, text: TextSettings, tokenizer: Tokenizer
+) -> None:
+    folder = talk(tmp_path / "talks", CUES)
+    reading = DataOptions(merge_segments=30)
+    for check_audio in ("all", "headers"):
+        options = replace(reading, check_audio=check_audio)
+        split = load_split("train", read_rows("train", folder, options), text, options, advance=lambda _: None)
+        found = split.arrange(WindowOptions(timestamps=1.0, previous_text=1.0), text, seed=0)
+        assert found == (0, 2, 2)
+        first, _, third = split.windows
+        assert np.array_equal(window_waveform(first), load_waveform(folder / "talk.wav", 1, 9))  # pauses too
+        assert [(s.start, s.end, s.text) for s in first.segments()] == [
+            (0, 2, "uno"), (2.5, pytest.approx(5.04), "due"), (6.5, 8, "tre")
+        ]  # fmt: skip
+        assert [window.previous_text for window in split.windows] == [None, "uno due tre", "quattro cinque"]
+        assert not third.timestamps  # a single one
+        ids = list(split.targets[1].input_ids)
+        start = ids.index(tokenizer.sot)
+        assert tokenizer.decode(ids[:start]) == " uno due tre"
+        stamps = [(token - tokenizer.timestamp_begin) * 0.02 for token in ids if token >= tokenizer.timestamp_begin]
+        assert stamps == pytest.approx([0, 2, 2.5, 4])
+        assert split.num_samples == [8 * RATE, 4 * RATE, round(0.9 * RATE)]
+    without = load_split("train", read_rows("train", folder, reading), text, reading, advance=lambda _: None)
+    assert without.arrange(WindowOptions(timestamps=0.0), text, seed=0) == (0, 0, 0)
+    assert all(tokenizer.no_timestamps in target.input_ids for target in without.targets)
+
+
+def test_joined_segments_take_part_in_stitching(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    cues = [(n, n + 0.8, f"frase {n}") for n in range(0, 36, 2)]
+    options = DataOptions(merge_segments=5)
+    rows = read_rows("train", talk(tmp_path / "talks", cues), options)
+    split = load_split("train", rows, text, options, advance=lambda _: None)
+    counts = split.arrange(WindowOptions(stitched_share=0.5, timestamps=1.0, max_utterances=4), text, seed=0)
+    assert counts.stitched > 3
+    assert counts.timestamps == len(split.windows)
+    for window, samples, target in zip(split.windows, split.num_samples, split.targets, strict=True):
+        assert len(window_waveform(window)) == samples
+        stamps = [token for token in target.input_ids if token >= tokenizer.timestamp_begin]
+        assert len(stamps) == 2 * sum(len(u.segments) for u in window.utterances)
+        assert stamps == sorted(stamps)
+
+
+def test_the_text_before_is_of_the_same_recording(tmp_path: Path, text: TextSettings) -> None:
+    rows = ["a1.wav,a,0,0.3", "a1.wav,b,0.3,0.6", "a2.wav,c,0.3,0.6", "a2.wav,d,0,0.3", "a3.wav,e,,", "a3.wav,f,0.1,"]
+    path = write(tmp_path, "train", [f"{row},{n}" for n, row in enumerate(rows)], "audio,text,start,end,id")
+    split = load(path, text)
+    assert split.arrange(WindowOptions(previous_text=1.0), text, seed=0) == (0, 0, 1)
+    assert [window.previous_text for window in split.windows] == [None, "a", None, None, None, None]
 
 
 def test_summary_counts_kinds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from whispertune.features import WINDOW_SAMPLES
 from whispertune.windows import (
     Window,
     WindowOptions,
+    augmented_lengths,
     augmented_num_samples,
     join_waveforms,
     single_windows,
     stitched_windows,
     window_waveform,
+    with_previous_texts,
 )
 
 RATE = 16_000
@@ -118,7 +121,10 @@ def test_too_few_to_stitch() -> None:
 
 
 def test_options_are_checked() -> None:
-    for options in ({"stitched_share": 1.0}, {"min_utterances": 1}, {"max_utterances": 2}, {"min_pause": 2.0}):
+    for options in (
+        {"stitched_share": 1.0}, {"timestamps": 1.1}, {"previous_text": -0.1},
+        {"min_utterances": 1}, {"max_utterances": 2}, {"min_pause": 2.0},
+    ):  # fmt: skip
         with pytest.raises(RecipeError, match="windows"):
             WindowOptions(**options)  # type: ignore[arg-type]
 
@@ -212,3 +218,73 @@ def test_lengths_are_known_before_any_audio_is_read(tmp_path: Path) -> None:
             assert ours == len(window_waveform(window, augmenter, seed=3, view=view)) <= WINDOW_SAMPLES
             altered += ours != len(window_waveform(window))
     assert altered > 15
+
+
+def test_a_lead_is_silence_before_the_first_utterance(recordings: list[Utterance]) -> None:
+    plain = window_waveform(Window("w", tuple(recordings[:2]), (0.25,)))
+    led = window_waveform(Window("w", tuple(recordings[:2]), (0.25,), lead=0.5))
+    assert len(led) == len(plain) + RATE // 2
+    assert not led[: RATE // 2].any()
+    assert np.array_equal(led[RATE // 2 :], plain)
+
+
+def test_timestamps_are_drawn_for_a_share_of_stitched_windows() -> None:
+    utterances, lengths = corpus(400)
+    windows = stitch(utterances, lengths, stitched_share=0.5, timestamps=0.25)
+    timed = [window for window in windows if window.timestamps]
+    assert len(timed) / len(windows) == pytest.approx(0.25, abs=0.06)
+    number = {u.id: n for n, u in enumerate(utterances)}
+    for window in windows:
+        assert window.num_samples == tuple(lengths[number[u.id]] for u in window.utterances)
+        assert 0 <= window.lead <= 1.0
+        assert (window.lead > 0) == window.timestamps
+        assert window.total_samples <= 30 * RATE
+        assert not window.timestamps or window.segments()[-1].end * RATE == pytest.approx(window.total_samples)
+    other = stitch(utterances, lengths, stitched_share=0.5, timestamps=0.25, seed=1)
+    assert [w.timestamps for w in other] != [w.timestamps for w in windows]
+    assert not any(w.timestamps for w in stitch(utterances, lengths, stitched_share=0.5, timestamps=0.0))
+    assert all(w.timestamps for w in stitch(utterances, lengths, stitched_share=0.5, timestamps=1.0))
+
+
+def test_timestamps_count_as_tokens() -> None:
+    utterances, lengths = corpus(100, (0.5, 1))
+    options = {"tokens": 10, "max_tokens": 72, "stitched_share": 0.5, "max_utterances": 10}
+    assert max(len(w.utterances) for w in stitch(utterances, lengths, timestamps=0.0, **options)) == 7
+    assert max(len(w.utterances) for w in stitch(utterances, lengths, timestamps=1.0, **options)) == 6
+
+
+def test_stitched_windows_get_the_text_of_another_one() -> None:
+    italian, lengths = corpus(60, language="it")
+    german, more = corpus(60, language="de")
+    german = [utterance(f"de-{u.id}", language="de") for u in german]
+    windows = stitch([*italian, *german], lengths + more, stitched_share=0.5)
+    prompted = with_previous_texts(windows, 1.0, seed=0)
+    language_of = {window.text: window.utterances[0].language for window in windows}
+    for before, after in zip(windows, prompted, strict=True):
+        assert after.previous_text is not None
+        assert after.previous_text != after.text
+        assert language_of[after.previous_text] == after.utterances[0].language
+        assert dataclasses.replace(after, previous_text=None) == before
+    half = with_previous_texts(windows, 0.5, seed=0)
+    assert 0.35 < np.mean([w.previous_text is not None for w in half]) < 0.65
+    assert with_previous_texts(windows, 0.5, seed=0) == half != with_previous_texts(windows, 0.5, seed=1)
+    assert with_previous_texts(windows[:1], 1.0, seed=0) == windows[:1]
+    assert with_previous_texts(windows, 0.0, seed=0) == windows
+
+
+def test_lengths_and_boundaries_follow_the_speed(recordings: list[Utterance]) -> None:
+    """Where each utterance begins in the augmented waveform, found by its own samples, is where its segment begins."""
+    augmenter = WaveformAugmenter(AugmentOptions(speed=SpeedOptions(probability=1.0, factors=(1.25, 1.5))))
+    clean = tuple(len(window_waveform(Window("", (u,)))) for u in recordings[:2])
+    window = Window("w", tuple(recordings[:2]), (0.75,), lead=0.5, num_samples=clean, timestamps=True)
+    for view in range(3):
+        lengths = augmented_lengths(window, clean, augmenter, seed=0, view=view)
+        waveform = window_waveform(window, augmenter, seed=0, view=view)
+        assert sum(lengths) + round(1.25 * RATE) == len(waveform)
+        assert lengths != list(clean)
+        silent = np.flatnonzero(waveform == 0)
+        gaps = np.split(silent, np.flatnonzero(np.diff(silent) > 1) + 1)
+        edges = [(gap[0] / RATE, (gap[-1] + 1) / RATE) for gap in gaps if len(gap) > 1000]
+        segments = window.segments(lengths)
+        assert [edge[1] for edge in edges] == pytest.approx([s.start for s in segments], abs=1e-3)
+        assert [edge[0] for edge in edges[1:]] == pytest.approx([s.end for s in segments[:-1]], abs=1e-3)

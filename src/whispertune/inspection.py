@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from whispertune.data.audio import content_key, load_utterance, num_samples_between, probe_audio
-from whispertune.data.utterances import Brief, Utterance, Utterances
+from whispertune.data.segments import Rows
+from whispertune.data.utterances import Brief, Utterance
 from whispertune.errors import AudioError, RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 from whispertune.transcripts import TextSettings
@@ -56,7 +57,7 @@ def hear_rows(
 
 
 def skim_rows(
-    utterances: Utterances,
+    utterances: Rows,
     text: TextSettings,
     workers: int,
     advance: Callable[[int], None],

@@ -20,8 +20,9 @@ from whispertune.store.key import encoder_digest, store_key
 from whispertune.store.plan import FRESH_EPOCHS, Place, choose_place, stored_views
 from whispertune.store.stored import StateLayout, StoredStates
 from whispertune.store.views import SideBySide, StoredViews
+from whispertune.targets import Target
 from whispertune.training.resume import Progress
-from whispertune.windows import augmented_num_samples
+from whispertune.windows import augmented_lengths, augmented_num_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,27 @@ class RunStates:
             return None
         return StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid"))
 
+    def targets(self, index: int, epoch: int) -> list[Target]:
+        """The targets of a window's copies, in the order of `training`: timestamps follow the augmented speed."""
+        session = self.session
+        target, window = session.train.targets[index], session.train.windows[index]
+        if session.augmenter is None or not window.timestamps:
+            return [target] * session.copies
+        lengths = augmented_lengths(
+            window, window.num_samples, session.augmenter, seed=session.recipe.seed, view=self._view(epoch)
+        )
+        clean = [target] if session.copies == 2 else []
+        return [*clean, session.text.target(window, lengths)]
+
+    def _view(self, epoch: int) -> int:
+        """The augmented view of an epoch."""
+        return epoch % self.views if self.views else epoch
+
     def _computed(self, features: Callable[[int, int], Sequence[WindowFeatures]]) -> ComputedStates:
-        session, views = self.session, self.views
+        session = self.session
         return ComputedStates(
             session.working.model.encoder,
-            lambda index, epoch: features(index, epoch % views if views else epoch),
+            lambda index, epoch: features(index, self._view(epoch)),
             workers=session.recipe.data.workers,
             trained=not session.frozen,
         )

@@ -22,7 +22,7 @@ from whispertune.precision import precision_name, resolve_device, resolve_precis
 from whispertune.processes import ALONE, Pace, Processes
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder, write_jsonl
-from whispertune.splits import Split, excluded_summary, load_split, read_rows, require_usable
+from whispertune.splits import Arranged, Split, excluded_summary, load_split, read_rows, require_usable
 from whispertune.states import (
     ComputedStates,
     EncoderStates,
@@ -140,7 +140,7 @@ def open_session(
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
-    stitched = splits["train"].add_stitched(recipe.windows, text, recipe.seed)
+    arranged = splits["train"].arrange(recipe.windows, text, recipe.seed)
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)
@@ -158,7 +158,7 @@ def open_session(
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
     console.print(f"device    {device}, {precision_name(dtype)}{threads}")
     for split in splits.values():
-        extra = f", {stitched} of them stitched" if split.name == "train" and stitched else ""
+        extra = _told(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
         if not split.heard:
             console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
@@ -169,6 +169,16 @@ def open_session(
         shown = ", ".join(f"{language} {100 * share:.1f} %" for language, share in shares.items())
         console.print(f"drawn     with data.temperature {recipe.data.temperature:g} and weights: {shown}")
     return session
+
+
+def _told(arranged: Arranged) -> str:
+    kinds = {
+        "stitched": arranged.stitched,
+        "with timestamps": arranged.timestamps,
+        "with a previous text": arranged.previous_text,
+    }
+    found = [f"{count} {kind}" for kind, count in kinds.items() if count]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _load(

@@ -6,15 +6,15 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.audio import content_key, load_utterance
-from whispertune.data.segments import merge_segments
+from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import AudioError, DataError, RecipeError
@@ -24,7 +24,7 @@ from whispertune.lazy import Lazy
 from whispertune.processes import ALONE, Processes
 from whispertune.targets import MAX_TOKENS, Target
 from whispertune.transcripts import TextSettings
-from whispertune.windows import Window, WindowOptions, single_windows, stitched_windows
+from whispertune.windows import Window, WindowOptions, drawn, single_windows, stitched_windows, with_previous_texts
 
 MOST_HEARD = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
@@ -77,12 +77,21 @@ class Exclusion:
     reason: str
 
 
+class Arranged(NamedTuple):
+    """How many windows are stitched, have timestamps, and begin with a previous text."""
+
+    stitched: int
+    timestamps: int
+    previous_text: int
+
+
 @dataclass(slots=True)
 class Split:
     """One of train, valid and test, ready for use: parallel lists, one entry a window.
 
     num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
     heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
+    joined: whether an utterance may be joined from several segments.
     weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
     fingerprint: sha256 of what the rows were read from.
     """
@@ -97,6 +106,7 @@ class Split:
     num_rows: int
     heard: bool = True
     num_stitched: int = 0
+    joined: bool = False
     weights: list[float] = field(default_factory=list)
     tasks: set[str | None] = field(default_factory=set)
     fingerprint: str = ""
@@ -121,10 +131,42 @@ class Split:
         """Window indices by falling duration."""
         return sorted(range(len(self.windows)), key=lambda i: (-self.num_samples[i], i))
 
-    def add_stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> int:
-        """Add stitched windows behind the single ones; returns how many."""
-        if options.stitched_share == 0:
-            return 0
+    def arrange(self, options: WindowOptions, text: TextSettings, seed: int) -> Arranged:
+        """Make these the training windows that the options ask for, stitched ones behind the single ones."""
+        singles, count = self.windows, len(self.windows)
+        lengths = self.num_samples[:count]
+        stitched = self._stitched(options, text, seed) if options.stitched_share > 0 else []
+        timed, prompted = bytearray(count), bytearray(count)  # drawn once, not at each use
+        earlier: Utterance | None = None
+        for i in range(count) if options.previous_text or (self.joined and options.timestamps) else ():
+            row = singles[i].utterances[0]
+            timed[i] = len(row.segments) > 1 and drawn(options.timestamps, seed, f"{row.id}/timestamps")
+            follows = earlier is not None and _follows(earlier, row)
+            prompted[i] = follows and drawn(options.previous_text, seed, f"{row.id}/previous")
+            earlier = row
+
+        def window_at(i: int) -> Window:
+            if i >= count:
+                return stitched[i - count]
+            previous = singles[i - 1].text if prompted[i] else None
+            if not timed[i] and previous is None:
+                return singles[i]
+            return replace(singles[i], num_samples=(lengths[i],), timestamps=bool(timed[i]), previous_text=previous)
+
+        for window in stitched:
+            self.num_samples.append(window.total_samples)
+            self.languages.append(text.language_of(window.utterances[0]))
+            self.weights.append(1.0)
+        self.num_stitched = len(stitched)
+        self.windows = Lazy(count + len(stitched), window_at)
+        self.targets = _targets(self.windows, text)
+        return Arranged(
+            len(stitched),
+            sum(timed) + sum(window.timestamps for window in stitched),
+            sum(prompted) + sum(window.previous_text is not None for window in stitched),
+        )
+
+    def _stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> list[Window]:
         singles, count = self.windows, len(self.windows)
         utterances = Lazy(count, lambda i: singles[i].utterances[0])
         targets = self.targets
@@ -133,24 +175,29 @@ class Split:
         windows = stitched_windows(
             utterances, self.num_samples, tokens, options, seed, max_tokens=MAX_TOKENS - longest_prompt - 1
         )
-        members = {utterance.id for window in windows for utterance in window.utterances}
-        lengths = {u.id: n for u, n in zip(utterances, self.num_samples, strict=True) if u.id in members}
-        for window in windows:
-            samples = sum(lengths[u.id] for u in window.utterances)
-            self.num_samples.append(samples + sum(round(pause * SAMPLE_RATE) for pause in window.pauses))
-            self.languages.append(text.language_of(window.utterances[0]))
-            self.weights.append(1.0)
-        self.num_stitched = len(windows)
-        self.windows = Lazy(count + len(windows), lambda i: singles[i] if i < count else windows[i - count])
-        self.targets = _targets(self.windows, text)
-        return len(windows)
+        return with_previous_texts(windows, options.previous_text, seed)
+
+
+def _follows(earlier: Utterance, later: Utterance) -> bool:
+    """Whether a row is said behind the one before it in the same recording; one with a prompt of its own needs none."""
+    if not earlier.text or earlier.end is None or later.prompt is not None:
+        return False
+    return earlier.start < later.start and same_recording(earlier, later)
 
 
 def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
     return Lazy(len(windows), lambda i: text.target(windows[i]))
 
 
-def read_rows(name: str, manifest: Path | str, options: DataOptions | None = None) -> Utterances:
+@overload
+def read_rows(name: str, manifest: Path | str) -> Utterances: ...
+
+
+@overload
+def read_rows(name: str, manifest: Path | str, options: DataOptions) -> Rows: ...
+
+
+def read_rows(name: str, manifest: Path | str, options: DataOptions | None = None) -> Rows:
     """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
 
     Raises:
@@ -179,12 +226,13 @@ def load_split(
     advance: called with the number of rows done. Each of several processes looks at its share and learns of the
     others'.
     """
-    rows = utterances if isinstance(utterances, Utterances) else Utterances(utterances)
+    rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
     heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
     look = hear_rows if heard else skim_rows
     kept = array("q")
     windows = Lazy(0, lambda i: single_windows([rows[kept[i]]])[0])
     split = Split(name, windows, [], _targets(windows, text), [], {}, [], len(rows), heard=heard)
+    split.joined = isinstance(rows, JoinedSegments)
     split.fingerprint = rows.fingerprint
     rank, world = processes.rank, processes.world
     share = range(rank, len(rows), world)

@@ -116,7 +116,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
 
     trainer = Trainer(
         model=whisper, working=session.working, optimizer=optimizer, schedule=schedule,
-        train_split=session.train, train_states=train_states,
+        train_split=session.train, train_states=train_states, targets=plan.targets,
         validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
         stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
         epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,

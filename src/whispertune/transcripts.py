@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -13,7 +14,7 @@ from whispertune.errors import RecipeError
 from whispertune.targets import MAX_TOKENS, Target, make_target
 from whispertune.text.languages import LANGUAGES, language_code, spoken_language
 from whispertune.text.normalizer import normalizer_for
-from whispertune.text.tokenizer import Tokenizer
+from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 from whispertune.windows import Window
 
 MOST_PROMPT_TOKENS = 5
@@ -104,28 +105,56 @@ class TextSettings:
             self._prompt(language, task, None)
             self.known_prompts.add((language, task))
 
-    def prompt(self, window: Window) -> list[int]:
-        """Prompt tokens of a window."""
+    def prompt(self, window: Window, *, timestamps: bool = False) -> list[int]:
+        """Prompt tokens of a window; a row's own prompt goes before a previous text."""
         first = window.utterances[0]
-        previous = first.prompt if len(window.utterances) == 1 else None
-        return self._prompt(self.language_of(first), first.task, previous)
+        previous = first.prompt if len(window.utterances) == 1 and first.prompt else window.previous_text
+        return self._prompt(self.language_of(first), first.task, previous, timestamps=timestamps)
 
-    def _prompt(self, language: str, task: str | None, previous: str | None) -> list[int]:
+    def _prompt(self, language: str, task: str | None, previous: str | None, *, timestamps: bool = False) -> list[int]:
         named = self.token_for(language) if self.tokenizer.multilingual else None
-        return self.tokenizer.prompt_tokens(named, task or self.task, previous_text=previous)
+        return self.tokenizer.prompt_tokens(named, task or self.task, timestamps, previous)
 
     def _text_ids(self, text: str, language: str) -> list[int]:
         return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)
 
-    def target(self, window: Window) -> Target:
-        """Decoder input and labels of a window."""
-        return make_target(
-            self.prompt(window),
-            self._text_ids(window.text, self.language_of(window.utterances[0])),
-            self.tokenizer.eot,
-            sot=self.tokenizer.sot,
-            prompt_loss=self.prompt_loss,
-        )
+    def target(self, window: Window, num_samples: Sequence[int] | None = None) -> Target:
+        """Decoder input and labels of a window, at most 448 each: a previous text is cut at its beginning to fit.
+
+        num_samples: of each utterance once it is augmented, where the window has timestamps; they change no count.
+        Timestamps that do not fit (hundreds of tokens within 30 s) are left out.
+        """
+        language = self.language_of(window.utterances[0])
+        ids = self._timed_ids(window, language, num_samples) if window.timestamps else []
+        timestamps = 0 < len(ids) <= MAX_TOKENS - MOST_PROMPT_TOKENS
+        if not timestamps:
+            ids = self._text_ids(window.text, language)
+        prompt = self.prompt(window, timestamps=timestamps)
+        start, excess = prompt.index(self.tokenizer.sot), len(prompt) + len(ids) - MAX_TOKENS
+        if start and excess > 0:  # the prompt is <|startofprev|>, text, <|startoftranscript|> …
+            prompt = [prompt[0], *prompt[1 + excess :]] if excess < start - 1 else prompt[start:]
+        return make_target(prompt, ids, self.tokenizer.eot, sot=self.tokenizer.sot, prompt_loss=self.prompt_loss)
+
+    def _timed_ids(self, window: Window, language: str, num_samples: Sequence[int] | None) -> list[int]:
+        segments = window.segments(num_samples)
+        texts = (self._text_ids(segment.text, language) for segment in segments)
+        timed = [(segment.start, segment.end, ids) for segment, ids in zip(segments, texts, strict=True)]
+        return timed_ids(timed, self.tokenizer.timestamp_begin)
+
+
+def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_begin: int) -> list[int]:
+    """`[<|start|>, text…, <|end|>]` of each segment (start and end in seconds, ids of its text), one behind the other.
+
+    timestamp_begin: the id of <|0.00|>. Times are rounded to 0.02 s, kept within 30 s, and never go back; every segment
+    lasts 0.02 s at least, unless it stands at the window's very end: what Whisper's own decoding may emit.
+    """
+    ids: list[int] = []
+    earliest, latest = 0, NUM_TIMESTAMPS - 1
+    for start, end, text in segments:
+        first = min(max(round(start / SECONDS_PER_TIMESTAMP), earliest), latest)
+        earliest = min(max(round(end / SECONDS_PER_TIMESTAMP), first + 1), latest)
+        ids += [timestamp_begin + first, *text, timestamp_begin + earliest]
+    return ids
 
 
 def leaves_something(text: str, language: str) -> bool:

@@ -1,19 +1,24 @@
-"""Utterances on a 30 s canvas: one a window, or several stitched with pauses."""
+"""Utterances on a 30 s canvas: one a window, or several stitched with pauses; and what is said in it when."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.data.audio import load_utterance
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Segment, Utterance
 from whispertune.errors import RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 
 MOST_UTTERANCES = 100
+LONGEST_LEAD = 1.0
+"""Seconds of silence, at most, before the first utterance of a window with timestamps: Whisper's own decoding begins no
+later, and a model that has only seen 0.00 there would always say it."""
+TIMESTAMP_TOKENS = 2
+"""Of each segment: its start and its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,15 @@ class WindowOptions:
     max_pause: float = 1.0
     """Longest pause between stitched utterances, seconds."""
 
+    timestamps: float = 0.5
+    """Share of the windows with several segments (stitched, or joined by data.merge_segments) whose target has
+    timestamps; single utterances never have: their file's ends are not those of the speech."""
+
+    previous_text: float = 0.0
+    """Share of the windows that begin with the text before theirs, of those that have one: a segment with another
+    before it in the same recording, and a stitched window, which gets another one's. It is at most 223 tokens long,
+    and carries no loss."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.stitched_share < 1:
             raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
@@ -48,20 +62,55 @@ class WindowOptions:
                 f"windows.min_pause is {self.min_pause} and max_pause {self.max_pause}; "
                 "they must lie between 0 and 30 s and be in order"
             )
+        for name, share in (("timestamps", self.timestamps), ("previous_text", self.previous_text)):
+            if not 0 <= share <= 1:
+                raise RecipeError(f"windows.{name} is {share}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One training or validation item: its utterances, and the pause (seconds) before each but the first."""
+    """One training or validation item: its utterances, and the pause (seconds) before each but the first.
+
+    lead: silence (seconds) before the first. num_samples: 16 kHz samples of each utterance as it is, where they are
+    known. timestamps: whether its target has them (num_samples is known then). previous_text: what it is prompted with.
+    """
 
     id: str
     utterances: tuple[Utterance, ...]
     pauses: tuple[float, ...] = ()
+    lead: float = 0.0
+    num_samples: tuple[int, ...] = ()
+    timestamps: bool = False
+    previous_text: str | None = None
 
     @property
     def text(self) -> str:
         """The transcript of the whole window."""
         return " ".join(text for utterance in self.utterances if (text := utterance.text.strip()))
+
+    @property
+    def total_samples(self) -> int:
+        """16 kHz samples of the whole window, where those of its utterances are known."""
+        return sum(self.num_samples) + _pause_samples(self)
+
+    def segments(self, num_samples: Sequence[int] | None = None) -> list[Segment]:
+        """What is said when, in the order of time: joined utterances' segments each, others as a whole.
+
+        num_samples: of each utterance once it is augmented; a joined one's segments move with its speed.
+        """
+        found: list[Segment] = []
+        begin = _samples_of(self.lead)
+        altered = self.num_samples if num_samples is None else num_samples
+        pauses = (0.0, *self.pauses)
+        for utterance, clean, num, pause in zip(self.utterances, self.num_samples, altered, pauses, strict=True):
+            begin += _samples_of(pause)
+            whole = Segment(0.0, clean / SAMPLE_RATE, utterance.text)
+            for start, end, text in utterance.segments or (whole,):
+                first, last = (begin / SAMPLE_RATE + min(time, whole.end) * num / clean for time in (start, end))
+                if text.strip():
+                    found.append(Segment(first, last, text.strip()))
+            begin += num
+        return found
 
 
 def single_windows(utterances: Sequence[Utterance]) -> list[Window]:
@@ -81,22 +130,27 @@ def stitched_windows(
     """Windows of several utterances, so many that they are `stitched_share` of all windows.
 
     num_samples, num_tokens: of each utterance. A window holds utterances of one language and task, drawn
-    without repetition, within 30 s and `max_tokens` of text; one that ends with fewer than `min_utterances`
-    is dropped (long recordings cannot be stitched).
+    without repetition, within 30 s and `max_tokens` of text and timestamps; one that ends with fewer than
+    `min_utterances` is dropped (long recordings cannot be stitched).
     """
     wanted = round(len(utterances) * options.stitched_share / (1 - options.stitched_share))
     generator = np.random.default_rng((seed, 0x57174))
     windows: list[Window] = []
     for number in range(wanted):
         target = int(generator.integers(options.min_utterances, options.max_utterances + 1))
+        name = f"stitched-{number}"
+        timestamps = drawn(options.timestamps, seed, f"{name}/timestamps")
+        lead = _drawn_lead(options, seed, name) if timestamps else 0.0
         chosen: list[int] = []
         pauses: list[float] = []
-        samples = tokens = 0
+        samples, tokens = _samples_of(lead), 0
         for index in generator.integers(len(utterances), size=4 * target).tolist():
             candidate, first = utterances[index], utterances[chosen[0] if chosen else index]
             pause = float(generator.uniform(options.min_pause, options.max_pause)) if chosen else 0.0
-            new_samples = samples + round(pause * SAMPLE_RATE) + num_samples[index]
+            new_samples = samples + _samples_of(pause) + num_samples[index]
             new_tokens = tokens + num_tokens[index]
+            if timestamps:
+                new_tokens += TIMESTAMP_TOKENS * max(1, len(candidate.segments))
             if (
                 index in chosen
                 or (candidate.language, candidate.task) != (first.language, first.task)
@@ -111,8 +165,38 @@ def stitched_windows(
                 break
         if len(chosen) >= options.min_utterances:
             members = tuple(utterances[index] for index in chosen)
-            windows.append(Window(f"stitched-{number}", members, tuple(pauses[1:])))
+            lengths = tuple(num_samples[index] for index in chosen)
+            windows.append(Window(name, members, tuple(pauses[1:]), lead, lengths, timestamps))
     return windows
+
+
+def drawn(share: float, seed: int, key: str) -> bool:
+    """Whether a window is among a share of them; follows from seed and key alone."""
+    return share > 0 and bool(generator_for(seed, 0, key).random() < share)
+
+
+def _drawn_lead(options: WindowOptions, seed: int, name: str) -> float:
+    longest = min(options.max_pause, LONGEST_LEAD)
+    return float(generator_for(seed, 0, f"{name}/lead").uniform(0, longest))
+
+
+def with_previous_texts(windows: Sequence[Window], share: float, seed: int) -> list[Window]:
+    """Stitched windows, a share of them with the text of another one of their language and task."""
+    last: dict[tuple[str | None, str | None], Window] = {}
+    for window in windows:
+        last[_kind(window)] = window  # the first of a kind gets the last one's
+    found = []
+    for window in windows:
+        before = last[_kind(window)]
+        last[_kind(window)] = window
+        if before is not window and drawn(share, seed, f"{window.id}/previous"):
+            window = replace(window, previous_text=before.text)
+        found.append(window)
+    return found
+
+
+def _kind(window: Window) -> tuple[str | None, str | None]:
+    return window.utterances[0].language, window.utterances[0].task
 
 
 def window_waveform(
@@ -133,22 +217,36 @@ def window_waveform(
             room = WINDOW_SAMPLES - total + len(clean)
             waveforms[index] = augmenter(clean, _draws(window, utterance, seed, view), max_samples=room)
             total += len(waveforms[index]) - len(clean)
-    return join_waveforms(waveforms, window.pauses)
+    return join_waveforms(waveforms, window.pauses, window.lead)
 
 
 def augmented_num_samples(
     window: Window, num_samples: Sequence[int], augmenter: WaveformAugmenter, *, seed: int, view: int
 ) -> int:
     """The length of `window_waveform` with this augmenter, from those of its clean utterances, reading no audio."""
+    lengths = augmented_lengths(window, num_samples, augmenter, seed=seed, view=view)
+    return sum(lengths) + _pause_samples(window)
+
+
+def augmented_lengths(
+    window: Window, num_samples: Sequence[int], augmenter: WaveformAugmenter, *, seed: int, view: int
+) -> list[int]:
+    """Samples of each utterance of a window in `window_waveform` with this augmenter, reading no audio."""
     total = sum(num_samples) + _pause_samples(window)
+    lengths = []
     for clean, utterance in zip(num_samples, window.utterances, strict=True):
         room = WINDOW_SAMPLES - total + clean
-        total += augmenter.num_samples(clean, _draws(window, utterance, seed, view), max_samples=room) - clean
-    return total
+        lengths.append(augmenter.num_samples(clean, _draws(window, utterance, seed, view), max_samples=room))
+        total += lengths[-1] - clean
+    return lengths
 
 
 def _pause_samples(window: Window) -> int:
-    return sum(round(pause * SAMPLE_RATE) for pause in window.pauses)
+    return sum(map(_samples_of, (window.lead, *window.pauses)))
+
+
+def _samples_of(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
 
 
 def _draws(window: Window, utterance: Utterance, seed: int, view: int) -> np.random.Generator:
@@ -156,9 +254,12 @@ def _draws(window: Window, utterance: Utterance, seed: int, view: int) -> np.ran
     return generator_for(seed, view, key)
 
 
-def join_waveforms(waveforms: Sequence[np.ndarray], pauses: Sequence[float]) -> np.ndarray:
-    """Waveforms (num_samples,) in a row with these pauses (seconds, one fewer) of digital silence between."""
-    parts = [waveforms[0]]
-    for waveform, pause in zip(waveforms[1:], pauses, strict=True):
-        parts += [np.zeros(round(pause * SAMPLE_RATE), np.float32), waveform]
+def join_waveforms(waveforms: Sequence[np.ndarray], pauses: Sequence[float], lead: float = 0.0) -> np.ndarray:
+    """Waveforms (num_samples,) in a row with these pauses (seconds, one fewer) of digital silence between.
+
+    lead: such a pause before the first.
+    """
+    parts = []
+    for waveform, pause in zip(waveforms, (lead, *pauses), strict=True):
+        parts += [np.zeros(_samples_of(pause), np.float32), waveform]
     return np.concatenate(parts)

@@ -460,6 +460,20 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
     ]  # fmt: skip
 
 
+def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
+    rows = [segment(1, 4, "a"), segment(5, 9.5, "b"), segment(10.5, 11.2, "c"), segment(12, 15, "d")]
+    rows += [segment(16.5, 21, "e"), segment(21, 26.2, "f"), segment(29, 30, "g"), segment(30, 31, "h")]
+    found = list(merge_segments(Utterances(rows), 10.0))
+    # "c d" has 0.5 s of the pause of 1 s before it, "e f" 0.3 s: more would be over 10 s. What was said in the longer
+    # pause before "g" may have been left out, and before "a" nothing is known.
+    assert [(u.start, u.end, u.text) for u in found] == [
+        (1, 9.5, "a b"), (10, 15, "c d"), (pytest.approx(16.2), 26.2, "e f"), (29, 31, "g h")
+    ]  # fmt: skip
+    assert [(s.start, s.end) for s in found[1].segments] == [(0.5, pytest.approx(1.2)), (2.0, 5.0)]
+    brief = merge_segments(Utterances(rows), 10.0).brief(1)
+    assert (brief.start, brief.end, brief.text) == (10, 15, "c d")
+
+
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 20)), max_size=12), st.floats(1, 30))
 def test_joining_loses_no_text(spans: list[tuple[float, float]], longest: float) -> None:
     rows = [segment(start, start + length, f"w{n}") for n, (start, length) in enumerate(spans)]
@@ -468,7 +482,11 @@ def test_joining_loses_no_text(spans: list[tuple[float, float]], longest: float)
     assert " ".join(u.text for u in found).split() == [u.text for u in rows]
     for utterance in found:
         assert utterance.end is not None
-        assert "+" not in utterance.id or utterance.end - utterance.start <= longest
+        assert "+" not in utterance.id or utterance.end - utterance.start <= longest + 1e-9
+        assert utterance.start >= 0
+        for piece in utterance.segments:
+            (row,) = [row for row in rows if row.text == piece.text]
+            assert (utterance.start + piece.start, utterance.start + piece.end) == pytest.approx((row.start, row.end))
 
 
 # Columns hold what objects do.

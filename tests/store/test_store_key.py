@@ -83,6 +83,7 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
         given.key(windows=changed(given.windows, within=(1, 9))),
         given.key(windows=[given.windows[1], given.windows[0], *given.windows[2:]]),
         given.key(windows=[*given.windows[:-1], dataclasses.replace(last, pauses=(0.4,))]),
+        given.key(windows=[*given.windows[:-1], dataclasses.replace(last, lead=0.4)]),
         given.augmented(),
         given.augmented(seed=2),
         given.augmented(view=3),
@@ -105,6 +106,8 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
 
 def test_what_states_do_not_depend_on_is_not_in_it(given: Given) -> None:
     """Transcripts and names of clean windows; how views are used; the length of nothing else."""
+    last = dataclasses.replace(given.windows[-1], timestamps=True, previous_text="ciao", num_samples=(1, 2))
+    assert given.key(windows=[*given.windows[:-1], last]) == given.key()
     assert given.key(windows=changed(given.windows, text="addio", id="other", language="it", row=9)) == given.key()
     used_otherwise = dataclasses.replace(given.options, keep_original=True, views=9)
     assert given.augmented(augment=used_otherwise) == given.augmented()

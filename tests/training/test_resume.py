@@ -44,7 +44,14 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "validation__every_steps": 2,
     },
     "encoder learns": {"checkpoint__every_steps": 2, "freeze": "none", "validation__every_steps": 2, "accumulation": 3},
-    "bf16": {"checkpoint__every_steps": 2, "precision": "bf16", "windows__stitched_share": 0.3, "freeze": "encoder:1"},
+    "bf16": {
+        "checkpoint__every_steps": 2,
+        "precision": "bf16",
+        "windows__stitched_share": 0.4,
+        "windows__previous_text": 0.7,
+        "augment__speed__probability": 0.9,
+        "freeze": "encoder:1",
+    },
     "fp16": {"checkpoint__every_steps": 1, "precision": "fp16", "epochs": 3, "schedule__name": "cosine"},
     "last update": {"checkpoint__every_steps": 1, "epochs": 9, "max_steps": 4},
 }

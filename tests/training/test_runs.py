@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import checkpoint_samples
 import pytest
 import torch
 from training_samples import (
@@ -303,12 +304,49 @@ def test_stitched_windows_in_a_run(
     run = tmp_path / "run"
     assert samples.train_run(run, epochs=1, windows__stitched_share=0.3) == 0
     # 0.3 of all windows, so 0.3 / 0.7 of the 11 clips.
-    assert "5 of them stitched" in capsys.readouterr().err
+    assert "16 windows (5 stitched, " in capsys.readouterr().err
     assert len(lengths) == 16
     assert sum(row["utterances"] for row in step_rows(run)) == 16
 
 
-@pytest.mark.parametrize("extra", [{}, AUGMENTED])
+def test_timestamps_follow_the_augmented_copy(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each pair of a clean and an augmented copy (fresh ones, and stored views) the second one's times differ."""
+    original = trainer_module.collate_targets
+    batches: list[list[Target]] = []
+
+    def collate(targets: list[Target], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+        batches.append(targets)
+        return original(targets, pad_id)
+
+    monkeypatch.setattr(trainer_module, "collate_targets", collate)
+    begin = checkpoint_samples.SPECIALS["<|notimestamps|>"] + 1
+    extra = {
+        "windows__stitched_share": 0.3, "windows__timestamps": 1.0, "windows__previous_text": 1.0, "epochs": 2,
+        "augment__keep_original": "true", "augment__speed__probability": 1.0, "augment__speed__factors": "[0.8,0.9]",
+    }  # fmt: skip
+    found: dict[str, list[tuple[list[int], list[int]]]] = {}
+    for views in ("fresh", "1"):
+        batches.clear()
+        assert samples.train_run(tmp_path / views, **extra, augment__views=views) == 0
+        assert "(5 stitched, 5 with timestamps, 5 with a previous text)" in capsys.readouterr().err
+        found[views] = []
+        for batch in batches:
+            for clean, augmented in zip(batch[: len(batch) // 2], batch[len(batch) // 2 :], strict=True):
+                ours, theirs = ([token - begin for token in t.input_ids if token >= begin] for t in (clean, augmented))
+                assert clean.num_target_tokens == augmented.num_target_tokens
+                assert len(ours) == len(theirs)
+                if ours:
+                    assert theirs != ours
+                    assert theirs[-1] > ours[-1]  # played slower
+                    found[views].append((ours, theirs))
+        assert len(found[views]) == 10
+    assert len({tuple(theirs) for _, theirs in found["fresh"]}) > 5  # another one in the second epoch
+    assert len({tuple(theirs) for _, theirs in found["1"]}) == 5
+
+
+@pytest.mark.parametrize("extra", [{}, AUGMENTED, {"windows__timestamps": 0.6, "windows__previous_text": 0.6}])
 def test_stitched_runs_repeat_exactly(samples: Samples, tmp_path: Path, extra: dict[str, object]) -> None:
     outcomes = []
     for name, workers in (("a", 1), ("b", 2)):

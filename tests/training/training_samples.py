@@ -154,6 +154,7 @@ def make_trainer(
         "validate": lambda advance: next(evaluations), "save_best": lambda: None, "progress": Progress(),
         "stop": StopSignal(), "device": torch.device("cpu"), "dtype": torch.float32, "pad_id": PAD_ID, "epochs": 1,
         "max_steps": None, "batch_size": 2, "accumulation": 1, "seed": 0, "copies": 1, "loss": LossOptions(),
+        "targets": lambda index, epoch: [targets[index]] * given["copies"],
         "checkpoint": CheckpointOptions(), "validate_every": None, "valid_size": 1, "frames_name": "thinned",
         **options,
     }  # fmt: skip

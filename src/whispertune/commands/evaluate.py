@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +16,17 @@ from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import load_model
+from whispertune.loading import ReadyModel, load_model
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.probes.decode import Probed
+from whispertune.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
+from whispertune.probes.long_form import long_form_of, long_recordings, measure_long_form
+from whispertune.probes.report import Probes, probe_tables
+from whispertune.probes.sounds import SOUND_KINDS
+from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, excluded_summary, load_split, read_rows, require_usable
+from whispertune.splits import DataOptions, Split, excluded_summary, load_split, read_rows, require_usable
 from whispertune.states import ComputedStates, window_features
 from whispertune.text.languages import spoken_language
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
@@ -32,7 +38,10 @@ USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [-
 DESCRIPTION = """Decode a manifest with a model and score it against its transcripts.
 
 Decoding is dense (plain Whisper) and bounded by Whisper's own 448 tokens only, as the model will be deployed.
-WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them."""
+WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them.
+
+Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, --long_form
+true into recordings of minutes, and --hallucination true has silence and noise decoded, in which nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +89,29 @@ class EvaluateOptions:
     merge_segments: float = 0.0
     """Join neighbouring segments of a recording up to so many seconds; 0 leaves them as they are."""
 
+    timestamps: bool = False
+    """Decode the clips once more, stitched and with timestamps: how many outputs have valid ones (monotonic, paired,
+    inside the audio), and how far they are from the clips' boundaries."""
+
+    long_form: bool = False
+    """Transcribe long recordings too, as `whispertune transcribe` does: the data's own where its rows are segments of
+    them, else its clips, joined with silences of 0.5 to 4 s into recordings of up to 10 minutes."""
+
+    hallucination: bool = False
+    """Decode generated silence and noise, 60 s of each of 5 kinds: words written down there, loops, outputs that ran
+    into 448 tokens; loops among the data's own outputs too."""
+
+    seed: int = 0
+    """Of what these stitch and generate."""
+
     output: str | None = None
     """Folder for hypotheses.jsonl and summary.json."""
 
     def __post_init__(self) -> None:
         if self.language_token is not None and self.language is None:
             raise RecipeError("language_token is given without language: name the language that borrows it")
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
         try:
             self.search, self.reading  # noqa: B018 - built to have their ranges checked
         except RecipeError as error:  # here they are no sections
@@ -117,17 +143,21 @@ def main(arguments: Sequence[str]) -> int:
     if output is not None:
         make_writable(output)
     keep_freed_memory()
-    found = evaluate(options)
+    found, probes = evaluate(options)
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
-        content = {"model": options.model, "frames": options.frames.selection, **found.summary()}
-        write_text(output / "summary.json", json.dumps(content, indent=2) + "\n")
-    report(options, found, output)
+        content = {"model": options.model, "frames": options.frames.selection, **found.summary(), **probes.summary()}
+        write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    report(options, found)
+    for table in probe_tables(probes):
+        results.print(table)
+    if output is not None:
+        results.print(f"every hypothesis: {output / 'hypotheses.jsonl'}")
     return 0
 
 
-def evaluate(options: EvaluateOptions) -> Evaluation:
-    """Load, decode, score.
+def evaluate(options: EvaluateOptions) -> tuple[Evaluation, Probes]:
+    """Load, decode, score, and probe as far as that is asked for.
 
     Raises:
         UserError: whatever is wrong with options, model or data.
@@ -161,7 +191,30 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
             split, [contender], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
             frames=options.frames, max_tokens=token_caps(split, None), cut_loops=False, advance=advance,
         )  # fmt: skip
-    return found
+    return found, _probe(options, ready, split, text, found)
+
+
+def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: TextSettings, found: Evaluation) -> Probes:
+    probed = Probed(ready, options.search, options.frames, options.workers)
+    probes = Probes()
+    if options.timestamps:
+        windows = windows_with_boundaries(split, text, options.seed)
+        with progress_bar("timestamps", len(windows)) as advance:
+            probes.timestamps = measure_timestamps(probed, windows, text, advance)
+    if options.long_form:
+        recordings = long_recordings(split, options.seed)
+        with progress_bar("long form, seconds", sum(int(r.seconds) for r in recordings)) as advance:
+            probes.long_form = measure_long_form(recordings, long_form_of(probed, text), advance)
+    if options.hallucination:
+        first = split.windows[0]
+        with progress_bar("silence and noise", len(SOUND_KINDS) * WINDOWS_A_KIND) as advance:
+            probes.hallucination = measure_hallucination(
+                probed, text.prompt(replace(first, utterances=(replace(first.utterances[0], prompt=None),))),
+                split.languages[0], seed=options.seed, advance=advance,
+            )  # fmt: skip
+        probes.stuck = count_stuck(found.hypotheses)
+        probes.outputs = len(found.hypotheses)
+    return probes
 
 
 def _own_language(generation: dict[str, object]) -> str | None:
@@ -170,7 +223,7 @@ def _own_language(generation: dict[str, object]) -> str | None:
     return named.strip("<|>") if isinstance(named, str) else None
 
 
-def report(options: EvaluateOptions, found: Evaluation, output: Path | None) -> None:
+def report(options: EvaluateOptions, found: Evaluation) -> None:
     """Print the figures."""
     low, high = found.interval()
     table = Table(title=f"{options.model} on {options.data}", title_justify="left")
@@ -185,5 +238,3 @@ def report(options: EvaluateOptions, found: Evaluation, output: Path | None) -> 
     results.print(table)
     if found.capped:
         results.print(f"{found.capped} hypotheses ran into Whisper's 448 tokens: look for loops")
-    if output is not None:
-        results.print(f"every hypothesis: {output / 'hypotheses.jsonl'}")

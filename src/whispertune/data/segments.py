@@ -1,49 +1,130 @@
-"""Neighbouring segments of one recording, joined into longer utterances."""
+"""Neighbouring segments of one recording, joined into longer utterances that remember when each was said."""
 
 from __future__ import annotations
 
 import dataclasses
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, overload
 
-from whispertune.data.utterances import Utterance, Utterances
+from whispertune.data.utterances import Brief, Segment, Shared, Utterance, Utterances
 
 LONGEST_GAP = 2.0
 """Seconds of pause over which segments are still joined: what is said in a longer gap may have been left out."""
 
 
-def merge_segments(utterances: Utterances, longest: float) -> Utterances:
+class JoinedSegments(Sequence[Utterance]):
+    """Utterances made of rows in a row; each is joined when it is asked for.
+
+    rows: the segments; begins: the first one of each utterance, and their number at the end; leads: seconds of the
+    pause before a joined one that belong to it.
+    """
+
+    def __init__(self, rows: Utterances, begins: array[int], leads: array[float]) -> None:
+        self._rows = rows
+        self._begins = begins
+        self._leads = leads
+        self.fingerprint = rows.fingerprint
+
+    def _at(self, index: int) -> Utterance:
+        members = self._rows[self._begins[index] : self._begins[index + 1]]
+        first = members[0]
+        if len(members) == 1:
+            return first
+        start = first.start - self._leads[index]
+        return dataclasses.replace(
+            first,
+            start=start,
+            id=f"{first.id}+{len(members) - 1}",
+            end=members[-1].end,
+            text=" ".join(member.text for member in members if member.text),
+            speaker=first.speaker if len({member.speaker for member in members}) == 1 else None,
+            segments=tuple(Segment(m.start - start, (m.end or 0.0) - start, m.text) for m in members),
+        )
+
+    def shared(self, index: int) -> Shared:
+        """What the first segment of an utterance has in common with others; all agree in all but the speaker."""
+        return self._rows.shared(self._begins[index])
+
+    def brief(self, index: int) -> Brief:
+        """What a look at the headers needs."""
+        begin, end = self._begins[index], self._begins[index + 1]
+        first = self._rows.brief(begin)
+        if end - begin == 1:
+            return first
+        others = [self._rows.brief(number) for number in range(begin + 1, end)]
+        text = " ".join(row.text for row in (first, *others) if row.text)
+        return first._replace(start=first.start - self._leads[index], end=others[-1].end, text=text)
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(len(self))[index]]
+        return self._at(range(len(self))[index])
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return map(self._at, range(len(self)))
+
+
+Rows: TypeAlias = Utterances | JoinedSegments
+"""The rows of a split, as they are or joined."""
+
+
+def merge_segments(utterances: Utterances, longest: float) -> JoinedSegments:
     """Join each segment with those that follow it in the same recording, as long as it lasts `longest` seconds.
 
     Only in the order of time, over pauses of at most 2 s, and within one language, task and channel. A joined
     utterance keeps the first one's id, with the number of those joined to it behind, as in `talk#3.0-5.0+2`.
+
+    Where the pause before it is as short, half of that belongs to it as far as there is room: else a model trained with
+    timestamps would learn that speech begins at 0.00.
     """
-    merged = Utterances()
-    merged.fingerprint = utterances.fingerprint
-    current: Utterance | None = None
-    joined = 0
+    begins, leads = array("q"), array("d")
+    first: Utterance | None = None
+    last: Utterance | None = None
+    pause = 0.0
 
     def finish() -> None:
-        if current is not None:
-            merged.append(dataclasses.replace(current, id=f"{current.id}+{joined}") if joined else current)
+        if first is not None and last is not None:
+            joined = last is not first and last.end is not None
+            leads.append(min(pause / 2, longest - ((last.end or 0.0) - first.start)) if joined else 0.0)
 
-    for utterance in utterances:
-        if current is not None and _continues(current, utterance, longest):
-            text = f"{current.text} {utterance.text}".strip()
-            speaker = current.speaker if current.speaker == utterance.speaker else None
-            current = dataclasses.replace(current, end=utterance.end, text=text, speaker=speaker)
-            joined += 1
-            continue
-        finish()
-        current, joined = utterance, 0
+    for number, utterance in enumerate(utterances):
+        if first is None or last is None or not _continues(first, last, utterance, longest):
+            finish()
+            pause = 0.0 if last is None else _pause_between(last, utterance)
+            begins.append(number)
+            first = utterance
+        last = utterance
     finish()
-    return merged
+    begins.append(len(utterances))
+    return JoinedSegments(utterances, begins, leads)
 
 
-def _continues(first: Utterance, second: Utterance, longest: float) -> bool:
-    if first.end is None or second.end is None or second.prompt is not None:
+def _pause_between(last: Utterance, new: Utterance) -> float:
+    """Seconds of a pause in which nothing was left out; 0 where there is none, or it may have been."""
+    if last.end is None or not same_recording(last, new):
+        return 0.0
+    pause = new.start - last.end
+    return pause if 0 <= pause <= LONGEST_GAP else 0.0
+
+
+def _continues(first: Utterance, last: Utterance, new: Utterance, longest: float) -> bool:
+    if last.end is None or new.end is None or new.prompt is not None:
         return False
-    if not 0 <= second.start - first.end <= LONGEST_GAP or second.end - first.start > longest:
+    if not 0 <= new.start - last.end <= LONGEST_GAP or new.end - first.start > longest:
         return False
-    return all(
-        getattr(first, name) == getattr(second, name)
-        for name in ("audio", "within", "channel", "language", "task", "weight")
-    )
+    return same_recording(first, new) and first.weight == new.weight
+
+
+def same_recording(a: Utterance, b: Utterance) -> bool:
+    """Whether two utterances are said in one recording and channel, in one language and for one task."""
+    return all(getattr(a, name) == getattr(b, name) for name in ("audio", "within", "channel", "language", "task"))

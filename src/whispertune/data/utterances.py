@@ -12,6 +12,14 @@ from typing import NamedTuple, overload
 import numpy as np
 
 
+class Segment(NamedTuple):
+    """What is said from `start` to `end` (seconds from the start of what it is a part of)."""
+
+    start: float
+    end: float
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
     """A span of an audio file and what is said in it."""
@@ -38,6 +46,8 @@ class Utterance:
     """The manifest."""
     row: int = 0
     """The line in the manifest where the row starts, as an editor counts (a CSV's header is line 1)."""
+    segments: tuple[Segment, ...] = ()
+    """What it was joined from (`data.merge_segments`), in the order of time; columns (below) do not hold it."""
 
 
 class Shared(NamedTuple):

@@ -98,7 +98,10 @@ def store_key(
         "num_samples": layout.num_samples,
         "batches": layout.batches,
         "windows": [
-            [[[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances], list(window.pauses)]
+            [
+                [[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances],
+                [window.lead, *window.pauses],
+            ]
             for window in chosen
         ],
     }

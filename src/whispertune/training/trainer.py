@@ -39,6 +39,7 @@ class Trainer:
     model holds the float32 parameters, working computes.
     validate(advance) decodes the valid split with the model as it stands; save_best() writes it to best/.
     copies: of each window in a batch (2 where clean and augmented ones go side by side).
+    targets(index, epoch): of each copy of a window, all as long as the split's own.
     accumulation: micro-batches in an update, of all processes together.
     """
 
@@ -48,6 +49,7 @@ class Trainer:
     schedule: Schedule
     train_split: Split
     train_states: StateSource
+    targets: Callable[[int, int], Sequence[Target]]
     validate: Callable[[Callable[[int], None]], Evaluation]
     save_best: Callable[[], None]
     folder: RunFolder
@@ -124,11 +126,13 @@ class Trainer:
     def _run_step(self, step: Step, advance: Advance) -> None:
         started = time.perf_counter()
         progress = self.progress
-        targets = self.train_split.targets
+        targets, epoch = self.train_split.targets, progress.epoch
         num_tokens = self.copies * sum(targets[index].num_target_tokens for batch in step for index in batch)
         loss = 0.0
         for batch in self._own_share(step):
-            loss += self.backward(batch, [targets[index] for index in batch] * self.copies, num_tokens)
+            copies = [self.targets(index, epoch) for index in batch]
+            every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
+            loss += self.backward(batch, every, num_tokens)
         (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
         self.processes.sum_gradients(self.trainable)
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
