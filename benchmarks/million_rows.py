@@ -2,10 +2,10 @@
 
     python benchmarks/million_rows.py [--rows 1000000] [--files 8] [--model packaged:whisper-base] [--core 0]
 
-The recordings (10 minutes each, noise) are few; each row is a span of one, with a text of 3 to 20 words. Each start is a
-process of its own, bound to one core, and counts from the command line on: imports and model included. The first finds
-no index, the second that of the first. The start of `train` is all that is done before the first window is encoded: the
-session opened, validation data compared with training data, schedule, states and an epoch planned.
+The recordings (10 minutes each, noise) are few; each row is a span of one, with a text of 3 to 20 words. Each start is
+a process of its own, bound to one core, and counts from the command line on: imports and model included. The first
+finds no index, the second that of the first. The start of `train` is all that is done before the first window is
+encoded: the session opened, validation compared with training data, schedule, states and an epoch planned.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ frame in `stride`, which then stands for `stride` frames. `dense` keeps all: pla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +72,13 @@ def select_frames(num_samples: int, options: FrameOptions) -> FrameSelection:
     positions = [np.arange(kept_until), starts + sizes // 2, np.arange(edge_from, WINDOW_FRAMES)]
     counts = [np.ones(kept_until), sizes, np.ones(WINDOW_FRAMES - edge_from)]
     return FrameSelection(np.concatenate(positions), np.concatenate(counts).astype(np.int64))
+
+
+def count_frames(num_samples: Sequence[int], options: FrameOptions) -> list[int]:
+    """How many frames `select_frames` keeps of each window: there may be a million windows, but only 1501 lengths."""
+    speech = [-(-samples // FRAME_SAMPLES) for samples in num_samples]
+    kept = {frames: len(select_frames(frames * FRAME_SAMPLES, options).positions) for frames in set(speech)}
+    return [kept[frames] for frames in speech]
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:
