@@ -1,28 +1,26 @@
-"""A manifest of a million rows: seconds and memory until a split is ready to train.
+"""A manifest of a million rows: seconds and memory of `check --no-audio` and of the start of `train`, twice each.
 
-    python benchmarks/million_rows.py [--rows 1000000] [--files 8] [--model packaged:whisper-base]
+    python benchmarks/million_rows.py [--rows 1000000] [--files 8] [--model packaged:whisper-base] [--core 0]
 
-The recordings (10 minutes each, noise) are few; each row is a span of one, with a text of 3 to 20 words.
+The recordings (10 minutes each, noise) are few; each row is a span of one, with a text of 3 to 20 words. Each start is
+a process of its own, bound to one core, and counts from the command line on: imports and model included. The first
+finds no index, the second that of the first. The start of `train` is all that is done before the first window is
+encoded: the session opened, validation compared with training data, schedule, states and an epoch planned.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import random
-import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
-
-from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.splits import DataOptions, load_split, read_rows
-from whispertune.text.tokenizer import Tokenizer
-from whispertune.training.plan import epoch_plan
-from whispertune.transcripts import TextSettings
 
 WORDS = "il numero chiamato non è raggiungibile prego attendere in linea digitare uno per un operatore"
 MINUTES = 10
@@ -46,36 +44,80 @@ def write_corpus(folder: Path, rows: int, files: int) -> Path:
     return folder / "train.csv"
 
 
+def write_valid(folder: Path, rows: int = 100) -> None:
+    """Validation data: spans of a recording of its own."""
+    noise = np.random.default_rng(1_000).integers(-9_000, 9_000, MINUTES * 60 * 16_000).astype(np.int16)
+    soundfile.write(folder / "valid.wav", noise, 16_000)
+    lines = [
+        f"v{row},valid.wav,Prego attendere in linea.,{row * 5},{row * 5 + 1.5 + row / 100:g}" for row in range(rows)
+    ]
+    (folder / "valid.csv").write_text("\n".join(["id,audio,text,start,end", *lines]) + "\n", encoding="utf-8")
+
+
+def start_training(manifest: Path, model: str, folder: Path) -> None:
+    """Everything that `train` does before it computes."""
+    from whispertune.recipe import Recipe
+    from whispertune.run_folder import RunFolder
+    from whispertune.run_states import plan_states
+    from whispertune.session import open_session
+    from whispertune.stages import build_run_schedule
+    from whispertune.training.plan import epoch_plan
+    from whispertune.training.resume import Progress, StopSignal
+
+    recipe = Recipe(
+        model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder)
+    )
+    run = RunFolder(folder)
+    run.create()
+    session = open_session(recipe, run, StopSignal())
+    build_run_schedule(session)
+    plan_states(session, Progress())
+    plan = epoch_plan(session.train.num_samples, recipe.batch_size, recipe.accumulation, seed=0, epoch=1)
+    print(f"an epoch of {len(plan)} steps")
+
+
+def measured(name: str, command: list[str], core: int) -> None:
+    """Run a command on one core and print a row of the table."""
+    started = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        os.sched_setaffinity(0, {core})
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.execv(command[0], command)
+    _, status, used = os.wait4(child, 0)
+    seconds = time.perf_counter() - started
+    failed = "" if status == 0 else f" (exit status {os.waitstatus_to_exitcode(status)})"
+    cpu = used.ru_utime + used.ru_stime
+    print(f"| {name}{failed} | {seconds:.1f} | {cpu:.1f} | {used.ru_maxrss * 1024 / 1e9:.2f} |", flush=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--model", default="packaged:whisper-base")
+    parser.add_argument("--core", type=int, default=0, help="the core that all of it runs on")
+    parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    checkpoint = load_checkpoint(arguments.model)
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
-    del checkpoint
-
-    def told(what: str, since: float) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        print(f"{what:<34} {time.perf_counter() - since:6.1f} s, peak {peak:.2f} GB")
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_corpus(Path(folder), arguments.rows, arguments.files)
-        started = time.perf_counter()
-        told("before (model and libraries)", started)
-        rows = read_rows("train", path)
-        told("manifest read", started)
-        text = TextSettings(tokenizer, "it", "transcribe")
-        split = load_split("train", rows, text, DataOptions(), advance=lambda amount: None)
-        told("every row looked at", started)
-        plan = epoch_plan(split.num_samples, 8, 2, seed=0, epoch=1)
-        told(f"an epoch planned ({len(plan)} steps)", started)
-        before = time.perf_counter()
-        for step in plan[:100]:
-            for batch in step:
-                [(split.windows[index], split.targets[index]) for index in batch]
-        print(f"windows and targets of a step      {10 * (time.perf_counter() - before):6.1f} ms")
+    if arguments.start is not None:
+        start_training(arguments.start, arguments.model, arguments.start.parent / f"run-{os.getpid()}")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        manifest = write_corpus(folder, arguments.rows, arguments.files)
+        write_valid(folder)
+        check = ["-m", "whispertune", "check", str(manifest), "--language", "it", "--no-audio"]
+        train = [__file__, "--start", str(manifest), "--model", arguments.model]
+        print("| | seconds | of one core | peak memory, GB |\n|---|---|---|---|")
+        for index in ("no index yet", "second start"):
+            measured(f"start of train, {index}", [sys.executable, *train], arguments.core)
+        for entry in (folder / "cache" / "whispertune" / "index").iterdir():
+            entry.unlink()
+        for index in ("no index yet", "second start"):
+            command = [sys.executable, *check, "--output", str(folder / "check")]
+            measured(f"check --no-audio, {index}", command, arguments.core)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Encoder states that runs store: each test has a cache folder of its own, never the user's. A tokenizer of bytes."""
+"""For all tests: a cache folder of its own for each, never the user's; and what hypothesis draws.
+
+Its examples are the same in every run. `pytest --examples 5000 TEST` draws so many new ones.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent / "checkpoints"))
 import checkpoint_samples
@@ -14,6 +18,22 @@ import checkpoint_samples
 from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings
+
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, help="new examples for each test that hypothesis draws for")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (number := config.getoption("--examples")) is None:
+        return
+    for item in items:
+        test = getattr(item, "obj", None)
+        if chosen := getattr(test, "_hypothesis_internal_use_settings", None):
+            test._hypothesis_internal_use_settings = settings(chosen, max_examples=number, derandomize=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

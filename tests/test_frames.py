@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from whispertune.errors import RecipeError
 from whispertune.features import SILENT_MEL_FRAMES, WINDOW_MEL_FRAMES, WINDOW_SAMPLES, num_speech_mel_frames
-from whispertune.frames import DENSE, WINDOW_FRAMES, FrameOptions, convolved_index, select_frames
+from whispertune.frames import DENSE, WINDOW_FRAMES, FrameOptions, convolved_index, count_frames, select_frames
 
 NUM_SAMPLES = st.integers(0, WINDOW_SAMPLES)
 OPTIONS = st.builds(
@@ -88,3 +88,10 @@ def test_options_out_of_bounds(wrong: dict[str, int]) -> None:
     (name,) = wrong
     with pytest.raises(RecipeError, match=f"frames.{name} is"):
         FrameOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_counted_frames_are_the_selected_ones() -> None:
+    num_samples = [1, 319, 320, 321, 16_000, 77_777, 464_001, 480_000]
+    for options in (DENSE, FrameOptions(), FrameOptions(stride=7, margin=3, edge=0)):
+        expected = [len(select_frames(samples, options).positions) for samples in num_samples]
+        assert count_frames(num_samples, options) == expected

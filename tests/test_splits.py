@@ -17,6 +17,8 @@ import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from whispertune import inspection
+from whispertune.data import index
 from whispertune.data.audio import load_waveform
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import DataError, ManifestError, RecipeError
@@ -324,6 +326,34 @@ def test_headers_tell_what_decoding_would(tmp_path: Path, text: TextSettings) ->
     for name in ("windows", "targets", "languages", "weights", "tasks", "fingerprint"):
         assert getattr(skimmed, name) == getattr(heard, name), name
     assert skimmed.audio_keys == {}
+
+
+def test_indexed_headers_change_no_split_and_a_changed_file_is_opened_again(
+    tmp_path: Path, text: TextSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 1)
+    for name in "bc":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(2 * RATE, np.int16), RATE)
+    rows = ["b.wav,Uno.,,", "c.wav,Due.,,", "missing.wav,Tre.,,", "b.wav,Quattro.,0.5,1.5"]
+    path = write(tmp_path, "train", rows, "audio,text,start,end")
+    opened: list[str] = []
+    real = inspection.probe_audio
+    monkeypatch.setattr(inspection, "probe_audio", lambda audio, **k: (opened.append(audio.name), real(audio, **k))[1])
+
+    def skimmed() -> Split:
+        opened.clear()
+        return load_split("train", read_rows("train", path), text, DataOptions(check_audio="headers"), advance=len_of)
+
+    first = skimmed()
+    assert sorted(opened) == ["b.wav", "c.wav", "missing.wav"]
+    second = skimmed()
+    assert opened == ["missing.wav"]
+    for name in ("windows", "targets", "languages", "weights", "tasks", "fingerprint", "num_samples", "excluded"):
+        assert getattr(second, name) == getattr(first, name), name
+    soundfile.write(tmp_path / "c.wav", np.zeros(3 * RATE, np.int16), RATE)
+    soundfile.write(tmp_path / "missing.wav", np.zeros(RATE, np.int16), RATE)
+    assert skimmed().num_samples == [2 * RATE, 3 * RATE, RATE, RATE]
+    assert sorted(opened) == ["c.wav", "missing.wav"]
 
 
 class Together:

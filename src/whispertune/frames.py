@@ -9,6 +9,7 @@ long, and no longer than its distance from the frames that are kept whole. `dens
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +93,13 @@ def _silent_blocks(num_frames: int, stride: int) -> list[int]:
         sizes.append(min(stride, left, max(2, done), max(2, left // 2)))
         done += sizes[-1]
     return sizes
+
+
+def count_frames(num_samples: Sequence[int], options: FrameOptions) -> list[int]:
+    """How many frames `select_frames` keeps of each window: there may be a million windows, but only 1501 lengths."""
+    speech = [-(-samples // FRAME_SAMPLES) for samples in num_samples]
+    kept = {frames: len(select_frames(frames * FRAME_SAMPLES, options).positions) for frames in set(speech)}
+    return [kept[frames] for frames in speech]
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.audio import content_key, load_utterance
+from whispertune.data.index import index_headers, indexed_headers
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
@@ -228,7 +229,6 @@ def load_split(
     """
     rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
     heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
-    look = hear_rows if heard else skim_rows
     kept = array("q")
     windows = Lazy(0, lambda i: single_windows([rows[kept[i]]])[0])
     split = Split(name, windows, [], _targets(windows, text), [], {}, [], len(rows), heard=heard)
@@ -236,7 +236,13 @@ def load_split(
     split.fingerprint = rows.fingerprint
     rank, world = processes.rank, processes.world
     share = range(rank, len(rows), world)
-    found = look(rows, text, options.workers, advance, keep_empty=options.empty_text == "keep", share=share)
+    keep_empty = options.empty_text == "keep"
+    if heard:
+        found = hear_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
+    else:
+        # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
+        headers = indexed_headers(rows) if isinstance(rows, Utterances) else np.zeros((len(rows), 4), np.int64)
+        found = skim_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, headers=headers)
     if world > 1:
         shares = processes.share(lambda: list(found))
         found = (shares[index % world][index // world] for index in range(len(rows)))
@@ -247,11 +253,15 @@ def load_split(
             continue
         kept.append(index)
         split.num_samples.append(finding.num_samples)
-        split.languages.append(text.language_code_of(rows.shared(index).language))
-        split.weights.append(rows.shared(index).weight)
-        split.tasks.add(rows.shared(index).task)
         if heard:
             split.audio_keys.setdefault(finding.key, rows[index])
+    if not heard and world == 1 and isinstance(rows, Utterances):
+        index_headers(rows, headers)
+    kinds = rows.kind_numbers[np.asarray(kept, np.int64)].tolist()
+    codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
+    split.languages = [codes[kind] for kind in kinds]
+    split.weights = [rows.kinds[kind].weight for kind in kinds]
+    split.tasks = {rows.kinds[kind].task for kind in codes}
     split.windows = Lazy(len(kept), lambda i: single_windows([rows[kept[i]]])[0])
     split.targets = _targets(split.windows, text)
     return split

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from whispertune.features import log_mel_speech
-from whispertune.frames import FrameOptions, convolved_index, select_frames
+from whispertune.frames import FrameOptions, convolved_index, count_frames, select_frames
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.whisper import Encoder
 
@@ -104,9 +104,9 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
 
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> list[list[int]]:
     """Windows grouped for encoding, longest first: a function of the lengths (samples) and options alone."""
-    num_frames = [len(select_frames(samples, frames).positions) for samples in num_samples]
+    num_frames = count_frames(num_samples, frames)
     batches: list[list[int]] = []
-    for index in sorted(range(len(num_frames)), key=lambda i: (-num_frames[i], i)):
+    for index in np.argsort(-np.asarray(num_frames), kind="stable").tolist():
         if batches and num_frames[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_FRAMES:
             batches[-1].append(index)
         else:

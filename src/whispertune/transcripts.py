@@ -90,9 +90,8 @@ class TextSettings:
         if not (words == "" and keep_empty) and not leaves_something(words, language):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
-        # A token is a byte at least: most texts need not be tokenised to know that they fit.
-        if said.prompt is None and len(words.encode("utf-8", "replace")) < MAX_TOKENS - MOST_PROMPT_TOKENS:
-            self._require_prompt(language, said.task or self.task)
+        if said.prompt is None and _surely_fits(words):
+            self.require_prompt(language, said.task or self.task)
             return None
         prompt = self._prompt(language, said.task, said.prompt)
         num_tokens = len(prompt) + len(self._text_ids(words, language))
@@ -100,7 +99,12 @@ class TextSettings:
             f"text and prompt are {num_tokens} tokens; Whisper takes {MAX_TOKENS}" if num_tokens > MAX_TOKENS else None
         )
 
-    def _require_prompt(self, language: str, task: str) -> None:
+    def surely_usable(self, words: str, language: str) -> bool:
+        """Whether a transcript of a language (code) that has no prompt can be a target, without tokenising it."""
+        return _surely_fits(words) and leaves_something(words, language)
+
+    def require_prompt(self, language: str, task: str) -> None:
+        """Raises RecipeError for a language or task that the model does not have."""
         if (language, task) not in self.known_prompts:
             self._prompt(language, task, None)
             self.known_prompts.add((language, task))
@@ -155,6 +159,11 @@ def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_
         earliest = min(max(round(end / SECONDS_PER_TIMESTAMP), first + 1), latest)
         ids += [timestamp_begin + first, *text, timestamp_begin + earliest]
     return ids
+
+
+def _surely_fits(text: str) -> bool:
+    """A token is a byte at least: most texts need not be tokenised to know that they fit."""
+    return len(text.encode("utf-8", "replace")) < MAX_TOKENS - MOST_PROMPT_TOKENS
 
 
 def leaves_something(text: str, language: str) -> bool:

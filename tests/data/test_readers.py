@@ -470,8 +470,16 @@ def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
         (1, 9.5, "a b"), (10, 15, "c d"), (pytest.approx(16.2), 26.2, "e f"), (29, 31, "g h")
     ]  # fmt: skip
     assert [(s.start, s.end) for s in found[1].segments] == [(0.5, pytest.approx(1.2)), (2.0, 5.0)]
-    brief = merge_segments(Utterances(rows), 10.0).brief(1)
-    assert (brief.start, brief.end, brief.text) == (10, 15, "c d")
+    joined = merge_segments(Utterances(rows), 10.0)
+    # The columns say the same as the rows.
+    for part in (range(4), range(1, 4, 2)):
+        chosen = [found[index] for index in part]
+        ids, paths, texts = joined.strings(part)
+        assert (ids, texts) == ([u.id for u in chosen], [u.text for u in chosen])
+        assert paths == [str(u.audio) for u in chosen]
+        starts, ends = joined.spans(part)
+        assert (starts.tolist(), ends.tolist()) == ([u.start for u in chosen], [u.end for u in chosen])
+    assert len(joined.kind_numbers) == 4
 
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 20)), max_size=12), st.floats(1, 30))

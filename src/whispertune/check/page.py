@@ -43,11 +43,18 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.text { overflow-wrap: anywhere; min-width: 12rem; }
+td { overflow-wrap: break-word; } td:last-child { min-width: 10rem; }
 .error { color: var(--error); font-weight: 600; } .note { color: var(--note); font-weight: 600; }
 .soft { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 audio { width: 15rem; height: 2.2rem; display: block; }
 a { color: inherit; } a:hover { color: var(--bar); }
+@media (max-width: 44rem) { /* a row becomes a card, each value under the heading of its column */
+  thead { display: none; }
+  tr { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  td, td.number { display: block; padding: 0; border: 0; max-width: 100%; text-align: left; white-space: normal; }
+  td:empty { display: none; } td:last-child { flex-basis: 100%; min-width: 0; }
+  td[data-heading]::before { content: attr(data-heading); display: block; color: var(--soft); font-size: .8rem; }
+}
 """
 
 
@@ -114,13 +121,15 @@ def _hours(report: Report) -> list[float]:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Cells are HTML already; `numbers`: columns set flush right."""
+    """Headings and cells are HTML already; `numbers`: columns set flush right."""
 
     def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if column in numbers else ''}>{value}</{tag}>"
-            for column, value in enumerate(values)
-        )
+        made = []
+        for column, (heading, value) in enumerate(zip(headings, values, strict=True)):
+            kind = " class=number" if column in numbers else ""
+            named = f' data-heading="{heading}"' if tag == "td" and heading else ""
+            made.append(f"<{tag}{kind}{named}>{value}</{tag}>")
+        return "".join(made)
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (

@@ -27,7 +27,7 @@ from whispertune.check.scripts import (
     lower,
     scripts_of,
 )
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import RecipeError
 from whispertune.targets import MAX_TOKENS
 from whispertune.text.normalizer import basic_normalize
@@ -85,14 +85,21 @@ def check_texts(
     usage = np.zeros(LAST, np.int64)
     languages, speakers = _Names(), _Names()
     first = 0
-    for rows in sources:
+    for source in sources:
+        rows = source if isinstance(source, Utterances) else Utterances(source)
         for begin in range(0, len(rows), CHUNK_ROWS):
-            part = list(rows[begin : begin + CHUNK_ROWS])
-            chunk = _scan([row.text for row in part], usage, sketches=sketches)
-            chunk.places = np.array([hash((row.audio, row.within, row.channel, row.start, row.end)) for row in part])
-            chunk.languages = languages.numbers_of([row.language for row in part])
-            chunk.speakers = speakers.numbers_of([row.speaker for row in part])
-            findings += _chunk_findings(part, chunk, first, count_tokens)
+            part = range(len(rows))[begin : begin + CHUNK_ROWS]
+            _, paths, texts = rows.strings(part)
+            kinds = list(map(rows.kinds.__getitem__, rows.kind_numbers[begin : part.stop].tolist()))
+            spans = (column.tolist() for column in rows.spans(part))
+            chunk = _scan(texts, usage, sketches=sketches)
+            chunk.places = np.fromiter(
+                map(hash, zip(paths, map(rows.within, part), [kind.channel for kind in kinds], *spans, strict=True)),
+                np.int64,
+            )
+            chunk.languages = languages.numbers_of([kind.language for kind in kinds])
+            chunk.speakers = speakers.numbers_of([kind.speaker for kind in kinds])
+            findings += _chunk_findings(rows, begin, texts, chunk, first, count_tokens)
             chunks.append(chunk)
             first += len(part)
             advance(len(part))
@@ -219,20 +226,26 @@ def _sketches(codes: Hashes, counts: Ints) -> Hashes:
 
 
 def _chunk_findings(
-    rows: Sequence[Utterance], chunk: _Chunk, first: int, count_tokens: Callable[[Utterance], int] | None
+    rows: Sequence[Utterance],
+    begin: int,
+    texts: list[str],
+    chunk: _Chunk,
+    first: int,
+    count_tokens: Callable[[Utterance], int] | None,
 ) -> Iterator[Finding]:
+    """Of the rows from `begin` on, with these texts; the first of them is row `first` of the check."""
     for i in np.flatnonzero(chunk.letters == 0).tolist():
-        text = rows[i].text
+        text = texts[i]
         kind, detail = ("unspoken_text", f"{text[:40]!r} holds nothing that is said") if text else ("empty_text", "")
         yield Finding(first + i, kind, detail or "the row has no text")
     for i in np.flatnonzero(chunk.marked & (chunk.letters > 0)).tolist():
-        found = MARKUP.search(rows[i].text)
+        found = MARKUP.search(texts[i])
         if found:
             yield Finding(first + i, "markup", f"holds {found.group()[:40]!r}")
-            if not basic_normalize(rows[i].text).strip():
-                yield Finding(first + i, "unspoken_text", f"{rows[i].text[:40]!r} holds nothing that is said")
+            if not basic_normalize(texts[i]).strip():
+                yield Finding(first + i, "unspoken_text", f"{texts[i][:40]!r} holds nothing that is said")
     for i in np.flatnonzero(chunk.damaged).tolist():
-        damage = encoding_damage(rows[i].text)
+        damage = encoding_damage(texts[i])
         if damage:
             yield Finding(first + i, "encoding_damage", damage)
     for kind, counts in (("digits", chunk.digits), ("symbols", chunk.symbols)):
@@ -243,7 +256,7 @@ def _chunk_findings(
         for i in np.flatnonzero(
             chunk.num_bytes > MAX_TOKENS - 8
         ).tolist():  # 8: the most that a prompt without text takes
-            tokens = count_tokens(rows[i])
+            tokens = count_tokens(rows[begin + i])
             if tokens > MAX_TOKENS:
                 yield Finding(first + i, "too_many_tokens", f"{tokens} tokens with the prompt; 448 fit")
 

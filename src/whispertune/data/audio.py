@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the len
 STREAM_SAMPLES = 1 << 22  # decoded at once of a recording that is read in blocks (16 MiB)
 AV_SECONDS = 60  # the same, of one that FFmpeg decodes
 
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
 Waveform = npt.NDArray[np.float32]
 
 
@@ -97,18 +98,18 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
 
 
 def num_samples_between(
-    audio: str, length: tuple[int, int], start: float, end: float | None, *, within: tuple[int, int] | None = None
+    audio: Path, length: tuple[int, int], start: float, end: float | None, *, within: tuple[int, int] | None = None
 ) -> int:
     """How many samples `load_waveform` gives for a span of a recording of this `probe_audio`; AudioError if none."""
     num_frames, rate = length
     first = round(start * rate)
     last = num_frames if end is None else round(end * rate)
     if not first < last <= num_frames:
-        _check_span(Recording(Path(audio), within), first, last, num_frames, rate)
+        _check_span(Recording(audio, within), first, last, num_frames, rate)
     return num_samples_of(min(last, num_frames) - first, rate)
 
 
-def num_samples_of(num_frames: int, rate: int) -> int:
+def num_samples_of(num_frames: Count, rate: Count) -> Count:
     """Samples at 16 kHz of so many at `rate`: soxr's rounding."""
     return (2 * num_frames * SAMPLE_RATE + rate) // (2 * rate)
 

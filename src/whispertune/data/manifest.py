@@ -14,9 +14,11 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from whispertune.data.plain_rows import CHUNK_ROWS, add_plain_rows
 from whispertune.data.rows import (
     ALL_COLUMNS,
     AUDIO_COLUMNS,
@@ -30,6 +32,7 @@ from whispertune.data.utterances import Utterance as Utterance
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
 
+_Line = tuple[int, list[str]]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json-lines", ".json")
 
@@ -76,11 +79,24 @@ def require_unique_ids(utterances: Utterances) -> None:
 
 def add_manifest(path: Path, utterances: Utterances) -> None:
     """Add the rows of a manifest."""
-    folder = path.absolute().parent
-    clips = folder / "clips"
+    base, clips = str(path.absolute().parent), path.absolute().parent / "clips"
     has_clips = str(clips) if clips.is_dir() else None
-    for row in manifest_rows(path):
-        row.add_to(utterances, str(folder), clips=has_clips)
+    ending = ending_of(path)
+    with opened_text(path) as file:
+        if ending in JSON_LINES:
+            for row in _json_rows(path, file):
+                row.add_to(utterances, base, clips=has_clips)
+            return
+        lines = _delimited_lines(str(path), file, DELIMITERS[ending])
+        _, header = next(lines, (0, []))
+        columns = choose_columns(tuple(header))
+        for chunk in _in_chunks(lines):
+            numbers, values = zip(*chunk, strict=True)
+            fields = dict(zip(header, zip(*values, strict=True), strict=True))
+            if not add_plain_rows(utterances, str(path), numbers, fields, columns, base, has_clips):
+                for number, line in chunk:
+                    row = Row(str(path), number, dict(zip(header, line, strict=True)), columns)
+                    row.add_to(utterances, base, clips=has_clips)
 
 
 def manifest_rows(path: Path) -> Iterator[Row]:
@@ -88,9 +104,29 @@ def manifest_rows(path: Path) -> Iterator[Row]:
     ending = ending_of(path)
     with opened_text(path) as file:
         if ending in DELIMITERS:
-            yield from _delimited_rows(str(path), file, DELIMITERS[ending])
+            lines = _delimited_lines(str(path), file, DELIMITERS[ending])
+            _, header = next(lines, (0, []))
+            for number, line in lines:
+                yield Row(str(path), number, dict(zip(header, line, strict=True)), choose_columns(tuple(header)))
         else:
             yield from _json_rows(path, file)
+
+
+def _in_chunks(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
+    """Lists of many rows; a fault of the file is raised behind the rows before it, whose own come first."""
+    fault: Exception | None = None
+    while fault is None:
+        chunk = []
+        try:
+            for line in islice(lines, CHUNK_ROWS):
+                chunk.append(line)
+        except (ManifestError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            fault = error
+        if chunk:
+            yield chunk
+        elif fault is None:
+            return
+    raise fault
 
 
 @contextmanager
@@ -117,7 +153,8 @@ def opened_text(path: Path) -> Iterator[TextIO]:
         raise ManifestError(f"{path}: cannot be unpacked ({error}); fetch or write it again") from None
 
 
-def _delimited_rows(source: str, file: TextIO, delimiter: str) -> Iterator[Row]:
+def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Line]:
+    """The header, then each row with as many values; each with the line that it begins in."""
     if delimiter == "\t":
         # Common Voice's sentences hold stray quotes, and a TSV has no quoting.
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -135,12 +172,12 @@ def _delimited_rows(source: str, file: TextIO, delimiter: str) -> Iterator[Row]:
         except csv.Error as error:
             remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
             raise ManifestError(f"{source}, row {number}: bad quoting ({error}); {remedy}") from None
-        if not any(values) or not any(value.strip() for value in values):
+        if not "".join(values).strip():
             continue
         if not header:
             header = [value.strip() for value in values]
             _require_columns(source, header)
-            columns = choose_columns(tuple(header))
+            yield number, header
             continue
         if len(values) != len(header):
             if any(value.strip() for value in values[len(header) :]):
@@ -148,8 +185,8 @@ def _delimited_rows(source: str, file: TextIO, delimiter: str) -> Iterator[Row]:
                 raise ManifestError(
                     f"{source}, row {number}: has {len(values)} fields, the header has {len(header)}; {remedy}"
                 )
-            values += [""] * (len(header) - len(values))
-        yield Row(source, number, dict(zip(header, values, strict=False)), columns)
+            values = (values + [""] * (len(header) - len(values)))[: len(header)]
+        yield number, values
 
 
 def json_records(source: str, file: Iterable[str]) -> Iterator[tuple[int, dict[str, object]]]:

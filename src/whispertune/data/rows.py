@@ -178,18 +178,9 @@ class Row:
         audio = self.audio()
         start, end = self.span()
         id_ = self.string(self.columns.id, numbers=True, one_line=True)
-        if not id_:
-            id_ = audio
-            if start > 0 or end is not None:
-                id_ = f"{audio}#{_id_seconds(start)}-{'' if end is None else _id_seconds(end)}"
-        path = base if within is not None else (audio if audio[0] == "/" else f"{base}/{audio}")
-        # Common Voice keeps its audio in clips/, beside the manifest, and does not say so.
-        if clips is not None and not audio.startswith("/") and not exists(path):
-            inside = os.path.join(clips, audio)  # noqa: PTH118
-            path = inside if exists(inside) else path
         utterances.add(
-            id=id_,
-            audio=path,
+            id=id_ or made_id(audio, start, end),
+            audio=base if within is not None else audio_path(audio, base, clips),
             text=self.string(self.columns.text),
             start=start,
             end=end,
@@ -222,6 +213,24 @@ def exists(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def audio_path(audio: str, base: str, clips: str | None) -> str:
+    """Where a row's audio lies: relative to the folder `base` or, where that lacks it, to `clips`."""
+    if audio[0] == "/":
+        return audio
+    path = f"{base}/{audio}"
+    # Common Voice keeps its audio in clips/, beside the manifest, and does not say so.
+    if clips is not None and not exists(path) and exists(inside := f"{clips}/{audio}"):
+        return inside
+    return path
+
+
+def made_id(audio: str, start: float, end: float | None) -> str:
+    """The id of a row that has none: its audio and span."""
+    if start == 0 and end is None:
+        return audio
+    return f"{audio}#{_id_seconds(start)}-{'' if end is None else _id_seconds(end)}"
 
 
 def _id_seconds(seconds: float) -> str:

@@ -7,7 +7,10 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias, overload
 
-from whispertune.data.utterances import Brief, Segment, Shared, Utterance, Utterances
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.data.utterances import Segment, Shared, Utterance, Utterances
 
 LONGEST_GAP = 2.0
 """Seconds of pause over which segments are still joined: what is said in a longer gap may have been left out."""
@@ -42,19 +45,31 @@ class JoinedSegments(Sequence[Utterance]):
             segments=tuple(Segment(m.start - start, (m.end or 0.0) - start, m.text) for m in members),
         )
 
-    def shared(self, index: int) -> Shared:
-        """What the first segment of an utterance has in common with others; all agree in all but the speaker."""
-        return self._rows.shared(self._begins[index])
+    @property
+    def kinds(self) -> list[Shared]:
+        """Everything that segments have in common; those of one utterance agree in all but the speaker."""
+        return self._rows.kinds
 
-    def brief(self, index: int) -> Brief:
-        """What a look at the headers needs."""
-        begin, end = self._begins[index], self._begins[index + 1]
-        first = self._rows.brief(begin)
-        if end - begin == 1:
-            return first
-        others = [self._rows.brief(number) for number in range(begin + 1, end)]
-        text = " ".join(row.text for row in (first, *others) if row.text)
-        return first._replace(start=first.start - self._leads[index], end=others[-1].end, text=text)
+    @property
+    def kind_numbers(self) -> npt.NDArray[np.int32]:
+        """(n,): the place in `kinds` of each utterance's first segment."""
+        return self._rows.kind_numbers[np.asarray(self._begins[:-1], np.int64)]
+
+    def strings(self, rows: range) -> tuple[list[str], list[str], list[str]]:
+        """Ids, paths and texts of many utterances."""
+        found = [self._at(index) for index in rows]
+        return [row.id for row in found], [str(row.audio) for row in found], [row.text for row in found]
+
+    def spans(self, rows: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Starts and ends in seconds; an end of -1 is that of the file."""
+        chosen = np.asarray(rows, np.int64)
+        begins = np.asarray(self._begins, np.int64)
+        starts, ends = self._rows.spans(range(len(self._rows)))
+        return starts[begins[chosen]] - np.asarray(self._leads)[chosen], ends[begins[chosen + 1] - 1]
+
+    def within(self, index: int) -> tuple[int, int] | None:
+        """The bytes of its file that hold a recording, if it is not the whole of it."""
+        return self._rows.within(self._begins[index])
 
     @overload
     def __getitem__(self, index: int) -> Utterance: ...

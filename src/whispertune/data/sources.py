@@ -20,6 +20,7 @@ from whispertune.data.arrow_folder import add_arrow_folder, is_arrow_folder
 from whispertune.data.audiofolder import add_audiofolder, is_audiofolder
 from whispertune.data.common_voice import add_common_voice, is_common_voice
 from whispertune.data.hub_data import PREFIX, add_hub_data
+from whispertune.data.index import index_rows, indexed_rows, rows_key
 from whispertune.data.kaldi import add_kaldi, is_kaldi
 from whispertune.data.lhotse_cuts import add_cuts
 from whispertune.data.librispeech import add_librispeech, transcripts_in
@@ -97,6 +98,20 @@ def read_utterances(name: str, described: str) -> Utterances:
         ManifestError: in one line that names file, row, field and remedy.
     """
     sources = parse_sources(described)
+    files = [Path(source.path) for source in sources]
+    key = None
+    if all(path.is_file() and is_manifest(path) and not _holds_cuts(path) for path in files):
+        key = rows_key(described, files)
+    utterances = None if key is None else indexed_rows(key)
+    if utterances is None:
+        utterances = _read_sources(name, sources)
+        if key is not None and key == rows_key(described, files):  # nobody wrote to them meanwhile
+            index_rows(key, utterances)
+    utterances.fingerprint = _fingerprint(sources, utterances)
+    return utterances
+
+
+def _read_sources(name: str, sources: list[Source]) -> Utterances:
     utterances = Utterances()
     taken: set[str] = set()
     for number, source in enumerate(sources):
@@ -107,7 +122,6 @@ def read_utterances(name: str, described: str) -> Utterances:
         utterances.begin_source(prefix=prefix, language=source.language, weight=source.weight)
         _add_source(source, source.split or name, utterances)
     require_unique_ids(utterances)
-    utterances.fingerprint = _fingerprint(sources, utterances)
     return utterances
 
 

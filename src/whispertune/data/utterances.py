@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Segment(NamedTuple):
@@ -63,20 +66,6 @@ class Shared(NamedTuple):
     weight: float
 
 
-class Brief(NamedTuple):
-    """What tells whether an utterance can be used."""
-
-    audio: str
-    within: tuple[int, int] | None
-    start: float
-    end: float | None
-    text: str
-    language: str | None
-    task: str | None
-    prompt: str | None
-    weight: float
-
-
 class Utterances(Sequence[Utterance]):
     """Utterances in the order they were added, kept in columns; each is made when it is asked for.
 
@@ -85,7 +74,7 @@ class Utterances(Sequence[Utterance]):
 
     def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
         self.fingerprint = ""
-        self._texts = bytearray()  # id, file name and text of each, a NUL between and the next one's behind
+        self._texts = bytearray()  # id, file name and text of each, a NUL behind each of them
         self._text_ends = array("q")
         self._shared: list[Shared] = []
         self._numbers: dict[Shared, int] = {}
@@ -99,6 +88,7 @@ class Utterances(Sequence[Utterance]):
     def begin_source(self, *, prefix: str = "", language: str | None = None, weight: float = 1.0) -> None:
         """What holds for the rows that are added from now on: before each id, and where a row names none."""
         self._prefix, self._language, self._weight = prefix, language, weight
+        self._known: dict[tuple[str, str, tuple[str | None, ...]], int] = {}  # a quick way to the right number
 
     def append(self, utterance: Utterance) -> None:
         """Add one."""
@@ -133,37 +123,94 @@ class Utterances(Sequence[Utterance]):
             folder + slash, source, language or self._language, task, speaker, prompt, channel,
             self._weight if weight is None else weight,
         )  # fmt: skip
-        number = self._numbers.get(shared)
-        if number is None:
-            number = self._numbers[shared] = len(self._shared)
-            self._shared.append(shared)
         if within is not None:
             self._places[len(self._kinds)] = within
-        self._kinds.append(number)
+        self._kinds.append(self._number(shared))
         # File names may hold bytes that are not UTF-8, which Python keeps as lone surrogates.
-        self._texts += f"{self._prefix}{id}\0{name}\0{text}".encode("utf-8", "surrogateescape")
+        self._texts += f"{self._prefix}{id}\0{name}\0{text}\0".encode("utf-8", "surrogateescape")
         self._text_ends.append(len(self._texts))
         self._starts.append(start)
         self._ends.append(-1.0 if end is None else end)
         self._rows.append(row)
 
+    def add_all(
+        self,
+        *,
+        ids: Sequence[str],
+        audio: Sequence[str],
+        texts: Sequence[str],
+        source: str,
+        rows: Sequence[int],
+        starts: Sequence[float],
+        ends: Sequence[float],
+        kinds: Iterable[tuple[str | None, str | None, str | None, str | None]],
+    ) -> None:
+        """`add` for many rows at once. ends: -1 is the end of the file; kinds: language, task, speaker and prompt."""
+        known, names = self._known, []
+        for path, kind in zip(audio, kinds, strict=True):
+            folder, slash, name = path.rpartition("/")
+            names.append(name)
+            number = known.get((source, folder, kind))
+            if number is None:
+                language, task, speaker, prompt = kind
+                shared = Shared(
+                    folder + slash, source, language or self._language, task, speaker, prompt, None, self._weight
+                )
+                number = known[source, folder, kind] = self._number(shared)
+            self._kinds.append(number)
+        encoded = [
+            f"{self._prefix}{id_}\0{name}\0{text}\0".encode("utf-8", "surrogateescape")
+            for id_, name, text in zip(ids, names, texts, strict=True)
+        ]
+        self._text_ends.extend(list(accumulate(map(len, encoded), initial=len(self._texts)))[1:])
+        self._texts += b"".join(encoded)
+        self._starts.extend(starts)
+        self._ends.extend(ends)
+        self._rows.extend(rows)
+
+    def _number(self, shared: Shared) -> int:
+        number = self._numbers.get(shared)
+        if number is None:
+            number = self._numbers[shared] = len(self._shared)
+            self._shared.append(shared)
+        return number
+
     def _strings(self, index: int) -> list[str]:
         """Id, file name and text."""
         begin = self._text_ends[index - 1] if index else 0
-        return self._texts[begin : self._text_ends[index]].decode("utf-8", "surrogateescape").split("\0", 2)
+        return self._texts[begin : self._text_ends[index] - 1].decode("utf-8", "surrogateescape").split("\0", 2)
 
-    def shared(self, index: int) -> Shared:
-        """What an utterance has in common with others."""
-        return self._shared[self._kinds[index]]
+    def strings(self, rows: range) -> tuple[list[str], list[str], list[str]]:
+        """Ids, paths and texts of many rows, quicker than one by one."""
+        if not rows:
+            return [], [], []
+        begin = self._text_ends[rows[0] - 1] if rows[0] else 0
+        fields = self._texts[begin : self._text_ends[rows[-1]]].decode("utf-8", "surrogateescape").split("\0")
+        if len(fields) != 3 * (rows[-1] - rows[0] + 1) + 1:  # a text of the caller's own making holds a NUL
+            fields = [field for row in range(rows[0], rows[-1] + 1) for field in self._strings(row)]
+        step = 3 * rows.step
+        ids, names, texts = (fields[field : 3 * (rows[-1] - rows[0] + 1) : step] for field in range(3))
+        folders = map(self._shared.__getitem__, self._kinds[rows[0] : rows[-1] + 1 : rows.step])
+        return ids, [shared.folder + name for shared, name in zip(folders, names, strict=True)], texts
 
-    def brief(self, index: int) -> Brief:
-        """What a look at the headers needs, quicker than a whole utterance."""
-        shared, end = self._shared[self._kinds[index]], self._ends[index]
-        _, name, text = self._strings(index)
-        return Brief(
-            shared.folder + name, self._places.get(index), self._starts[index], None if end < 0 else end,
-            text, shared.language, shared.task, shared.prompt, shared.weight,
-        )  # fmt: skip
+    @property
+    def kinds(self) -> list[Shared]:
+        """Everything that utterances have in common."""
+        return self._shared
+
+    @property
+    def kind_numbers(self) -> npt.NDArray[np.int32]:
+        """(n,): the place in `kinds` of each utterance."""
+        return np.array(self._kinds, np.int32)
+
+    def spans(self, rows: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Starts and ends in seconds; an end of -1 is that of the file."""
+        part = slice(rows.start, rows.stop, rows.step)
+        return np.array(self._starts[part]), np.array(self._ends[part])
+
+    def within(self, index: int) -> tuple[int, int] | None:
+        """The bytes of its file that hold a recording, if it is not the whole of it."""
+        return self._places.get(index)
 
     def _at(self, index: int) -> Utterance:
         shared, end = self._shared[self._kinds[index]], self._ends[index]
@@ -221,8 +268,11 @@ class Utterances(Sequence[Utterance]):
 
     def repeated_id(self) -> tuple[int, int] | None:
         """The first two utterances with the same id; None if all differ."""
-        ids = (self._strings(index)[0] for index in range(len(self)))
-        hashes = np.fromiter((hash(id_) for id_ in ids), np.int64, len(self))
+        begins = (0, *self._text_ends[:-1])
+        with memoryview(self._texts) as view:
+            find = self._texts.find
+            ids = (bytes(view[begin : find(0, begin)]) for begin in begins)
+            hashes = np.fromiter((hash(id_) for id_ in ids), np.int64, len(self))
         ordered = np.sort(hashes)
         suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         if not suspects:
@@ -242,3 +292,33 @@ class Utterances(Sequence[Utterance]):
         shared = [(*kind[2:],) for kind in self._shared]
         found.update(repr((shared, sorted(self._places.items()))).encode("utf-8", "backslashreplace"))
         return found.hexdigest()
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything as arrays, for `from_columns`."""
+        shared = json.dumps([list(kind) for kind in self._shared]).encode()
+        places = [[index, *place] for index, place in self._places.items()]
+        return {
+            "texts": np.frombuffer(self._texts, np.uint8),
+            "text_ends": np.frombuffer(self._text_ends, np.int64),
+            "kinds": np.frombuffer(self._kinds, np.int32),
+            "starts": np.frombuffer(self._starts, np.float64),
+            "ends": np.frombuffer(self._ends, np.float64),
+            "rows": np.frombuffer(self._rows, np.int64),
+            "shared": np.frombuffer(shared, np.uint8),
+            "places": np.array(places, np.int64).reshape(len(places), 3),
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, npt.NDArray[Any]]) -> Utterances:
+        """The utterances whose `columns` these are."""
+        made = cls()
+        made._texts = bytearray(columns["texts"].data)
+        for name, numbers in (
+            ("text_ends", made._text_ends), ("kinds", made._kinds), ("starts", made._starts),
+            ("ends", made._ends), ("rows", made._rows),
+        ):  # fmt: skip
+            numbers.frombytes(columns[name].tobytes())
+        for kind in json.loads(columns["shared"].tobytes()):
+            made._number(Shared(*kind))
+        made._places = {index: (first, size) for index, first, size in columns["places"].tolist()}
+        return made

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from whispertune import states
 from whispertune.errors import DataError, RunFolderError
-from whispertune.frames import FrameOptions, FrameSelection, select_frames
+from whispertune.frames import FrameOptions, FrameSelection, count_frames, select_frames
 from whispertune.model.whisper import Encoder
 from whispertune.states import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
 from whispertune.store.files import StateFolder
@@ -40,7 +40,7 @@ class StateLayout:
     def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
         self.num_samples, self.frames, self.d_model, self.dtype = list(num_samples), frames, d_model, dtype
         self.batches = encoding_batches(num_samples, frames)
-        self.num_frames = [len(self.selection(index).positions) for index in range(len(num_samples))]
+        self.num_frames = count_frames(self.num_samples, frames)
         self.begin = [0] * len(num_samples)
         self.num_rows = 0
         for batch in self.batches:

@@ -69,13 +69,14 @@ def epoch_plan(
     """
     generator = np.random.default_rng((seed, epoch))
     drawn = generator.permutation(len(num_samples)) if draws is None else draw_windows(draws, generator)
-    order = drawn.tolist()
     per_step = batch_size * accumulation
-    plan = []
-    for begin in range(0, len(order), per_step):
-        members = sorted(order[begin : begin + per_step], key=lambda index: (num_samples[index], index))
-        plan.append([members[first : first + batch_size] for first in range(0, len(members), batch_size)])
-    return plan
+    step_of = np.arange(len(drawn)) // per_step
+    order = drawn[np.lexsort((drawn, np.asarray(num_samples)[drawn], step_of))].tolist()
+    return [
+        [order[first : min(first + batch_size, end)] for first in range(begin, end, batch_size)]
+        for begin in range(0, len(order), per_step)
+        for end in (min(begin + per_step, len(order)),)
+    ]
 
 
 def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:

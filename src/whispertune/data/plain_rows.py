@@ -1,0 +1,118 @@
+"""Rows of a CSV or TSV taken as columns, thousands at once, where nothing about them is unusual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, Columns, audio_path, made_id
+from whispertune.data.utterances import Utterances
+
+CHUNK_ROWS = 512
+"""More at once are slower: they no longer fit in the processor's cache."""
+DIGITS = frozenset("0123456789.")
+
+
+class _UnusualError(Exception):
+    """A value that has to be looked at row by row."""
+
+
+def add_plain_rows(
+    utterances: Utterances,
+    source: str,
+    numbers: Sequence[int],
+    fields: Mapping[str, Sequence[str]],
+    columns: Columns,
+    base: str,
+    clips: str | None,
+) -> bool:
+    """Add the rows whose columns `fields` are, if `Row.add_to` would add all of them without a word.
+
+    It adds the same; where a value is faulty or just rare, nothing is added and False returned, and the caller takes
+    the rows one by one.
+    """
+    try:
+        audio = _strings(fields, columns.audio, one_line=True)
+        joined = "\n".join(audio)
+        if (
+            not all(audio)
+            or "://" in joined
+            or "$" in joined
+            or "{" in joined
+            or any(_strings(fields, columns.channel))
+        ):
+            return False
+        starts, ends = _spans(fields, columns, len(numbers))
+        ids = _strings(fields, columns.id, one_line=True)
+        if not all(ids):
+            ids = [
+                id_ or made_id(path, start, end) for id_, path, start, end in zip(ids, audio, starts, ends, strict=True)
+            ]
+        kinds = (
+            _strings(fields, columns.language, one_line=True),
+            _strings(fields, columns.task, one_line=True),
+            _strings(fields, columns.speaker, one_line=True),
+            _strings(fields, columns.prompt),
+        )
+        texts = _strings(fields, columns.text)
+    except _UnusualError:
+        return False
+    utterances.add_all(
+        ids=ids,
+        audio=[audio_path(name, base, clips) for name in audio],
+        texts=texts,
+        source=source,
+        rows=numbers,
+        starts=starts,
+        ends=[-1.0 if end is None else end for end in ends],
+        kinds=zip(*([value or None for value in values] for values in kinds), strict=True),
+    )
+    return True
+
+
+def _strings(fields: Mapping[str, Sequence[str]], name: str | None, *, one_line: bool = False) -> list[str]:
+    """A column, stripped."""
+    if name is None:
+        return [""] * len(next(iter(fields.values())))
+    stripped = list(map(str.strip, fields[name]))
+    joined = "".join(stripped)
+    if not joined.isprintable():
+        try:
+            joined.encode()
+        except UnicodeEncodeError:
+            raise _UnusualError from None
+        if (CONTROL_OR_LINE_END if one_line else CONTROL).search(joined):
+            raise _UnusualError
+    return stripped
+
+
+def _seconds(fields: Mapping[str, Sequence[str]], name: str | None, size: int) -> Sequence[float | None]:
+    """A column of seconds, all of them or none."""
+    values = _strings(fields, name)
+    joined = "".join(values)
+    if not joined:
+        return [None] * size
+    try:
+        if not DIGITS.issuperset(joined):
+            raise _UnusualError
+        seconds = list(map(float, values))
+    except ValueError:
+        raise _UnusualError from None
+    if math.inf in seconds:
+        raise _UnusualError
+    return seconds
+
+
+def _spans(
+    fields: Mapping[str, Sequence[str]], columns: Columns, size: int
+) -> tuple[list[float], Sequence[float | None]]:
+    """Starts and ends."""
+    starts = [start or 0.0 for start in _seconds(fields, columns.start, size)]
+    ends = _seconds(fields, columns.end, size)
+    if ends[0] is None:
+        durations = _seconds(fields, columns.duration, size)
+        if durations[0] is not None:
+            ends = [round(start + (length or 0.0), 6) for start, length in zip(starts, durations, strict=True)]
+    if any(end is not None and end <= start for start, end in zip(starts, ends, strict=True)):
+        raise _UnusualError
+    return starts, ends

@@ -1,0 +1,146 @@
+"""The index: with and without it the same rows and the same split; stale and damaged entries are never used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from whispertune.data import index, sources
+from whispertune.data.index import index_folder, index_headers, indexed_headers
+from whispertune.data.sources import read_utterances
+from whispertune.data.utterances import Utterances
+
+HEADER = "id,audio,text,start,end,speaker,language\n"
+ROWS = [f"u{n},{n % 3}.wav,Ciao numero {n}.,{n % 5},{n % 5 + 2}.5,s{n % 7},it\n" for n in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def small_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 10)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "train.csv"
+    path.write_text(HEADER + "".join(ROWS), encoding="utf-8")
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(16_000 * 8, np.int16), 16_000)
+    return path
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows by one whenever a manifest is really read."""
+    found: list[object] = []
+    real = sources._read_sources
+
+    def counted(name: str, parsed: list[sources.Source]) -> Utterances:
+        found.append(name)
+        return real(name, parsed)
+
+    monkeypatch.setattr(sources, "_read_sources", counted)
+    return found
+
+
+def entry() -> Path:
+    (found,) = index_folder().glob("*.npz")
+    return found
+
+
+def test_the_second_start_reads_the_same_rows_from_the_index(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = reads(monkeypatch)
+    first, second = read_utterances("train", str(manifest)), read_utterances("train", str(manifest))
+    assert len(really) == 1
+    assert list(second) == list(first)
+    assert second.digest() == first.digest()
+    assert second.fingerprint == first.fingerprint
+    assert second[7].row == 9
+    assert second[7].audio == manifest.parent / "1.wav"
+
+
+def test_rare_fields_survive_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [f'{{"audio": "{n}.wav", "text": "ü\\n{n}", "task": "translate", "channel": 1}}\n' for n in range(20)]
+    path.write_text("".join(rows), encoding="utf-8")
+    really = reads(monkeypatch)
+    described = f"{path} [language=de weight=2] + {path} [language=it]"
+    first, second = read_utterances("train", described), read_utterances("train", described)
+    assert len(really) == 1
+    assert list(second) == list(first)
+    assert {row.weight for row in second} == {1.0, 2.0}
+    assert second[0].channel == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_text(HEADER + "".join(ROWS).replace("numero 3.", "numero 4."), encoding="utf-8"),
+        lambda path: (path.parent / "clips").mkdir(),  # rows' audio may lie there
+    ],
+)
+def test_a_stale_entry_is_not_used(manifest: Path, monkeypatch: pytest.MonkeyPatch, change) -> None:  # type: ignore[no-untyped-def]
+    read_utterances("train", str(manifest))
+    times = manifest.stat()
+    change(manifest)
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+    really = reads(monkeypatch)
+    found = read_utterances("train", str(manifest))
+    assert len(really) == 1
+    assert [row.text for row in found] == [line.split(",")[2] for line in manifest.read_text().split("\n")[1:41]]
+
+
+def test_a_damaged_entry_is_made_anew_wherever_the_damage_is(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list(read_utterances("train", str(manifest)))
+    whole = entry().read_bytes()
+    really = reads(monkeypatch)
+    for at in range(0, len(whole), 197):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x41
+        entry().write_bytes(damaged)
+        assert list(read_utterances("train", str(manifest))) == expected
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        entry().write_bytes(whole[:size])
+        assert list(read_utterances("train", str(manifest))) == expected
+    assert len(really) > 25
+    assert [path.suffix for path in index_folder().iterdir()] == [".npz"]
+
+
+def test_the_index_is_bounded_and_drops_what_was_unused_for_longest(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_utterances("train", str(manifest))
+    oldest = entry()
+    os.utime(oldest, (1, 1))
+    monkeypatch.setattr(index, "MOST_BYTES", 3 * oldest.stat().st_size)
+    for number in range(5):
+        manifest.write_text(HEADER + "".join(ROWS[: 20 + number]), encoding="utf-8")
+        read_utterances("train", str(manifest))
+    assert not oldest.exists()
+    assert sum(path.stat().st_size for path in index_folder().iterdir()) <= index.MOST_BYTES
+
+
+def test_a_folder_that_cannot_be_written_to_does_no_harm(manifest: Path) -> None:
+    index_folder().parent.mkdir(parents=True)
+    index_folder().write_text("a file")
+    assert len(read_utterances("train", str(manifest))) == 40
+
+
+def test_small_manifests_leave_nothing_behind(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 41)
+    read_utterances("train", str(manifest))
+    assert not index_folder().exists()
+
+
+def test_headers_are_kept_for_these_rows_in_this_folder(manifest: Path) -> None:
+    rows = read_utterances("train", str(manifest))
+    assert not indexed_headers(rows).any()
+    headers = np.arange(160).reshape(40, 4)
+    index_headers(rows, headers)
+    np.testing.assert_array_equal(indexed_headers(rows), headers)
+    elsewhere = manifest.parent / "elsewhere" / "train.csv"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(manifest.read_bytes())
+    assert not indexed_headers(read_utterances("train", str(elsewhere))).any()
