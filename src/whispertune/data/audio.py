@@ -161,9 +161,12 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
             recording.head = raw.read(12)
         yield recording
     except FileNotFoundError:
-        _fail(recording, "no such file", "correct the path in the manifest")
+        _fail(recording, "no such file", "correct the path")
     except soundfile.LibsndfileError as error:
-        _fail(recording, f"cannot be decoded ({error.error_string})", _convert(recording))
+        # What it says where it finds no format that it knows; the file is there, as was made sure above.
+        unknown = error.error_string.startswith("File does not exist")
+        reason = "no audio format is recognised" if unknown else error.error_string
+        _fail(recording, f"cannot be decoded ({reason})", _convert(recording))
     except AvError as error:
         _fail(recording, str(error), error.remedy or _convert(recording))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
