@@ -1,6 +1,6 @@
 """Fine-tuned with and without stitched windows: what becomes of timestamps, long form, and silence.
 
-    python benchmarks/stitched.py                       # 3 seeds: about an hour on two quiet cores
+    python benchmarks/stitched.py                       # 3 seeds: 1 to 2 hours on two cores
     python benchmarks/stitched.py --seeds 0 --max_steps 8 --work /tmp/smoke --table /tmp/smoke.md     # a smoke test
 
 whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and every
