@@ -384,7 +384,9 @@ def test_traceback_on_demand(workspace: Workspace) -> None:
 def test_unknown_command(command: Command) -> None:
     outcome = command(["trian", "--epochs=3"])
     assert outcome.status == 2
-    assert outcome.error == "error: unknown command 'trian'; there are train, resume, evaluate, transcribe, check, export"
+    assert (
+        outcome.error == "error: unknown command 'trian'; there are train, resume, evaluate, transcribe, check, export"
+    )
     outcome = command([])
     assert outcome.status == 2
     assert "usage:" in outcome.out
