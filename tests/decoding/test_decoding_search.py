@@ -18,7 +18,7 @@ from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.whisper import DecoderCache
+from whispertune.model.cache import DecoderCache
 from whispertune.states import EncoderStates
 
 CPU = torch.device("cpu")

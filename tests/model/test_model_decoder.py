@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from random_whisper import random_weights, random_whisper, small_config
 
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.whisper import CACHE_TOKENS, build_whisper, inference_copy
+from whispertune.model.cache import CACHE_TOKENS
+from whispertune.model.whisper import build_whisper, inference_copy
 
 WHISPER = random_whisper(small_config(layers=(1, 3)))
 DECODER = WHISPER.decoder

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from whispertune.model.whisper import Decoder, DecoderCache
+from whispertune.model.cache import DecoderCache
+from whispertune.model.whisper import Decoder
 from whispertune.states import EncoderStates
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
@@ -23,13 +22,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
+from whispertune.model.cache import DecoderCache, visible
 from whispertune.model.config import WhisperConfig
-from whispertune.model.rows import HIDDEN, Rows, attend_by_row
+from whispertune.model.rows import Rows, attend_by_row
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-CACHE_TOKENS = 64
-"""The decoder's cache grows by so many tokens a row."""
 
 
 def call_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
@@ -123,56 +120,6 @@ class DecoderLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
-
-
-@dataclass(slots=True)
-class DecoderCache:
-    """What decoding step by step keeps.
-
-    self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
-    cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
-    padding: (B,) how many of the first tokens of each row are filler (a prompt shorter than the others stands at
-    the end of the prompt's columns), or None.
-    """
-
-    self_keys: Tensor
-    self_values: Tensor
-    cross_keys: list[Tensor]
-    cross_values: list[Tensor]
-    cross_bias: Tensor | None
-    num_tokens: int = 0
-    padding: Tensor | None = None
-
-    def reserve(self, num_tokens: int) -> None:
-        """Make room for so many tokens a row."""
-        capacity = self.self_keys.shape[3]
-        if num_tokens <= capacity:
-            return
-        more = -(-num_tokens // CACHE_TOKENS) * CACHE_TOKENS - capacity
-        self.self_keys = F.pad(self.self_keys, (0, 0, 0, more))
-        self.self_values = F.pad(self.self_values, (0, 0, 0, more))
-
-    def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
-        """Keep these rows, in this order, and (if given) these utterances."""
-        used = self.num_tokens
-        for name in ("self_keys", "self_values"):
-            old = getattr(self, name)
-            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
-            new[:, :, :, :used] = old[:, rows, :, :used]
-            setattr(self, name, new)
-        self.padding = None if self.padding is None else self.padding[rows]
-        if utterances is not None:
-            for layer in range(len(self.cross_keys)):  # one by one: all at once would be held twice
-                self.cross_keys[layer] = self.cross_keys[layer][utterances]
-                self.cross_values[layer] = self.cross_values[layer][utterances]
-            self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
-
-
-def _visible(begin: int, end: int, padding: Tensor) -> Tensor:
-    """A bias (B, 1, end - begin, end) that hides a row's padding (B,), and what comes later, from the new tokens."""
-    keys = torch.arange(end, device=padding.device)
-    seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
-    return torch.where(seen, 0.0, HIDDEN)[:, None]
 
 
 class Decoder(nn.Module):
@@ -281,7 +228,7 @@ class Decoder(nn.Module):
         positions = torch.arange(begin, end, device=input_ids.device)
         if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask does
             padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
-            bias = _visible(begin, end, padding).to(cache.self_keys.dtype)
+            bias = visible(begin, end, padding).to(cache.self_keys.dtype)
         if cache.padding is not None:
             # A row may run on behind its end, as long as others do; its position then is of no account.
             positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)

@@ -1,0 +1,67 @@
+"""What decoding step by step keeps of each row.
+
+Shapes: B rows, U utterances (B = U x beams in beam search), K kept frames, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whispertune.model.rows import HIDDEN
+
+CACHE_TOKENS = 64
+"""The decoder's cache grows by so many tokens a row."""
+
+
+@dataclass(slots=True)
+class DecoderCache:
+    """What decoding step by step keeps.
+
+    self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
+    cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
+    padding: (B,) how many of the first tokens of each row are filler (a prompt shorter than the others stands at
+    the end of the prompt's columns), or None.
+    """
+
+    self_keys: Tensor
+    self_values: Tensor
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    cross_bias: Tensor | None
+    num_tokens: int = 0
+    padding: Tensor | None = None
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for so many tokens a row."""
+        capacity = self.self_keys.shape[3]
+        if num_tokens <= capacity:
+            return
+        more = -(-num_tokens // CACHE_TOKENS) * CACHE_TOKENS - capacity
+        self.self_keys = F.pad(self.self_keys, (0, 0, 0, more))
+        self.self_values = F.pad(self.self_values, (0, 0, 0, more))
+
+    def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
+        """Keep these rows, in this order, and (if given) these utterances."""
+        used = self.num_tokens
+        for name in ("self_keys", "self_values"):
+            old = getattr(self, name)
+            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
+            new[:, :, :, :used] = old[:, rows, :, :used]
+            setattr(self, name, new)
+        self.padding = None if self.padding is None else self.padding[rows]
+        if utterances is not None:
+            for layer in range(len(self.cross_keys)):  # one by one: all at once would be held twice
+                self.cross_keys[layer] = self.cross_keys[layer][utterances]
+                self.cross_values[layer] = self.cross_values[layer][utterances]
+            self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
+
+
+def visible(begin: int, end: int, padding: Tensor) -> Tensor:
+    """A bias (B, 1, end - begin, end) that hides a row's padding (B,), and what comes later, from the new tokens."""
+    keys = torch.arange(end, device=padding.device)
+    seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
+    return torch.where(seen, 0.0, HIDDEN)[:, None]
