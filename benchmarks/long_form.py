@@ -1,8 +1,8 @@
 """Long recordings and timestamps: whispertune's transcribe against openai-whisper's, with the same weights.
 
     python benchmarks/long_form.py
-    python benchmarks/long_form.py --recordings 1        # sooner done
-    python benchmarks/long_form.py --timestamps          # the segments of single clips instead
+    python benchmarks/long_form.py --recordings 5 --clips 20     # shorter recordings, sooner done
+    python benchmarks/long_form.py --timestamps                  # the segments of single clips instead
 
 Each recording is all test clips in an order of its own with random silences between (seeded), some minutes long. Both
 sides: greedy at temperature 0, falling back to samples at 0.2 to 1.0 (one each) by the same thresholds, timestamps,
@@ -112,14 +112,13 @@ def compare_long(given: argparse.Namespace, utterances: list[Utterance]) -> tupl
 
 
 def compare_timestamps(given: argparse.Namespace, utterances: list[Utterance]) -> tuple[list[str], list[list[object]]]:
-    chosen = utterances[: given.clips]
     long_form, precision = our_side(given.model, "fp32", (0.0,))
     started = time.perf_counter()
-    ours = our_transcripts(long_form, [utterance.audio for utterance in chosen])
+    ours = our_transcripts(long_form, [utterance.audio for utterance in utterances])
     our_seconds = time.perf_counter() - started
     model = their_side(given.model)
     same, their_seconds = 0, 0.0
-    for utterance, transcript in zip(chosen, ours, strict=True):
+    for utterance, transcript in zip(utterances, ours, strict=True):
         waveform = load_utterance(utterance)
         started = time.perf_counter()
         found = model.transcribe(waveform, language="it", fp16=False, temperature=0.0)
@@ -129,7 +128,7 @@ def compare_timestamps(given: argparse.Namespace, utterances: list[Utterance]) -
         same += own == theirs
         if own != theirs:
             print(f"{utterance.id}: ours {own}, theirs {theirs}", flush=True)
-    share = f"{same} of {len(chosen)} ({100 * same / len(chosen):.1f} %)"
+    share = f"{same} of {len(utterances)} ({100 * same / len(utterances):.1f} %)"
     seconds = [f"{our_seconds:.1f}", f"{their_seconds:.1f}", f"{their_seconds / our_seconds:.2f}"]
     return ["clips with the same segments", f"our seconds ({precision})", "their seconds", "ratio"], [[share, *seconds]]
 
@@ -139,11 +138,14 @@ def main() -> None:
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--recordings", type=int, default=5)
     parser.add_argument("--timestamps", action="store_true", help="compare the segments of single clips")
-    parser.add_argument("--clips", type=int, help="with --timestamps: only the first so many")
+    parser.add_argument("--clips", type=int, help="only so many, spread over the split")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of our side")
     add_common(parser, "long-form")
     given = parser.parse_args()
     utterances = read_manifest(DATA / "test.csv")
+    if given.clips is not None:
+        chosen = np.linspace(0, len(utterances) - 1, min(given.clips, len(utterances))).round().astype(int)
+        utterances = [utterances[index] for index in chosen]
     header, rows = (compare_timestamps if given.timestamps else compare_long)(given, utterances)
     title = "timestamps of single clips" if given.timestamps else "long recordings"
     publish(given.table, f"{title}, against openai-whisper", [markdown(header, rows)])

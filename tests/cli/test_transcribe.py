@@ -189,4 +189,4 @@ def test_three_hours_of_silence(command: Command, tiny_model: Path, tmp_path: Pa
     )
     assert outcome.status == 0, outcome.err
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 150_000  # KiB; its samples alone would take 690 MB
+    assert grown < 300_000  # KiB, as for 25 minutes; its samples alone would take 690 MB

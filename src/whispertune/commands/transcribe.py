@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,7 +270,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
     numbers = list(durations)
     hours = sum(durations.values()) / 3600
     console.print(f"{len(numbers)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision_name(dtype)}")
-    with progress_bar("transcribing, seconds", math.ceil(sum(durations.values()))) as advance:
+    with progress_bar("transcribing, seconds", sum(int(seconds) for seconds in durations.values())) as advance:
         for place, found in long_form.transcribe([audios[number] for number in numbers], advance):
             number = numbers[place]
             if isinstance(found, AudioError):

@@ -26,7 +26,7 @@ EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a fil
 MIN_SAMPLE_RATE = 1_000  # Hz; below that it is no speech, and resampling it would fill the memory
 MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 for a stream of unknown length
 BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the length is not trusted with memory
-STREAM_SAMPLES = 1 << 22  # decoded at once of a recording that is read in blocks (16 MiB)
+STREAM_SAMPLES = 1 << 20  # decoded at once of a recording that is read in blocks (4 MiB)
 AV_SECONDS = 60  # the same, of one that FFmpeg decodes
 
 Count = TypeVar("Count", int, npt.NDArray[np.int64])
