@@ -67,6 +67,10 @@ class JoinedSegments(Sequence[Utterance]):
         starts, ends = self._rows.spans(range(len(self._rows)))
         return starts[begins[chosen]] - np.asarray(self._leads)[chosen], ends[begins[chosen + 1] - 1]
 
+    def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
+        """The file of a recording, and `within`."""
+        return self._rows.place(self._begins[index])
+
     def within(self, index: int) -> tuple[int, int] | None:
         """The bytes of its file that hold a recording, if it is not the whole of it."""
         return self._rows.within(self._begins[index])

@@ -208,6 +208,10 @@ class Utterances(Sequence[Utterance]):
         part = slice(rows.start, rows.stop, rows.step)
         return np.array(self._starts[part]), np.array(self._ends[part])
 
+    def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
+        """The file of a recording, and `within`."""
+        return self._shared[self._kinds[index]].folder + self._strings(index)[1], self._places.get(index)
+
     def within(self, index: int) -> tuple[int, int] | None:
         """The bytes of its file that hold a recording, if it is not the whole of it."""
         return self._places.get(index)
