@@ -19,6 +19,7 @@ import numpy.typing as npt
 from whispertune import targets, transcripts
 from whispertune.data.audio import content_key, load_utterance
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
+from whispertune.data.manifest import is_manifest
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
@@ -214,7 +215,8 @@ def read_rows(name: str, manifest: Path | str, options: DataOptions | None = Non
     """
     utterances = read_utterances(name, str(manifest))
     if not utterances:
-        raise DataError(f"{manifest}: no rows under the header; --{name} needs at least one utterance")
+        found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
+        raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     if options is not None and options.merge_segments > 0:
         return merge_segments(utterances, options.merge_segments)
     return utterances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import MEANINGS, Finding, Source
 from whispertune.check.model_based import Opinion
+from whispertune.check.sets import locate
 from whispertune.check.text import TextFacts
 from whispertune.data.utterances import Utterance
 from whispertune.run_folder import replacing_file, write_jsonl
@@ -43,14 +45,23 @@ class Report:
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many rows of each source have each kind, errors first."""
-        found: dict[str, Counter[str]] = {kind: Counter() for kind in MEANINGS}
-        for row, kind in {(finding.row, finding.kind) for finding in self.findings}:
-            found[kind][self.source_of(row).name] += 1
-        return {kind: counter for kind, counter in found.items() if counter}
+        rows: dict[str, set[int]] = {kind: set() for kind in MEANINGS}
+        for finding in self.findings:
+            rows[finding.kind].add(finding.row)
+        source_of = locate(self.sources)
+        counts = {
+            kind: np.bincount(source_of[list(found)], minlength=len(self.sources))
+            for kind, found in rows.items()
+            if found
+        }
+        names = [source.name for source in self.sources]
+        return {
+            kind: sum((Counter({name: count}) for name, count in zip(names, found.tolist(), strict=True)), Counter())
+            for kind, found in counts.items()
+        }
 
     def source_of(self, row: int) -> Source:
-        firsts = [source.first for source in self.sources]
-        return self.sources[int(np.searchsorted(firsts, row, side="right")) - 1]
+        return self.sources[bisect_right(self.sources, row, key=lambda source: source.first) - 1]
 
     def utterance(self, row: int) -> Utterance:
         source = self.source_of(row)

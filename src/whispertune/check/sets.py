@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -124,7 +125,7 @@ def _roles(sources: Sequence[Source]) -> npt.NDArray[np.str_]:
 
 
 def _row(sources: Sequence[Source], row: int) -> Utterance:
-    source = sources[int(np.searchsorted([s.first for s in sources], row, side="right")) - 1]
+    source = sources[bisect_right(sources, row, key=lambda source: source.first) - 1]
     return source.rows[row - source.first]
 
 
