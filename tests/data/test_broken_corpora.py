@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tarfile
 from pathlib import Path
@@ -79,8 +80,11 @@ def saved(tmp_path: Path) -> Path:
     """A data set that `save_to_disk` wrote, of one recording."""
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.int16), RATE)
-    rows = {"audio": [{"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"}], "sentence": ["Uno."]}
-    datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False)).save_to_disk(tmp_path / "saved")
+    pyarrow = pytest.importorskip("pyarrow")
+    audio = [{"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"}]
+    table = pyarrow.table({"audio": audio, "sentence": ["Uno."]})
+    made = datasets.Dataset(table, fingerprint="a").cast_column("audio", datasets.Audio(decode=False))
+    made.save_to_disk(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -104,5 +108,7 @@ def test_hub_data_set_without_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ours"))
     (tmp_path / "corpus").mkdir()
-    datasets.Dataset.from_dict({"sound": ["a"], "sentence": ["Uno."]}).to_parquet(tmp_path / "corpus" / "train.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = importlib.import_module("pyarrow").table({"sound": ["a"], "sentence": ["Uno."]})
+    parquet.write_table(table, tmp_path / "corpus" / "train.parquet")
     assert "column among sound, sentence; rename" in told(f"hub:{tmp_path / 'corpus'}{first}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import MEANINGS, Finding, Source
 from whispertune.check.model_based import Opinion
-from whispertune.check.sets import locate
+from whispertune.check.sets import locate, source_of
 from whispertune.check.text import TextFacts
 from whispertune.data.utterances import Utterance
 from whispertune.run_folder import replacing_file, write_jsonl
@@ -48,11 +47,9 @@ class Report:
         rows: dict[str, set[int]] = {kind: set() for kind in MEANINGS}
         for finding in self.findings:
             rows[finding.kind].add(finding.row)
-        source_of = locate(self.sources)
+        places = locate(self.sources)
         counts = {
-            kind: np.bincount(source_of[list(found)], minlength=len(self.sources))
-            for kind, found in rows.items()
-            if found
+            kind: np.bincount(places[list(found)], minlength=len(self.sources)) for kind, found in rows.items() if found
         }
         names = [source.name for source in self.sources]
         return {
@@ -61,7 +58,7 @@ class Report:
         }
 
     def source_of(self, row: int) -> Source:
-        return self.sources[bisect_right(self.sources, row, key=lambda source: source.first) - 1]
+        return source_of(self.sources, row)
 
     def utterance(self, row: int) -> Utterance:
         source = self.source_of(row)
@@ -80,10 +77,11 @@ class Report:
 def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
     """The lines of check.jsonl."""
     for finding in report.findings:
-        row, source = report.utterance(finding.row), report.source_of(finding.row)
+        source = report.source_of(finding.row)
+        id_, manifest, row = source.rows.origin(finding.row - source.first)
         yield {
-            "id": row.id, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
-            "file": row.source, "row": row.row, "split": source.role or None,
+            "id": id_, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
+            "file": manifest, "row": row, "split": source.role or None,
         }  # fmt: skip
 
 
