@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, MutableSequence, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune import targets, transcripts
-from whispertune.data.audio import content_key, load_utterance
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
 from whispertune.data.manifest import is_manifest
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
-from whispertune.errors import AudioError, DataError, RecipeError
+from whispertune.errors import DataError, RecipeError
 from whispertune.features import SAMPLE_RATE
 from whispertune.inspection import Known, Look, hear_rows, plain_languages, skim_rows
 from whispertune.lazy import Lazy
+from whispertune.openings import likely_keys
 from whispertune.processes import ALONE, Processes
 from whispertune.targets import MAX_TOKENS, Target
 from whispertune.text import normalizer
@@ -325,25 +324,21 @@ def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str =
 
 
 def _keys_to_compare(split: Split, other: Split, options: DataOptions) -> dict[str, Utterance]:
-    """Content keys of a split's utterances; of one that was not decoded, of those as long as one of the other's.
+    """Content keys of a split's utterances; of one that was not decoded, of those that may equal one of the other's."""
+    if split.heard:
+        return split.audio_keys
+    return likely_keys(_as_long(split, other), _as_long(other, split), options.workers)
+
+
+def _as_long(split: Split, other: Split) -> list[tuple[int, Utterance]]:
+    """A split's utterances that are as long as one of the other's.
 
     Lengths are exact to the sample, so that no others can be equal; of very many, `MOST_COMPARED` are drawn evenly.
     """
-    if split.heard:
-        return split.audio_keys
     alike = np.flatnonzero(np.isin(split.num_samples[: split.num_utterances], other.num_samples))
-    alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
-    utterances = [split.windows[index].utterances[0] for index in alike.tolist()]
-    with ThreadPoolExecutor(options.workers, "audio") as pool:
-        keys = list(pool.map(_key, utterances))
-    return {key: utterance for key, utterance in zip(keys, utterances, strict=True) if key}
-
-
-def _key(utterance: Utterance) -> str:
-    try:
-        return content_key(load_utterance(utterance))
-    except AudioError:  # its headers were fine; training will name it
-        return ""
+    if not split.heard:
+        alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
+    return [(split.num_samples[index], split.windows[index].utterances[0]) for index in alike.tolist()]
 
 
 def excluded_summary(excluded: Sequence[Exclusion]) -> list[str]:
