@@ -116,7 +116,7 @@ def skim_rows(
             if known.files is None or known.sound is None:
                 _, paths, texts = utterances.strings(chunk)
             if known.files is None:
-                files, places = _files_of(chunk, list(zip(paths, map(utterances.within, chunk), strict=True)))
+                files, places = _files_of(chunk, list(zip(paths, utterances.withins(chunk), strict=True)))
             else:
                 files = _part(known.files, here)
                 places = list(map(utterances.place, files.rows.tolist()))

@@ -95,7 +95,7 @@ def check_texts(
             spans = (column.tolist() for column in rows.spans(part))
             chunk = _scan(texts, usage, sketches=sketches)
             chunk.places = np.fromiter(
-                map(hash, zip(paths, map(rows.within, part), [kind.channel for kind in kinds], *spans, strict=True)),
+                map(hash, zip(paths, rows.withins(part), [kind.channel for kind in kinds], *spans, strict=True)),
                 np.int64,
             )
             chunk.languages = languages.numbers_of([kind.language for kind in kinds])

@@ -224,6 +224,10 @@ class Utterances(Sequence[Utterance]):
         """The bytes of its file that hold a recording, if it is not the whole of it."""
         return self._places.get(index)
 
+    def withins(self, rows: range) -> list[tuple[int, int] | None]:
+        """`within` of many."""
+        return list(map(self._places.get, rows)) if self._places else [None] * len(rows)
+
     def _at(self, index: int) -> Utterance:
         shared, end = self._shared[self._kinds[index]], self._ends[index]
         id_, name, text = self._strings(index)
