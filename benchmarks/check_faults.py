@@ -142,8 +142,13 @@ def main() -> None:
     parser.add_argument("--model", help="judge transcripts by this model too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=10, help="clips of each fault")
+    parser.add_argument("--exchanged-only", action="store_true", help="with --model: the second table alone")
     options = parser.parse_args()
     shutil.rmtree(options.output, ignore_errors=True)
+    if options.exchanged_only:
+        options.output.mkdir(parents=True)
+        shuffle(options.output / "shuffled", options.seed, options.model)
+        return
     data = options.output / "data"
     data.mkdir(parents=True)
     faulty = inject(data, options.seed, options.count, with_model=options.model is not None)

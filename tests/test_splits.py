@@ -64,7 +64,7 @@ def test_a_split_is_parallel_lists(tmp_path: Path, text: TextSettings, tokenizer
     split = load(path, text)
     assert (split.name, split.num_rows) == ("train", 3)
     assert [window.text for window in split.windows] == ["Uno.", "Tre tre."]
-    assert split.num_samples == [RATE, RATE]
+    assert list(split.num_samples) == [RATE, RATE]
     assert split.languages == ["it", "it"]
     assert split.hours == pytest.approx(2 / 3600)
     assert [exclusion.row for exclusion in split.excluded] == [3]
@@ -139,7 +139,7 @@ def test_exactly_448_tokens(tmp_path: Path, text: TextSettings, letters: int, fi
 def test_exactly_30_seconds(tmp_path: Path, text: TextSettings, samples: int, fits: bool) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(samples), RATE)
     split = load(write(tmp_path, "train", ["long.wav,Uno."]), text)
-    assert split.num_samples == ([480_000] if fits else [])
+    assert list(split.num_samples) == ([480_000] if fits else [])
     assert fits or "a window holds 30 s" in split.excluded[0].reason
 
 
@@ -237,7 +237,7 @@ def test_subtitles_become_windows_of_the_real_recording(
         assert tokenizer.decode(ids[:start]) == " uno due tre"
         stamps = [(token - tokenizer.timestamp_begin) * 0.02 for token in ids if token >= tokenizer.timestamp_begin]
         assert stamps == pytest.approx([0, 2, 2.5, 4])
-        assert split.num_samples == [8 * RATE, 4 * RATE, round(0.9 * RATE)]
+        assert list(split.num_samples) == [8 * RATE, 4 * RATE, round(0.9 * RATE)]
     without = load_split("train", read_rows("train", folder, reading), text, reading, advance=lambda _: None)
     assert without.arrange(WindowOptions(timestamps=0.0), text, seed=0) == (0, 0, 0)
     assert all(tokenizer.no_timestamps in target.input_ids for target in without.targets)
@@ -346,14 +346,33 @@ def test_indexed_headers_change_no_split_and_a_changed_file_is_opened_again(
 
     first = skimmed()
     assert sorted(opened) == ["b.wav", "c.wav", "missing.wav"]
-    second = skimmed()
+    with monkeypatch.context() as patched:
+        patched.setattr(TextSettings, "surely_usable_rows", None)  # what was found of texts is known, too
+        second = skimmed()
     assert opened == ["missing.wav"]
     for name in ("windows", "targets", "languages", "weights", "tasks", "fingerprint", "num_samples", "excluded"):
         assert getattr(second, name) == getattr(first, name), name
     soundfile.write(tmp_path / "c.wav", np.zeros(3 * RATE, np.int16), RATE)
     soundfile.write(tmp_path / "missing.wav", np.zeros(RATE, np.int16), RATE)
-    assert skimmed().num_samples == [2 * RATE, 3 * RATE, RATE, RATE]
+    assert list(skimmed().num_samples) == [2 * RATE, 3 * RATE, RATE, RATE]
     assert sorted(opened) == ["c.wav", "missing.wav"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=12), st.sampled_from(["", "?", "[rumore]", "\u00bd", "ﬁ", "Ciao.", "x" * 111, "è" * 444])
+        ),
+        max_size=150,
+    ),
+    st.sampled_from(["it", "en", None]),
+)
+def test_texts_are_judged_together_as_one_by_one(text: TextSettings, words: list[str], rare: str | None) -> None:
+    languages = [rare if place % 70 == 69 else "it" for place in range(len(words))]
+    expected = [
+        code is not None and text.surely_usable(said, code) for said, code in zip(words, languages, strict=True)
+    ]
+    assert text.surely_usable_rows(words, languages) == expected
 
 
 class Together:

@@ -54,7 +54,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if content is not None and not isinstance(content, dict):
-            raise RecipeError(f"{path}: a recipe is a mapping of fields to values")
+            raise RecipeError(f"{path}: a recipe is a mapping of fields to values (data goes behind --train)")
         return flatten(content or {})
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None

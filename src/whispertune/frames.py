@@ -9,11 +9,11 @@ long, and no longer than its distance from the frames that are kept whole. `dens
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from whispertune.errors import RecipeError
 from whispertune.features import WINDOW_MEL_FRAMES
@@ -95,11 +95,12 @@ def _silent_blocks(num_frames: int, stride: int) -> list[int]:
     return sizes
 
 
-def count_frames(num_samples: Sequence[int], options: FrameOptions) -> list[int]:
+def count_frames(num_samples: npt.ArrayLike, options: FrameOptions) -> npt.NDArray[np.int32]:
     """How many frames `select_frames` keeps of each window: there may be a million windows, but only 1501 lengths."""
-    speech = [-(-samples // FRAME_SAMPLES) for samples in num_samples]
-    kept = {frames: len(select_frames(frames * FRAME_SAMPLES, options).positions) for frames in set(speech)}
-    return [kept[frames] for frames in speech]
+    speech = -(-np.asarray(num_samples, np.int64) // FRAME_SAMPLES)
+    lengths, length_of = np.unique(speech, return_inverse=True)
+    kept = [len(select_frames(length * FRAME_SAMPLES, options).positions) for length in lengths.tolist()]
+    return np.array(kept, np.int32)[length_of]
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.audio import content_key, load_utterance, num_samples_between, num_samples_of, probe_audio
-from whispertune.data.index import Headers
+from whispertune.data.index import Files, Headers
 from whispertune.data.segments import Rows
 from whispertune.data.utterances import Shared, Utterance
 from whispertune.errors import AudioError, RecipeError
@@ -26,12 +26,28 @@ CHUNK_ROWS = 8192
 """Rows that are handed to the threads at once."""
 
 
-class Finding(NamedTuple):
-    """reason: why a row can't be used, or None. num_samples: at 16 kHz. key: of its waveform; "" if not decoded."""
+@dataclass(slots=True)
+class Look:
+    """What a look at n rows found.
 
-    reason: str | None
-    num_samples: int = 0
-    key: str = ""
+    num_samples: (n,) at 16 kHz. reasons: why a row can't be used, for those that can't. keys: (n) of the waveforms, if
+    they were decoded.
+    """
+
+    num_samples: npt.NDArray[np.int64]
+    reasons: dict[int, str] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Known:
+    """What an earlier look found of n rows, if anything is left of it; once they are looked at, what was found.
+
+    sound: (n,) whether a row's text is surely a target.
+    """
+
+    files: Files | None = None
+    sound: npt.NDArray[np.bool_] | None = None
 
 
 def hear_rows(
@@ -42,26 +58,33 @@ def hear_rows(
     *,
     keep_empty: bool,
     share: range,
-) -> Iterator[Finding]:
+) -> Look:
     """Look at every row of a share, and decode its audio."""
 
-    def hear(utterance: Utterance) -> Finding:
+    def hear(utterance: Utterance) -> tuple[str | None, int, str]:
         try:
             reason = text.unusable(utterance, keep_empty=keep_empty)
             if reason is None:
                 waveform = load_utterance(utterance)
                 reason = _too_long(len(waveform))
                 if reason is None:
-                    return Finding(None, len(waveform), content_key(waveform))
+                    return None, len(waveform), content_key(waveform)
         except (AudioError, RecipeError) as error:
             reason = str(error)
         finally:
             advance(1)
-        return Finding(reason)
+        return reason, 0, ""
 
+    look = Look(np.zeros(len(share), np.int64))
     with ThreadPoolExecutor(workers, "audio") as pool:
         for begin in range(0, len(share), CHUNK_ROWS):
-            yield from pool.map(hear, [utterances[index] for index in share[begin : begin + CHUNK_ROWS]])
+            chunk = [utterances[index] for index in share[begin : begin + CHUNK_ROWS]]
+            for number, (reason, samples, key) in enumerate(pool.map(hear, chunk), start=begin):
+                look.num_samples[number] = samples
+                look.keys.append(key)
+                if reason is not None:
+                    look.reasons[number] = reason
+    return look
 
 
 def skim_rows(
@@ -72,54 +95,89 @@ def skim_rows(
     *,
     keep_empty: bool,
     share: range,
-    headers: Headers,
-) -> Iterator[Finding]:
+    known: Known,
+) -> Look:
     """Look at every row of a share, but only at the headers of its audio: each file's once, while its rows follow each
     other.
 
-    headers: of all rows, what an earlier look found (or zeros): files that have not changed since are not opened. What
-    this look finds is put there.
+    known: of all rows; files that have not changed since are not opened again. Where the share is all rows, what this
+    look finds is put there.
     """
-    languages = [_plain_language(kind, text) for kind in utterances.kinds]
-    kinds = utterances.kind_numbers
+    languages, kinds = plain_languages(utterances, text), utterances.kind_numbers
+    look = Look(np.zeros(len(share), np.int64))
+    new: list[Files] = []
+    sound = np.zeros(len(share), np.bool_)
     with ThreadPoolExecutor(workers, "headers") as pool:
         for begin in range(0, len(share), CHUNK_ROWS):
             chunk = share[begin : begin + CHUNK_ROWS]
-            here = slice(chunk.start, chunk.stop, chunk.step)
-            _, paths, texts = utterances.strings(chunk)
-            places = list(zip(paths, map(utterances.within, chunk), strict=True))
-            numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
-            file_of = np.fromiter(map(numbers.__getitem__, places), np.int64, len(places))
-            faults = _look_at_headers(list(numbers), file_of, headers[here], pool)
-            samples = _plain_num_samples(headers[here], *utterances.spans(chunk))
-            for place, (row, kind, found, words) in enumerate(
-                zip(chunk, kinds[here].tolist(), samples.tolist(), texts, strict=True)
-            ):
-                language = languages[kind]
-                if found and language is not None and text.surely_usable(words, language):
-                    yield Finding(None, found)
+            here, part = slice(chunk.start, chunk.stop, chunk.step), slice(begin, begin + len(chunk))
+            paths: list[str] = []
+            texts: list[str] = []
+            if known.files is None or known.sound is None:
+                _, paths, texts = utterances.strings(chunk)
+            if known.files is None:
+                files, places = _files_of(chunk, list(zip(paths, utterances.withins(chunk), strict=True)))
+            else:
+                files = _part(known.files, here)
+                places = list(map(utterances.place, files.rows.tolist()))
+            faults = _look_at_headers(places, files.headers, pool)
+            if known.sound is None:
+                codes = list(map(languages.__getitem__, kinds[here].tolist()))
+                sound[part] = text.surely_usable_rows(texts, codes)
+            else:
+                sound[part] = known.sound[here]
+            samples = np.where(sound[part], _plain_num_samples(files.headers[files.of], *utterances.spans(chunk)), 0)
+            for at in np.flatnonzero(samples == 0).tolist():
+                number = int(files.of[at])
+                frames, rate, *_ = files.headers[number].tolist()
+                found = _skim(utterances[chunk[at]], faults.get(number, (frames, rate)), text, keep_empty)
+                if isinstance(found, str):
+                    look.reasons[begin + at] = found
                 else:
-                    frames, rate, *_ = headers[row].tolist()
-                    yield _skim(utterances[row], faults.get(int(file_of[place]), (frames, rate)), text, keep_empty)
+                    samples[at] = found
+            look.num_samples[part] = samples
+            new.append(files)
             advance(len(chunk))
+    if len(share) == len(utterances):
+        known.files, known.sound = _joined(new), sound
+    return look
 
 
-def _look_at_headers(
-    files: Sequence[Place], file_of: npt.NDArray[np.int64], headers: Headers, pool: ThreadPoolExecutor
-) -> dict[int, str]:
-    """Fill in the headers (n,) of rows, the file of each being `file_of` (n,); what is wrong with which file."""
-    found = headers[np.unique(file_of, return_index=True)[1]]
-    stats = np.array([_size_and_time(path) for path, _ in files], np.int64)
-    changed = (found[:, 0] == 0) | (found[:, 2:] != stats).any(axis=1)
-    new: list[int] = np.flatnonzero(changed).tolist()
-    found[new], found[:, 2:] = 0, stats
+def _files_of(rows: range, places: Sequence[Place]) -> tuple[Files, list[Place]]:
+    """The files of rows that lie at these places; nothing is known of their headers."""
+    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    of = np.fromiter(map(numbers.__getitem__, places), np.int32, len(places))
+    firsts = np.unique(of, return_index=True)[1]
+    headers = np.zeros((len(numbers), 4), np.int64)
+    return Files(of, rows.start + rows.step * firsts, headers), list(numbers)
+
+
+def _part(files: Files, rows: slice) -> Files:
+    """The files of some of the rows."""
+    numbers, of = np.unique(files.of[rows], return_inverse=True)
+    return Files(of.astype(np.int32), files.rows[numbers], files.headers[numbers])
+
+
+def _joined(parts: Sequence[Files]) -> Files:
+    """The files of rows behind each other; one that is in two parts counts twice."""
+    sizes = [len(part.rows) for part in parts]
+    of = np.concatenate([part.of for part in parts]) + np.repeat(
+        np.cumsum([0, *sizes[:-1]]).astype(np.int32), [len(part.of) for part in parts]
+    )
+    return Files(of, np.concatenate([p.rows for p in parts]), np.concatenate([p.headers for p in parts]))
+
+
+def _look_at_headers(places: Sequence[Place], headers: Headers, pool: ThreadPoolExecutor) -> dict[int, str]:
+    """Bring the headers (m, 4) of m files up to date; what is wrong with which of them."""
+    stats = np.array([_size_and_time(path) for path, _ in places], np.int64)
+    new: list[int] = np.flatnonzero((headers[:, 0] == 0) | (headers[:, 2:] != stats).any(axis=1)).tolist()
+    headers[new], headers[:, 2:] = 0, stats
     faults = {}
-    for number, length in zip(new, pool.map(_probe, [files[number] for number in new]), strict=True):
+    for number, length in zip(new, pool.map(_probe, [places[number] for number in new]), strict=True):
         if isinstance(length, str):
             faults[number] = length
         else:
-            found[number, :2] = length
-    headers[:] = found[file_of]
+            headers[number, :2] = length
     return faults
 
 
@@ -139,14 +197,19 @@ def _probe(place: Place) -> tuple[int, int] | str:
         return str(error)
 
 
-def _plain_language(kind: Shared, text: TextSettings) -> str | None:
-    """The language code of rows that have nothing but their text for the decoder, if it is one that the model has."""
-    try:
-        language = text.language_code_of(kind.language)
-        text.require_prompt(language, kind.task or text.task)
-    except RecipeError:
-        return None
-    return language if kind.prompt is None else None
+def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:
+    """Of each kind of rows the language code, if they have nothing but their text for the decoder and the model has the
+    language."""
+
+    def code_of(kind: Shared) -> str | None:
+        try:
+            language = text.language_code_of(kind.language)
+            text.require_prompt(language, kind.task or text.task)
+        except RecipeError:
+            return None
+        return language if kind.prompt is None else None
+
+    return list(map(code_of, utterances.kinds))
 
 
 def _plain_num_samples(headers: Headers, starts: Seconds, ends: Seconds) -> npt.NDArray[np.int64]:
@@ -159,19 +222,16 @@ def _plain_num_samples(headers: Headers, starts: Seconds, ends: Seconds) -> npt.
     return np.where((first < last) & (last <= frames) & (samples <= WINDOW_SAMPLES), samples, 0)
 
 
-def _skim(row: Utterance, length: tuple[int, int] | str, text: TextSettings, keep_empty: bool) -> Finding:
+def _skim(row: Utterance, length: tuple[int, int] | str, text: TextSettings, keep_empty: bool) -> int | str:
+    """Samples at 16 kHz of a row, or why it can't be used. length: of its file, or what is wrong with that."""
     try:
         reason = text.unusable(row, keep_empty=keep_empty)
-        if reason is None and isinstance(length, str):
-            reason = length
-        if reason is None and not isinstance(length, str):
-            samples = num_samples_between(row.audio, length, row.start, row.end, within=row.within)
-            reason = _too_long(samples)
-            if reason is None:
-                return Finding(None, samples)
+        if reason is not None or isinstance(length, str):
+            return reason or str(length)
+        samples = num_samples_between(row.audio, length, row.start, row.end, within=row.within)
+        return _too_long(samples) or samples
     except (AudioError, RecipeError) as error:
-        reason = str(error)
-    return Finding(reason)
+        return str(error)
 
 
 def _too_long(num_samples: int) -> str | None:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple, overload
+from unicodedata import unidata_version
 
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.audio import content_key, load_utterance
-from whispertune.data.index import index_headers, indexed_headers
+from whispertune import targets, transcripts
+from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
+from whispertune.data.manifest import is_manifest
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
-from whispertune.errors import AudioError, DataError, RecipeError
+from whispertune.errors import DataError, RecipeError
 from whispertune.features import SAMPLE_RATE
-from whispertune.inspection import hear_rows, skim_rows
+from whispertune.inspection import Known, Look, hear_rows, plain_languages, skim_rows
 from whispertune.lazy import Lazy
+from whispertune.openings import likely_keys
 from whispertune.processes import ALONE, Processes
 from whispertune.targets import MAX_TOKENS, Target
+from whispertune.text import normalizer
 from whispertune.transcripts import TextSettings
 from whispertune.windows import Window, WindowOptions, drawn, single_windows, stitched_windows, with_previous_texts
 
 MOST_HEARD = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
+JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer)
+"""The modules that say whether a text can be a target; what they find is kept in the index."""
 MOST_COMPARED = 5_000
 """Rows of one split that are decoded to be compared with those of another of the same length."""
 
@@ -99,7 +106,7 @@ class Split:
 
     name: str
     windows: Sequence[Window]
-    num_samples: list[int]
+    num_samples: MutableSequence[int]
     targets: Sequence[Target]
     languages: list[str]
     audio_keys: dict[str, Utterance]
@@ -108,7 +115,7 @@ class Split:
     heard: bool = True
     num_stitched: int = 0
     joined: bool = False
-    weights: list[float] = field(default_factory=list)
+    weights: MutableSequence[float] = field(default_factory=list)
     tasks: set[str | None] = field(default_factory=set)
     fingerprint: str = ""
     draws: npt.NDArray[np.float64] | None = None
@@ -207,7 +214,8 @@ def read_rows(name: str, manifest: Path | str, options: DataOptions | None = Non
     """
     utterances = read_utterances(name, str(manifest))
     if not utterances:
-        raise DataError(f"{manifest}: no rows under the header; --{name} needs at least one utterance")
+        found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
+        raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     if options is not None and options.merge_segments > 0:
         return merge_segments(utterances, options.merge_segments)
     return utterances
@@ -229,42 +237,57 @@ def load_split(
     """
     rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
     heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
-    kept = array("q")
-    windows = Lazy(0, lambda i: single_windows([rows[kept[i]]])[0])
-    split = Split(name, windows, [], _targets(windows, text), [], {}, [], len(rows), heard=heard)
-    split.joined = isinstance(rows, JoinedSegments)
-    split.fingerprint = rows.fingerprint
-    rank, world = processes.rank, processes.world
-    share = range(rank, len(rows), world)
+    world, share = processes.world, range(processes.rank, len(rows), processes.world)
     keep_empty = options.empty_text == "keep"
-    if heard:
-        found = hear_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
-    else:
-        # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
-        headers = indexed_headers(rows) if isinstance(rows, Utterances) else np.zeros((len(rows), 4), np.int64)
-        found = skim_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, headers=headers)
-    if world > 1:
-        shares = processes.share(lambda: list(found))
-        found = (shares[index % world][index // world] for index in range(len(rows)))
-    for index, finding in enumerate(found):
-        if finding.reason is not None:
-            row = rows[index]
-            split.excluded.append(Exclusion(name, row.id, row.source, row.row, finding.reason))
-            continue
-        kept.append(index)
-        split.num_samples.append(finding.num_samples)
+
+    def look() -> Look:
         if heard:
-            split.audio_keys.setdefault(finding.key, rows[index])
-    if not heard and world == 1 and isinstance(rows, Utterances):
-        index_headers(rows, headers)
-    kinds = rows.kind_numbers[np.asarray(kept, np.int64)].tolist()
+            return hear_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
+        # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
+        kept = rows if isinstance(rows, Utterances) else None
+        known, judged = Known(), "" if kept is None else _judged(kept, text)
+        if kept is not None:
+            known = Known(indexed_files(kept), indexed_verdicts(kept, judged))
+        before = known.files, known.sound
+        found = skim_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, known=known)
+        if kept is not None and world == 1 and known.files is not None and known.sound is not None:
+            if before[0] is None or not np.array_equal(before[0].headers, known.files.headers):
+                index_files(kept, known.files)
+            if before[1] is None:
+                index_verdicts(kept, judged, known.sound)
+        return found
+
+    looks = processes.share(look)
+    num_samples = np.zeros(len(rows), np.int64)
+    reasons: dict[int, str] = {}
+    for rank, found in enumerate(looks):
+        num_samples[rank::world] = found.num_samples
+        reasons.update((rank + world * place, reason) for place, reason in found.reasons.items())
+    excluded = [
+        Exclusion(name, row.id, row.source, row.row, reasons[index])
+        for index in sorted(reasons)
+        for row in (rows[index],)
+    ]
+    kept = np.delete(np.arange(len(rows)), list(reasons))
+    keys: dict[str, Utterance] = {}
+    for index in kept.tolist() if heard else ():
+        keys.setdefault(looks[index % world].keys[index // world], rows[index])
+    kinds = rows.kind_numbers[kept].tolist()
     codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
-    split.languages = [codes[kind] for kind in kinds]
-    split.weights = [rows.kinds[kind].weight for kind in kinds]
-    split.tasks = {rows.kinds[kind].task for kind in codes}
-    split.windows = Lazy(len(kept), lambda i: single_windows([rows[kept[i]]])[0])
-    split.targets = _targets(split.windows, text)
-    return split
+    windows = Lazy(len(kept), lambda i: single_windows([rows[int(kept[i])]])[0])
+    return Split(
+        name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
+        [codes[kind] for kind in kinds], keys, excluded, len(rows),
+        heard=heard, joined=isinstance(rows, JoinedSegments),
+        weights=array("d", [rows.kinds[kind].weight for kind in kinds]),
+        tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
+    )  # fmt: skip
+
+
+def _judged(rows: Utterances, text: TextSettings) -> str:
+    """What decides, beside the rows, which of their texts are surely targets."""
+    languages = plain_languages(rows, text)
+    return repr([languages, sha256(rows.kind_numbers.tobytes()).hexdigest(), sources_of(JUDGING), unidata_version])
 
 
 def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
@@ -301,25 +324,21 @@ def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str =
 
 
 def _keys_to_compare(split: Split, other: Split, options: DataOptions) -> dict[str, Utterance]:
-    """Content keys of a split's utterances; of one that was not decoded, of those as long as one of the other's.
+    """Content keys of a split's utterances; of one that was not decoded, of those that may equal one of the other's."""
+    if split.heard:
+        return split.audio_keys
+    return likely_keys(_as_long(split, other), _as_long(other, split), options.workers)
+
+
+def _as_long(split: Split, other: Split) -> list[tuple[int, Utterance]]:
+    """A split's utterances that are as long as one of the other's.
 
     Lengths are exact to the sample, so that no others can be equal; of very many, `MOST_COMPARED` are drawn evenly.
     """
-    if split.heard:
-        return split.audio_keys
     alike = np.flatnonzero(np.isin(split.num_samples[: split.num_utterances], other.num_samples))
-    alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
-    utterances = [split.windows[index].utterances[0] for index in alike.tolist()]
-    with ThreadPoolExecutor(options.workers, "audio") as pool:
-        keys = list(pool.map(_key, utterances))
-    return {key: utterance for key, utterance in zip(keys, utterances, strict=True) if key}
-
-
-def _key(utterance: Utterance) -> str:
-    try:
-        return content_key(load_utterance(utterance))
-    except AudioError:  # its headers were fine; training will name it
-        return ""
+    if not split.heard:
+        alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
+    return [(split.num_samples[index], split.windows[index].utterances[0]) for index in alike.tolist()]
 
 
 def excluded_summary(excluded: Sequence[Exclusion]) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whispertune.features import log_mel_speech
 from whispertune.frames import FrameOptions, convolved_index, count_frames, select_frames
+from whispertune.lazy import Lazy
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.whisper import Encoder
 
@@ -102,16 +103,14 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
     return EncoderStates(encoder(*inputs, log_weights), log_weights)
 
 
-def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> list[list[int]]:
+def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:
     """Windows grouped for encoding, longest first: a function of the lengths (samples) and options alone."""
     num_frames = count_frames(num_samples, frames)
-    batches: list[list[int]] = []
-    for index in np.argsort(-np.asarray(num_frames), kind="stable").tolist():
-        if batches and num_frames[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_FRAMES:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    order = np.argsort(-num_frames, kind="stable")
+    longest_first, begins = num_frames[order], [0]
+    while begins[-1] < len(order):
+        begins.append(min(begins[-1] + max(1, BATCH_FRAMES // int(longest_first[begins[-1]])), len(order)))
+    return Lazy(len(begins) - 1, lambda number: order[begins[number] : begins[number + 1]].tolist())
 
 
 class StateSource(Protocol):

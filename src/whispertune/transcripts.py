@@ -20,6 +20,11 @@ from whispertune.windows import Window
 MOST_PROMPT_TOKENS = 5
 """Start, language, task, no timestamps, and the space before the text."""
 
+SHORT_TEXT = (MAX_TOKENS - MOST_PROMPT_TOKENS) // 4
+"""Characters of at most 4 bytes, and a token is a byte at least: shorter texts fit, without encoding them."""
+BLOCK_ROWS = 64
+"""Texts that are looked at together: few, so that a bracket in one costs no time with many."""
+
 BRACKET = re.compile(r"[\[<(]")
 LETTER = re.compile(r"[^\W_]")
 LONG_WORD = re.compile(r"[^\W\d_]{4,}")
@@ -102,6 +107,28 @@ class TextSettings:
     def surely_usable(self, words: str, language: str) -> bool:
         """Whether a transcript of a language (code) that has no prompt can be a target, without tokenising it."""
         return _surely_fits(words) and leaves_something(words, language)
+
+    def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
+        """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
+        found: list[bool] = []
+        for begin in range(0, len(words), BLOCK_ROWS):
+            block, codes = words[begin : begin + BLOCK_ROWS], languages[begin : begin + BLOCK_ROWS]
+            named, joined = [code for code in codes if code is not None], "\n".join(block)
+            if (
+                len(named) == len(block)
+                and "en" not in named
+                and BRACKET.search(joined) is None
+                and unicodedata.is_normalized("NFKC", joined)
+            ):  # then letters and digits stay, as in leaves_something
+                found += [
+                    (len(text) < SHORT_TEXT and LETTER.search(text) is not None) or self.surely_usable(text, code)
+                    for text, code in zip(block, named, strict=True)
+                ]
+            else:
+                found += [
+                    code is not None and self.surely_usable(text, code) for text, code in zip(block, codes, strict=True)
+                ]
+        return found
 
     def require_prompt(self, language: str, task: str) -> None:
         """Raises RecipeError for a language or task that the model does not have."""

@@ -12,7 +12,7 @@ from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import Role, Source
 from whispertune.check.sets import same_audio, same_text, shared_speakers
 from whispertune.check.text import TextFacts, check_texts
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Utterance, Utterances
 
 
 def sources_of(**texts: Sequence[str]) -> tuple[list[Source], TextFacts]:
@@ -22,7 +22,7 @@ def sources_of(**texts: Sequence[str]) -> tuple[list[Source], TextFacts]:
     for name, part in texts.items():
         rows = [Utterance(id=f"{name}{i}", audio=Path(f"{name}{i}.wav"), text=text) for i, text in enumerate(part)]
         role: Role = name if name in ("train", "valid", "test") else ""  # type: ignore[assignment]
-        sources.append(Source(Path(f"{name}.csv"), role, rows, first))
+        sources.append(Source(Path(f"{name}.csv"), role, Utterances(rows), first))
         first += len(rows)
     _, facts = check_texts([source.rows for source in sources], lambda _: None, None, sketches=True)
     return sources, facts
@@ -70,7 +70,9 @@ def test_texts() -> None:
 
 def test_speakers() -> None:
     rows = {
-        name: [Utterance(id=f"{name}{i}", audio=Path("a"), text="a", speaker=speaker) for i, speaker in enumerate(part)]
+        name: Utterances(
+            Utterance(id=f"{name}{i}", audio=Path("a"), text="a", speaker=speaker) for i, speaker in enumerate(part)
+        )
         for name, part in {"train": ["a", "b", None], "test": ["c", None, "b", "b"]}.items()
     }
     sources = [Source(Path("x"), "train", rows["train"], 0), Source(Path("y"), "test", rows["test"], 3)]

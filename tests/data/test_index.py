@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from whispertune.data import index, sources
-from whispertune.data.index import index_folder, index_headers, indexed_headers
+from whispertune.data.index import Files, index_files, index_folder, index_verdicts, indexed_files, indexed_verdicts
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterances
 
@@ -134,13 +134,25 @@ def test_small_manifests_leave_nothing_behind(manifest: Path, monkeypatch: pytes
     assert not index_folder().exists()
 
 
-def test_headers_are_kept_for_these_rows_in_this_folder(manifest: Path) -> None:
+def test_files_are_kept_for_these_rows_in_this_folder(manifest: Path) -> None:
     rows = read_utterances("train", str(manifest))
-    assert not indexed_headers(rows).any()
-    headers = np.arange(160).reshape(40, 4)
-    index_headers(rows, headers)
-    np.testing.assert_array_equal(indexed_headers(rows), headers)
+    assert indexed_files(rows) is None
+    files = Files(np.arange(40, dtype=np.int32) % 3, np.arange(3), np.arange(12).reshape(3, 4))
+    index_files(rows, files)
+    found = indexed_files(rows)
+    assert found is not None
+    for name in ("of", "rows", "headers"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(files, name))
     elsewhere = manifest.parent / "elsewhere" / "train.csv"
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(manifest.read_bytes())
-    assert not indexed_headers(read_utterances("train", str(elsewhere))).any()
+    assert indexed_files(read_utterances("train", str(elsewhere))) is None
+
+
+def test_verdicts_on_texts_are_kept_for_what_they_follow_from(manifest: Path) -> None:
+    rows, sound = read_utterances("train", str(manifest)), np.arange(40) % 2 == 0
+    index_verdicts(rows, "it", sound)
+    np.testing.assert_array_equal(indexed_verdicts(rows, "it"), sound)
+    assert indexed_verdicts(rows, "en") is None
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("Ciao", "Addio"), encoding="utf-8")
+    assert indexed_verdicts(read_utterances("train", str(manifest)), "it") is None

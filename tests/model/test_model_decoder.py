@@ -154,6 +154,14 @@ def test_inference_copy_shares_what_stays_and_leaves_the_original() -> None:
     assert torch.equal(same.decoder.embed_tokens.weight, whisper.decoder.embed_tokens.weight)
 
 
+def test_no_normal_numbers_are_drawn_to_be_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On `meta` they are drawn in Python, for which torch imports 800 modules."""
+    config = small_config()
+    weights = random_weights(config, 0)
+    monkeypatch.setattr(torch.nn.init, "normal_", None)
+    build_whisper(config, weights)
+
+
 def test_build_whisper_copies_the_weights() -> None:
     config = small_config()
     weights = {name: value.half() for name, value in random_weights(config).items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Utterances
 
 Severity = Literal["error", "note"]
 Role = Literal["train", "valid", "test", ""]
@@ -71,7 +70,7 @@ class Source:
 
     path: Path
     role: Role
-    rows: Sequence[Utterance]
+    rows: Utterances
     first: int
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import MEANINGS, Finding, Source
 from whispertune.check.model_based import Opinion
+from whispertune.check.sets import locate, source_of
 from whispertune.check.text import TextFacts
 from whispertune.data.utterances import Utterance
 from whispertune.run_folder import replacing_file, write_jsonl
@@ -43,14 +44,21 @@ class Report:
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many rows of each source have each kind, errors first."""
-        found: dict[str, Counter[str]] = {kind: Counter() for kind in MEANINGS}
-        for row, kind in {(finding.row, finding.kind) for finding in self.findings}:
-            found[kind][self.source_of(row).name] += 1
-        return {kind: counter for kind, counter in found.items() if counter}
+        rows: dict[str, set[int]] = {kind: set() for kind in MEANINGS}
+        for finding in self.findings:
+            rows[finding.kind].add(finding.row)
+        places = locate(self.sources)
+        counts = {
+            kind: np.bincount(places[list(found)], minlength=len(self.sources)) for kind, found in rows.items() if found
+        }
+        names = [source.name for source in self.sources]
+        return {
+            kind: sum((Counter({name: count}) for name, count in zip(names, found.tolist(), strict=True)), Counter())
+            for kind, found in counts.items()
+        }
 
     def source_of(self, row: int) -> Source:
-        firsts = [source.first for source in self.sources]
-        return self.sources[int(np.searchsorted(firsts, row, side="right")) - 1]
+        return source_of(self.sources, row)
 
     def utterance(self, row: int) -> Utterance:
         source = self.source_of(row)
@@ -69,10 +77,11 @@ class Report:
 def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
     """The lines of check.jsonl."""
     for finding in report.findings:
-        row, source = report.utterance(finding.row), report.source_of(finding.row)
+        source = report.source_of(finding.row)
+        id_, manifest, row = source.rows.origin(finding.row - source.first)
         yield {
-            "id": row.id, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
-            "file": row.source, "row": row.row, "split": source.role or None,
+            "id": id_, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
+            "file": manifest, "row": row, "split": source.role or None,
         }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,6 +38,11 @@ CANDIDATES = 8
 def locate(sources: Sequence[Source]) -> npt.NDArray[np.int32]:
     """The number of each row's source."""
     return np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.rows) for source in sources])
+
+
+def source_of(sources: Sequence[Source], row: int) -> Source:
+    """The source of a row."""
+    return sources[bisect_right(sources, row, key=lambda source: source.first) - 1]
 
 
 def misfits(texts: TextFacts, audio: AudioFacts, sound: npt.NDArray[np.bool_]) -> Iterator[Finding]:
@@ -124,13 +130,14 @@ def _roles(sources: Sequence[Source]) -> npt.NDArray[np.str_]:
 
 
 def _row(sources: Sequence[Source], row: int) -> Utterance:
-    source = sources[int(np.searchsorted([s.first for s in sources], row, side="right")) - 1]
+    source = source_of(sources, row)
     return source.rows[row - source.first]
 
 
 def _told(sources: Sequence[Source], row: int) -> str:
-    utterance = _row(sources, row)
-    return f"row {utterance.row} of {utterance.source}"
+    source = source_of(sources, row)
+    _, manifest, number = source.rows.origin(row - source.first)
+    return f"row {number} of {manifest}"
 
 
 def _repeated(
@@ -139,12 +146,12 @@ def _repeated(
     """Findings of rows (n,) whose group (n,) another one is in: leaked to a later set, else repeated in its own."""
     shared = np.flatnonzero(np.bincount(groups)[groups] > 1)
     order = shared[np.argsort(groups[shared], kind="stable")]
-    source_of = locate(sources).tolist()
+    places = locate(sources).tolist()
     for group in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
-        members = sorted(rows[group].tolist(), key=lambda row: (_ORDER[sources[source_of[row]].role], row))
+        members = sorted(rows[group].tolist(), key=lambda row: (_ORDER[sources[places[row]].role], row))
         first: dict[str, int] = {}
         for row in members:
-            role = sources[source_of[row]].role
+            role = sources[places[row]].role
             earlier = next((twin for other, twin in first.items() if other and role and other != role), None)
             # The same sentence in valid and test, by two speakers, gives nothing away; the same recording does.
             if earlier is not None and (what == "audio" or "train" in first):

@@ -32,7 +32,8 @@ from whispertune.errors import RecipeError
 from whispertune.targets import MAX_TOKENS
 from whispertune.text.normalizer import basic_normalize
 
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 4_000
+"""Rows whose characters fit in the processor's cache."""
 FOREIGN_SHARE = 0.5
 """Of a text's letters in another script, from which it is another language; below, names and loan words."""
 MAJORITY = 0.9
@@ -94,7 +95,7 @@ def check_texts(
             spans = (column.tolist() for column in rows.spans(part))
             chunk = _scan(texts, usage, sketches=sketches)
             chunk.places = np.fromiter(
-                map(hash, zip(paths, map(rows.within, part), [kind.channel for kind in kinds], *spans, strict=True)),
+                map(hash, zip(paths, rows.withins(part), [kind.channel for kind in kinds], *spans, strict=True)),
                 np.int64,
             )
             chunk.languages = languages.numbers_of([kind.language for kind in kinds])
@@ -158,19 +159,17 @@ def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
     usage += np.bincount(codes, minlength=LAST)
 
     def count(mask: npt.NDArray[np.bool_]) -> Ints:
-        sums = np.concatenate([[0], np.cumsum(mask)])
-        counts: Ints = sums[bounds[1:]] - sums[bounds[:-1]]
-        return counts
+        return np.diff(np.searchsorted(np.flatnonzero(mask), bounds)).astype(np.int64)
 
-    row_of = np.repeat(np.arange(len(texts)), lengths)
-    is_letter = (kinds > 0) & (kinds <= OTHER)
-    flat = np.bincount(row_of[is_letter] * (OTHER + 1) + kinds[is_letter], minlength=len(texts) * (OTHER + 1))
-    spoken = is_letter | (kinds == ANY) | (kinds == DIGIT)
+    by_script = np.zeros((len(texts), OTHER + 1), np.int16)
+    for script in np.flatnonzero(np.bincount(kinds)[1 : OTHER + 1]) + 1:
+        by_script[:, script] = count(kinds == script)
+    spoken = ((kinds > 0) & (kinds <= OTHER)) | (kinds == ANY) | (kinds == DIGIT)
     kept = lower()[codes[spoken]].astype(np.uint64)
     kept_counts = count(spoken)
     return _Chunk(
         letters=kept_counts,
-        by_script=flat.reshape(len(texts), OTHER + 1).astype(np.int16),
+        by_script=by_script,
         digits=count(kinds == DIGIT),
         symbols=count(kinds == SYMBOL),
         marked=count((kinds == BRACKET) | (codes == ord("&")) | (codes == ord("/"))) > 0,

@@ -1,4 +1,4 @@
-"""Large corpora looked over once: their rows and the headers of their audio, kept in the cache folder as columns.
+"""Large corpora looked over once: rows, verdicts on texts, headers of audio, kept in the cache folder as columns.
 
 An entry is a `.npz` named after everything that decides its content: the manifests' bytes (not their times), where they
 lie, what the user says of them, and the source of the modules that read them. Each part carries a CRC, so a damaged
@@ -15,6 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,8 +35,20 @@ READING: tuple[ModuleType, ...] = (manifest, plain_rows, rows, utterances)
 PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, utterances)
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]
-"""(n, 4) of rows: samples per channel and sample rate of the recording, size and time of change (ns) of its file; zeros
-where it could not be read."""
+"""(m, 4) of files: samples per channel and sample rate of the recording, size and time of change (ns) of its file;
+zeros where it could not be read."""
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of n rows; one may be there several times.
+
+    of: (n,) which of the m files holds a row. rows: (m,) a row of each. headers: what they said when last looked at.
+    """
+
+    of: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    headers: Headers
 
 
 def index_folder() -> Path:
@@ -45,7 +58,7 @@ def index_folder() -> Path:
 
 def rows_key(described: str, manifests: Sequence[Path]) -> str | None:
     """The key of what is read from these manifests, described so; None where it follows from more than their bytes."""
-    parts: list[object] = [described, _sources(READING)]
+    parts: list[object] = [described, sources_of(READING)]
     for path in manifests:
         folder = path.absolute().parent
         if (folder / "clips").is_dir():  # which files are there decides where a row's audio lies
@@ -70,33 +83,49 @@ def index_rows(key: str, read: Utterances) -> None:
         _save(key, read.columns())
 
 
-def indexed_headers(read: Utterances) -> Headers:
-    """What the headers of the audio of these rows said; zeros where that is not known. Their files may have changed."""
-    columns = _load(_headers_key(read)) if len(read) >= FEWEST_ROWS and read.fingerprint else None
-    if columns is None or columns["headers"].shape != (len(read), 4):
-        return np.zeros((len(read), 4), np.int64)
-    return columns["headers"]
+def indexed_files(read: Utterances) -> Files | None:
+    """The files of these rows as an earlier look found them; they may have changed since."""
+    columns = _load(_files_key(read)) if _is_kept(read) else None
+    if columns is None or columns["of"].shape != (len(read),):
+        return None
+    return Files(columns["of"], columns["rows"], columns["headers"])
 
 
-def index_headers(read: Utterances, headers: Headers) -> None:
-    """Keep headers for `indexed_headers`, if they are many."""
-    if len(read) >= FEWEST_ROWS and read.fingerprint:
-        _save(_headers_key(read), {"headers": headers})
+def index_files(read: Utterances, files: Files) -> None:
+    """Keep them for `indexed_files`, if the rows are many."""
+    if _is_kept(read):
+        _save(_files_key(read), {"of": files.of, "rows": files.rows, "headers": files.headers})
 
 
-def _headers_key(read: Utterances) -> str:
+def indexed_verdicts(read: Utterances, judged: str) -> npt.NDArray[np.bool_] | None:
+    """(n,) what was found of each row's text alone; judged: all that this follows from, beside the rows."""
+    columns = _load(_key("verdicts", [read.fingerprint, judged])) if _is_kept(read) else None
+    return None if columns is None or columns["sound"].shape != (len(read),) else columns["sound"]
+
+
+def index_verdicts(read: Utterances, judged: str, sound: npt.NDArray[np.bool_]) -> None:
+    """Keep them for `indexed_verdicts`, if the rows are many."""
+    if _is_kept(read):
+        _save(_key("verdicts", [read.fingerprint, judged]), {"sound": sound})
+
+
+def _is_kept(read: Utterances) -> bool:
+    return len(read) >= FEWEST_ROWS and bool(read.fingerprint)
+
+
+def _files_key(read: Utterances) -> str:
     folders = hashlib.sha256()
     for kind in read.kinds:
         folders.update(f"{kind.folder}\0{kind.source}\0".encode("utf-8", "surrogateescape"))
-    versions = [soundfile.__libsndfile_version__, _sources(PROBING)]
-    return _key("headers", [len(read), read.fingerprint, folders.hexdigest(), versions])
+    versions = [soundfile.__libsndfile_version__, sources_of(PROBING)]
+    return _key("files", [len(read), read.fingerprint, folders.hexdigest(), versions])
 
 
 def _key(kind: str, parts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps([kind, *parts]).encode()).hexdigest()
 
 
-def _sources(modules: Sequence[ModuleType]) -> list[str]:
+def sources_of(modules: Sequence[ModuleType]) -> list[str]:
     """Digests of modules: no version number can be forgotten."""
     return [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in modules]
 

@@ -163,6 +163,7 @@ def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Lin
         # would otherwise swallow the rest of the file unseen.
         reader = csv.reader(file, skipinitialspace=True, strict=True)
     header: list[str] = []
+    width = -1
     while True:
         number = reader.line_num + 1
         try:
@@ -172,11 +173,15 @@ def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Lin
         except csv.Error as error:
             remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
             raise ManifestError(f"{source}, row {number}: bad quoting ({error}); {remedy}") from None
+        if len(values) == width and values[0][:1].strip():  # as nearly all are
+            yield number, values
+            continue
         if not "".join(values).strip():
             continue
         if not header:
             header = [value.strip() for value in values]
             _require_columns(source, header)
+            width = len(header)
             yield number, header
             continue
         if len(values) != len(header):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, Columns, audio_path, made_id
@@ -10,7 +11,7 @@ from whispertune.data.utterances import Utterances
 
 CHUNK_ROWS = 512
 """More at once are slower: they no longer fit in the processor's cache."""
-DIGITS = frozenset("0123456789.")
+PLAIN_NUMBERS = re.compile("[0-9.]*")
 
 
 class _UnusualError(Exception):
@@ -49,25 +50,35 @@ def add_plain_rows(
                 id_ or made_id(path, start, end) for id_, path, start, end in zip(ids, audio, starts, ends, strict=True)
             ]
         kinds = (
-            _strings(fields, columns.language, one_line=True),
-            _strings(fields, columns.task, one_line=True),
-            _strings(fields, columns.speaker, one_line=True),
-            _strings(fields, columns.prompt),
+            _if_any(_strings(fields, columns.language, one_line=True)),
+            _if_any(_strings(fields, columns.task, one_line=True)),
+            _if_any(_strings(fields, columns.speaker, one_line=True)),
+            _if_any(_strings(fields, columns.prompt)),
         )
         texts = _strings(fields, columns.text)
     except _UnusualError:
         return False
+    if clips is None and "/" not in joined:
+        folders, names = [f"{base}/"] * len(audio), audio
+    else:
+        parts = [audio_path(name, base, clips).rpartition("/") for name in audio]
+        folders, names = [folder + slash for folder, slash, _ in parts], [name for *_, name in parts]
     utterances.add_all(
         ids=ids,
-        audio=[audio_path(name, base, clips) for name in audio],
+        names=names,
         texts=texts,
         source=source,
         rows=numbers,
         starts=starts,
         ends=[-1.0 if end is None else end for end in ends],
-        kinds=zip(*([value or None for value in values] for values in kinds), strict=True),
+        kinds=list(zip(folders, *kinds, strict=True)),
     )
     return True
+
+
+def _if_any(values: Sequence[str]) -> Sequence[str | None]:
+    """The same with None for what is empty."""
+    return values if all(values) else [value or None for value in values]
 
 
 def _strings(fields: Mapping[str, Sequence[str]], name: str | None, *, one_line: bool = False) -> list[str]:
@@ -93,7 +104,7 @@ def _seconds(fields: Mapping[str, Sequence[str]], name: str | None, size: int) -
     if not joined:
         return [None] * size
     try:
-        if not DIGITS.issuperset(joined):
+        if PLAIN_NUMBERS.fullmatch(joined) is None:
             raise _UnusualError
         seconds = list(map(float, values))
     except ValueError:
@@ -107,7 +118,7 @@ def _spans(
     fields: Mapping[str, Sequence[str]], columns: Columns, size: int
 ) -> tuple[list[float], Sequence[float | None]]:
     """Starts and ends."""
-    starts = [start or 0.0 for start in _seconds(fields, columns.start, size)]
+    starts = [0.0 if start is None else start for start in _seconds(fields, columns.start, size)]
     ends = _seconds(fields, columns.end, size)
     if ends[0] is None:
         durations = _seconds(fields, columns.duration, size)

@@ -67,9 +67,13 @@ class JoinedSegments(Sequence[Utterance]):
         starts, ends = self._rows.spans(range(len(self._rows)))
         return starts[begins[chosen]] - np.asarray(self._leads)[chosen], ends[begins[chosen + 1] - 1]
 
-    def within(self, index: int) -> tuple[int, int] | None:
-        """The bytes of its file that hold a recording, if it is not the whole of it."""
-        return self._rows.within(self._begins[index])
+    def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
+        """The file of a recording, and the bytes of it that hold it, if it is not the whole."""
+        return self._rows.place(self._begins[index])
+
+    def withins(self, rows: range) -> list[tuple[int, int] | None]:
+        """The bytes of their files that hold recordings, where these are not the whole."""
+        return [self._rows.within(self._begins[index]) for index in rows]
 
     @overload
     def __getitem__(self, index: int) -> Utterance: ...

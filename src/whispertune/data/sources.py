@@ -138,7 +138,7 @@ def require_sources(field: str, described: str) -> None:
             continue
         for path in expand_shards(source.path):
             if not exists(str(path)):
-                raise ManifestError(f"--{field} {path}: no such file")
+                raise ManifestError(f"--{field} {path}: no such file; check the path")
 
 
 def _add_source(source: Source, split: str, utterances: Utterances) -> None:

@@ -38,10 +38,14 @@ def require_readable(path: Path) -> None:
 
 
 def decode_text(name: str, content: bytes, *, empty: str | None = EMPTY) -> str:
-    """UTF-8 as text; raises ManifestError, naming the row of the first bad byte."""
+    """UTF-8 as text; raises ManifestError, naming the row of the first bad byte or what else the content is."""
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ManifestError(f"{name}: is UTF-16; save the file as UTF-8") from None
+        if b"\0" in content:
+            raise ManifestError(f"{name}: holds binary data and no text; check which file is meant") from None
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise ManifestError(f"{name}, row {line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None

@@ -7,7 +7,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -66,6 +66,10 @@ class Shared(NamedTuple):
     weight: float
 
 
+Kind = tuple[str, str | None, str | None, str | None, str | None]
+"""Folder (with a slash behind it), language, task, speaker and prompt, as a row of a manifest gives them."""
+
+
 class Utterances(Sequence[Utterance]):
     """Utterances in the order they were added, kept in columns; each is made when it is asked for.
 
@@ -88,7 +92,7 @@ class Utterances(Sequence[Utterance]):
     def begin_source(self, *, prefix: str = "", language: str | None = None, weight: float = 1.0) -> None:
         """What holds for the rows that are added from now on: before each id, and where a row names none."""
         self._prefix, self._language, self._weight = prefix, language, weight
-        self._known: dict[tuple[str, str, tuple[str | None, ...]], int] = {}  # a quick way to the right number
+        self._known: dict[str, dict[Kind, int]] = {}  # of each manifest, a quick way to the right number
 
     def append(self, utterance: Utterance) -> None:
         """Add one."""
@@ -137,33 +141,33 @@ class Utterances(Sequence[Utterance]):
         self,
         *,
         ids: Sequence[str],
-        audio: Sequence[str],
+        names: Sequence[str],
         texts: Sequence[str],
         source: str,
         rows: Sequence[int],
         starts: Sequence[float],
         ends: Sequence[float],
-        kinds: Iterable[tuple[str | None, str | None, str | None, str | None]],
+        kinds: Sequence[Kind],
     ) -> None:
-        """`add` for many rows at once. ends: -1 is the end of the file; kinds: language, task, speaker and prompt."""
-        known, names = self._known, []
-        for path, kind in zip(audio, kinds, strict=True):
-            folder, slash, name = path.rpartition("/")
-            names.append(name)
-            number = known.get((source, folder, kind))
-            if number is None:
-                language, task, speaker, prompt = kind
-                shared = Shared(
-                    folder + slash, source, language or self._language, task, speaker, prompt, None, self._weight
+        """`add` for many rows at once, none of which holds a NUL.
+
+        names: of files, without their folder. ends: -1 is the end of the file.
+        """
+        known = self._known.setdefault(source, {})
+        for kind in dict.fromkeys(kinds):
+            if kind not in known:
+                folder, language, task, speaker, prompt = kind
+                known[kind] = self._number(
+                    Shared(folder, source, language or self._language, task, speaker, prompt, None, self._weight)
                 )
-                number = known[source, folder, kind] = self._number(shared)
-            self._kinds.append(number)
-        encoded = [
-            f"{self._prefix}{id_}\0{name}\0{text}\0".encode("utf-8", "surrogateescape")
-            for id_, name, text in zip(ids, names, texts, strict=True)
-        ]
-        self._text_ends.extend(list(accumulate(map(len, encoded), initial=len(self._texts)))[1:])
-        self._texts += b"".join(encoded)
+        self._kinds.extend(map(known.__getitem__, kinds))
+        if self._prefix:
+            ids = [self._prefix + id_ for id_ in ids]
+        strings = chain.from_iterable(zip(ids, names, texts, strict=True))
+        encoded = ("\0".join(strings) + "\0").encode("utf-8", "surrogateescape")
+        ends_of_texts = np.flatnonzero(np.frombuffer(encoded, np.uint8) == 0)[2::3] + 1
+        self._text_ends.frombytes((ends_of_texts + len(self._texts)).astype(np.int64).tobytes())
+        self._texts += encoded
         self._starts.extend(starts)
         self._ends.extend(ends)
         self._rows.extend(rows)
@@ -208,9 +212,21 @@ class Utterances(Sequence[Utterance]):
         part = slice(rows.start, rows.stop, rows.step)
         return np.array(self._starts[part]), np.array(self._ends[part])
 
+    def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
+        """The file of a recording, and `within`."""
+        return self._shared[self._kinds[index]].folder + self._strings(index)[1], self._places.get(index)
+
+    def origin(self, index: int) -> tuple[str, str, int]:
+        """Id, manifest and row of one."""
+        return self._strings(index)[0], self._shared[self._kinds[index]].source, self._rows[index]
+
     def within(self, index: int) -> tuple[int, int] | None:
         """The bytes of its file that hold a recording, if it is not the whole of it."""
         return self._places.get(index)
+
+    def withins(self, rows: range) -> list[tuple[int, int] | None]:
+        """`within` of many."""
+        return list(map(self._places.get, rows)) if self._places else [None] * len(rows)
 
     def _at(self, index: int) -> Utterance:
         shared, end = self._shared[self._kinds[index]], self._ends[index]

@@ -95,8 +95,8 @@ def store_key(
         "device": device.type,
         "dtype": str(layout.dtype),
         "frames": dataclasses.asdict(layout.frames),
-        "num_samples": layout.num_samples,
-        "batches": layout.batches,
+        "num_samples": list(layout.num_samples),
+        "batches": list(layout.batches),
         "windows": [
             [
                 [[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances],

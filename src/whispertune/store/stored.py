@@ -16,10 +16,12 @@ all the states, so it encodes all of them and `share` is (0, 1).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,15 +40,15 @@ class StateLayout:
     """
 
     def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
-        self.num_samples, self.frames, self.d_model, self.dtype = list(num_samples), frames, d_model, dtype
+        self.num_samples, self.frames, self.d_model, self.dtype = array("q", num_samples), frames, d_model, dtype
         self.batches = encoding_batches(num_samples, frames)
-        self.num_frames = count_frames(self.num_samples, frames)
-        self.begin = [0] * len(num_samples)
-        self.num_rows = 0
-        for batch in self.batches:
-            for index in batch:
-                self.begin[index] = self.num_rows
-                self.num_rows += self.num_frames[index]
+        num_frames = count_frames(self.num_samples, frames)
+        order = np.argsort(-num_frames, kind="stable")  # that of the batches
+        ends = np.cumsum(num_frames[order], dtype=np.int64)
+        begin = np.empty(len(order), np.int64)
+        begin[order] = ends - num_frames[order]
+        self.num_frames, self.begin = array("i", num_frames.tobytes()), array("q", begin.tobytes())
+        self.num_rows = int(ends[-1]) if len(ends) else 0
 
     def selection(self, index: int) -> FrameSelection:
         """The kept frames of a window."""
@@ -63,7 +65,8 @@ class StateLayout:
     @property
     def batch_bytes(self) -> list[int]:
         """Bytes of each encoding batch."""
-        return [sum(self.num_frames[index] for index in batch) * self.row_bytes for batch in self.batches]
+        num_frames = np.asarray(self.num_frames)
+        return [int(num_frames[batch].sum()) * self.row_bytes for batch in self.batches]
 
 
 def _bytes(rows: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from whispertune.lazy import Lazy
 from whispertune.processes import deal
 
 Step = list[list[int]]
@@ -61,7 +62,7 @@ def epoch_plan(
     seed: int,
     epoch: int,
     draws: npt.NDArray[np.float64] | None = None,
-) -> list[Step]:
+) -> Sequence[Step]:
     """The steps of one epoch: every window once or, on average, `draws` times.
 
     A step's batch_size x accumulation windows are drawn at random. How they are dealt to micro-batches changes no
@@ -71,12 +72,13 @@ def epoch_plan(
     drawn = generator.permutation(len(num_samples)) if draws is None else draw_windows(draws, generator)
     per_step = batch_size * accumulation
     step_of = np.arange(len(drawn)) // per_step
-    order = drawn[np.lexsort((drawn, np.asarray(num_samples)[drawn], step_of))].tolist()
-    return [
-        [order[first : min(first + batch_size, end)] for first in range(begin, end, batch_size)]
-        for begin in range(0, len(order), per_step)
-        for end in (min(begin + per_step, len(order)),)
-    ]
+    order = drawn[np.lexsort((drawn, np.asarray(num_samples)[drawn], step_of))]
+
+    def step(number: int) -> Step:
+        chosen = order[number * per_step : (number + 1) * per_step].tolist()
+        return [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+
+    return Lazy(-(-len(order) // per_step), step)
 
 
 def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
