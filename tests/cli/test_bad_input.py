@@ -368,7 +368,7 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_exit_status_of_the_process(workspace: Workspace) -> None:
     found = process(*workspace.train("--train=absent.csv"))
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr.splitlines() == ["error: --train absent.csv: no such file"]
+    assert found.stderr.splitlines() == ["error: --train absent.csv: no such file; check the path"]
     found = process(*workspace.train("--epoch=3"))
     assert found.returncode == 2
     assert found.stderr.splitlines() == ["error: unknown flag --epoch; did you mean 'epochs'?"]

@@ -382,7 +382,7 @@ def test_a_tiny_model_learns_three_clips_by_heart(
     monkeypatch.setattr(stages, "evaluate_together", lambda *arguments, **named: [fabricated([1])])
     chosen = ("hello", "digits_7", "digits_30")
     # Many copies, so that few epochs, each of which saves best/, hold many updates.
-    manifest = write_manifest(tmp_path / "train.csv", "train", chosen, times=60)
+    manifest = write_manifest(tmp_path / "train.csv", "train", chosen, times=100)
     run = tmp_path / "run"
     status = samples.train_run(
         run, train=manifest, epochs=2, batch_size=3, accumulation=1, schedule__peak_lr=5e-3, freeze="none",
