@@ -110,7 +110,7 @@ def test_greedy(base: ReadyModel, their_base: Any, few_states: EncoderStates) ->
 def test_beam(base: ReadyModel, their_base: Any, few: Clips, few_states: EncoderStates) -> None:
     """On every 60th of the silent states: a search takes any states, and theirs needs half a minute for all."""
     longest = max(map(len, few.waveforms))
-    positions = select_frames(longest, FrameOptions(stride=60)).positions
+    positions = select_frames(longest, FrameOptions(stride=60)).positions.tolist()
     states = EncoderStates(few_states.states[:, positions], None)
     assert compare_beam(base, their_base, states) == len(few)
 

@@ -323,7 +323,7 @@ def test_a_stuck_process_ends_the_run(samples: Samples, launch: Launcher, tmp_pa
 def test_a_mistake_is_told_once(samples: Samples, launch: Launcher, tmp_path: Path) -> None:
     ended = launch(samples.arguments(tmp_path / "run", train="nowhere.csv"))
     assert ended.statuses == [2, 2]
-    assert ended.errors == ["error: --train nowhere.csv: no such file"]
+    assert ended.errors == ["error: --train nowhere.csv: no such file; check the path"]
 
 
 @pytest.mark.slow

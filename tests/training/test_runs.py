@@ -385,7 +385,7 @@ def test_a_tiny_model_learns_three_clips_by_heart(
     manifest = write_manifest(tmp_path / "train.csv", "train", chosen, times=100)
     run = tmp_path / "run"
     status = samples.train_run(
-        run, train=manifest, epochs=2, batch_size=3, accumulation=1, schedule__peak_lr=5e-3, freeze="none",
+        run, train=manifest, epochs=2, batch_size=3, accumulation=1, schedule__peak_lr=2e-3, freeze="none",
         schedule__warmup_steps=20,
     )  # fmt: skip
     assert status == 0

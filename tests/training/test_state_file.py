@@ -36,7 +36,7 @@ progresses = st.builds(
     Progress, step=st.integers(0, 2**24), epoch=counts, position=counts, validated=st.booleans(), skipped=counts,
     skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_wer=rates, best_step=counts,
     best_epoch=counts, stride=st.none() | counts, trained=st.booleans(), finished=st.booleans(), metrics_size=counts,
-    views=st.none() | counts, stored=st.none() | st.booleans(),
+    micro_batch=st.none() | counts, views=st.none() | counts, stored=st.none() | st.booleans(),
 )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_progress_comes_back_exactly(tmp_path: Path, progress: Progress) -> None
 
 def test_every_field_of_progress_is_tried() -> None:
     """A field that is added is to be added to `progresses` as well."""
-    assert len(fields(Progress)) == 16
+    assert len(fields(Progress)) == 17
 
 
 @pytest.mark.parametrize("written", [0, 1000])

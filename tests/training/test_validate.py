@@ -38,6 +38,7 @@ from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.windows import GREEDY
 from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions
+from whispertune.model.cache import DecoderCache
 from whispertune.run_folder import RunFolder, write_jsonl
 from whispertune.splits import Split
 from whispertune.states import EncoderStates
@@ -121,8 +122,9 @@ class Chain:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return 10 * hidden
 
-    def start(self, *arguments: Any) -> SimpleNamespace:
-        return SimpleNamespace(select=lambda rows, utterances=None: None)
+    def start(self, states: torch.Tensor, log_weights: Any) -> DecoderCache:
+        empty = torch.zeros(0, len(states), 1, 0, 1)
+        return DecoderCache(empty, empty, cross_keys=[], cross_values=[], cross_bias=None)
 
     def step(self, input_ids: torch.Tensor, cache: Any) -> torch.Tensor:
         return self(input_ids[:, -1:], torch.empty(0), None)[:, 0]
