@@ -1,4 +1,4 @@
-"""Windows -> encoder states, computed at each use; `state_store.py` keeps them where they stay the same."""
+"""Windows -> encoder states, computed at each use; `store/` keeps those that stay the same."""
 
 from __future__ import annotations
 
