@@ -43,6 +43,7 @@ def test_step_by_step_equals_the_whole(rows: int, prompt: int, new: int, seed: i
     hidden += [DECODER.step(tokens[:, i : i + 1], cache) for i in range(prompt, prompt + new)]
     assert cache.num_tokens == prompt + new
     torch.testing.assert_close(torch.stack(hidden, 1), whole[:, prompt - 1 :], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(DECODER.read(tokens, cache.emptied()), whole, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

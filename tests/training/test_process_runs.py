@@ -223,8 +223,8 @@ BACKWARD = (TRAINER, "Trainer.backward", 3)
 DEATHS = {
     "between micro-batches": Moment(*BACKWARD),
     "encoding": Moment("whispertune.states", "encode", 1),
-    "validating": Moment(VALIDATE, "decode_windows", 2),
-    "the test": Moment(VALIDATE, "decode_windows", 5),
+    "validating": Moment(VALIDATE, "search_windows", 2),
+    "the test": Moment(VALIDATE, "search_windows", 5),
 }
 
 
@@ -282,8 +282,8 @@ def test_the_main_process_dies_and_one_process_goes_on(
         (1, Moment(*BACKWARD, "before", signal.SIGTERM)),
         pytest.param(-1, Moment(*BACKWARD, "before", signal.SIGTERM, times=2), marks=pytest.mark.slow),
         pytest.param(0, Moment(*BACKWARD, "before", signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param(1, Moment(VALIDATE, "decode_windows", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
-        pytest.param(1, Moment(VALIDATE, "decode_windows", 4, "before", signal.SIGTERM), marks=pytest.mark.slow),
+        pytest.param(1, Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
+        pytest.param(1, Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(0, Moment("whispertune.states", "encode", 1, "after", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(1, Moment(INSPECTION, "load_utterance", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
     ],

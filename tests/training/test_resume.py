@@ -85,10 +85,10 @@ def reference(samples: Samples, runner: Runner, tmp_path_factory: pytest.TempPat
 STATES, VALIDATE, TRAINER = "whispertune.states", "whispertune.training.validate", "whispertune.training.trainer"
 MOMENTS = {
     "encoding": Moment(STATES, "encode", 1, "after"),
-    "validating the untouched model": Moment(VALIDATE, "decode_windows", 1),
+    "validating the untouched model": Moment(VALIDATE, "search_windows", 1),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 6),
     "between a step's row and its state": Moment("whispertune.run_folder", "RunFolder.append_metrics", 4, "after"),
-    "validating": Moment(VALIDATE, "decode_windows", 3),
+    "validating": Moment(VALIDATE, "search_windows", 3),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "amid"),
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),
     "writing best/": Moment("whispertune.stages", "save_huggingface", 2, "amid"),
@@ -158,7 +158,7 @@ def test_stopped_while_the_last_update_of_max_steps_is_validated(
 ) -> None:
     """All updates are done, the last validation is not: the resumed run owes it still."""
     run = tmp_path / "run"
-    runner(reference.arguments("last update", run), Moment(VALIDATE, "decode_windows", 3, "before", sent))
+    runner(reference.arguments("last update", run), Moment(VALIDATE, "search_windows", 3, "before", sent))
     assert progress_of(run)["step"] == 4
     assert not progress_of(run)["validated"]
     assert runner(["resume", str(run)]) == 0, runner.log.read_text()
@@ -217,10 +217,10 @@ STOPS = {
     "checking the data": Moment("whispertune.inspection", "load_utterance", 2, "before", signal.SIGTERM),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
-    "validating": Moment(VALIDATE, "decode_windows", 2, "before", signal.SIGTERM),
+    "validating": Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
     "control and c, writing best/": Moment("whispertune.stages", "save_huggingface", 1, "after", signal.SIGINT),
-    "the test": Moment(VALIDATE, "decode_windows", 4, "before", signal.SIGTERM),
+    "the test": Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM),
 }
 
 

@@ -35,7 +35,7 @@ from whispertune import stages
 from whispertune.commands import train
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.windows import GREEDY
+from whispertune.decoding.windows import GREEDY, SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions
 from whispertune.model.cache import DecoderCache
@@ -116,7 +116,7 @@ class Chain:
             self.table[token] = after
         self.embed_tokens = SimpleNamespace(weight=10 * torch.eye(CONFIG.vocab_size))
 
-    def __call__(self, input_ids: torch.Tensor, states: torch.Tensor, log_weights: Any, *_: object) -> torch.Tensor:
+    def read(self, input_ids: torch.Tensor, cache: Any) -> torch.Tensor:
         return torch.nn.functional.one_hot(self.table[input_ids], CONFIG.vocab_size).float()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ class Chain:
         return DecoderCache(empty, empty, cross_keys=[], cross_values=[], cross_bias=None)
 
     def step(self, input_ids: torch.Tensor, cache: Any) -> torch.Tensor:
-        return self(input_ids[:, -1:], torch.empty(0), None)[:, 0]
+        return self.read(input_ids[:, -1:], cache)[:, 0]
 
 
 def fetch(indices: Sequence[int]) -> EncoderStates:
@@ -223,6 +223,32 @@ def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
         total -= sum(log_probs[target.prompt_length - 1 + n, token].item() for n, token in enumerate(text))
         count += len(text)
     assert found.loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
+    """Worked out once for greedy search, beam search and the loss, which find what each finds alone."""
+    decoder = tiny_whisper().decoder
+    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [1.0 + n % 3 for n in range(20)])
+    states = random_states([20 + n for n in range(20)])
+    started: list[int] = []
+
+    def evaluated(searches: Sequence[SearchOptions]) -> list[Evaluation]:
+        return evaluate_split(
+            split, [Contender("valid", decoder, states.fetch, search) for search in searches], TOKENIZER, RULES,
+            pad_id=PAD_ID, frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=lambda amount: None,
+        )  # fmt: skip
+
+    searches = [GREEDY, SearchOptions(beam_size=5)]
+    alone = [evaluated([search])[0] for search in searches]
+    start = decoder.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "start", lambda s, w: started.append(len(s)) or start(s, w))
+        together = evaluated(searches)
+    assert started == [20]
+    for ours, own in zip(together, alone, strict=True):
+        assert ours.loss == pytest.approx(own.loss, rel=1e-6)
+        assert [h.tokens for h in ours.hypotheses] == [h.tokens for h in own.hypotheses]
+        assert [h.log_prob for h in ours.hypotheses] == pytest.approx([h.log_prob for h in own.hypotheses], rel=1e-5)
 
 
 # Which checkpoint is kept.

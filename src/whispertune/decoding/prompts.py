@@ -1,4 +1,4 @@
-"""What the decoder is told before it speaks, worked through once for all searches of a window.
+"""What the decoder is told before it speaks, worked through once for all searches of a window and for its loss.
 
 Prompts that carry previous text differ in length. Shorter ones stand at the end of the batch's columns, behind filler
 that nothing attends to, so that rows with different pasts run side by side.
@@ -35,6 +35,10 @@ class Begun:
         # Tokens of an earlier search may stand behind the prompts; each one writes its own before it reads them.
         own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
         return own, self.hidden
+
+    def unspoken(self) -> DecoderCache:
+        """A cache of the same windows before their prompts: their keys and values, once computed, for other input."""
+        return self._cache.emptied()
 
     def select(self, rows: Sequence[int]) -> Begun:
         """These rows alone."""

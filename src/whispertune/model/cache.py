@@ -35,6 +35,13 @@ class DecoderCache:
     num_tokens: int = 0
     padding: Tensor | None = None
 
+    def emptied(self) -> DecoderCache:
+        """Another of the same frames that has seen no token yet."""
+        layers, rows, heads, _, width = self.self_keys.shape
+        keys, values = (self.self_keys.new_empty(layers, rows, heads, 0, width) for _ in range(2))
+        cross = list(self.cross_keys), list(self.cross_values)
+        return DecoderCache(keys, values, *cross, self.cross_bias)
+
     def reserve(self, num_tokens: int) -> None:
         """Make room for so many tokens a row."""
         capacity = self.self_keys.shape[3]

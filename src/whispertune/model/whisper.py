@@ -227,6 +227,17 @@ class Decoder(nn.Module):
 
         The first call takes the whole prompt, later ones one token a row.
         """
+        return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)[:, -1]))
+
+    def read(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+        """Hidden states (B, T, D) behind each of the new tokens (B, T), which are added to the cache.
+
+        Of whole inputs and an empty cache: what `forward` computes.
+        """
+        return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)))
+
+    def _extend(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+        """As `read`, before the last normalisation."""
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
         num_new = end - begin
@@ -256,7 +267,7 @@ class Decoder(nn.Module):
             x = x + layer.encoder_attn(normed, keys, values, cache.cross_bias)
             x = layer.feed_forward(x)
         cache.num_tokens = end
-        return cast(Tensor, self.layer_norm(x[:, -1]))
+        return cast(Tensor, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V): the output projection is the token embedding."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
+from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules
-from whispertune.decoding.windows import SearchOptions, decode_windows
+from whispertune.decoding.windows import BegunWindows, SearchOptions, begin_windows, rows_at_once, search_windows
 from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions, select_frames
 from whispertune.model.loss import summed_nll
@@ -22,12 +23,14 @@ from whispertune.scoring.error_rates import CorpusScore, score_corpus
 from whispertune.scoring.significance import bootstrap_interval
 from whispertune.splits import Split
 from whispertune.states import EncoderStates
-from whispertune.targets import MAX_TOKENS, collate_targets
+from whispertune.targets import MAX_TOKENS, Target, collate_targets
 from whispertune.text.tokenizer import Tokenizer
 
 CHUNK_FRAMES = 12_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
 CHUNK_WINDOWS = 64
+LOSS_ROWS = 16
+"""Windows whose transcripts are read at once, for the loss."""
 SPARE_TOKENS = 10
 SAMPLES_A_WINDOW = 24_000
 """What decoding a window costs beside its own length, in samples."""
@@ -145,15 +148,30 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def teacher_forced_nll(
-    decoder: Decoder, states: EncoderStates, split: Split, indices: Sequence[int], pad_id: int
-) -> float:
-    """Summed negative log-likelihood of these windows' target tokens."""
-    input_ids, labels = collate_targets([split.targets[i] for i in indices], pad_id)
-    device = states.states.device
-    num_tokens = [len(split.targets[i].input_ids) for i in indices]
-    hidden = decoder(input_ids.to(device), states.states, states.log_weights, num_tokens)
-    return float(summed_nll(decoder, hidden, labels.to(device)))
+def teacher_forced_nll(decoder: Decoder, begun: Begun, targets: Sequence[Target], pad_id: int) -> float:
+    """Summed negative log-likelihood of the target tokens of these B windows."""
+    order = list(range(len(targets)))
+    if len(order) > LOSS_ROWS:
+        order.sort(key=lambda row: -len(targets[row].input_ids))
+    total = 0.0
+    for first in range(0, len(order), LOSS_ROWS):
+        rows = order[first : first + LOSS_ROWS]
+        input_ids, labels = collate_targets([targets[row] for row in rows], pad_id)
+        part = begun if len(rows) == len(order) else begun.select(rows)
+        hidden = decoder.read(input_ids.to(begun.hidden.device), part.unspoken())
+        total += float(summed_nll(decoder, hidden, labels.to(hidden.device)))
+    return total
+
+
+def _chunks(split: Split, frames: FrameOptions) -> Iterator[list[int]]:
+    """Windows whose states are held at once, the longest first."""
+    order = split.longest_first()
+    begin = 0
+    while begin < len(order):
+        most_frames = len(select_frames(split.num_samples[order[begin]], frames).positions)
+        end = begin + max(1, min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames))
+        yield order[begin:end]
+        begin = end
 
 
 def evaluate_split(
@@ -170,46 +188,40 @@ def evaluate_split(
 ) -> list[Evaluation]:
     """Decode and score a split with each contender.
 
-    Contenders that share a `fetch` share its states, and those that share a decoder too its loss.
-    advance: called with 1 for each window and contender.
+    Contenders that share a `fetch` share its states; those that share a decoder too, what it makes of them and its
+    loss. advance: called with 1 for each window and contender.
     """
     evaluations = [Evaluation(c.name, c.search.beam_size) for c in contenders]
     found: list[dict[int, Hypothesis]] = [{} for _ in contenders]
-    order = split.longest_first()
-    most_frames = len(select_frames(split.num_samples[order[0]], frames).positions)
-    size = max(1, min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames))
-    for begin in range(0, len(order), size):
-        chunk = order[begin : begin + size]
+    for chunk in _chunks(split, frames):
+        targets = [split.targets[i] for i in chunk]
+        prompts = [target.input_ids[: target.prompt_length] for target in targets]
         fetched: dict[int, EncoderStates] = {}
-        losses: dict[int, float] = {}
+        of_decoder: tuple[Decoder, BegunWindows, float] | None = None  # the latest alone: they take much memory
         for contender, evaluation, results in zip(contenders, evaluations, found, strict=True):
             started = time.perf_counter()
             if id(contender.fetch) not in fetched:
                 fetched[id(contender.fetch)] = contender.fetch(chunk)
-            states = fetched[id(contender.fetch)]
-            hypotheses = decode_windows(
-                contender.decoder,
-                states,
-                [split.targets[i].input_ids[: split.targets[i].prompt_length] for i in chunk],
-                rules,
-                tokenizer.eot,
-                [max_tokens[i] for i in chunk],
-                contender.search,
+            decoder = contender.decoder
+            if of_decoder is None or of_decoder[0] is not decoder:
+                of_decoder = None
+                at_once = max(rows_at_once(c.search) for c in contenders if c.decoder is decoder)
+                begun = begin_windows(decoder, fetched[id(contender.fetch)], prompts, at_once)
+                loss = sum(teacher_forced_nll(decoder, b, [targets[i] for i in rows], pad_id) for rows, b in begun)
+                of_decoder = decoder, begun, loss
+            _, begun, loss = of_decoder
+            hypotheses = search_windows(
+                decoder, begun, rules, tokenizer.eot, [max_tokens[i] for i in chunk], contender.search,
                 cut_loops=cut_loops,
-            )
+            )  # fmt: skip
             results.update(zip(chunk, hypotheses, strict=True))
-            if id(contender.decoder) not in losses:
-                losses[id(contender.decoder)] = sum(
-                    teacher_forced_nll(contender.decoder, states.select(rows), split, [chunk[r] for r in rows], pad_id)
-                    for rows in (range(at, min(at + 16, len(chunk))) for at in range(0, len(chunk), 16))
-                )
-            evaluation.loss += losses[id(contender.decoder)]
+            evaluation.loss += loss
             evaluation.seconds += time.perf_counter() - started
             advance(len(chunk))
     num_tokens = sum(target.num_target_tokens for target in split.targets)
     for evaluation, results in zip(evaluations, found, strict=True):
         evaluation.loss /= num_tokens
-        evaluation.hypotheses = [results[i] for i in range(len(order))]
+        evaluation.hypotheses = [results[i] for i in range(len(split.windows))]
         evaluation.score = _score(split, evaluation.hypotheses, tokenizer)
     return evaluations
 
