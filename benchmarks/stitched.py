@@ -3,14 +3,15 @@
     python benchmarks/stitched.py                       # 3 seeds: 1 to 2 hours on two cores
     python benchmarks/stitched.py --seeds 0 --max_steps 8 --work /tmp/smoke --table /tmp/smoke.md     # a smoke test
 
-whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and every
-fine-tuned one decode valid and test together, greedy, dense (--frames thinned is several times as fast, for a look on a
-slow machine): clip by clip, stitched into windows with known boundaries and with timestamps, joined into recordings of
-up to 10 minutes; and 5 minutes of silence and noise. (The checkpoint was chosen on valid: compare the two arms with one
-another on clips, and with the untouched model on the rest.) Intervals are bootstraps over seeds, and of the clips'
-difference over clips too. Any other flag is a field of both arms' recipe.
+whisper-base on the Italian prompts, the demo's recipe; the stitched arm adds --stitched. The untouched model and
+every fine-tuned one decode valid and test together, greedy, dense (--frames thinned is several times as fast, for a
+look on a slow machine): clip by clip; and, --clips of them if given, stitched into windows with known boundaries and
+with timestamps, and joined into recordings of up to 10 minutes; and 5 minutes of silence and noise. (The checkpoint
+was chosen on valid: compare the two arms with one another on clips, and with the untouched model on the rest.)
+Intervals are bootstraps over seeds, and of the clips' difference over clips too. Any other flag is a field of both
+arms' recipe.
 
-What is done is kept in WORK, one JSON for each arm and seed: started again, only what is missing is done, and a
+What is done is kept in WORK, two JSONs for each arm and seed: started again, only what is missing is done, and a
 training that was killed goes on where it stopped.
 """
 
@@ -38,7 +39,8 @@ MOST_POINTS_LOST = 0.5
 """WER of short clips that stitching may cost, points."""
 
 Found = dict[str, Any]
-"""What one JSON holds: evaluate's summary, each clip's `errors` and `words`, `training_seconds`."""
+"""What is known of one model: evaluate's summary (its rates are those of all clips), each clip's `errors` and `words`,
+`training_seconds`."""
 
 
 @dataclass(frozen=True)
@@ -70,32 +72,47 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "whispertune", *map(str, arguments)], check=True, cwd=ROOT)
 
 
-def measured(model: str, data: Path, folder: Path, frames: str) -> Found:
+def evaluated(model: str, data: Path, folder: Path, frames: str, *more: str) -> Found:
     """What `evaluate` says of a model, with each clip's errors."""
     run(
-        "evaluate", "--model", model, "--data", data, "--language=it", "--beam-size=1", "--timestamps=true",
-        "--long_form=true", "--hallucination=true", f"--frames.selection={frames}", "--output", folder,
+        "evaluate", "--model", model, "--data", data, "--language=it", "--beam-size=1",
+        f"--frames.selection={frames}", "--output", folder, *more,
     )  # fmt: skip
     found: Found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
     return found | {"errors": [row["word_errors"] for row in rows], "words": [row["words"] for row in rows]}
 
 
-def result_of(arm: str, seed: int, work: Path, data: Path, options: argparse.Namespace, fields: Sequence[str]) -> Found:
-    """Of one arm and seed: read, or trained and measured now. fields: of the recipe."""
-    path = work / f"{arm}-{seed}.json"
+def kept(path: Path, make: Callable[[], Found]) -> Found:
+    """What the JSON holds, made first where it is missing."""
     if not path.exists():
-        model, seconds = options.model, 0.0
+        write_text(path, json.dumps(make(), ensure_ascii=False))
+    found: Found = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def result_of(arm: str, seed: int, work: Path, options: argparse.Namespace, fields: Sequence[str]) -> Found:
+    """Of one arm and seed: read, or trained and measured now. fields: of the recipe."""
+    name = f"{arm}-{seed}"
+    model = options.model if arm == "untouched" else str(work / f"run-{name}")
+
+    def probes() -> Found:
+        started = time.perf_counter()
         if arm != "untouched":
-            started, model = time.perf_counter(), str(work / f"run-{arm}-{seed}")
             given = [f"--model={options.model}", f"--output={model}", f"--seed={seed}", "--test=null"]
             run("train", ROOT / "recipes" / "demo.yaml", *given, *fields)
-            seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         print(f"measuring {arm}, seed {seed}", flush=True)
-        found = measured(model, data, work / f"decoded-{arm}-{seed}", options.frames)
-        write_text(path, json.dumps(found | {"training_seconds": seconds}, ensure_ascii=False))
-    result: Found = json.loads(path.read_text(encoding="utf-8"))
-    return result
+        more = ("--timestamps=true", "--long_form=true", "--hallucination=true")
+        found = evaluated(model, work / "clips.csv", work / f"decoded-{name}", options.frames, *more)
+        return found | {"training_seconds": seconds}
+
+    found = kept(work / f"{name}.json", probes)
+    clips = kept(
+        work / f"{name}-clips.json",
+        lambda: evaluated(model, work / "all.csv", work / f"decoded-{name}-clips", options.frames),
+    )
+    return found | {key: clips[key] for key in ("wer", "cer", "repetition_rate", "capped_rate", "errors", "words")}
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
@@ -198,21 +215,24 @@ def main() -> None:
     parser.add_argument("--stitched", default=STITCHED, help="fields of the stitched arm (%(default)s)")
     parser.add_argument("--model", default="packaged:whisper-base", help="(%(default)s)")
     parser.add_argument("--frames", choices=["dense", "thinned"], default="dense", help="decoded (%(default)s)")
-    parser.add_argument("--clips", type=int, help="measure on so many clips only (a smoke test)")
+    parser.add_argument("--clips", type=int, help="stitch and join so many clips only (all are decoded one by one)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "stitched", help="(%(default)s)")
     options, fields = parser.parse_known_args()
     work = options.work.resolve()
     names = ("model", "stitched", "clips", "frames")
     require_same_settings(work, {name: getattr(options, name) for name in names} | {"fields": fields})
-    data = cut_manifest([DATA / "valid.csv", DATA / "test.csv"], work / "clips.csv", options.clips)
-    untouched = result_of("untouched", 0, work, data, options, [])
+    for name, clips in (("all", None), ("clips", options.clips)):
+        cut_manifest([DATA / "valid.csv", DATA / "test.csv"], work / f"{name}.csv", clips)
+    untouched = result_of("untouched", 0, work, options, [])
     plain, stitched = (
-        [result_of(arm, seed, work, data, options, [*fields, *extra]) for seed in options.seeds]
+        [result_of(arm, seed, work, options, [*fields, *extra]) for seed in options.seeds]
         for arm, extra in (("plain", []), ("stitched", options.stitched.split()))
     )
     seconds = [statistics.mean(result["training_seconds"] for result in results) for results in (plain, stitched)]
     note = f"Training took {seconds[0]:.0f} s without stitching and {seconds[1]:.0f} s with (mean over seeds)."
     clips = f"{len(untouched['words'])} clips, {sum(untouched['words'])} words, greedy, {options.frames}"
+    if options.clips:
+        clips += f"; {options.clips} of them stitched and joined"
     told = f"With stitching: `{options.stitched}`. {clips}."
     publish(options.table, "with and without stitched windows", [told, *tables(untouched, plain, stitched), note])
 
