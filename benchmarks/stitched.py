@@ -39,7 +39,7 @@ MOST_POINTS_LOST = 0.5
 """WER of short clips that stitching may cost, points."""
 
 Found = dict[str, Any]
-"""What is known of one model: evaluate's summary (its rates are those of all clips), each clip's `errors` and `words`,
+"""What is known of one model: evaluate's summary (its error rates are those of all clips), each clip's `errors` and `words`,
 `training_seconds`."""
 
 
@@ -112,7 +112,7 @@ def result_of(arm: str, seed: int, work: Path, options: argparse.Namespace, fiel
         work / f"{name}-clips.json",
         lambda: evaluated(model, work / "all.csv", work / f"decoded-{name}-clips", options.frames),
     )
-    return found | {key: clips[key] for key in ("wer", "cer", "repetition_rate", "capped_rate", "errors", "words")}
+    return found | {key: clips[key] for key in ("wer", "cer", "errors", "words")}
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
