@@ -39,8 +39,8 @@ MOST_POINTS_LOST = 0.5
 """WER of short clips that stitching may cost, points."""
 
 Found = dict[str, Any]
-"""What is known of one model: evaluate's summary (its error rates are those of all clips), each clip's `errors` and `words`,
-`training_seconds`."""
+"""What is known of one model: evaluate's summary (its error rates are those of all clips), each clip's `errors` and
+`words`, `training_seconds`."""
 
 
 @dataclass(frozen=True)
