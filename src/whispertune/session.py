@@ -160,6 +160,11 @@ def open_session(
     for split in splits.values():
         extra = _told(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
+        if split.name == "train" and not arranged.timestamps:
+            console.print(
+                "train     no window has timestamps: the model may lose them, and long recordings; "
+                "windows.stitched_share keeps both"
+            )
         if not split.heard:
             console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
     if train.draws is not None:

@@ -309,6 +309,15 @@ def test_stitched_windows_in_a_run(
     assert sum(row["utterances"] for row in step_rows(run)) == 16
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_run_without_timestamps_says_what_that_may_cost(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    extra = {"windows__stitched_share": share, "windows__timestamps": 1.0}
+    assert samples.train_run(tmp_path / "run", epochs=1, max_steps=1, **extra) == 0
+    assert ("no window has timestamps" in capsys.readouterr().err) == (share == 0)
+
+
 def test_timestamps_follow_the_augmented_copy(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
