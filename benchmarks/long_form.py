@@ -32,7 +32,7 @@ from whispertune.data.utterances import Utterance
 from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
 from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
 from whispertune.features import SAMPLE_RATE
-from whispertune.loading import ready_model
+from whispertune.loading import ready_model, ready_to_decode
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
 from whispertune.scoring.error_rates import score_corpus
 
@@ -53,7 +53,7 @@ def recording(utterances: list[Utterance], number: int) -> tuple[np.ndarray, str
 def our_side(model: str, precision: Precision, temperature: tuple[float, ...]) -> tuple[LongForm, str]:
     device = resolve_device("cpu")
     dtype = resolve_precision(precision, device)
-    ready = ready_model(load_checkpoint(model), device, dtype)
+    ready = ready_to_decode(ready_model(load_checkpoint(model), device, dtype))
     search = FallbackOptions(beam_size=1, best_of=1, temperature=temperature)
     options = LongFormOptions()
     long_form = LongForm(ready.whisper, ready.tokenizer, ready.rules, search=search, options=options, language="it")

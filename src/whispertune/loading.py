@@ -8,6 +8,7 @@ import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.decoding.rules import LogitRules
+from whispertune.model.packed import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.text.tokenizer import Tokenizer
 
@@ -48,3 +49,9 @@ def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     )
     whisper = build_whisper(config, checkpoint.weights, dtype).to(device)
     return ReadyModel(whisper, tokenizer, rules, replace(checkpoint, weights={}))
+
+
+def ready_to_decode(ready: ReadyModel) -> ReadyModel:
+    """The same model, its decoder as it decodes fastest; it can no longer be trained."""
+    ready.whisper.model.decoder = for_decoding(ready.whisper.decoder)
+    return ready

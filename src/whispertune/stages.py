@@ -15,6 +15,7 @@ from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.console import console, progress_bar
 from whispertune.decoding.windows import GREEDY
 from whispertune.frames import DENSE
+from whispertune.model.packed import for_decoding
 from whispertune.model.whisper import build_whisper
 from whispertune.run_folder import replacing_folder
 from whispertune.run_states import plan_states
@@ -101,7 +102,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
     caps = token_caps(session.valid, recipe.validation)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
-        decoder = session.working.model.decoder
+        decoder = for_decoding(session.working.model.decoder)
         if stored_valid is None:
             fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
@@ -210,7 +211,8 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         whisper = build_whisper(config, load_checkpoint(source).weights, session.dtype).to(session.device)
         if fetch is None or not session.frozen:
             fetch = session.computed(split, whisper.encoder, DENSE)
-        contenders += [Contender(name, whisper.decoder, fetch, search) for search in searches]
+        decoder = for_decoding(whisper.decoder)
+        contenders += [Contender(name, decoder, fetch, search) for search in searches]
     with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
 
         def advance_or_stop(amount: int) -> None:

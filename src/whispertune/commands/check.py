@@ -22,7 +22,7 @@ from whispertune.console import console, progress_bar, results
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
-from whispertune.loading import ReadyModel, load_model
+from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.precision import Precision, resolve_device, resolve_precision
 from whispertune.run_folder import make_writable, write_text
 from whispertune.splits import read_rows
@@ -170,7 +170,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     ready = None
     if options.model is not None:
         device = resolve_device(options.device)
-        ready = load_model(options.model, device, resolve_precision(options.precision, device))
+        ready = ready_to_decode(load_model(options.model, device, resolve_precision(options.precision, device)))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
     if tokenizer is None:
         console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")

@@ -16,7 +16,7 @@ from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import ReadyModel, load_model
+from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
 from whispertune.probes.decode import Probed
 from whispertune.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
@@ -166,7 +166,7 @@ def evaluate(options: EvaluateOptions) -> tuple[Evaluation, Probes]:
     dtype = resolve_precision(options.precision, device)
     language = None if options.language is None else spoken_language(options.language, options.language_token)
     rows = read_rows("data", options.data, options.reading)
-    ready = load_model(options.model, device, dtype)
+    ready = ready_to_decode(load_model(options.model, device, dtype))
     if language is not None:
         token = options.language_token or language
         ready.tokenizer.prompt_tokens(token, options.task)  # refuses what this model does not know

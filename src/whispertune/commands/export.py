@@ -24,7 +24,7 @@ from whispertune.errors import AudioError, DataError, ExportError, RecipeError, 
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE
-from whispertune.loading import ready_model
+from whispertune.loading import ready_model, ready_to_decode
 from whispertune.run_folder import make_writable, replacing_folder
 from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
 from whispertune.splits import read_rows
@@ -271,7 +271,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
 @torch.inference_mode()
 def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) -> list[str]:
     """Dense and greedy, in float32, one clip at a time."""
-    ready = ready_model(checkpoint, torch.device("cpu"))
+    ready = ready_to_decode(ready_model(checkpoint, torch.device("cpu")))
     found = []
     with progress_bar("source", len(clips)) as advance:
         for clip in clips:

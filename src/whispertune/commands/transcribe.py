@@ -17,7 +17,7 @@ from whispertune.decoding.timestamps import MAX_INITIAL
 from whispertune.errors import AudioError, RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import load_model
+from whispertune.loading import load_model, ready_to_decode
 from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_text
@@ -255,7 +255,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
     language = None if options.language is None else spoken_language(options.language, options.language_token)
-    ready = load_model(options.model, device, dtype)
+    ready = ready_to_decode(load_model(options.model, device, dtype))
     if language is None and ready.tokenizer.multilingual:
         named = ready.checkpoint.generation.get("language")
         language = named.strip("<|>") if isinstance(named, str) else None

@@ -147,6 +147,8 @@ class Decoder(nn.Module):
         self._vocabulary_gradient: Tensor | None = None
         self.lookup_table: Tensor | None = None
         """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
+        self.output: nn.Module | None = None
+        """The output projection where it is held apart from the embedding (`model/packed.py`)."""
 
     def vocabulary_gradient(self) -> Tensor:
         """Memory for the gradient of the output projection (V, D), the largest of all.
@@ -271,6 +273,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V): the output projection is the token embedding."""
+        if self.output is not None:
+            return cast(Tensor, self.output(hidden))
         return F.linear(hidden, self.embed_tokens.weight)
 
 
