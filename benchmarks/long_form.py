@@ -1,14 +1,16 @@
 """Long recordings and timestamps: whispertune's transcribe against openai-whisper's, with the same weights.
 
     python benchmarks/long_form.py
+    python benchmarks/long_form.py --beam-size 5                 # as both command lines search by themselves
     python benchmarks/long_form.py --recordings 5 --clips 20     # shorter recordings, sooner done
     python benchmarks/long_form.py --timestamps                  # the segments of single clips instead
 
 Each recording is all test clips in an order of its own with random silences between (seeded), some minutes long. Both
-sides: greedy at temperature 0, falling back to samples at 0.2 to 1.0 (one each) by the same thresholds, timestamps,
-previous text as prompt, language given. Ours works on all recordings side by side, from files; theirs on one after
-the other (it knows no other way), from waveforms in memory. With --timestamps: each clip alone, temperature 0 only,
-float32; a clip counts as the same if all its segments have the same times and text. Needs `openai-whisper`.
+sides: greedy or beam search at temperature 0, falling back to samples at 0.2 to 1.0 (one, or five with beams) by the
+same thresholds, timestamps, previous text as prompt, language given. Ours works on all recordings side by side, from
+files; theirs on one after the other (it knows no other way), from waveforms in memory. With --timestamps: each clip
+alone, temperature 0 only, float32; a clip counts as the same if all its segments have the same times and text. Needs
+`openai-whisper`.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ def recording(utterances: list[Utterance], number: int) -> tuple[np.ndarray, str
     return np.concatenate(parts), " ".join(texts)
 
 
-def our_side(model: str, precision: Precision, temperature: tuple[float, ...]) -> tuple[LongForm, str]:
+def our_side(
+    model: str, precision: Precision, temperature: tuple[float, ...], beam_size: int = 1
+) -> tuple[LongForm, str]:
     device = resolve_device("cpu")
     dtype = resolve_precision(precision, device)
     ready = ready_to_decode(ready_model(load_checkpoint(model), device, dtype))
-    search = FallbackOptions(beam_size=1, best_of=1, temperature=temperature)
+    search = FallbackOptions(beam_size=beam_size, best_of=beam_size, temperature=temperature)
     options = LongFormOptions()
     long_form = LongForm(ready.whisper, ready.tokenizer, ready.rules, search=search, options=options, language="it")
     return long_form, precision_name(dtype)
@@ -85,15 +89,16 @@ def compare_long(given: argparse.Namespace, utterances: list[Utterance]) -> tupl
             waveforms.append(load_waveform(paths[-1]))  # as the file holds it, in 16 bits
             references.append(reference)
         minutes = sum(map(len, waveforms)) / SAMPLE_RATE / 60
-        long_form, precision = our_side(given.model, given.precision, TEMPERATURES)
+        long_form, precision = our_side(given.model, given.precision, TEMPERATURES, given.beam_size)
         started = time.perf_counter()
         ours = [transcript.text for transcript in our_transcripts(long_form, paths)]
         our_seconds = time.perf_counter() - started
     print(f"ours: {our_seconds:.1f} s for {minutes:.1f} minutes", flush=True)
     model, theirs, their_seconds = their_side(given.model), [], 0.0
+    search = {} if given.beam_size == 1 else {"beam_size": given.beam_size, "best_of": given.beam_size}
     for waveform in waveforms:
         started = time.perf_counter()
-        found = model.transcribe(waveform, language="it", fp16=False, temperature=TEMPERATURES)
+        found = model.transcribe(waveform, language="it", fp16=False, temperature=TEMPERATURES, **search)
         their_seconds += time.perf_counter() - started
         theirs.append(found["text"])
         print(f"theirs: {their_seconds:.1f} s", flush=True)
@@ -107,7 +112,8 @@ def compare_long(given: argparse.Namespace, utterances: list[Utterance]) -> tupl
         speed = f"{60 * minutes / seconds:.1f} x"
         ratio = f"{their_seconds / seconds:.2f}"
         rows.append([side, f"{100 * score.wer:.1f} %", f"{100 * score.cer:.1f} %", f"{seconds:.1f}", speed, ratio])
-    title = f"{given.recordings} recordings of {len(utterances)} clips, {minutes:.1f} minutes"
+    how = "greedy" if given.beam_size == 1 else f"beam {given.beam_size}"
+    title = f"{given.recordings} recordings of {len(utterances)} clips, {minutes:.1f} minutes, {how}"
     return [title, "WER", "CER", "seconds", "real time", "times theirs"], rows
 
 
@@ -137,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--recordings", type=int, default=5)
+    parser.add_argument("--beam-size", type=int, default=1, help="at temperature 0, and samples above it (%(default)s)")
     parser.add_argument("--timestamps", action="store_true", help="compare the segments of single clips")
     parser.add_argument("--clips", type=int, help="only so many, spread over the split")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of our side")
