@@ -102,15 +102,18 @@ def test_cache_select_keeps_rows_and_utterances() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 3), st.integers(2, 4), st.integers(0, 999), st.booleans())
+@given(st.integers(2, 3), st.integers(2, 4), st.integers(0, 999), st.booleans(), st.sampled_from([0, 2, 3]))
 @torch.no_grad()
-def test_beams_of_an_utterance_equal_copied_rows(utterances: int, beams: int, seed: int, weighted: bool) -> None:
+def test_beams_of_an_utterance_equal_copied_rows(
+    utterances: int, beams: int, seed: int, weighted: bool, shared: int
+) -> None:
     states, log_weights = random_states(utterances, seed)
     weights = log_weights if weighted else None
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.randint(0, 61, (utterances, 3), generator=generator)
     cache = DECODER.start(states, weights)
     DECODER.step(prompt, cache)
+    cache.num_shared = shared  # of the three tokens
     history = prompt.repeat_interleave(beams, 0)
     cache.select(torch.arange(utterances).repeat_interleave(beams))
     copied = (states.repeat_interleave(beams, 0), None if weights is None else weights.repeat_interleave(beams, 0))

@@ -78,4 +78,5 @@ def begin(
             hidden = decoder.step(tokens[:, behind_sot:], cache)
     else:
         hidden = decoder.step(tokens, cache)
+    cache.num_shared = cache.num_tokens
     return Begun(hidden, probs, cache)

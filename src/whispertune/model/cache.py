@@ -23,6 +23,7 @@ class DecoderCache:
 
     self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
     cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
+    num_shared: tokens, from the first, that all rows of an utterance have in common (the prompt).
     padding: (B,) how many of the first tokens of each row are filler (a prompt shorter than the others stands at
     the end of the prompt's columns), or None.
     """
@@ -33,6 +34,7 @@ class DecoderCache:
     cross_values: list[Tensor]
     cross_bias: Tensor | None
     num_tokens: int = 0
+    num_shared: int = 0
     padding: Tensor | None = None
 
     def emptied(self) -> DecoderCache:
@@ -52,8 +54,16 @@ class DecoderCache:
         self.self_values = F.pad(self.self_values, (0, 0, 0, more))
 
     def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
-        """Keep these rows, in this order, and (if given) these utterances."""
+        """Keep these rows, in this order, and (if given) these utterances.
+
+        As many rows as before, without utterances, are beams that change places within their utterances.
+        """
         used = self.num_tokens
+        if utterances is None and len(rows) == self.self_keys.shape[1]:
+            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+            for kept in (self.self_keys, self.self_values):
+                kept[:, moved, :, self.num_shared : used] = kept[:, rows[moved], :, self.num_shared : used]
+            return
         for name in ("self_keys", "self_values"):
             old = getattr(self, name)
             new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
