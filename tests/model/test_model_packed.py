@@ -11,6 +11,7 @@ from torch import nn
 
 from whispertune.model.packed import PackedLinear, for_decoding
 from whispertune.model.whisper import inference_copy
+from whispertune.training.working_copy import WorkingCopy
 
 DECODER = random_whisper(small_config(layers=(1, 3))).decoder
 PACKED = for_decoding(DECODER)
@@ -48,6 +49,15 @@ def test_every_product_is_packed_and_the_original_is_left_alone() -> None:
 def test_other_types_are_left_as_they_are(dtype: torch.dtype) -> None:
     other = inference_copy(DECODER, dtype)
     assert for_decoding(other) is other
+
+
+def test_a_decoder_in_training_is_packed_without_a_copy_of_its_embedding() -> None:
+    working = WorkingCopy(random_whisper(), torch.float32).model.decoder
+    assert working.lookup_table is not None
+    packed = for_decoding(working)
+    assert packed.lookup_table is packed.embed_tokens.weight
+    assert packed.embed_tokens.weight.data_ptr() == working.embed_tokens.weight.data_ptr()
+    assert not packed.embed_tokens.weight.requires_grad
 
 
 def test_what_is_packed_is_not_packed_again() -> None:

@@ -317,4 +317,7 @@ def build_whisper(config: WhisperConfig, weights: dict[str, Tensor], dtype: torc
 def inference_copy(module: ModuleT, dtype: torch.dtype) -> ModuleT:
     """The module with its parameters in `dtype` and without gradients; storage is shared where nothing changes."""
     replaced = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
+    for part in module.modules():
+        if isinstance(part, Decoder) and part.lookup_table is not None:  # of training; a copy looks up in its embedding
+            replaced[id(part.lookup_table)] = replaced[id(part.embed_tokens.weight)]
     return copy.deepcopy(module, memo=replaced).eval()
