@@ -102,7 +102,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
     caps = token_caps(session.valid, recipe.validation)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
-        decoder = for_decoding(session.working.model.decoder)
+        decoder = for_decoding(session.working.model.decoder, layers=False)
         if stored_valid is None:
             fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
@@ -211,8 +211,9 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         whisper = build_whisper(config, load_checkpoint(source).weights, session.dtype).to(session.device)
         if fetch is None or not session.frozen:
             fetch = session.computed(split, whisper.encoder, DENSE)
-        decoder = for_decoding(whisper.decoder)
+        decoder = for_decoding(whisper.decoder, layers=False)
         contenders += [Contender(name, decoder, fetch, search) for search in searches]
+    del whisper  # the best model's encoder is of no use
     with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
 
         def advance_or_stop(amount: int) -> None:

@@ -45,6 +45,14 @@ def test_every_product_is_packed_and_the_original_is_left_alone() -> None:
     assert PACKED.embed_tokens.weight.data_ptr() == DECODER.embed_tokens.weight.data_ptr()
 
 
+def test_the_vocabulary_alone() -> None:
+    packed = for_decoding(DECODER, layers=False)
+    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 1
+    assert sum(isinstance(module, nn.Linear) for module in packed.modules()) == 30
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(packed.logits(hidden), DECODER.logits(hidden), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_are_left_as_they_are(dtype: torch.dtype) -> None:
     other = inference_copy(DECODER, dtype)

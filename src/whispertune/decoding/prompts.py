@@ -22,16 +22,20 @@ class Begun:
     """A batch whose prompts the decoder has seen.
 
     hidden: (B, D) behind each prompt's last token. no_speech_probs: B, the probability of `<|nospeech|>` behind
-    `<|startoftranscript|>`, or empty if it was not asked for.
+    `<|startoftranscript|>`, or empty if it was not asked for. last: whether only one more search follows, which then
+    takes the memory over.
     """
 
     hidden: Tensor
     no_speech_probs: list[float]
     _cache: DecoderCache
+    last: bool = False
 
     def fork(self) -> tuple[DecoderCache, Tensor]:
         """Cache and hidden states for one search. Several searches may follow one another, but not overlap."""
         cache = self._cache
+        if self.last:
+            return cache, self.hidden
         # Tokens of an earlier search may stand behind the prompts; each one writes its own before it reads them.
         own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
         return own, self.hidden
@@ -46,7 +50,7 @@ class Begun:
         chosen = torch.tensor(list(rows), device=hidden.device)
         cache.select(chosen, chosen)
         probs = [self.no_speech_probs[row] for row in rows] if self.no_speech_probs else []
-        return Begun(hidden[chosen], probs, cache)
+        return Begun(hidden[chosen], probs, cache, last=True)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
@@ -75,16 +75,20 @@ def search_windows(
     max_tokens: Sequence[int],
     search: SearchOptions,
     *,
+    last: bool = True,
     cut_loops: bool = False,
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
-    """One hypothesis for each of B windows, from batches begun by `begin_windows`. Arguments as in `decode_windows`."""
+    """One hypothesis for each of B windows, from batches begun by `begin_windows`.
+
+    last: whether no other search of these batches follows: it then uses up their memory. Otherwise as `decode_windows`.
+    """
     results: dict[int, Hypothesis] = {}
     at_once = rows_at_once(search)
     for windows, batch in begun:
         for first in range(0, len(windows), at_once):
             part = range(first, min(first + at_once, len(windows)))
-            chosen = batch if len(part) == len(windows) else batch.select(part)
+            chosen = replace(batch, last=last) if len(part) == len(windows) else batch.select(part)
             arguments = (decoder, chosen, rules, eot, [max_tokens[windows[i]] for i in part])
             if search.beam_size == 1:
                 found = greedy_search(*arguments, cut_loops=cut_loops, timestamps=timestamps)

@@ -26,10 +26,10 @@ from whispertune.states import EncoderStates
 from whispertune.targets import MAX_TOKENS, Target, collate_targets
 from whispertune.text.tokenizer import Tokenizer
 
-CHUNK_FRAMES = 12_000
+CHUNK_FRAMES = 8_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
-CHUNK_WINDOWS = 64
-LOSS_ROWS = 16
+CHUNK_WINDOWS = 32
+LOSS_ROWS = 8
 """Windows whose transcripts are read at once, for the loss."""
 SPARE_TOKENS = 10
 SAMPLES_A_WINDOW = 24_000
@@ -198,7 +198,7 @@ def evaluate_split(
         prompts = [target.input_ids[: target.prompt_length] for target in targets]
         fetched: dict[int, EncoderStates] = {}
         of_decoder: tuple[Decoder, BegunWindows, float] | None = None  # the latest alone: they take much memory
-        for contender, evaluation, results in zip(contenders, evaluations, found, strict=True):
+        for number, (contender, evaluation, results) in enumerate(zip(contenders, evaluations, found, strict=True), 1):
             started = time.perf_counter()
             if id(contender.fetch) not in fetched:
                 fetched[id(contender.fetch)] = contender.fetch(chunk)
@@ -212,7 +212,7 @@ def evaluate_split(
             _, begun, loss = of_decoder
             hypotheses = search_windows(
                 decoder, begun, rules, tokenizer.eot, [max_tokens[i] for i in chunk], contender.search,
-                cut_loops=cut_loops,
+                last=all(later.decoder is not decoder for later in contenders[number:]), cut_loops=cut_loops,
             )  # fmt: skip
             results.update(zip(chunk, hypotheses, strict=True))
             evaluation.loss += loss
