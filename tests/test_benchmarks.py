@@ -202,17 +202,24 @@ def test_stitched_table_and_bars(script):
 
 
 def test_stitched_results_are_kept(script, tmp_path, monkeypatch):
+    """Timestamps and long form of some clips, error rates of all, each made once."""
     module = script("stitched")
-    commands = []
-    monkeypatch.setattr(module, "run", lambda *arguments: commands.append(arguments[0]))
-    monkeypatch.setattr(module, "measured", lambda *_: {"wer": 0.5})
+    done = []
+
+    def evaluated(model, data, folder, frames, *more):
+        done.append((data.name, bool(more)))
+        wer = 0.25 if data.name == "all.csv" else 0.5
+        return {"wer": wer, "cer": wer, "long_form": {"wer": wer}, "errors": [1], "words": [4]}
+
+    monkeypatch.setattr(module, "run", lambda *arguments: done.append(arguments[0]))
+    monkeypatch.setattr(module, "evaluated", evaluated)
     options = type("Options", (), {"model": "tiny", "frames": "dense"})
     for _ in range(2):
-        found = module.result_of("plain", 1, tmp_path, tmp_path / "clips.csv", options, ["--epochs=1"])
-    assert commands == ["train"]
-    assert found["wer"] == 0.5
-    assert module.result_of("untouched", 0, tmp_path, tmp_path / "clips.csv", options, [])["training_seconds"] == 0.0
-    assert commands == ["train"]
+        found = module.result_of("plain", 1, tmp_path, options, ["--epochs=1"])
+    assert done == ["train", ("clips.csv", True), ("all.csv", False)]
+    assert (found["wer"], found["long_form"]["wer"]) == (0.25, 0.5)
+    assert module.result_of("untouched", 0, tmp_path, options, [])["training_seconds"] < 1
+    assert done.count("train") == 1
     module.require_same_settings(tmp_path, {"a": 1})
     module.require_same_settings(tmp_path, {"a": 1})
     with pytest.raises(SystemExit, match="other settings"):
