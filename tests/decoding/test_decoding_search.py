@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,3 +237,14 @@ def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
     looping: Any = Looping()
     (found,) = beam_search(looping, begin(looping, states, [[1]]), rules, eot, [40], beam_size=2)
     assert found.ended
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_only_the_last_search_uses_the_memory_up(last: bool) -> None:
+    """What leaves it is freed at once, where an earlier search leaves all to those that follow."""
+    begun = replace(begin(DECODERS[0], random_states(3, 0), [PROMPT] * 3), last=last)
+    cache, _ = begun.fork()
+    row = torch.tensor([1])
+    cache.select(row, row)
+    again, _ = begun.fork()
+    assert [len(keys) for keys in again.cross_keys] == [1 if last else 3] * len(again.cross_keys)

@@ -75,7 +75,7 @@ def search_windows(
     max_tokens: Sequence[int],
     search: SearchOptions,
     *,
-    last: bool = True,
+    last: bool = False,
     cut_loops: bool = False,
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
@@ -124,4 +124,6 @@ def decode_windows(
     `timestamps` tokens hold timestamps, and prompts must ask for them (`prompt_tokens(..., timestamps=True)`).
     """
     begun = begin_windows(decoder, states, prompts, rows_at_once(search))
-    return search_windows(decoder, begun, rules, eot, max_tokens, search, cut_loops=cut_loops, timestamps=timestamps)
+    return search_windows(
+        decoder, begun, rules, eot, max_tokens, search, last=True, cut_loops=cut_loops, timestamps=timestamps
+    )
