@@ -14,7 +14,7 @@ from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.console import console, progress_bar
 from whispertune.decoding.windows import GREEDY
-from whispertune.frames import DENSE
+from whispertune.frames import DENSE, FrameOptions
 from whispertune.model.packed import for_decoding
 from whispertune.model.whisper import build_whisper
 from whispertune.run_folder import replacing_folder
@@ -26,7 +26,13 @@ from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.resume import Progress, load_state
 from whispertune.training.schedule import Schedule, build_schedule
-from whispertune.training.thinning import CHECKED_WINDOWS, divergence, faithful_stride
+from whispertune.training.thinning import (
+    CHECKED_WINDOWS,
+    Divergence,
+    divergence,
+    faithful_stride,
+    settled_divergence,
+)
 from whispertune.training.trainer import Trainer, total_steps
 from whispertune.training.validate import Contender, Evaluation, evaluate_together, token_caps
 
@@ -46,16 +52,18 @@ def check_thinning(session: Session, progress: Progress) -> None:
 def _measured_stride(session: Session) -> int:
     """The stride at which thinned windows agree with dense ones."""
     singles = range(session.train.num_utterances)
-    step = max(1, len(singles) // CHECKED_WINDOWS)
+    windows = singles[:: max(1, len(singles) // CHECKED_WINDOWS)][:CHECKED_WINDOWS]
     whisper = session.working.model
+
+    def measured_on(frames: FrameOptions, some: Sequence[int]) -> Divergence:
+        return divergence(
+            whisper.encoder, whisper.decoder, partial(session.features, session.train), some, session.train.targets,
+            frames, pad_id=session.ready.checkpoint.pad_token_id,
+        )  # fmt: skip
+
     stride, measured = faithful_stride(
-        lambda frames: divergence(
-            whisper.encoder, whisper.decoder, partial(session.features, session.train),
-            singles[::step][:CHECKED_WINDOWS], session.train.targets, frames,
-            pad_id=session.ready.checkpoint.pad_token_id,
-        ),
-        session.frames,
-    )  # fmt: skip
+        lambda frames: settled_divergence(partial(measured_on, frames), windows), session.frames
+    )
     found = measured[-1]
     console.print(
         f"frames    thinned: {found.frames:.0f} of 1500 a window; against dense KL {found.kl:.3f} nats, "

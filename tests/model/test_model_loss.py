@@ -77,3 +77,24 @@ def test_gradients_are_those_of_torchs_cross_entropy(
         torch.autograd.grad(ours, [hidden, weight]), torch.autograd.grad(theirs, [hidden, weight]), strict=True
     ):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
+
+
+def test_two_losses_before_either_is_differentiated() -> None:
+    """Logits are computed in memory that is kept; it is only used again behind the backward pass."""
+    decoder = inference_copy(DECODER, torch.float64)
+    decoder.embed_tokens.weight.requires_grad_()
+    inputs = [(scale * HIDDEN).double().requires_grad_() for scale in (1, 2)]
+    losses = [summed_nll(decoder, hidden, LABELS) for hidden in inputs]
+    found = [torch.autograd.grad(loss, hidden)[0] for loss, hidden in zip(losses, inputs, strict=True)]
+    for hidden, gradient in zip(inputs, found, strict=True):
+        alone = torch.autograd.grad(summed_nll(DECODER.double(), hidden, LABELS), hidden)[0]
+        assert torch.equal(gradient, alone)
+    DECODER.float()
+
+
+def test_projection_in_blocks_is_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "WEIGHT_ROWS_AT_ONCE", 7)
+    hidden, weight = torch.randn(5, 32), torch.randn(61, 32)
+    out = torch.full((5, 61), torch.nan)
+    loss_module._project(hidden, weight, out)
+    torch.testing.assert_close(out, hidden @ weight.T, rtol=1e-5, atol=1e-5)

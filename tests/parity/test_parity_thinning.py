@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from whispertune.model.whisper import inference_copy
 from whispertune.precision import resolve_precision
 from whispertune.states import encode, window_features
 from whispertune.targets import make_target
-from whispertune.training.thinning import MAX_DIVERGENCE, Divergence, divergence, faithful_stride
+from whispertune.training.thinning import MAX_DIVERGENCE, Divergence, divergence, faithful_stride, settled_divergence
 
 CPU = torch.device("cpu")
 
@@ -85,6 +86,32 @@ def test_faithful_stride_takes_a_denser_one_where_needed(bound: int, strides: li
     assert asked == strides
     assert stride == strides[-1]
     assert len(found) == len(strides)
+
+
+@pytest.mark.parametrize(
+    ("kl", "measured"),
+    [
+        ([0.02] * 16, 4),  # clear after the first four
+        ([0.04] * 16, 16),  # within the bound, but too near it to stop
+        ([0.08, 0.0, 0.0, 0.0] * 4, 12),  # the first four all 0.08: doubt, which eight more settle
+    ],
+)
+def test_more_windows_are_measured_while_there_is_doubt(kl: list[float], measured: int) -> None:
+    asked: list[int] = []
+
+    def measure(windows: Sequence[int]) -> Divergence:
+        asked.extend(windows)
+        tokens = [1 + window for window in windows]
+        total = sum(kl[w] * n for w, n in zip(windows, tokens, strict=True))
+        return Divergence(total / sum(tokens), 0.5, 2.0, 3.0, 100.0 + len(windows), sum(tokens))
+
+    found = settled_divergence(measure, range(16))
+    assert len(set(asked)) == len(asked) == measured
+    assert max(asked[:4]) - min(asked[:4]) == 12  # spread over all of them
+    tokens = sum(1 + window for window in asked)
+    assert found.num_tokens == tokens
+    assert found.kl == pytest.approx(sum(kl[w] * (1 + w) for w in asked) / tokens)
+    assert (found.same_argmax, found.nll_dense, found.nll_thinned, found.frames) == pytest.approx((0.5, 2, 3, 104))
 
 
 def assert_faithful(found: Divergence, *, same_argmax: float = 0.95, nll: float = 0.01) -> None:

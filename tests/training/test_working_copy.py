@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from training_samples import tiny_whisper
 
+from whispertune.model.loss import summed_nll
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.working_copy import WorkingCopy
 
@@ -44,3 +46,46 @@ def test_both_gradients_of_the_embedding_are_summed_over_micro_batches() -> None
     assert copy.model.decoder.embed_tokens.weight.grad is None
     copy.release()
     assert embedding.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_memory_that_is_kept_leaves_every_update_its_own_gradients(dtype: torch.dtype) -> None:
+    """Three micro-batches of an update, and two updates, against autograd without anything kept."""
+    whisper, reference = (tiny_whisper().to(torch.promote_types(dtype, torch.float32)) for _ in range(2))
+    apply_freeze(whisper, "encoder")
+    copy = WorkingCopy(whisper, dtype)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(2, 5, whisper.config.d_model, generator=generator).to(dtype)
+    for num_tokens in (4, 7):
+        for _ in range(3):
+            ids, labels = torch.randint(0, 60, (2, 2, num_tokens), generator=generator)
+            for decoder in (copy.model.decoder, reference.decoder):
+                hidden = decoder(ids, states.to(decoder.embed_tokens.weight.dtype), None)
+                summed_nll(decoder, hidden, labels).backward()
+        for name, parameter in whisper.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            expected = reference.get_parameter(name).grad
+            assert parameter.grad is not None
+            assert expected is not None
+            bound = 0.05 if dtype == torch.bfloat16 else 1e-4
+            away = (parameter.grad - expected.to_dense()).norm() / expected.norm()
+            assert float(away) <= bound or float(expected.norm()) < 1e-3, name
+            parameter.grad = reference.get_parameter(name).grad = None
+
+
+def test_in_float32_gradients_are_not_copied() -> None:
+    """The sum lies where the first micro-batch's gradient was computed; the vocabulary's always in the same place."""
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    copy = WorkingCopy(whisper, torch.float32)
+    states = torch.randn(1, 5, whisper.config.d_model, generator=torch.Generator().manual_seed(0))
+    places = []
+    for _ in range(2):
+        hidden = copy.model.decoder(torch.tensor([[3, 7]]), states, None)
+        summed_nll(copy.model.decoder, hidden, torch.tensor([[7, 9]])).backward()
+        gradient = whisper.decoder.embed_tokens.weight.grad
+        assert gradient is not None
+        places.append(gradient.data_ptr())
+        whisper.decoder.embed_tokens.weight.grad = None
+    assert places[0] == places[1] == copy.model.decoder.step_memory.gradient().data_ptr()  # type: ignore[misc]

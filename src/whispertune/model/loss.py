@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whispertune.errors import RecipeError
+from whispertune.model.step_memory import StepMemory
 from whispertune.model.whisper import Decoder
 from whispertune.targets import IGNORE_INDEX
 
 POSITIONS_MULTIPLE = 16
 ROWS_AT_ONCE = 64
 """Positions whose float32 logits are held at once."""
+WEIGHT_ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,49 @@ def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing
     rows, own = hidden[scored], labels[scored]
     # Kernels are prepared anew for each size they have not met: fill up, with zeros, whose logits are zero and whose
     # share of every gradient is nothing.
-    filler = -len(rows) % POSITIONS_MULTIPLE
-    nll: Tensor = _VocabularyNLL.apply(  # type: ignore[no-untyped-call]
-        F.pad(rows, (0, 0, 0, filler)), decoder.embed_tokens.weight, own, label_smoothing, decoder
-    )
-    return nll
+    rows = F.pad(rows, (0, 0, 0, -len(rows) % POSITIONS_MULTIPLE))
+    weight = decoder.embed_tokens.weight
+    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+        nll: Tensor = _VocabularyNLL.apply(  # type: ignore[no-untyped-call]
+            rows, weight, own, label_smoothing, decoder.step_memory
+        )
+        return nll
+    total = torch.zeros((), dtype=_wide(rows), device=rows.device)
+    for part in _parts(own):
+        total += _nll_and_probs(decoder.logits(rows[part])[: len(own[part])], own[part], label_smoothing)[0]
+    return total
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _parts(labels: Tensor) -> list[slice]:
+    return [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(labels), ROWS_AT_ONCE)]
+
+
+def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Summed loss of logits (N, V), and their softmax, both in float32 at least."""
+    wide = _wide(logits)
+    probs = logits.softmax(-1, dtype=wide)
+    top = logits.amax(-1, keepdim=True).to(wide)
+    # The largest logit and its probability give the normaliser without another pass of exponentials.
+    log_normalisers = top - probs.amax(-1, keepdim=True).log()
+    nll = (1 - smoothing) * (log_normalisers - logits.gather(1, labels[:, None]).to(wide)).sum()
+    if smoothing:
+        nll += smoothing * (log_normalisers.sum() - logits.sum(dtype=wide) / logits.shape[1])
+    return nll, probs
+
+
+def _project(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
+    """hidden (N, D) times the vocabulary's weight (V, D), transposed, into `out` (N, V)."""
+    if (hidden.device.type, hidden.dtype) != ("cpu", torch.float32):
+        torch.mm(hidden, weight.T, out=out)
+        return
+    # With the weight as the first factor, in blocks, it takes two thirds of the time (docs/experiments.md, 2026-11-24).
+    for begin in range(0, len(weight), WEIGHT_ROWS_AT_ONCE):
+        part = slice(begin, begin + WEIGHT_ROWS_AT_ONCE)
+        out[:, part] = (weight[part] @ hidden.T).T
 
 
 class _VocabularyNLL(torch.autograd.Function):
@@ -59,29 +99,24 @@ class _VocabularyNLL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, decoder: Decoder) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, memory: StepMemory
+    ) -> Tensor:
         num_classes = weight.shape[0]
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        needed = any(ctx.needs_input_grad)
-        logits = hidden @ weight.T
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        for begin in range(0, len(labels), ROWS_AT_ONCE):
-            rows = slice(begin, min(begin + ROWS_AT_ONCE, len(labels)))
-            own = labels[rows, None]
-            probs = logits[rows].softmax(-1, dtype=wide)
-            top = logits[rows].amax(-1, keepdim=True).to(wide)
-            # The largest logit and its probability give the normaliser without another pass of exponentials.
-            log_normalisers = top - probs.amax(-1, keepdim=True).log()
-            chosen = logits[rows].gather(1, own).to(wide)
-            total += (1 - smoothing) * (log_normalisers - chosen).sum()
-            if smoothing:
-                total += smoothing * (log_normalisers.sum() - logits[rows].sum(dtype=wide) / num_classes)
-            if needed:
-                gradient = probs.sub_(smoothing / num_classes) if smoothing else probs
-                gradient.scatter_add_(1, own, gradient.new_full((1, 1), smoothing - 1).expand_as(own))
-                logits[rows] = gradient
-        ctx.decoder = decoder
-        ctx.save_for_backward(hidden, weight, logits if needed else None)
+        taken = memory.take(len(hidden) * num_classes, hidden)
+        logits = taken[: len(hidden) * num_classes].view(len(hidden), num_classes)
+        _project(hidden, weight, logits)
+        total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
+        for part in _parts(labels):
+            own = labels[part]
+            rows = logits[part][: len(own)]
+            nll, probs = _nll_and_probs(rows, own, smoothing)
+            total += nll
+            gradient = probs.sub_(smoothing / num_classes) if smoothing else probs
+            gradient.scatter_add_(1, own[:, None], gradient.new_full((1, 1), smoothing - 1).expand(len(own), 1))
+            rows.copy_(gradient)
+        ctx.memory, ctx.taken = memory, taken
+        ctx.save_for_backward(hidden, weight, logits)
         return total
 
     @staticmethod
@@ -92,5 +127,7 @@ class _VocabularyNLL(torch.autograd.Function):
         to_hidden = to_logits @ weight * outer.to(hidden.dtype) if ctx.needs_input_grad[0] else None
         to_weight = None
         if ctx.needs_input_grad[1]:
-            to_weight = torch.mm(to_logits.T, hidden * outer.to(hidden.dtype), out=ctx.decoder.vocabulary_gradient())
+            to_weight = torch.empty_like(weight) if ctx.memory.gradient is None else ctx.memory.gradient()
+            torch.mm(to_logits.T, hidden * outer.to(hidden.dtype), out=to_weight)
+        ctx.memory.give_back(ctx.taken)
         return to_hidden, to_weight, None, None, None

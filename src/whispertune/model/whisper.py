@@ -25,6 +25,7 @@ from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention
 from whispertune.model.cache import DecoderCache, visible
 from whispertune.model.config import WhisperConfig
 from whispertune.model.rows import Rows, attend_by_row
+from whispertune.model.step_memory import StepMemory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -144,30 +145,11 @@ class Decoder(nn.Module):
         self.num_heads = config.decoder_attention_heads
         self.recompute = False
         """As the encoder's."""
-        self._vocabulary_gradient: Tensor | None = None
+        self.step_memory = StepMemory()
         self.lookup_table: Tensor | None = None
         """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
         self.output: nn.Module | None = None
         """The output projection where it is held apart from the embedding (`model/packed.py`)."""
-
-    def vocabulary_gradient(self) -> Tensor:
-        """Memory for the gradient of the output projection (V, D), the largest of all.
-
-        The same at each call, for fresh pages would cost as much time as the product; but another while the embedding
-        still holds a gradient, which may lie there.
-        """
-        weight = self.embed_tokens.weight
-        if weight.grad is not None:
-            return torch.empty_like(weight, requires_grad=False)
-        kept = self._vocabulary_gradient
-        if kept is None or (kept.dtype, kept.device) != (weight.dtype, weight.device):
-            kept = self._vocabulary_gradient = torch.empty_like(weight, requires_grad=False)
-        # Another tensor object on it: autograd takes over a gradient that nobody else holds, and copies others.
-        return kept.view_as(kept)
-
-    def forget_gradient_memory(self) -> None:
-        """Give up what `vocabulary_gradient` keeps."""
-        self._vocabulary_gradient = None
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""

@@ -16,6 +16,8 @@ from whispertune.targets import IGNORE_INDEX, Target, collate_targets
 MAX_DIVERGENCE = 0.05
 """Nats per target token above which a run takes a denser stride."""
 CHECKED_WINDOWS = 16
+CHECKED_AT_ONCE = 4
+"""Of them: more are only looked at while these leave doubt. A dense window costs a CPU most of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,33 @@ def divergence(
         num_tokens += int(scored.sum())
     kl, same, nll_dense, nll_thinned = (sums / num_tokens).tolist()
     return Divergence(kl, same, nll_dense, nll_thinned, num_frames / len(indices), num_tokens)
+
+
+def settled_divergence(measure: Callable[[Sequence[int]], Divergence], windows: Sequence[int]) -> Divergence:
+    """The divergence over a few of these windows if it is at most half the bound, else over more, up to all.
+
+    The first few lie as far apart as all of them do.
+    """
+    groups = max(1, len(windows) // CHECKED_AT_ONCE)
+    parts: list[tuple[int, Divergence]] = []
+    for group in range(groups):
+        part = windows[group::groups]
+        parts.append((len(part), measure(part)))
+        found = _pooled(parts)
+        if found.kl <= MAX_DIVERGENCE / 2:
+            break
+    return found
+
+
+def _pooled(parts: Sequence[tuple[int, Divergence]]) -> Divergence:
+    """One divergence from those of several sets of windows, each with its number of windows."""
+    num_windows, num_tokens = sum(n for n, _ in parts), sum(part.num_tokens for _, part in parts)
+    frames = sum(n * part.frames for n, part in parts) / num_windows
+    kl, same_argmax, nll_dense, nll_thinned = (
+        sum(part.num_tokens * getattr(part, name) for _, part in parts) / num_tokens
+        for name in ("kl", "same_argmax", "nll_dense", "nll_thinned")
+    )
+    return Divergence(kl, same_argmax, nll_dense, nll_thinned, frames, num_tokens)
 
 
 def faithful_stride(

@@ -33,6 +33,7 @@ class WorkingCopy:
         self._masters: list[Tensor] = []
         self._workers: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
+        self._addend: Tensor | None = None
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
@@ -52,8 +53,9 @@ class WorkingCopy:
         embedding = self.model.decoder.embed_tokens.weight
         if embedding.requires_grad:
             table = self.model.decoder.lookup_table = embedding.detach().requires_grad_()
-            collect = partial(self._collect, master.decoder.embed_tokens.weight)
-            table.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
+            parameter = master.decoder.embed_tokens.weight
+            table.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
+            self.model.decoder.step_memory.gradient = partial(self._vocabulary_gradient, parameter, embedding.dtype)
 
     def _collect(self, parameter: Tensor, copy: Tensor) -> None:
         """Add the copy's gradient to the parameter's."""
@@ -62,13 +64,27 @@ class WorkingCopy:
         copy.grad = None
         with torch.no_grad():
             if gradient.is_sparse:
-                total = self._sum(parameter) if parameter.grad is not None else self._sum(parameter).zero_()
+                total = self._sum(parameter).zero_() if parameter.grad is None else parameter.grad
                 total.index_add_(0, gradient._indices()[0], gradient._values().to(total.dtype))
-            elif parameter.grad is None:
-                total = self._sum(parameter).copy_(gradient)
+            elif parameter.grad is not None:
+                total = parameter.grad.add_(gradient)
+            elif gradient.dtype == parameter.dtype:
+                total = gradient  # nobody else's: the first of a sum is taken over
             else:
-                total = self._sum(parameter).add_(gradient)
+                total = self._sum(parameter).copy_(gradient)
         parameter.grad = total
+
+    def _vocabulary_gradient(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
+        """Where the gradient of the output projection is computed: in the parameter's own sum, if that is free and of
+        its type."""
+        if parameter.grad is None and parameter.dtype == dtype:
+            memory = self._sum(parameter)
+        else:
+            if self._addend is None:
+                self._addend = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+            memory = self._addend
+        # Another tensor object on it: autograd takes over a gradient that nobody else holds, and copies others.
+        return memory.view_as(memory)
 
     def _sum(self, parameter: Tensor) -> Tensor:
         if id(parameter) not in self._sums:
@@ -78,7 +94,8 @@ class WorkingCopy:
     def release(self) -> None:
         """Forget all gradients and give up their memory, until the next backward pass."""
         self._sums.clear()
-        self.model.decoder.forget_gradient_memory()
+        self._addend = None
+        self.model.decoder.step_memory.release()
         for tensor in (*self._masters, *self._workers):
             tensor.grad = None
 
