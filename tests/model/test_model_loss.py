@@ -83,6 +83,7 @@ def test_two_losses_before_either_is_differentiated() -> None:
     """Logits are computed in memory that is kept; it is only used again behind the backward pass."""
     decoder = inference_copy(DECODER, torch.float64)
     decoder.embed_tokens.weight.requires_grad_()
+    summed_nll(decoder, HIDDEN.double(), LABELS).backward()  # leaves memory behind
     inputs = [(scale * HIDDEN).double().requires_grad_() for scale in (1, 2)]
     losses = [summed_nll(decoder, hidden, LABELS) for hidden in inputs]
     found = [torch.autograd.grad(loss, hidden)[0] for loss, hidden in zip(losses, inputs, strict=True)]

@@ -88,4 +88,5 @@ def test_in_float32_gradients_are_not_copied() -> None:
         assert gradient is not None
         places.append(gradient.data_ptr())
         whisper.decoder.embed_tokens.weight.grad = None
+    assert list(copy._sums) == [id(whisper.decoder.embed_tokens.weight)]
     assert places[0] == places[1] == copy.model.decoder.step_memory.gradient().data_ptr()  # type: ignore[misc]
