@@ -16,11 +16,10 @@ from whispertune.console import console, progress_bar
 from whispertune.decoding.windows import GREEDY
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.model.packed import for_decoding
-from whispertune.model.whisper import build_whisper
+from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run_folder import replacing_folder
 from whispertune.run_states import plan_states
 from whispertune.session import Session
-from whispertune.states import EncoderStates
 from whispertune.text.languages import LANGUAGES
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
@@ -206,22 +205,33 @@ def model_card(session: Session, language: str | None, token: str | None) -> str
     )  # fmt: skip
 
 
+def restore_best(session: Session) -> Whisper:
+    """The run's working model with the weights of best/, in place of those of the last step."""
+    weights = load_checkpoint(str(session.folder.best)).weights
+    with torch.no_grad():
+        for name, parameter in session.ready.whisper.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    session.working.refresh()
+    return session.working.model
+
+
 def evaluate_test(session: Session) -> list[Evaluation]:
     """Baseline and best on the test split: greedy and with the recipe's beam, dense, bounded by 448 tokens only."""
     split = session.test
     assert split is not None
     searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
-    config = session.ready.checkpoint.config
-    sources = {"baseline": session.recipe.model, "best": str(session.folder.best)}
+    untouched = build_whisper(
+        session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.dtype
+    ).to(session.device)
+    best = restore_best(session)
     contenders = []
-    fetch: Callable[[Sequence[int]], EncoderStates] | None = None
-    for name, source in sources.items():
-        whisper = build_whisper(config, load_checkpoint(source).weights, session.dtype).to(session.device)
-        if fetch is None or not session.frozen:
-            fetch = session.computed(split, whisper.encoder, DENSE)
+    shared = session.computed(split, best.encoder, DENSE) if session.frozen else None
+    for name, whisper in (("baseline", untouched), ("best", best)):
+        fetch = shared or session.computed(split, whisper.encoder, DENSE)
         decoder = for_decoding(whisper.decoder, layers=False)
         contenders += [Contender(name, decoder, fetch, search) for search in searches]
-    del whisper  # the best model's encoder is of no use
+    del untouched, whisper  # what is not used of them is freed
     with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
 
         def advance_or_stop(amount: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -358,6 +359,34 @@ def test_best_of_a_real_run(
     if not untouched:
         state = {n: w for n, w in weights_of(run / "best").items() if not torch.equal(w, before[n])}
         assert state
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("errors", "epoch"), [([4, 1, 2], 1), ([0, 4, 3], 0)])
+def test_the_test_takes_the_untouched_and_the_best_weights(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: list[int], epoch: int, precision: str
+) -> None:
+    """Not those of the last step, though it is the run's own model that decodes."""
+    found = iter([fabricated([n] * 20) for n in errors])
+    after_epochs: list[dict[str, torch.Tensor]] = []
+    tested: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(processes: Any, split: Any, contenders: Any, *arguments: Any, **named: Any) -> list[Evaluation]:
+        weights = [{n: w.detach().clone() for n, w in c.decoder.state_dict().items()} for c in contenders]
+        if split.name == "valid":
+            after_epochs.extend(weights)
+            return [next(found)]
+        tested.extend(weights)
+        return [dataclasses.replace(fabricated([1] * len(split.windows)), name=c.name) for c in contenders]
+
+    monkeypatch.setattr(stages, "evaluate_together", evaluate)
+    monkeypatch.setattr(stages, "for_decoding", lambda decoder, layers: decoder)
+    samples.train_run(tmp_path / "run", test=samples.test, search__beam_size=1, precision=precision)
+    assert [len(after_epochs), len(tested)] == [3, 2]
+    for ours, expected in zip(tested, (after_epochs[0], after_epochs[epoch]), strict=True):
+        assert ours.keys() == expected.keys()
+        assert all(torch.equal(weight, expected[name]) for name, weight in ours.items())
+    assert any(not torch.equal(weight, after_epochs[2][name]) for name, weight in tested[1].items())
 
 
 def test_what_validation_writes(samples: Samples, tmp_path: Path) -> None:
