@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune import processes as module
-from whispertune.errors import Interrupted, RecipeError
-from whispertune.processes import ALONE, Pace, ProcessOptions, deal, join, were_launched
+from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
+from whispertune.processes import ALONE, Pace, Processes, ProcessOptions, deal, join, were_launched
 
 costs = st.lists(st.integers(0, 1000), max_size=40)
 
@@ -120,3 +120,21 @@ def test_the_package_is_a_command() -> None:
         [sys.executable, "-m", "whispertune", "--version"], capture_output=True, text=True, check=True
     )
     assert there.stdout.strip()
+
+
+def test_an_own_failure_is_told_though_the_others_never_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may encode for longer than the timeout; what went wrong is not that."""
+    two = Processes(rank=0, world=2)
+
+    def nobody_came(self: Processes, value: object) -> list[object]:
+        raise ProcessLost("rank 1 of 2 is gone or stuck")
+
+    monkeypatch.setattr(Processes, "gather", nobody_came)
+
+    def fails() -> None:
+        raise AudioError("clip.wav: no audio")
+
+    with pytest.raises(AudioError, match=r"clip\.wav"):
+        two.share(fails)
+    with pytest.raises(ProcessLost):
+        two.share(lambda: None)

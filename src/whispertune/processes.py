@@ -194,7 +194,12 @@ class Processes:
             raise
         except WhispertuneError as error:
             mine = None, error
-        everyone = self.gather(mine)
+        try:
+            everyone = self.gather(mine)
+        except ProcessLost:
+            if mine[1] is not None:  # the others never came: what ended this one's share is what to tell
+                raise mine[1] from None
+            raise
         for _, failure in everyone:
             if failure is not None:
                 raise failure

@@ -103,12 +103,15 @@ class RunStates:
         return self._filled(layout, key, lambda index: session.augmented_features(index, view), name)
 
     def _key(self, split: Split, layout: StateLayout, **augmented: object) -> str:
+        """The same in all processes, though their copies of the audio may differ in time or place."""
         if self.place == "memory":
             return ""
         session = self.session
-        return store_key(
-            self.encoder, split.windows, layout, n_mels=session.ready.n_mels, device=session.device,
-            content=session.recipe.states.verify, **augmented,  # type: ignore[arg-type]
+        return session.processes.from_main(
+            lambda: store_key(
+                self.encoder, split.windows, layout, n_mels=session.ready.n_mels, device=session.device,
+                content=session.recipe.states.verify, **augmented,  # type: ignore[arg-type]
+            )
         )  # fmt: skip
 
     def _filled(
@@ -124,6 +127,12 @@ class RunStates:
             return self._fill(StoredStates(layout, files), features, what)
         except OSError as error:
             problem = f"{options.path}: the states cannot be kept there ({error.strerror or error})"
+            missing = isinstance(error, FileNotFoundError) and not processes.is_main
+        if missing:
+            raise RunFolderError(
+                f"{options.path}: what the main process has begun there is not there; name a --states.folder that all "
+                "machines share"
+            )
         if processes.world > 1:  # the others are filling the files
             raise RunFolderError(f"{problem}; free some disk space, name another --states.folder, or take memory")
         if layout.num_bytes > free_memory() // 2:
@@ -151,9 +160,12 @@ class RunStates:
             if not told:
                 console.print(f"encoding {what}: another run is at it; waiting for its states")
             told = True
-            session.stop.check()
+            session.stop.check_together()
 
-        with store.filling(share=share, barrier=processes.wait, waiting=waiting) as batches:
+        def agree(own: bool) -> bool:
+            return processes.from_main(lambda: own)
+
+        with store.filling(share=share, barrier=processes.wait, waiting=waiting, agree=agree) as batches:
             mine = sum(len(layout.batches[number]) for number in batches)
             every, damaged = mine, store.damaged
             if share[1] > 1:

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,24 +195,52 @@ def test_audio_that_changed_its_length_is_an_error() -> None:
 # Several processes.
 
 
-def test_processes_fill_one_store_together(tmp_path: Path) -> None:
-    """Threads play the ranks: each has its own descriptors, locks and journal."""
-    barrier = threading.Barrier(3)
-    stores = [on_disk(tmp_path) for _ in range(3)]
-    encoded: dict[int, list[int]] = {}
+class Ranks:
+    """Threads that play the ranks of a run: each with its own descriptors, locks and journal."""
 
-    def work(rank: int) -> None:
-        with stores[rank].filling(share=(rank, 3), barrier=lambda: barrier.wait(20) and None) as batches:
-            list(stores[rank].fill(batches, ENCODER, features, workers=1))
-            encoded[rank] = batches
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self._met = threading.Barrier(world)
+        self._said = False
+        self.asked = 0
 
-    for again in range(2):
-        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    def barrier(self) -> None:
+        self._met.wait(20)
+
+    def agree(self, rank: int, own: bool) -> bool:
+        """What rank 0 says, in every rank."""
+        if rank == 0:
+            self._said = own
+            self.asked += 1
+        self.barrier()
+        said = self._said
+        self.barrier()
+        return said
+
+    def fill(self, stores: list[StoredStates], waiting: Callable[[], None] = lambda: None) -> dict[int, list[int]]:
+        """What each of them encoded."""
+        encoded: dict[int, list[int]] = {}
+
+        def work(rank: int) -> None:
+            with stores[rank].filling(
+                share=(rank, self.world), barrier=self.barrier, waiting=waiting, agree=partial(self.agree, rank)
+            ) as batches:
+                list(stores[rank].fill(batches, ENCODER, features, workers=1))
+                encoded[rank] = batches
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(self.world)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(30)
-        assert encoded == ({0: [], 1: [], 2: []} if again else {0: [0, 3], 1: [1, 4], 2: [2]})
+        return encoded
+
+
+def test_processes_fill_one_store_together(tmp_path: Path) -> None:
+    ranks = Ranks(3)
+    stores = [on_disk(tmp_path) for _ in range(3)]
+    for again in range(2):
+        assert ranks.fill(stores) == ({0: [], 1: [], 2: []} if again else {0: [0, 3], 1: [1, 4], 2: [2]})
         for store in stores:
             assert torch.equal(everything(store), in_memory())
     assert len(list((tmp_path / KEY).glob("journal-*"))) == (1 if again else 3)
@@ -250,6 +279,24 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     thread.join(20)
     assert found == [[]]
     assert torch.equal(everything(second), everything(first))
+
+
+def test_all_ranks_of_a_second_run_wait_a_moment_at_a_time(tmp_path: Path) -> None:
+    """None sits in a barrier for as long as the first run takes: it would pass for dead."""
+    ranks, stores = Ranks(2), [on_disk(tmp_path) for _ in range(2)]
+    first = on_disk(tmp_path)
+    rounds = threading.Semaphore(0)
+    encoded: list[dict[int, list[int]]] = []
+    with first.filling() as batches:
+        second = threading.Thread(target=lambda: encoded.append(ranks.fill(stores, waiting=rounds.release)))
+        second.start()
+        for _ in range(2 * 3):  # three rounds of both ranks
+            assert rounds.acquire(timeout=20)
+        list(first.fill(batches, ENCODER, features, workers=1))
+    second.join(30)
+    assert encoded == [{0: [], 1: []}]
+    assert ranks.asked >= 4
+    assert all(torch.equal(everything(store), in_memory()) for store in stores)
 
 
 def test_who_waits_can_be_stopped(tmp_path: Path) -> None:

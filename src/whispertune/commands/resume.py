@@ -18,7 +18,7 @@ DESCRIPTION = """Take a run up where it stopped.
 whispertune resume RUN [--data.workers N] [--checkpoint.every_minutes M] [--checkpoint.every_steps N]
 
 RUN is the --output of `whispertune train`. The run ends with the same weights and metrics as if it had never
-stopped. A finished run is left alone."""
+stopped (on a GPU up to rounding). A finished run is left alone."""
 
 
 def main(arguments: Sequence[str]) -> int:

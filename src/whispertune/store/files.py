@@ -22,7 +22,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 
@@ -58,12 +58,16 @@ def _use(folder: Path) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / USE
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # dropped in between
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         # It may have been dropped by the time the lock is ours.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            os.utime(descriptor)  # when it was last used
-            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.utime(descriptor)  # when it was last used
+                return descriptor
         os.close(descriptor)
 
 
@@ -90,22 +94,32 @@ class StateFolder:
 
     @contextmanager
     def filling(
-        self, *, rank: int = 0, barrier: Callable[[], None] = lambda: None, waiting: Callable[[], None] = lambda: None
+        self,
+        *,
+        rank: int = 0,
+        barrier: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
+        agree: Callable[[bool], bool] = lambda own: own,
     ) -> Iterator[None]:
         """Hold the right to write while the block runs, together with the other ranks of this run.
 
-        Rank 0 takes the lock, and waits while another run has it, calling `waiting` (which may raise) again and
-        again. barrier: waits for all ranks; called twice, and behind the second one everything is written.
+        Rank 0 takes the lock; while another run has it all ranks wait, calling `agree` (which tells them what rank 0
+        says) and `waiting` (which may raise, in all or in none) again and again: none waits longer than a moment for
+        another. barrier: waits for all ranks; called twice, and behind the second one everything is written.
 
         Raises:
             OSError: if the disk is full, among others.
         """
         lock = None
         try:
+            while True:
+                if rank == 0:
+                    lock = try_lock(self.path / FILL)
+                if agree(lock is not None):
+                    break
+                waiting()
+                time.sleep(RETRY_SECONDS)
             if rank == 0:
-                while (lock := try_lock(self.path / FILL)) is None:
-                    waiting()
-                    time.sleep(RETRY_SECONDS)
                 self._prepare()
             barrier()
             self._open_data()

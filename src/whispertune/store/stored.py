@@ -10,8 +10,8 @@ are kept and however often encoding was interrupted. Filling:
 
 The processes of one run fill files together: each calls `filling(share=(rank, world), barrier=barrier)`, gets those
 missing batches whose number is `rank` modulo `world`, and behind the block everything is there for all. Each goes
-through the block, whether it has batches to encode or not (`barrier` is called twice). In memory each process keeps
-all the states, so it encodes all of them and `share` is (0, 1).
+through the block, whether it has batches to encode or not (`barrier` is called twice, `agree` at least once). In
+memory each process keeps all the states, so it encodes all of them and `share` is (0, 1).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from whispertune import states
+from whispertune.environment import free_memory
 from whispertune.errors import DataError, RunFolderError
 from whispertune.frames import FrameOptions, FrameSelection, count_frames, select_frames
 from whispertune.model.whisper import Encoder
@@ -97,10 +98,12 @@ class StoredStates:
         share: tuple[int, int] = (0, 1),
         barrier: Callable[[], None] = lambda: None,
         waiting: Callable[[], None] = lambda: None,
+        agree: Callable[[bool], bool] = lambda own: own,
     ) -> Iterator[list[int]]:
         """Yield the encoding batches that this process is to `fill`; behind the block, all states are there.
 
-        waiting: called again and again while another run is filling the same files.
+        waiting, agree: called by all ranks again and again while another run is filling the same files; see
+        `StateFolder.filling`.
 
         Raises:
             OSError: if the files can't be made (the disk is full).
@@ -112,7 +115,7 @@ class StoredStates:
             return
         self._share = rank, world = share
         try:
-            with self._files.filling(rank=rank, barrier=barrier, waiting=waiting):
+            with self._files.filling(rank=rank, barrier=barrier, waiting=waiting, agree=agree):
                 self._done, self.damaged = self._files.verified(every[rank::world])
                 self.damaged += self._files.bad_lines
                 yield [number for number in every[rank::world] if number not in self._done]
@@ -173,9 +176,15 @@ class StoredStates:
         self._done.add(number)
 
     def _move_to_memory(self, error: OSError) -> None:
-        """Go on without the disk: nothing that is encoded is lost."""
+        """Go on without the disk: nothing that is encoded is lost.
+
+        Raises:
+            OSError: the disk's, if memory has no room either.
+        """
         files, layout = self._files, self.layout
         assert files is not None
+        if layout.num_bytes > free_memory() // 2:
+            raise error
         self._rows = torch.empty(layout.num_rows, layout.d_model, dtype=layout.dtype)
         for number in self._done:
             first, last = layout.batches[number][0], layout.batches[number][-1]
