@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from whispertune.augment.pipeline import WaveformAugmenter, generator_for
-from whispertune.augment.spec_augment import spec_augment
+from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
 from whispertune.console import console, progress_bar
 from whispertune.data.sources import require_sources
 from whispertune.errors import RecipeError
@@ -71,14 +69,8 @@ class Session:
         assert self.augmenter is not None
         window, seed = self.train.windows[index], self.recipe.seed
         waveform = window_waveform(window, self.augmenter, seed=seed, view=view)
-        speech = num_speech_mel_frames(len(waveform))
-        options = self.recipe.augment.spec_augment
-        generator = generator_for(seed, view, f"{window.id}/spec")
-
-        def mask(log_mel: np.ndarray) -> np.ndarray:
-            log_mel[:, :speech] = spec_augment(log_mel[:, :speech], options, generator)
-            return log_mel
-
+        options, speech = self.recipe.augment.spec_augment, num_speech_mel_frames(len(waveform))
+        mask = spec_mask(options, speech, seed=seed, view=view, utterance_id=window.id)
         return window_features(waveform, self.ready.n_mels, self.frames, mask)
 
     def copies_of(self, index: int, view: int) -> list[WindowFeatures]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import torch
 from store_samples import ENCODER, LENGTHS
@@ -104,6 +105,24 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
     assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in keys)
 
 
+def test_all_code_that_states_come_out_of_is_in_it() -> None:
+    """Whatever `states`, `windows` and the augmentation import of ours, but for what decides no value."""
+    graph = grimp.build_graph("whispertune")
+    used = {f"whispertune.{name}" for name in ("states", "windows", "augment.pipeline")}
+    used |= {upstream for name in set(used) for upstream in graph.find_upstream_modules(name)}
+    decides_nothing = {"errors", "lazy", "augment.bounds", "data.utterances", "model.config", "model.cache",
+                       "model.step_memory"}  # fmt: skip
+    counted = {each.__name__ for each in (*module.COMPUTING, *module.AUGMENTING)}
+    assert used - counted == {f"whispertune.{name}" for name in decides_nothing}
+
+
+def test_the_source_is_that_of_the_start(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade while a run goes on replaces the files, but not what encodes."""
+    before = given.key()
+    monkeypatch.setattr(module.states, "__file__", str(tmp_path / "gone.py"))
+    assert given.key() == before
+
+
 def test_what_states_do_not_depend_on_is_not_in_it(given: Given) -> None:
     """Transcripts and names of clean windows; how views are used; the length of nothing else."""
     last = dataclasses.replace(given.windows[-1], timestamps=True, previous_text="ciao", num_samples=(1, 2))
@@ -159,6 +178,8 @@ def test_digest_of_the_encoder() -> None:
         assert encoder_digest(copy) != before
         weight[3] = kept
     assert encoder_digest(copy) == before
+    copy.num_heads *= 2  # shows in no tensor
+    assert encoder_digest(copy) != before
 
 
 def test_layouts_of_the_longest_window() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from whispertune.augment.drop_chunk import DropChunkOptions, drop_chunk
 from whispertune.augment.drop_frequency import DropFrequencyOptions, drop_frequency
 from whispertune.augment.noise import NoiseOptions, NoiseSource, add_noise
-from whispertune.augment.spec_augment import SpecAugmentOptions
+from whispertune.augment.spec_augment import SpecAugmentOptions, spec_augment
 from whispertune.augment.speed import SpeedOptions, change_speed, draw_speed, num_samples_at
 from whispertune.errors import RecipeError
 
@@ -63,6 +64,19 @@ def generator_for(seed: int, view: int, utterance_id: str) -> np.random.Generato
     # An id made from a path may hold lone surrogates (file names that are not UTF-8).
     key = f"{seed}\n{view}\n{utterance_id}".encode("utf-8", "surrogatepass")
     return _generator(int.from_bytes(hashlib.sha256(key).digest(), "little"))
+
+
+def spec_mask(
+    options: SpecAugmentOptions, num_frames: int, *, seed: int, view: int, utterance_id: str
+) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """SpecAugment of the first `num_frames` frames, the speech, of a log-mel (n_mels, M), which is written to."""
+    generator = generator_for(seed, view, f"{utterance_id}/spec")
+
+    def mask(log_mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        log_mel[:, :num_frames] = spec_augment(log_mel[:, :num_frames], options, generator)
+        return log_mel
+
+    return mask
 
 
 def _one_for_each_step(generator: np.random.Generator) -> list[np.random.Generator]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import soundfile
 import soxr
 import torch
@@ -20,20 +21,27 @@ from whispertune import features, frames, states, windows
 from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spec_augment, speed
 from whispertune.augment.pipeline import AugmentOptions
 from whispertune.data import audio, av_decoder, containers
-from whispertune.model import whisper
+from whispertune.model import attention, rows, whisper
 from whispertune.model.whisper import Encoder
 from whispertune.store.files import FORMAT
 from whispertune.store.stored import StateLayout
 from whispertune.windows import Window
 
-COMPUTING: tuple[ModuleType, ...] = (audio, containers, av_decoder, windows, features, frames, states, whisper)
+COMPUTING: tuple[ModuleType, ...] = (
+    audio, containers, av_decoder, windows, features, frames, states, whisper, attention, rows,
+)  # fmt: skip
 """The modules that states come out of: their source is part of the key, so no version number can be forgotten."""
 AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)
+SOURCE = {
+    module: hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
+    for module in (*COMPUTING, *AUGMENTING)
+}  # fmt: skip
+"""As it is when the modules are loaded: while a run goes on, an upgrade may replace the files."""
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """sha256 of the encoder's tensors: names, types, shapes and bits."""
-    digest = hashlib.sha256()
+    """sha256 of the encoder's heads and tensors: names, types, shapes and bits."""
+    digest = hashlib.sha256(f"{encoder.num_heads} heads\n".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -60,10 +68,6 @@ def _av_version() -> str | None:
         return None
 
 
-def _source(modules: Sequence[ModuleType]) -> list[str]:
-    return [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in modules]
-
-
 def store_key(
     encoder: str,
     chosen: Sequence[Window],
@@ -88,8 +92,14 @@ def store_key(
     files = _files((u.audio for window in chosen for u in window.utterances), content=content)
     described = {
         "format": FORMAT,
-        "versions": [torch.__version__, soxr.__version__, soundfile.__libsndfile_version__, _av_version()],
-        "source": _source(COMPUTING),
+        "versions": [
+            torch.__version__,
+            np.__version__,
+            soxr.__version__,
+            soundfile.__libsndfile_version__,
+            _av_version(),
+        ],
+        "source": [SOURCE[module] for module in COMPUTING],
         "encoder": encoder,
         "n_mels": n_mels,
         "device": device.type,
@@ -111,7 +121,7 @@ def store_key(
             del options[name]
         described |= {
             "augment": options,
-            "augmenting": _source(AUGMENTING),
+            "augmenting": [SOURCE[module] for module in AUGMENTING],
             "draws": [seed, view, [[window.id, *(u.id for u in window.utterances)] for window in chosen]],
             "noise": list(_files(noises, content=content).values()),
         }
