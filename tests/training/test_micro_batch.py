@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from training_samples import Samples, metrics, progress_of, step_rows
+from training_samples import Samples, metrics, progress_of, step_rows, weights_of
 
 from whispertune import stages
 from whispertune.errors import TrainingError
 from whispertune.training import micro_batch
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.resume import Progress
+from whispertune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -36,22 +39,51 @@ def test_nothing_fits() -> None:
 
 
 def test_on_a_cpu_it_stops_before_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each window takes 10 bytes; of 100 free ones 50 may be used."""
-    peak = 1000
+    """Each window takes 10 bytes; of 100 free ones 50 may be used. Some of the peak was there before."""
+    peak = 1004
     tried: list[int] = []
 
     def attempt(size: int) -> None:
         nonlocal peak
         tried.append(size)
-        peak = 1000 + 10 * size
-
-    def read_peak() -> int:
-        return 1000 if not tried else peak
+        peak = max(peak, 1000 + 10 * size)
 
     monkeypatch.setattr(micro_batch, "free_memory", lambda: 100)
-    monkeypatch.setattr(micro_batch, "_peak_memory", read_peak)
+    monkeypatch.setattr(micro_batch, "_resident_memory", lambda: 1000)
+    monkeypatch.setattr(micro_batch, "_peak_memory", lambda: peak)
     assert largest_micro_batch(16, attempt, CPU) == tried[-1]
-    assert tried == [1, 2, 4, 8]
+    assert tried == [1, 2, 4]
+    tried.clear()
+    assert largest_micro_batch(31, attempt, CPU) == 1  # the next size is all of them
+    assert tried == [1]
+
+
+def test_memory_that_an_update_takes_besides_is_there_while_sizes_are_tried(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW's two moments, and the gradients of an earlier micro-batch, while the forward pass runs."""
+    seen: list[tuple[int, bool]] = []
+    moments: list[weakref.ref[torch.Tensor]] = []
+    backward, ones_like = Trainer.backward, torch.ones_like
+
+    def made(*arguments: Any, **options: Any) -> torch.Tensor:
+        ones = ones_like(*arguments, **options)
+        moments.append(weakref.ref(ones))
+        return ones
+
+    def watched(self: Trainer, *arguments: Any) -> float:
+        if not self.optimizer.state:
+            held = sum(ones.numel() for made in moments if (ones := made()) is not None)
+            seen.append((held, all(p.grad is not None for p in self.trainable)))
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(torch, "ones_like", made)
+    monkeypatch.setattr(Trainer, "backward", watched)
+    assert samples.train_run(tmp_path / "run", batch__auto=True, batch_size=1, accumulation=3, max_steps=1) == 0
+    trainable = sum(w.numel() for n, w in weights_of(tmp_path / "run" / "best").items() if ".decoder." in n)
+    tries = seen[:4]  # two sizes, twice each
+    assert [gradients for _, gradients in tries] == [False, True] * 2
+    assert all(held >= 2 * trainable for held, _ in tries)
 
 
 def test_a_run_with_larger_micro_batches_makes_the_same_updates(samples: Samples, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -25,26 +26,34 @@ def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device:
     """The largest divisor of `utterances` (of one process in an update) that fits.
 
     attempt(n): forward and backward on the n most demanding windows. On a GPU the limit is met by running into it; on
-    a CPU the next size is tried only if, by what the last one took, it will stay below half of the free memory.
+    a CPU the next size is tried only if, by what the last one took at most, it will stay below half of the free memory.
 
     Raises:
         TrainingError: if not even one window fits.
     """
     largest = 0
+    room, before = free_memory() // 2, _resident_memory()
     for size in (n for n in range(1, utterances + 1) if utterances % n == 0):
-        room = free_memory() // 2
-        before = _peak_memory()
+        if device.type == "cpu" and largest and (_peak_memory() - before) * size > room * largest:
+            break
         try:
             attempt(size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
         largest = size
-        if device.type == "cpu" and 2 * (_peak_memory() - before) > room:
-            break
     if not largest:
         raise TrainingError("a single window does not fit in memory; try --recompute true, or a smaller model")
     return largest
+
+
+def _resident_memory() -> int:
+    """Bytes that this process has resident now; where the system does not tell, those at most."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return _peak_memory()
+    return pages * resource.getpagesize()
 
 
 def _peak_memory() -> int:
