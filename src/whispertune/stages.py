@@ -50,8 +50,8 @@ def check_thinning(session: Session, progress: Progress) -> None:
 
 def _measured_stride(session: Session) -> int:
     """The stride at which thinned windows agree with dense ones."""
-    singles = range(session.train.num_utterances)
-    windows = singles[:: max(1, len(singles) // CHECKED_WINDOWS)][:CHECKED_WINDOWS]
+    last, most = session.train.num_utterances - 1, CHECKED_WINDOWS - 1
+    windows = sorted({step * last // most for step in range(CHECKED_WINDOWS)})
     whisper = session.working.model
 
     def measured_on(frames: FrameOptions, some: Sequence[int]) -> Divergence:
@@ -149,10 +149,16 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
         def attempt(size: int) -> None:
             rows = [i % len(longest) for i in range(size)]
             targets = [wordiest[row] for row in rows] * trainer.copies
-            trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
-            trainer.working.release()
+            try:
+                for _ in range(2):  # the second one runs beside the gradients of the first
+                    trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
+            finally:
+                trainer.working.release()
 
+        # What AdamW will keep from its first update on must find its place, too.
+        moments = [] if trainer.optimizer.state else [torch.ones_like(p) for p in trainer.trainable for _ in range(2)]
         found = largest_micro_batch(utterances, attempt, session.device)
+        del moments
         progress.micro_batch = min(session.processes.gather(found))
     trainer.accumulation = trainer.accumulation * trainer.batch_size // progress.micro_batch
     trainer.batch_size = progress.micro_batch

@@ -93,7 +93,8 @@ def test_faithful_stride_takes_a_denser_one_where_needed(bound: int, strides: li
     [
         ([0.02] * 16, 4),  # clear after the first four
         ([0.04] * 16, 16),  # within the bound, but too near it to stop
-        ([0.08, 0.0, 0.0, 0.0] * 4, 12),  # the first four all 0.08: doubt, which eight more settle
+        ([0.01] * 13 + [0.4] * 3, 16),  # another kind at the end
+        ([0.4] + [0.001] * 15, 4),  # the first one alone, which has few tokens
     ],
 )
 def test_more_windows_are_measured_while_there_is_doubt(kl: list[float], measured: int) -> None:
@@ -107,11 +108,23 @@ def test_more_windows_are_measured_while_there_is_doubt(kl: list[float], measure
 
     found = settled_divergence(measure, range(16))
     assert len(set(asked)) == len(asked) == measured
-    assert max(asked[:4]) - min(asked[:4]) == 12  # spread over all of them
+    assert asked[:4] == [0, 5, 10, 15]  # from the first to the last
     tokens = sum(1 + window for window in asked)
     assert found.num_tokens == tokens
     assert found.kl == pytest.approx(sum(kl[w] * (1 + w) for w in asked) / tokens)
     assert (found.same_argmax, found.nll_dense, found.nll_thinned, found.frames) == pytest.approx((0.5, 2, 3, 104))
+
+
+@pytest.mark.parametrize("windows", [[7], [7, 9], [7, 8, 9], [3, 4, 5, 6, 7]])
+def test_few_windows_are_measured_once_each(windows: list[int]) -> None:
+    asked: list[int] = []
+
+    def measure(some: Sequence[int]) -> Divergence:
+        asked.extend(some)
+        return Divergence(0.04, 1.0, 1.0, 1.0, 200.0, 10)
+
+    settled_divergence(measure, windows)
+    assert sorted(asked) == windows
 
 
 def assert_faithful(found: Divergence, *, same_argmax: float = 0.95, nll: float = 0.01) -> None:

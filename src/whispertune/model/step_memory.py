@@ -15,7 +15,8 @@ from torch import Tensor
 class StepMemory:
     """Where a decoder's logits and the gradient of its vocabulary are computed. A copy of it starts empty.
 
-    gradient: where the gradient of the output projection (V, D) may be written, if somebody keeps memory for it.
+    gradient: where the gradient of the output projection (V, D) may be written, if somebody keeps memory for it; one
+    loss at a time, which is the only one of its backward pass.
     """
 
     def __init__(self) -> None:
@@ -28,12 +29,14 @@ class StepMemory:
     def take(self, num_entries: int, like: Tensor) -> Tensor:
         """At least so many entries, of its type and on its device, that nobody else uses until `give_back`."""
         kept, self._free = self._free, None
-        if kept is None or len(kept) < num_entries or (kept.dtype, kept.device) != (like.dtype, like.device):
-            kept = torch.empty(num_entries, dtype=like.dtype, device=like.device)
-        return kept
+        if kept is not None and len(kept) >= num_entries and (kept.dtype, kept.device) == (like.dtype, like.device):
+            return kept
+        del kept  # before the larger one is there
+        return torch.empty(num_entries, dtype=like.dtype, device=like.device)
 
     def give_back(self, taken: Tensor) -> None:
-        if self._free is None or len(self._free) < len(taken):
+        """Keep it for the next one who asks; but on a GPU, whose allocator does so for all."""
+        if taken.device.type == "cpu" and (self._free is None or len(self._free) < len(taken)):
             self._free = taken
 
     def release(self) -> None:

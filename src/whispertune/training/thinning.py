@@ -83,12 +83,13 @@ def divergence(
 def settled_divergence(measure: Callable[[Sequence[int]], Divergence], windows: Sequence[int]) -> Divergence:
     """The divergence over a few of these windows if it is at most half the bound, else over more, up to all.
 
-    The first few lie as far apart as all of them do.
+    The first few reach from the first to the last: a manifest may change its kind on the way.
     """
-    groups = max(1, len(windows) // CHECKED_AT_ONCE)
+    ends = {step * (len(windows) - 1) // (CHECKED_AT_ONCE - 1) for step in range(CHECKED_AT_ONCE)}
+    others = [window for place, window in enumerate(windows) if place not in ends]
+    groups = -(-len(others) // CHECKED_AT_ONCE)
     parts: list[tuple[int, Divergence]] = []
-    for group in range(groups):
-        part = windows[group::groups]
+    for part in ([windows[place] for place in sorted(ends)], *(others[group::groups] for group in range(groups))):
         parts.append((len(part), measure(part)))
         found = _pooled(parts)
         if found.kl <= MAX_DIVERGENCE / 2:
