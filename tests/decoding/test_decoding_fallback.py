@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
+from whispertune.decoding import fallback
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.fallback import FallbackOptions, WindowResult, compression_ratio, decode_with_fallback
+from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.language import detect_languages
 from whispertune.decoding.prompts import begin
 from whispertune.decoding.rules import Hypothesis, LogitRules
@@ -138,6 +140,31 @@ def decode(rows: list[int], options: FallbackOptions) -> list[WindowResult]:
         DECODER, states_of(3).select(rows), [PROMPTS[row] for row in rows], TOKENS, RULES, [30] * len(rows), options,
         seeds=[(row,) for row in rows], timestamps=GRAMMAR,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_loop_of_beam_search_is_cut_at_its_first_round(monkeypatch: pytest.MonkeyPatch, guard: bool) -> None:
+    loop = [BEGIN, 5, 6, *[7, 8] * 60, BEGIN + 50]
+    monkeypatch.setattr(fallback, "beam_search", lambda *arguments, **options: [Hypothesis(tuple(loop), -9.0)])
+    options = FallbackOptions(beam_size=2, temperature=(0.0,), repetition_guard=guard)
+    (found,) = decode_with_fallback(
+        DECODER, states_of(1), PROMPTS[:1], TOKENS, RULES, [200], options, seeds=[(0,)], timestamps=GRAMMAR
+    )
+    assert found.hypothesis.looped == guard
+    assert list(found.hypothesis.tokens) == (loop[:5] if guard else loop)
+
+
+def test_without_timestamps_thresholds_see_renormalised_probabilities() -> None:
+    """As in openai-whisper: a likely token that may not be emitted makes the others no less likely."""
+    options = FallbackOptions(beam_size=1, temperature=(0.0,), repetition_guard=False)
+    (found,) = decode_with_fallback(
+        DECODER, states_of(1), PROMPTS[:1], TOKENS, RULES, [6], options, seeds=[(0,)], timestamps=None
+    )
+    begun = begin(DECODER, states_of(1), PROMPTS[:1])
+    (expected,) = greedy_search(DECODER, begun, RULES.renormalised(), EOT, [6])
+    assert found.hypothesis == expected
+    (other,) = greedy_search(DECODER, begun, RULES, EOT, [6])
+    assert other.log_prob < expected.log_prob - 1e-3
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune.decoding.rules import LogitRules, repeated_tail
+from whispertune.decoding.rules import LogitRules, first_loop, repeated_tail
 
 CPU = torch.device("cpu")
 LOGITS = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
@@ -20,6 +20,14 @@ def test_suppressed_tokens_always_and_first() -> None:
         assert torch.isneginf(log_probs[:, gone]).all()
         # What they held is not handed to the others.
         assert torch.equal(log_probs[:, kept], plain[:, kept])
+
+
+def test_what_suppressed_tokens_held_goes_to_the_others_on_request() -> None:
+    rules = LogitRules(9, [2, 5], [7], CPU)
+    masked = LOGITS.clone()
+    masked[:, [2, 5, 7]] = -torch.inf
+    torch.testing.assert_close(rules.renormalised().log_probs(LOGITS, first=True), masked.log_softmax(-1))
+    assert not torch.equal(rules.log_probs(LOGITS, first=True), rules.renormalised().log_probs(LOGITS, first=True))
 
 
 def test_no_rules_and_ids_outside_the_vocabulary() -> None:
@@ -79,3 +87,19 @@ def test_ordinary_repetition_is_no_loop(tokens: list[int]) -> None:
 )
 def test_loops(tokens: list[int], left: int) -> None:
     assert len(tokens) - repeated_tail(tokens) == left
+
+
+@given(
+    st.lists(st.integers(0, 50), max_size=20),
+    st.lists(st.integers(0, 50), min_size=1, max_size=16),
+    st.lists(st.integers(51, 60), max_size=20),
+)
+def test_a_finished_loop_is_cut_where_a_search_would_have(start: list[int], period: list[int], end: list[int]) -> None:
+    """However long it went on, and whatever came behind it."""
+    tokens: list[int] = []
+    for token in [*start, *period * 40]:
+        tokens.append(token)
+        if cut := repeated_tail(tokens):
+            break
+    assert first_loop([*start, *period * 40, *end]) == len(tokens) - cut
+    assert first_loop(end[:3]) is None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.prompts import begin
-from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.rules import Hypothesis, LogitRules, first_loop
 from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
@@ -126,6 +126,8 @@ def decode_with_fallback(
     order of files changes them.
     """
     begun = begin(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
+    if timestamps is None:  # with them, their own rules see to it: the thresholds are for these log-probabilities
+        rules = rules.renormalised()
     results: dict[int, WindowResult] = {}
     pending = list(range(len(prompts)))
     for number, temperature in enumerate(options.temperature):
@@ -155,9 +157,9 @@ def decode_with_fallback(
 def _result(
     hypothesis: Hypothesis, tokenizer: Tokenizer, temperature: float, no_speech_prob: float, options: FallbackOptions
 ) -> WindowResult:
-    # Beam search does not look for loops as it goes: what it settled on may end in one.
-    if options.repetition_guard and (loop := repeated_tail(hypothesis.tokens)):
-        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:-loop], looped=True)
+    # Beam search does not look for loops as it goes.
+    if options.repetition_guard and (kept := first_loop(hypothesis.tokens)) is not None:
+        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:kept], looped=True)
     text = tokenizer.decode(hypothesis.tokens).strip()
     return WindowResult(
         hypothesis=hypothesis,

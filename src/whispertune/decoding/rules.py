@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,24 @@ class LogitRules:
         self._always[[i for i in suppress if 0 <= i < vocab_size]] = -torch.inf
         self._first = self._always.clone()
         self._first[[i for i in begin_suppress if 0 <= i < vocab_size]] = -torch.inf
+        self._hand_over = False
+
+    def renormalised(self) -> LogitRules:
+        """The same rules, what suppressed tokens held being handed to the others, as openai-whisper does."""
+        other = copy.copy(self)
+        other._hand_over = True
+        return other
 
     def log_probs(self, logits: Tensor, *, first: bool) -> Tensor:
         """float32 log-probabilities (B, V) of the model, then -inf where a token may not be emitted.
 
-        What the suppressed tokens held is not handed to the others, so scores compare across rules.
+        What the suppressed tokens held is not handed to the others (unless `renormalised`), so scores compare across
+        rules.
         """
-        return logits.float().log_softmax(dim=-1) + (self._first if first else self._always)
+        suppressed = self._first if first else self._always
+        if self._hand_over:
+            return (logits.float() + suppressed).log_softmax(dim=-1)
+        return logits.float().log_softmax(dim=-1) + suppressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +69,12 @@ def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
         if num_tokens >= needed and all(tokens[-i] == tokens[-i - period] for i in range(1, needed - period + 1)):
             return needed - period
     return 0
+
+
+def first_loop(tokens: Sequence[int]) -> int | None:
+    """How many tokens stand before the first repetition (`repeated_tail`) in finished ones: what a search that looks
+    for loops as it goes would have kept; None if there is none."""
+    for end in range(1, len(tokens) + 1):
+        if loop := repeated_tail(tokens[:end]):
+            return end - loop
+    return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whispertune.decoding.rules import Hypothesis, repeated_tail
+from whispertune.decoding.rules import Hypothesis, first_loop
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 from whispertune.probes.decode import Probed, decode_waveforms
 from whispertune.probes.sounds import SOUND_KINDS, generate_sound
@@ -98,4 +98,4 @@ def count_stuck(hypotheses: Sequence[Hypothesis]) -> tuple[int, int]:
 
 def holds_loop(tokens: Sequence[int]) -> bool:
     """Whether some stretch of these tokens repeats itself as a search's that is caught in a loop (`repeated_tail`)."""
-    return any(repeated_tail(tokens[:end]) for end in range(1, len(tokens) + 1))
+    return first_loop(tokens) is not None
