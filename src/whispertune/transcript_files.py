@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,45 @@ def output_names(audios: Sequence[Path]) -> list[str]:
             raise RecipeError(f"{both} would be written to the same file; rename one or transcribe them one by one")
         first[name.casefold()] = path
     return names
+
+
+class Recordings:
+    """Which recording each transcript in a folder is of, in a file of its own there (a line a transcript)."""
+
+    FILE = ".recordings.jsonl"
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / self.FILE
+        self._known: dict[str, dict[str, Any]] = {}
+        for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.exists() else []:
+            with suppress(json.JSONDecodeError):  # torn, by a kill
+                entry = json.loads(line)
+                self._known[entry["name"]] = entry
+
+    def other_than(self, name: str, audio: Path) -> str | None:
+        """The recording that a transcript is of, if it is known to be another: another file, not one that was moved."""
+        entry = self._known.get(name)
+        return None if entry is None or _same_recording(entry, _described(name, audio)) else str(entry["audio"])
+
+    def add(self, name: str, audio: Path) -> None:
+        """Raises OSError if it cannot be written."""
+        entry = _described(name, audio)
+        if self._known.get(name) != entry:
+            self._known[name] = entry
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def _described(name: str, audio: Path) -> dict[str, Any]:
+    found = audio.stat() if audio.exists() else None
+    return {
+        "name": name,
+        "audio": str(audio.resolve()),
+        "bytes": None if found is None else found.st_size,
+        "modified": None if found is None else found.st_mtime_ns,
+    }
+
+
+def _same_recording(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    moved = one["bytes"] is not None and (one["bytes"], one["modified"]) == (other["bytes"], other["modified"])
+    return one["audio"] == other["audio"] or moved

@@ -54,7 +54,7 @@ def test_formats_folders_and_names(command: Command, tiny_model: Path, recording
     assert outcome.status == 0, outcome.err
     found = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     kinds = ("json", "srt", "txt", "vtt")
-    assert found == [f"b/one.{kind}" for kind in kinds] + [f"one.{kind}" for kind in kinds]
+    assert found == [".recordings.jsonl", *(f"b/one.{kind}" for kind in kinds), *(f"one.{kind}" for kind in kinds)]
     content = json.loads((output / "one.json").read_text(encoding="utf-8"))
     assert content["language"] == "it"
     assert content["language_prob"] is None
@@ -86,6 +86,25 @@ def test_files_that_are_there_are_kept(
     assert (output / "one.txt").read_text(encoding="utf-8") != "mine"
 
 
+def test_another_recording_of_the_same_name_is_refused(
+    command: Command, refused: Callable[..., str], tiny_model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first, second = recordings / "one.opus", recordings / "b" / "one.opus"
+    assert command(arguments(tiny_model, first, "--output", output)).status == 0
+    written = (output / "one.txt").read_bytes()
+    said = refused(arguments(tiny_model, second, "--output", output))
+    assert all(str(part) in said for part in (output / "one", first.resolve(), second, "--overwrite"))
+    assert (output / "one.txt").read_bytes() == written
+    # The recording itself, in another place, is known again; and what is asked for is done.
+    moved = first.rename(tmp_path / "one.opus")
+    outcome = command(arguments(tiny_model, moved, "--output", output))
+    assert outcome.status == 0
+    assert "1 of 1 are there already" in outcome.err
+    assert command(arguments(tiny_model, second, "--output", output, "--overwrite=true")).status == 0
+    assert command(arguments(tiny_model, second, "--output", output)).status == 0
+
+
 def test_bad_recordings_are_reported_and_the_others_finish(
     command: Command, tiny_model: Path, recordings: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +133,7 @@ def test_bad_recordings_are_reported_and_the_others_finish(
         (line,) = [line for line in failed if str(path) in line]
         assert ";" in line  # what to do
     assert "9 of 10 recordings could not be transcribed" in outcome.err
-    assert [path.name for path in output.iterdir()] == ["one.txt"]
+    assert sorted(path.name for path in output.iterdir()) == [".recordings.jsonl", "one.txt"]
 
 
 def test_a_wrong_suffix_does_not_matter(command: Command, tiny_model: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from whispertune.precision import Precision, precision_name, resolve_device, res
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_text
 from whispertune.text.languages import spoken_language
-from whispertune.transcript_files import FORMATS, WRITERS, as_json, as_lines, output_names
+from whispertune.transcript_files import FORMATS, WRITERS, Recordings, as_json, as_lines, output_names
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
        [--field value …]
@@ -36,7 +36,8 @@ Several recordings are decoded side by side, which is faster than one by one. --
 
 Without --output the text is printed, with times. With it, each recording gets a file for each --format. Files that
 are there already are kept, and what they hold is not transcribed again: the same command goes on where it was
-interrupted. --overwrite true replaces them.
+interrupted. --overwrite true replaces them. Another recording of the same name is told from the one that is there
+already (by .recordings.jsonl beside the files), and refused.
 
 A recording that cannot be read is reported, the others are transcribed, and the exit status is 2."""
 
@@ -236,7 +237,16 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
         UserError: whatever is wrong with options, model or output folder.
     """
     names = output_names(audios)
+    known = None if output is None else Recordings(output)
     wanted = [_missing(output, name, options) for name in names]
+    for name, audio, files in zip(names, audios, wanted, strict=True):
+        if known is None or options.overwrite or len(files) == len(options.formats):
+            continue  # nothing of that name is there
+        if (other := known.other_than(name, audio)) is not None:
+            raise RecipeError(
+                f"{output}/{name}: a transcript of {other} is there already, not of {audio}; "
+                "name another --output, or --overwrite true"
+            )
     done = sum(not files for files in wanted)
     if output is not None and done:
         console.print(f"{done} of {len(audios)} are there already and kept; --overwrite true does them again")
@@ -276,9 +286,10 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
             if isinstance(found, AudioError):
                 failures += 1
                 _tell_failure(found)
-            elif output is None:
+            elif known is None:
                 _show(found, audios[number], several=len(audios) > 1)
             else:
+                known.add(names[number], audios[number])
                 _write(found, audios[number], wanted[number], options)
     if output is not None:
         results.print(f"transcripts: {output}")
