@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from whispertune.data.utterances import Utterance
+from whispertune.decoding.windows import SearchOptions
+from whispertune.frames import FrameOptions
+from whispertune.probes import long_form as module
+from whispertune.probes.decode import Probed
 from whispertune.probes.long_form import long_recordings, measure_long_form
 from whispertune.splits import Split
+from whispertune.transcripts import TextSettings
 from whispertune.windows import single_windows
 
 RATE = 16_000
@@ -55,7 +62,7 @@ def test_a_joined_recording_holds_silences_and_clips(tmp_path: Path) -> None:
     def transcribe(
         files: Sequence[Path], language: str, task: str | None, advance: Callable[[int], None]
     ) -> Sequence[str]:
-        assert (language, task) == ("it", None)
+        assert (language, task) == ("it", "transcribe")
         heard.append(soundfile.read(files[0], dtype="float32")[0])
         advance(3)
         words = recording.reference.split()
@@ -85,8 +92,8 @@ def test_rows_of_long_recordings_are_heard_as_they_are(tmp_path: Path) -> None:
         Utterance(id=f"{start}", audio=whole.audio, text=f"t{start}", start=start, end=start + 2.0)
         for start in (4.0, 0.0, 7.0)
     ]
-    other = clip(tmp_path, "other", 3, start=0.0, end=1.0)
-    split = split_of([*rows, other], [2, 2, 2, 1])
+    other = clip(tmp_path, "other", 3, start=0.0, end=2.0)
+    split = split_of([*rows, other], [2, 2, 2, 2])
     found = long_recordings(split, 0)
     assert [(r.audio, r.reference, r.seconds) for r in found] == [
         (whole.audio, "t0.0 t4.0 t7.0", 9.0), (other.audio, "frase other", 3.0)
@@ -95,6 +102,37 @@ def test_rows_of_long_recordings_are_heard_as_they_are(tmp_path: Path) -> None:
         found, lambda files, *_: [r.reference for r in found if r.audio in files], lambda _: None
     )
     assert (result.own, result.summary()["wer"], result.summary()["seconds"]) == (True, 0.0, 12.0)
-    # One row a file, or a row without an end: these are clips.
-    assert all(r.audio is None for r in long_recordings(split_of([rows[0], other], [2, 1]), 0))
+    # One row a file, a row without an end, or few of a recording's: these are clips.
+    assert all(r.audio is None for r in long_recordings(split_of([rows[0], other], [2, 2]), 0))
+    assert all(r.audio is None for r in long_recordings(split_of(rows[:2], [2, 2]), 0))
     assert all(r.audio is None for r in long_recordings(split_of([*rows, whole], [2, 2, 2, 9]), 0))
+
+
+def test_translations_are_scored_as_the_english_they_are(tmp_path: Path) -> None:
+    utterances = [clip(tmp_path, "a", 0.5, language="ja", task="translate")]
+    utterances[0] = dataclasses.replace(utterances[0], text="I don't know")
+    (recording,) = long_recordings(split_of(utterances, [0.5]), 0)
+    result = measure_long_form([recording], lambda *_: ["i do not know"], lambda _: None)
+    assert result.summary()["wer"] == 0
+
+
+def test_segments_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models fine-tuned elsewhere begin them without a space."""
+    said = ["Ciao.", " Come stai?", "Bene."]
+
+    class Heard:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            pass
+
+        def transcribe(self, files: Sequence[Path], advance: Callable[[int], None]) -> object:
+            yield 0, SimpleNamespace(segments=[SimpleNamespace(text=text) for text in said])
+
+    monkeypatch.setattr(module, "LongForm", Heard)
+    ready = SimpleNamespace(whisper=None, tokenizer=None, rules=None)
+    transcribe = module.long_form_of(
+        Probed(ready, SearchOptions(), FrameOptions(), 1), TextSettings(None, "it", "transcribe")
+    )  # type: ignore[arg-type]
+    files = [Path("a.wav")]
+    assert transcribe(files, "it", None, lambda _: None) == ["Ciao. Come stai? Bene."]
+    assert transcribe(files, "ja", None, lambda _: None) == ["Ciao.Come stai?Bene."]
+    assert transcribe(files, "ja", "translate", lambda _: None) == ["Ciao. Come stai? Bene."]

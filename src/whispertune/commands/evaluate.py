@@ -143,9 +143,8 @@ def main(arguments: Sequence[str]) -> int:
     if output is not None:
         make_writable(output)
     keep_freed_memory()
-    found, probes = evaluate(options)
+    found, probes = evaluate(options, output)
     if output is not None:
-        write_jsonl(output / "hypotheses.jsonl", found.rows())
         content = {"model": options.model, "frames": options.frames.selection, **found.summary(), **probes.summary()}
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     report(options, found)
@@ -156,8 +155,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: EvaluateOptions) -> tuple[Evaluation, Probes]:
-    """Load, decode, score, and probe as far as that is asked for.
+def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes]:
+    """Load, decode, score, and probe as far as that is asked for; hypotheses are in `output` before anything is probed.
 
     Raises:
         UserError: whatever is wrong with options, model or data.
@@ -191,6 +190,8 @@ def evaluate(options: EvaluateOptions) -> tuple[Evaluation, Probes]:
             split, [contender], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
             frames=options.frames, max_tokens=token_caps(split, None), cut_loops=False, advance=advance,
         )  # fmt: skip
+    if output is not None:
+        write_jsonl(output / "hypotheses.jsonl", found.rows())
     return found, _probe(options, ready, split, text, found)
 
 
@@ -210,7 +211,7 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
         with progress_bar("silence and noise", len(SOUND_KINDS) * WINDOWS_A_KIND) as advance:
             probes.hallucination = measure_hallucination(
                 probed, text.prompt(replace(first, utterances=(replace(first.utterances[0], prompt=None),))),
-                split.languages[0], seed=options.seed, advance=advance,
+                split.text_languages[0], seed=options.seed, advance=advance,
             )  # fmt: skip
         probes.stuck = count_stuck(found.hypotheses)
         probes.outputs = len(found.hypotheses)

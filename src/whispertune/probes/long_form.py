@@ -20,10 +20,13 @@ from whispertune.features import SAMPLE_RATE
 from whispertune.probes.decode import Probed
 from whispertune.scoring.error_rates import CorpusScore, score_corpus
 from whispertune.splits import Split
+from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.transcripts import TextSettings
 
 SILENCES = (0.5, 4.0)
 """Seconds before each clip: shortest, longest."""
+LEAST_COVERED = 0.5
+"""Of each own recording, by rows: what lies between them is pauses, and not other people's rows."""
 LONGEST_SECONDS = 600.0
 """Of a recording made of clips."""
 
@@ -39,6 +42,11 @@ class Recording:
     seconds: float
     audio: Path | None = None
     silences: tuple[float, ...] = ()
+
+    @property
+    def text_language(self) -> str:
+        """The language that its text is in."""
+        return "en" if self.task == "translate" else self.language
 
     @property
     def reference(self) -> str:
@@ -71,7 +79,9 @@ def long_form_of(probed: Probed, text: TextSettings) -> Transcribe:
         for number, found in long_form.transcribe(files, advance):
             if isinstance(found, AudioError):
                 raise found
-            texts[number] = found.text
+            # Apart, whether or not the model was trained to begin a segment with a space.
+            gap = "" if text.written_in(language, task) in WRITTEN_WITHOUT_SPACES else " "
+            texts[number] = gap.join(segment.text.strip() for segment in found.segments)
         return texts
 
     return transcribe
@@ -104,7 +114,8 @@ class LongFormResult:
 
 
 def long_recordings(split: Split, seed: int) -> list[Recording]:
-    """The recordings that a split's rows are segments of, where all rows are; else its clips, joined in random order.
+    """The recordings that a split's rows are segments of, where all rows are and together make up most of each; else
+    its clips, joined in random order.
 
     Raises:
         AudioError: if the length of an own recording cannot be read.
@@ -118,13 +129,15 @@ def _own_recordings(split: Split) -> list[Recording]:
         utterance = window.utterances[0]
         if utterance.end is None or utterance.within is not None or utterance.channel is not None:
             return []
-        groups.setdefault((utterance.audio, language, utterance.task), []).append(utterance)
+        groups.setdefault((utterance.audio, language, utterance.task or split.task), []).append(utterance)
     if len(groups) == len(split.windows) or len({audio for audio, *_ in groups}) < len(groups):
         return []  # a clip a file; or several languages in one
     found = []
     for (audio, language, task), members in groups.items():
         num_frames, rate = probe_audio(audio)
         ordered = tuple(sorted(members, key=lambda utterance: utterance.start))
+        if sum((u.end or 0.0) - u.start for u in ordered) < LEAST_COVERED * num_frames / rate:
+            return []  # what is said elsewhere in it would count as insertions
         found.append(Recording(str(audio), language, task, ordered, num_frames / rate, audio))
     return found
 
@@ -133,7 +146,7 @@ def _joined_clips(split: Split, seed: int) -> list[Recording]:
     generator = np.random.Generator(np.random.PCG64(seed))
     groups: dict[tuple[str, str | None], list[int]] = {}
     for index in generator.permutation(len(split.windows)).tolist():
-        kind = split.languages[index], split.windows[index].utterances[0].task
+        kind = split.languages[index], split.windows[index].utterances[0].task or split.task
         groups.setdefault(kind, []).append(index)
     found: list[Recording] = []
 
@@ -176,7 +189,7 @@ def measure_long_form(
         [recording.id for recording in recordings],
         [recording.reference for recording in recordings],
         [texts[recording.id] for recording in recordings],
-        [recording.language for recording in recordings],
+        [recording.text_language for recording in recordings],
     )
     return LongFormResult(list(recordings), score)
 
