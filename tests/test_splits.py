@@ -119,6 +119,33 @@ def test_row_before_run(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer
         assert list(target.input_ids[: target.prompt_length]) == tokenizer.prompt_tokens(language, task)
 
 
+@pytest.mark.parametrize("check_audio", ["all", "headers"])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_translations_are_english_texts(tmp_path: Path, tokenizer: Tokenizer, by_row: bool, check_audio: str) -> None:
+    """Judged, encoded and scored as English, under the token of the language that is spoken."""
+    rows = ["a1.wav,Hello there,translate", "a2.wav,uh,translate"]  # of the second nothing is left in English
+    path = write(tmp_path, "train", rows if by_row else [row.rpartition(",")[0] for row in rows],
+                 "audio,text,task" if by_row else "audio,text")  # fmt: skip
+    text = TextSettings(tokenizer, "ja", "transcribe" if by_row else "translate")
+    split = load(path, text, check_audio=check_audio)
+    (row,) = split.excluded
+    assert "empty after normalisation" in row.reason
+    assert split.languages == ["ja"]
+    assert split.text_languages == split.part([0]).text_languages == ["en"]
+    target = split.targets[0]
+    assert list(target.input_ids[: target.prompt_length]) == tokenizer.prompt_tokens("ja", "translate")
+    assert tokenizer.decode(target.input_ids[target.prompt_length :]) == " Hello there"
+    # What is only written down is Japanese: no space before it.
+    spoken = load(write(tmp_path, "valid", ["a3.wav,こんにちは"]), TextSettings(tokenizer, "ja", "transcribe"))
+    assert spoken.text_languages == ["ja"]
+    assert tokenizer.decode(spoken.targets[0].input_ids[spoken.targets[0].prompt_length :]) == "こんにちは"
+
+
+def test_previous_texts_of_translations_are_english(tokenizer: Tokenizer) -> None:
+    prompt = tokenizer.prompt_tokens("ja", "translate", previous_text="Hello")
+    assert tokenizer.decode(prompt[1 : prompt.index(tokenizer.sot)]) == " Hello"
+
+
 def test_no_language_at_all(tmp_path: Path, tokenizer: Tokenizer) -> None:
     split = load(write(tmp_path, "train", ["a1.wav,Uno."]), TextSettings(tokenizer, None, "transcribe"))
     assert "no language given: add --language" in split.excluded[0].reason

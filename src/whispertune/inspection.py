@@ -198,8 +198,8 @@ def _probe(place: Place) -> tuple[int, int] | str:
 
 
 def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:
-    """Of each kind of rows the language code, if they have nothing but their text for the decoder and the model has the
-    language."""
+    """Of each kind of rows the code of the language that their texts are in, if they have nothing but their text for
+    the decoder and the model has the language."""
 
     def code_of(kind: Shared) -> str | None:
         try:
@@ -207,7 +207,7 @@ def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:
             text.require_prompt(language, kind.task or text.task)
         except RecipeError:
             return None
-        return language if kind.prompt is None else None
+        return text.written_in(language, kind.task) if kind.prompt is None else None
 
     return list(map(code_of, utterances.kinds))
 

@@ -98,6 +98,7 @@ class Split:
     """One of train, valid and test, ready for use: parallel lists, one entry a window.
 
     num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
+    languages: spoken. task: of rows that name none; tasks: that rows name.
     heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
     joined: whether an utterance may be joined from several segments.
     weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
@@ -116,6 +117,7 @@ class Split:
     num_stitched: int = 0
     joined: bool = False
     weights: MutableSequence[float] = field(default_factory=list)
+    task: str = "transcribe"
     tasks: set[str | None] = field(default_factory=set)
     fingerprint: str = ""
     draws: npt.NDArray[np.float64] | None = None
@@ -129,11 +131,21 @@ class Split:
         """Windows of a single utterance: each usable row's."""
         return len(self.windows) - self.num_stitched
 
+    @property
+    def text_languages(self) -> list[str]:
+        """Of each window the language that its text is in: English where speech is translated."""
+        if "translate" not in {self.task, *self.tasks}:
+            return self.languages
+        tasks = [window.utterances[0].task or self.task for window in self.windows]
+        return ["en" if task == "translate" else code for task, code in zip(tasks, self.languages, strict=True)]
+
     def part(self, indices: Sequence[int]) -> Split:
         """These windows alone, for decoding."""
         windows, num_samples = [self.windows[i] for i in indices], [self.num_samples[i] for i in indices]
         targets, languages = [self.targets[i] for i in indices], [self.languages[i] for i in indices]
-        return Split(self.name, windows, num_samples, targets, languages, {}, [], len(windows))
+        return Split(
+            self.name, windows, num_samples, targets, languages, {}, [], len(windows), task=self.task, tasks=self.tasks
+        )
 
     def longest_first(self) -> list[int]:
         """Window indices by falling duration."""
@@ -279,7 +291,7 @@ def load_split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
         [codes[kind] for kind in kinds], keys, excluded, len(rows),
         heard=heard, joined=isinstance(rows, JoinedSegments),
-        weights=array("d", [rows.kinds[kind].weight for kind in kinds]),
+        weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
         tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
     )  # fmt: skip
 

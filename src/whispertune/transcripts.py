@@ -75,6 +75,10 @@ class TextSettings:
             raise RecipeError("no language given: add --language, or a language column")
         return _spoken(named, self.language_token)
 
+    def written_in(self, language: str, task: str | None) -> str:
+        """Code of the language that a text is in, spoken in this one: English where it translates."""
+        return "en" if (task or self.task) == "translate" else language
+
     def token_for(self, language: str) -> str:
         """Code of the language whose token stands for this code's: its own, or the one that the run's borrows."""
         if self.language_token and self.language and language == self.language_code_of(None):
@@ -92,20 +96,21 @@ class TextSettings:
             RecipeError: an unknown language or task, or none.
         """
         language, words = self.language_code_of(said.language), said.text
-        if not (words == "" and keep_empty) and not leaves_something(words, language):
+        written = self.written_in(language, said.task)
+        if not (words == "" and keep_empty) and not leaves_something(words, written):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
         if said.prompt is None and _surely_fits(words):
             self.require_prompt(language, said.task or self.task)
             return None
         prompt = self._prompt(language, said.task, said.prompt)
-        num_tokens = len(prompt) + len(self._text_ids(words, language))
+        num_tokens = len(prompt) + len(self._text_ids(words, written))
         return (
             f"text and prompt are {num_tokens} tokens; Whisper takes {MAX_TOKENS}" if num_tokens > MAX_TOKENS else None
         )
 
     def surely_usable(self, words: str, language: str) -> bool:
-        """Whether a transcript of a language (code) that has no prompt can be a target, without tokenising it."""
+        """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
         return _surely_fits(words) and leaves_something(words, language)
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
@@ -155,7 +160,8 @@ class TextSettings:
         num_samples: of each utterance once it is augmented, where the window has timestamps; they change no count.
         Timestamps that do not fit (hundreds of tokens within 30 s) are left out.
         """
-        language = self.language_of(window.utterances[0])
+        first = window.utterances[0]
+        language = self.written_in(self.language_of(first), first.task)
         ids = self._timed_ids(window, language, num_samples) if window.timestamps else []
         timestamps = 0 < len(ids) <= MAX_TOKENS - MOST_PROMPT_TOKENS
         if not timestamps:

@@ -177,6 +177,17 @@ def test_a_right_search_scores_zero() -> None:
     assert [h.ended for h in found.hypotheses] == [True, True]
 
 
+def test_translations_are_scored_as_english() -> None:
+    """English loses its fillers; what is spoken in it would keep them."""
+    space, b, c = (ids_of(letter)[0] for letter in (" ", "b", "c"))
+    split = split_of(["bc uh"], [1.0])
+    split.languages[:] = ["ja"]
+    search = Chain({PROMPT[-1]: space, space: b, b: c})
+    assert evaluate(split, search).score.wer > 0
+    split.task = "translate"
+    assert evaluate(split, search).score.wer == 0
+
+
 def test_loops_are_cut_and_counted() -> None:
     space, b = ids_of(" ")[0], ids_of("b")[0]
     split = split_of(["bb", "bbb"], [1.0, 2.0])

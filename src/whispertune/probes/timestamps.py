@@ -169,6 +169,6 @@ def measure_timestamps(
         [window.id for window in windows],
         [window.text for window in windows],
         [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in hypotheses],
-        [text.language_of(window.utterances[0]) for window in windows],
+        [text.written_in(text.language_of(u), u.task) for u in (window.utterances[0] for window in windows)],
     )
     return TimestampResult(outputs, np.concatenate(errors), found / max(boundaries, 1), score)

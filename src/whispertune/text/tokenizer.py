@@ -163,7 +163,8 @@ class Tokenizer:
             raise RecipeError("this model knows English only and cannot translate: take a multilingual one")
         if not timestamps:
             prompt.append(self.no_timestamps)
-        previous = self.text_ids(previous_text or "", language)[-MAX_PREVIOUS_TOKENS:]
+        written = "en" if task == "translate" else language
+        previous = self.text_ids(previous_text or "", written)[-MAX_PREVIOUS_TOKENS:]
         return [self.sot_prev, *previous, *prompt] if previous else prompt
 
     def timestamp(self, seconds: float) -> int:

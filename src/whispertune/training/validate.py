@@ -231,7 +231,7 @@ def _score(split: Split, hypotheses: Sequence[Hypothesis], tokenizer: Tokenizer)
         [window.id for window in split.windows],
         [window.text for window in split.windows],
         [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in hypotheses],
-        split.languages,
+        split.text_languages,
     )
 
 
