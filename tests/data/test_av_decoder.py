@@ -52,7 +52,7 @@ class Pipe:
     """Takes bytes and cannot go back, as where a browser records: what is known at the end is not in the header."""
 
     def __init__(self) -> None:
-        self.content = b""
+        self.content = bytearray()
 
     def write(self, content: bytes) -> int:
         self.content += content
@@ -186,7 +186,7 @@ def test_unknown_codec(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loud_first", [True, False])
 def test_bare_aac(tmp_path: Path, loud_first: bool) -> None:
-    """FFmpeg guesses its length, and where it has sought, from the bit rate of the first frames."""
+    """FFmpeg guesses its length from the bit rate of the first frames; seeking goes through all frames and is exact."""
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 16_000).astype(np.float32)
     quiet = np.zeros(9 * 16_000, np.float32)
     samples = np.concatenate([noise, quiet] if loud_first else [quiet, noise])

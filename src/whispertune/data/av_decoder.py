@@ -49,15 +49,14 @@ def probe_with_av(file: BinaryIO | Path) -> tuple[int, int]:
 def decode_with_av(file: BinaryIO | Path, start: float, end: float) -> Part:
     """The span `start` to `end` (seconds) as (channels, samples): fewer samples if the recording ends before.
 
-    Decoding begins shortly before the span, or at the file's beginning where FFmpeg cannot seek exactly, and ends
-    with the span.
+    Decoding begins shortly before the span and ends with it.
 
     Raises:
         AvError: as `probe_with_av` does.
     """
     with _opened(file) as sound:
         first = round(start * sound.rate)
-        if first and not _is_bare_aac(sound):
+        if first:
             place = max(0.0, start - LEAD_SECONDS) / sound.stream.time_base
             sound.container.seek(int(place) + max(0, sound.stream.start_time or 0), stream=sound.stream)
         parts = list(_span(sound, first, round(end * sound.rate)))
@@ -119,16 +118,13 @@ def _opened(file: BinaryIO | Path) -> Iterator[_Sound]:
         raise AvError(f"cannot be decoded ({' '.join(str(error).split())[:120]})") from None
 
 
-def _is_bare_aac(sound: _Sound) -> bool:
-    """Whether FFmpeg guesses the length, and the place that it has sought, from the first frames' bit rate."""
-    return bool(sound.container.format.name == "aac")
-
-
 def _length(sound: _Sound) -> int | None:
     """Samples per channel by the file's own word, if it gives one."""
     stream, container = sound.stream, sound.container
-    # Of Matroska without a length, FFmpeg makes one up if it knows the bit rate (PCM, AC-3), and doesn't say so.
-    if _is_bare_aac(sound) or (container.format.name.startswith("matroska") and stream.bit_rate):
+    kind = container.format.name
+    # FFmpeg guesses it from the bit rate, and does not say so: of bare AAC from its first frames, of Matroska that
+    # gives no length from its codec (PCM, AC-3).
+    if kind == "aac" or (kind.startswith("matroska") and stream.bit_rate):
         return None
     if stream.duration is not None:
         seconds = float(stream.duration * stream.time_base)
