@@ -17,7 +17,7 @@ import soundfile
 import soxr
 
 from whispertune.data import containers
-from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av
+from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av, stream_with_av
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError
 
@@ -210,13 +210,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
 def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
     """All of a recording: mono samples at its own rate, that rate, and whether they are the last."""
     if needs_av(recording.head):
-        num_frames, rate = _av_length(recording)
-        for first in range(0, num_frames, AV_SECONDS * rate):
-            last = min(first + AV_SECONDS * rate, num_frames)
-            with recording.open() as raw:
-                found, _, _ = decode_with_av(raw, first / rate, last / rate)
-            samples = found.mean(axis=0, dtype=np.float32)[: last - first]
-            yield _completed(recording, samples, first, last, rate), rate, last == num_frames
+        yield from _av_blocks(recording)
         return
     with _sound_file(recording) as file:
         rate = _sample_rate(recording, file)
@@ -233,6 +227,19 @@ def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
             yield whole, rate, last == num_frames
 
 
+def _av_blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
+    num_frames, rate = _av_length(recording)
+    first = 0
+    block = np.zeros(0, np.float32)
+    with recording.open() as raw:
+        for part in stream_with_av(raw, num_frames, AV_SECONDS * rate):
+            if len(block):  # one is held back: the last is known only when no other follows
+                yield block, rate, False
+                first += len(block)
+            block = part.mean(axis=0, dtype=np.float32)
+    yield _completed(recording, block, first, num_frames, rate), rate, True
+
+
 def _decode_av(recording: Recording, start: float, end: float | None, channel: int | None) -> tuple[Waveform, int]:
     num_frames, rate = _av_length(recording)
     first = round(start * rate)
@@ -240,7 +247,7 @@ def _decode_av(recording: Recording, start: float, end: float | None, channel: i
     _check_span(recording, first, last, num_frames, rate)
     last = min(last, num_frames)
     with recording.open() as raw:
-        found, _, _ = decode_with_av(raw, first / rate, last / rate)
+        found = decode_with_av(raw, first / rate, last / rate)
     if channel is not None and channel >= len(found):
         _fail_channel(recording, channel, len(found))
     samples = found.mean(axis=0, dtype=np.float32) if channel is None else found[channel]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +14,8 @@ import numpy.typing as npt
 
 AAC = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")  # ADTS
 LEAD_SECONDS = 0.2  # decoded before a span: a codec's frames lean on those before them
+
+Part = npt.NDArray[np.float32]  # (channels, samples)
 
 
 class AvError(Exception):
@@ -27,25 +32,71 @@ def needs_av(head: bytes) -> bool:
 
 
 def probe_with_av(file: BinaryIO | Path) -> tuple[int, int]:
-    """Samples per channel and sample rate; all of it is decoded if the file does not say.
-
-    Raises:
-        AvError: if it can't be told.
-    """
-    _, rate, num_frames = decode_with_av(file, None, 0.0)
-    return num_frames, rate
-
-
-def decode_with_av(
-    file: BinaryIO | Path, start: float | None, end: float | None
-) -> tuple[npt.NDArray[np.float32], int, int]:
-    """The span `start` to `end` (seconds) as (channels, samples), the sample rate, and the samples in the whole file.
-
-    Decoding begins shortly before the span. A `start` of None decodes nothing, if the file gives its length.
+    """Samples per channel and sample rate (Hz); all of it is decoded, and nothing kept, if the file does not say.
 
     Raises:
         AvError: if PyAV is missing, or the file has no sound, or cannot be decoded.
     """
+    with _opened(file) as sound:
+        total = _length(sound)
+        if total is None:
+            total = 0
+            for at, part in _parts(sound):
+                total = at + part.shape[1]
+        return total, sound.rate
+
+
+def decode_with_av(file: BinaryIO | Path, start: float, end: float) -> Part:
+    """The span `start` to `end` (seconds) as (channels, samples): fewer samples if the recording ends before.
+
+    Decoding begins shortly before the span and ends with it.
+
+    Raises:
+        AvError: as `probe_with_av` does.
+    """
+    with _opened(file) as sound:
+        first = round(start * sound.rate)
+        if first:
+            place = max(0.0, start - LEAD_SECONDS) / sound.stream.time_base
+            sound.container.seek(int(place) + max(0, sound.stream.start_time or 0), stream=sound.stream)
+        parts = list(_span(sound, first, round(end * sound.rate)))
+        return np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.float32)
+
+
+def stream_with_av(file: BinaryIO | Path, num_frames: int, size: int) -> Iterator[Part]:
+    """The first `num_frames` samples, decoded once from the beginning: parts of (channels, `size` or a frame more).
+
+    Only the last part may be smaller. There are fewer samples in all if the recording ends before.
+
+    Raises:
+        AvError: as `probe_with_av` does, of a damaged place when it comes to it.
+    """
+    with _opened(file) as sound:
+        parts: list[Part] = []
+        held = 0
+        for part in _span(sound, 0, num_frames):
+            parts.append(part)
+            held += part.shape[1]
+            if held >= size:
+                yield np.concatenate(parts, axis=1)
+                parts, held = [], 0
+        if parts:
+            yield np.concatenate(parts, axis=1)
+
+
+@dataclass(slots=True)
+class _Sound:
+    """A file's first stream of sound, and its sample rate (Hz)."""
+
+    container: Any
+    stream: Any
+    rate: int
+    resampler: Any
+
+
+@contextmanager
+def _opened(file: BinaryIO | Path) -> Iterator[_Sound]:
+    """The file's sound, with whatever goes wrong while it is decoded as an AvError."""
     try:
         av: Any = importlib.import_module("av")
     except ImportError:
@@ -60,54 +111,59 @@ def decode_with_av(
             rate = int(stream.rate or 0)
             if rate <= 0:
                 raise AvError("gives no sample rate")
-            total = _length(container, stream, rate)
-            if start is None and total is not None:
-                return np.zeros((1, 0), np.float32), rate, total
-            first = round((start or 0.0) * rate)
-            last = None if end is None or start is None or total is None else round(end * rate)
-            if first:
-                place = max(0.0, (start or 0.0) - LEAD_SECONDS) / stream.time_base
-                container.seek(int(place) + max(0, stream.start_time or 0), stream=stream)
-            samples, reached = _decode(av, container, stream, rate, first, last)
-            return samples, rate, total if total is not None else reached
+            yield _Sound(container, stream, rate, av.AudioResampler(format="fltp", rate=rate))
     except AvError:
         raise
     except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
         raise AvError(f"cannot be decoded ({' '.join(str(error).split())[:120]})") from None
 
 
-def _length(container: Any, stream: Any, rate: int) -> int | None:
+def _length(sound: _Sound) -> int | None:
+    """Samples per channel by the file's own word, if it gives one."""
+    stream, container = sound.stream, sound.container
+    kind = container.format.name
+    # FFmpeg guesses it from the bit rate, and does not say so: of bare AAC from its first frames, of Matroska that
+    # gives no length from its codec (PCM, AC-3).
+    if kind == "aac" or (kind.startswith("matroska") and stream.bit_rate):
+        return None
     if stream.duration is not None:
         seconds = float(stream.duration * stream.time_base)
-        return round(seconds * rate)
+        return round(seconds * sound.rate)
     if container.duration is not None:
         microseconds = float(container.duration)
-        return round(microseconds / 1e6 * rate)
+        return round(microseconds / 1e6 * sound.rate)
     return None
 
 
-def _decode(
-    av: Any, container: Any, stream: Any, rate: int, first: int, last: int | None
-) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples `first` to `last` of the stream, (channels, samples), and where decoding came to."""
-    resampler = av.AudioResampler(format="fltp", rate=rate)
-    blocks: list[npt.NDArray[np.float32]] = []
-    origin = max(0, stream.start_time or 0)  # below 0 lies what the decoder skips
-    begin = position = None
-    for frame in container.decode(stream):
-        at = position or 0 if frame.pts is None else round(float((frame.pts - origin) * frame.time_base) * rate)
-        for part in resampler.resample(frame):
-            block = part.to_ndarray()
-            if at + block.shape[1] > first:
-                if begin is None:
-                    begin = at
-                blocks.append(block)
-            at += block.shape[1]
-        position = at
-        if last is not None and at >= last:
-            break
-    if begin is None or not blocks or any(len(block) != len(blocks[0]) for block in blocks):
-        return np.zeros((1, 0), np.float32), position or 0
-    samples = np.concatenate(blocks, axis=1)
-    skip = max(0, first - begin)
-    return samples[:, skip : None if last is None else skip + last - max(first, begin)], position or 0
+def _span(sound: _Sound, first: int, last: int) -> Iterator[Part]:
+    """Samples `first` to `last`, out of what is decoded from here on."""
+    left = None
+    for at, part in _parts(sound):
+        end = at + part.shape[1]
+        if left is None:
+            if end <= first:
+                continue
+            left = last - max(first, at)
+            part = part[:, max(0, first - at) :]
+        if left <= 0:
+            return
+        yield part[:, :left]
+        left -= part.shape[1]
+        if end >= last:
+            return
+
+
+def _parts(sound: _Sound) -> Iterator[tuple[int, Part]]:
+    """What is decoded from here on, frame by frame: each with its place, in samples from the beginning."""
+    origin = max(0, sound.stream.start_time or 0)  # below 0 lies what the decoder skips
+    at = channels = 0
+    for frame in sound.container.decode(sound.stream):
+        if frame.pts is not None:
+            at = round(float((frame.pts - origin) * frame.time_base) * sound.rate)
+        for resampled in sound.resampler.resample(frame):
+            part = resampled.to_ndarray()
+            channels = channels or len(part)
+            if len(part) != channels:
+                raise AvError("changes its number of channels")
+            yield at, part
+            at += part.shape[1]
