@@ -448,6 +448,10 @@ def segment(start: float, end: float, text: str, audio: str = "a.wav") -> Uttera
     return Utterance(id=f"{audio}{start}", audio=Path(audio), text=text, start=start, end=end)
 
 
+def spoken(row: Utterance) -> bool:
+    return bool(row.text)
+
+
 def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
     rows = [
         segment(0, 4, "a"),
@@ -456,7 +460,7 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
         segment(15, 16, "d"),
         segment(16, 17, "e", "b"),
     ]
-    found = merge_segments(Utterances(rows), 10.0)
+    found = merge_segments(Utterances(rows), 10.0, spoken)
     assert [(u.id, u.start, u.end, u.text) for u in found] == [
         ("a.wav0+1", 0, 9, "a b"), ("a.wav9", 9, 12, "c"), ("a.wav15", 15, 16, "d"), ("b16", 16, 17, "e")
     ]  # fmt: skip
@@ -465,14 +469,14 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
 def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
     rows = [segment(1, 4, "a"), segment(5, 9.5, "b"), segment(10.5, 11.2, "c"), segment(12, 15, "d")]
     rows += [segment(16.5, 21, "e"), segment(21, 26.2, "f"), segment(29, 30, "g"), segment(30, 31, "h")]
-    found = list(merge_segments(Utterances(rows), 10.0))
+    found = list(merge_segments(Utterances(rows), 10.0, spoken))
     # "c d" has 0.5 s of the pause of 1 s before it, "e f" 0.3 s: more would be over 10 s. What was said in the longer
     # pause before "g" may have been left out, and before "a" nothing is known.
     assert [(u.start, u.end, u.text) for u in found] == [
         (1, 9.5, "a b"), (10, 15, "c d"), (pytest.approx(16.2), 26.2, "e f"), (29, 31, "g h")
     ]  # fmt: skip
     assert [(s.start, s.end) for s in found[1].segments] == [(0.5, pytest.approx(1.2)), (2.0, 5.0)]
-    joined = merge_segments(Utterances(rows), 10.0)
+    joined = merge_segments(Utterances(rows), 10.0, spoken)
     # The columns say the same as the rows.
     for part in (range(4), range(1, 4, 2)):
         chosen = [found[index] for index in part]
@@ -488,7 +492,7 @@ def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
 def test_joining_loses_no_text(spans: list[tuple[float, float]], longest: float) -> None:
     rows = [segment(start, start + length, f"w{n}") for n, (start, length) in enumerate(spans)]
     rows = [Utterance(id=str(n), audio=u.audio, text=u.text, start=u.start, end=u.end) for n, u in enumerate(rows)]
-    found = merge_segments(Utterances(rows), longest)
+    found = merge_segments(Utterances(rows), longest, spoken)
     assert " ".join(u.text for u in found).split() == [u.text for u in rows]
     for utterance in found:
         assert utterance.end is not None
