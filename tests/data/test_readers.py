@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whispertune.data import index
 from whispertune.data.audio import load_utterance, load_waveform
 from whispertune.data.segments import merge_segments
 from whispertune.data.sources import Source, parse_sources, read_utterances, require_sources
@@ -247,6 +249,39 @@ def test_splits(tmp_path: Path, name: str) -> None:
         read_utterances("data", where)
 
 
+WITHOUT_SPLITS = ["kaldi", "nemo", "lhotse", "srt", "text beside", "shards"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_SPLITS)
+def test_a_split_is_not_asked_of_a_corpus_without(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 1)
+    where = FORMATS[name](tmp_path)
+    with pytest.raises(
+        ManifestError, match=r"\[split=dev\]: there are no splits .*; name the file or folder that holds"
+    ):
+        read_utterances("train", f"{where} [split=dev]")
+    if name == "kaldi":
+        (tmp_path / "dev").mkdir()
+        with pytest.raises(ManifestError, match=r"; name .*/dev without \[split=…\]"):
+            read_utterances("train", f"{where} [split=dev]")
+
+
+def test_a_split_of_a_part_of_a_corpus(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="there are no splits"):
+        read_utterances("train", f"{audiofolder(tmp_path)}/train [split=validation]")
+    where = saved_data_set(tmp_path)
+    with pytest.raises(ManifestError, match="there are no splits"):
+        read_utterances("train", f"{where}/train [split=test]")
+
+
+def test_a_split_of_librispeech_is_a_folder(tmp_path: Path) -> None:
+    where = librispeech(tmp_path)
+    shutil.copytree(tmp_path / "train-clean" / "104", tmp_path / "dev-clean" / "104")
+    assert [u.text for u in read_utterances("train", f"{where} [split=dev-clean]")] == [TEXTS["104-9-0000"]]
+    with pytest.raises(ManifestError, match=r"/dev: no such folder with \*\.trans\.txt in it; \[split=…\] is the name"):
+        read_utterances("train", f"{where} [split=dev]")
+
+
 def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_dataset` reads local Parquet files as it would those of the Hub."""
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
@@ -265,6 +300,9 @@ def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.Mon
                 np.testing.assert_array_equal(load_utterance(utterance), waveform(key).astype(np.float32) / 32_768)
     with pytest.raises(ManifestError, match="cannot be loaded"):
         read_utterances("train", f"hub:{tmp_path / 'absent'}")
+    with pytest.raises(ManifestError, match=r"names the split validation already; leave one of the two out"):
+        read_utterances("train", f"hub:{where}::validation [split=train]")
+    assert len(read_utterances("train", f"hub:{where} [split=validation]")) == 1
 
 
 # The same with a fault: one line that says where, and what to do.

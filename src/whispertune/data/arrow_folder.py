@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, TEXT_COLUMNS, make_row, shown
-from whispertune.data.split_names import choose_split
+from whispertune.data.split_names import choose_split, require_no_split
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
@@ -24,8 +24,8 @@ def is_arrow_folder(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def add_arrow_folder(folder: Path, split: str, utterances: Utterances) -> None:
-    """Add one split of a saved data set, or all of one without splits.
+def add_arrow_folder(folder: Path, name: str, utterances: Utterances, *, asked: str | None = None) -> None:
+    """Add the split of a saved data set that is asked for or serves as `name`, or all of one without splits.
 
     Raises:
         ManifestError: if pyarrow is missing, or the folder or a row is at fault.
@@ -35,16 +35,18 @@ def add_arrow_folder(folder: Path, split: str, utterances: Utterances) -> None:
         splits = _json(folder / "dataset_dict.json").get("splits")
         if not isinstance(splits, list) or not splits:
             raise ManifestError(f"{folder / 'dataset_dict.json'}: names no splits; save the data set again")
-        place = folder / choose_split(folder, split, [str(name) for name in splits])
+        place = folder / choose_split(folder, asked or name, [str(there) for there in splits])
+    else:
+        require_no_split(folder, asked)
     files = _json(place / "state.json").get("_data_files")
     if not isinstance(files, list) or not all(isinstance(f, Mapping) and "filename" in f for f in files):
         raise ManifestError(f"{place / 'state.json'}: names no data files; save the data set again")
     row = 0
     for entry in files:
-        name = str(entry["filename"])
-        if Path(name).name != name:
-            raise ManifestError(f"{place / 'state.json'}: {shown(name)} is no file in this folder; save it again")
-        row = add_arrow_file(place / name, utterances, row)
+        file = str(entry["filename"])
+        if Path(file).name != file:
+            raise ManifestError(f"{place / 'state.json'}: {shown(file)} is no file in this folder; save it again")
+        row = add_arrow_file(place / file, utterances, row)
 
 
 def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:

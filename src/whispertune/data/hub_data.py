@@ -21,26 +21,31 @@ from whispertune.errors import ManifestError
 PREFIX = "hub:"
 
 
-def add_hub_data(address: str, split: str, utterances: Utterances, *, first: int | None = None) -> None:
-    """Add one split of a data set on the Hub, or only its `first` rows.
+def add_hub_data(
+    address: str, name: str, utterances: Utterances, *, asked: str | None = None, first: int | None = None
+) -> None:
+    """Add the split of a data set on the Hub that is asked for or serves as `name`, or only its `first` rows.
 
     Raises:
         ManifestError: if `datasets` is missing, or the Hub or the data set says no.
     """
-    name, _, rest = address.removeprefix(PREFIX).partition(":")
+    corpus, _, rest = address.removeprefix(PREFIX).partition(":")
     config, _, own_split = rest.partition(":")
+    if own_split and asked is not None:
+        problem = f"the address names the split {own_split} already"
+        raise ManifestError(f"{address} [split={asked}]: {problem}; leave one of the two out")
     try:
         import datasets
     except ImportError:
         raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
     try:
-        known = datasets.get_dataset_split_names(name, config or None)
-        chosen = choose_split(address, own_split or split, known)
+        known = datasets.get_dataset_split_names(corpus, config or None)
+        chosen = choose_split(address, own_split or asked or name, known)
         if first is None:
-            loaded = datasets.load_dataset(name, config or None, split=chosen)
+            loaded = datasets.load_dataset(corpus, config or None, split=chosen)
             files = [Path(entry["filename"]) for entry in loaded.cache_files]
         else:
-            index = _stream(datasets, address, name, config, chosen, first)
+            index = _stream(datasets, address, corpus, config, chosen, first)
     except ManifestError:
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
