@@ -343,6 +343,8 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     where = kaldi_segments(folders[5])
     message = broken(where, f"{where}/segments", lambda s: s.replace("1.00 2.00", "1.00"))
     assert "row 2, field 'start'" in message
+    message = broken(where, f"{where}/segments", lambda s: s.replace("0.00 1.00", "0.00 1.00 A"))
+    assert "row 1, field 'channel': 'A' is no channel; give its number, the first is 0" in message
     where = subtitles("srt")(folders[6])
     path = f"{where}/talk.it.srt"
     assert "field 'start': '00:0x:01,000 -->" in broken(
@@ -356,6 +358,20 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     (Path(where) / "deep" / "104-9-0000.txt").unlink()
     with pytest.raises(ManifestError, match=r"104-9-0000\.flac: no transcript beside it; write 104-9-0000\.txt"):
         read_utterances("train", where)
+
+
+def test_a_kaldi_segment_takes_its_own_channel(tmp_path: Path) -> None:
+    where = kaldi_segments(tmp_path)
+    names = sorted(TEXTS)
+    sides = [np.concatenate([waveform(side + name) for name in names]) for side in ("a", "b")]
+    soundfile.write(tmp_path / "long.wav", np.stack(sides, axis=1), RATE)
+    channels = {names[0]: " 1", names[1]: " 0", names[2]: ""}
+    lines = [f"{name} call-1 {n}.00 {n + 1}.00{channels[name]}\n" for n, name in enumerate(names)]
+    (tmp_path / "segments").write_text("".join(lines), encoding="utf-8")
+    first, second, third = read_utterances("train", where)
+    assert (first.channel, second.channel, third.channel) == (1, 0, None)
+    for row, side in ((first, "b"), (second, "a")):
+        np.testing.assert_array_equal(load_utterance(row), waveform(side + row.id).astype(np.float32) / 32_768)
 
 
 def cut_with(**changes: object) -> dict[str, object]:
