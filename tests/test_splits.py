@@ -361,6 +361,32 @@ def test_indexed_headers_change_no_split_and_a_changed_file_is_opened_again(
     assert sorted(opened) == ["c.wav", "missing.wav"]
 
 
+def test_headers_tell_that_a_channel_is_not_there(
+    tmp_path: Path, text: TextSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 1)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(9).uniform(-0.3, 0.3, (RATE, 2)), RATE)
+    rows = ["a1.wav,Uno.,", "a1.wav,Due.,0", "a1.wav,Tre.,1", "b.wav,Quattro.,1", "b.wav,Cinque.,2", "b.wav,Sei.,0"]
+    rows = [f"{row},{number}" for number, row in enumerate([*rows, "no.wav,Sette.,1", "b.wav,[rumore],3"])]
+    path = write(tmp_path, "train", rows, "audio,text,channel,id")
+    heard = load(path, text, check_audio="all")
+    assert [exclusion.row for exclusion in heard.excluded] == [4, 6, 8, 9]
+    assert "a1.wav: has no channel 1; it has 1, counted from 0" in heard.excluded[0].reason
+    asked: list[tuple[str, int]] = []
+    real = inspection.load_waveform
+    monkeypatch.setattr(
+        inspection, "load_waveform", lambda a, *s, **k: (asked.append((a.name, k["channel"])), real(a, *s, **k))[1]
+    )
+    for known in ([], [("b.wav", 1)]):  # what is there is kept in the index
+        asked.clear()
+        skimmed = load(path, text, check_audio="headers")
+        assert skimmed.excluded == heard.excluded
+        assert skimmed.num_samples == heard.num_samples
+        assert sorted([*asked, *known]) == [("a1.wav", 1), ("b.wav", 1), ("b.wav", 2), ("b.wav", 3)]
+    soundfile.write(tmp_path / "b.wav", np.zeros(RATE + 1), RATE)
+    assert [exclusion.row for exclusion in load(path, text, check_audio="headers").excluded] == [4, 5, 6, 8, 9]
+
+
 @given(
     st.lists(
         st.one_of(
