@@ -305,6 +305,28 @@ def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read_utterances("train", f"hub:{where} [split=validation]")) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [([7, 7, 8], ["7", "7-2", "8"]), (["a", "a-3", "a"], ["a", "a-3", "a-3-3"]), (["a", None, ""], None)],
+)
+def test_ids_that_repeat_get_their_rows_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[Any], made: list[str] | None
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ours"))
+    table = audio_table(list(TEXTS)).append_column("id", [given])
+    (tmp_path / "corpus").mkdir()
+    parquet.write_table(table, tmp_path / "corpus" / "train.parquet")
+    audio = datasets.Audio(decode=False)
+    datasets.Dataset(table, fingerprint="a").cast_column("audio", audio).save_to_disk(tmp_path / "saved", num_shards=2)
+    names = list(TEXTS)
+    for where in (f"hub:{tmp_path}/corpus", f"hub:{tmp_path}/corpus [first=3]", f"{tmp_path}/saved"):
+        found = [utterance.id for utterance in read_utterances("train", where)]
+        assert found == (made or ["a", f"2-{names[1]}.flac", f"3-{names[2]}.flac"])
+
+
 # The same with a fault: one line that says where, and what to do.
 
 

@@ -41,16 +41,18 @@ def add_arrow_folder(folder: Path, name: str, utterances: Utterances, *, asked: 
     files = _json(place / "state.json").get("_data_files")
     if not isinstance(files, list) or not all(isinstance(f, Mapping) and "filename" in f for f in files):
         raise ManifestError(f"{place / 'state.json'}: names no data files; save the data set again")
-    row = 0
+    row, taken = 0, set[str]()
     for entry in files:
         file = str(entry["filename"])
         if Path(file).name != file:
             raise ManifestError(f"{place / 'state.json'}: {shown(file)} is no file in this folder; save it again")
-        row = add_arrow_file(place / file, utterances, row)
+        row = add_arrow_file(place / file, utterances, taken, row)
 
 
-def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
+def add_arrow_file(path: Path, utterances: Utterances, taken: set[str], row: int) -> int:
     """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
+
+    taken: the ids of the rows before them, and then theirs too.
 
     Raises:
         ManifestError: as above.
@@ -65,7 +67,7 @@ def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
             begin = source.read_buffer(source.size()).address
             source.seek(0)
             for batch in pyarrow.ipc.open_stream(source):
-                row = _add_batch(path, batch, begin, source.size(), utterances, row)
+                row = _add_batch(path, batch, begin, source.size(), utterances, taken, row)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; save the data set again") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -74,7 +76,7 @@ def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
     return row
 
 
-def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, row: int) -> int:
+def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, taken: set[str], row: int) -> int:
     columns = batch.schema.names
     audio_name = next((name for name in AUDIO_COLUMNS if name in columns), None)
     if audio_name is None or not any(name in columns for name in TEXT_COLUMNS):
@@ -98,10 +100,24 @@ def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Uttera
         record = {name: entries[index] for name, entries in values.items() if name != "duration" or spanned}
         within = None if offsets is None else offsets[index]
         record["audio"] = paths[index] or (f"row-{row}" if within else None)
-        record.setdefault("id", f"{row}-{Path(str(record['audio'])).name}")  # names inside need not differ
+        make_id_distinct(record, row, taken)
         base = str(path.absolute()) if within else str(path.absolute().parent)
         make_row(str(path), row, record).add_to(utterances, base, within=within)
     return row
+
+
+def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:
+    """Give a row an id that is not `taken`, and take it: its own, behind which its number is put if it repeats.
+
+    FLEURS's ids are those of sentences, and several speakers say each.
+    """
+    given = record.get("id")
+    id_ = "" if given is None else str(given).strip()
+    if not id_:
+        record["id"] = id_ = f"{row}-{Path(str(record['audio'])).name}"  # names inside need not differ
+    while id_ in taken:
+        record["id"] = id_ = f"{id_}-{row}"
+    taken.add(id_)
 
 
 def _places(path: Path, array: Any, begin: int, size: int) -> list[tuple[int, int] | None]:

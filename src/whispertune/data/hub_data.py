@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from whispertune.data.arrow_folder import add_arrow_file
+from whispertune.data.arrow_folder import add_arrow_file, make_id_distinct
 from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, make_row
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
@@ -54,9 +54,9 @@ def add_hub_data(
     if first is not None:
         _add_stream(address, index, utterances)
         return
-    row = 0
+    row, taken = 0, set[str]()
     for path in files:
-        row = add_arrow_file(path, utterances, row)
+        row = add_arrow_file(path, utterances, taken, row)
 
 
 def cache_folder() -> Path:
@@ -92,9 +92,10 @@ def _stream(datasets: Any, address: str, name: str, config: str, split: str, fir
 
 def _add_stream(address: str, index: Path, utterances: Utterances) -> None:
     recordings = str(index.with_suffix(".audio"))
+    taken: set[str] = set()
     with index.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             record = json.loads(line)
             offset, size = record.pop("within")
-            record.setdefault("id", f"{number}-{record['audio']}")
+            make_id_distinct(record, number, taken)
             make_row(address, number, record).add_to(utterances, recordings, within=(offset, size))
