@@ -28,6 +28,7 @@ from whispertune.splits import (
     Split,
     excluded_summary,
     load_split,
+    merged_rows,
     read_rows,
     require_usable,
 )
@@ -249,7 +250,8 @@ def test_subtitles_become_windows_of_the_real_recording(
     reading = DataOptions(merge_segments=30)
     for check_audio in ("all", "headers"):
         options = replace(reading, check_audio=check_audio)
-        split = load_split("train", read_rows("train", folder, options), text, options, advance=lambda _: None)
+        rows = merged_rows(read_rows("train", folder), text, options)
+        split = load_split("train", rows, text, options, advance=lambda _: None)
         found = split.arrange(WindowOptions(timestamps=1.0, previous_text=1.0), text, seed=0)
         assert found == (0, 2, 2)
         first, _, third = split.windows
@@ -265,7 +267,8 @@ def test_subtitles_become_windows_of_the_real_recording(
         stamps = [(token - tokenizer.timestamp_begin) * 0.02 for token in ids if token >= tokenizer.timestamp_begin]
         assert stamps == pytest.approx([0, 2, 2.5, 4])
         assert list(split.num_samples) == [8 * RATE, 4 * RATE, round(0.9 * RATE)]
-    without = load_split("train", read_rows("train", folder, reading), text, reading, advance=lambda _: None)
+    rows = merged_rows(read_rows("train", folder), text, reading)
+    without = load_split("train", rows, text, reading, advance=lambda _: None)
     assert without.arrange(WindowOptions(timestamps=0.0), text, seed=0) == (0, 0, 0)
     assert all(tokenizer.no_timestamps in target.input_ids for target in without.targets)
 
@@ -273,7 +276,7 @@ def test_subtitles_become_windows_of_the_real_recording(
 def test_joined_segments_take_part_in_stitching(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
     cues = [(n, n + 0.8, f"frase {n}") for n in range(0, 36, 2)]
     options = DataOptions(merge_segments=5)
-    rows = read_rows("train", talk(tmp_path / "talks", cues), options)
+    rows = merged_rows(read_rows("train", talk(tmp_path / "talks", cues)), text, options)
     split = load_split("train", rows, text, options, advance=lambda _: None)
     counts = split.arrange(WindowOptions(stitched_share=0.5, timestamps=1.0, max_utterances=4), text, seed=0)
     assert counts.stitched > 3
@@ -385,6 +388,32 @@ def test_indexed_headers_change_no_split_and_a_changed_file_is_opened_again(
     assert sorted(opened) == ["c.wav", "missing.wav"]
 
 
+def test_headers_tell_that_a_channel_is_not_there(
+    tmp_path: Path, text: TextSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 1)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(9).uniform(-0.3, 0.3, (RATE, 2)), RATE)
+    rows = ["a1.wav,Uno.,", "a1.wav,Due.,0", "a1.wav,Tre.,1", "b.wav,Quattro.,1", "b.wav,Cinque.,2", "b.wav,Sei.,0"]
+    rows = [f"{row},{number}" for number, row in enumerate([*rows, "no.wav,Sette.,1", "b.wav,[rumore],3"])]
+    path = write(tmp_path, "train", rows, "audio,text,channel,id")
+    heard = load(path, text, check_audio="all")
+    assert [exclusion.row for exclusion in heard.excluded] == [4, 6, 8, 9]
+    assert "a1.wav: has no channel 1; it has 1, counted from 0" in heard.excluded[0].reason
+    asked: list[tuple[str, int]] = []
+    real = inspection.load_waveform
+    monkeypatch.setattr(
+        inspection, "load_waveform", lambda a, *s, **k: (asked.append((a.name, k["channel"])), real(a, *s, **k))[1]
+    )
+    for known in ([], [("b.wav", 1)]):  # what is there is kept in the index
+        asked.clear()
+        skimmed = load(path, text, check_audio="headers")
+        assert skimmed.excluded == heard.excluded
+        assert skimmed.num_samples == heard.num_samples
+        assert sorted([*asked, *known]) == [("a1.wav", 1), ("b.wav", 1), ("b.wav", 2), ("b.wav", 3)]
+    soundfile.write(tmp_path / "b.wav", np.zeros(RATE + 1), RATE)
+    assert [exclusion.row for exclusion in load(path, text, check_audio="headers").excluded] == [4, 5, 6, 8, 9]
+
+
 @given(
     st.lists(
         st.one_of(
@@ -490,8 +519,25 @@ def test_the_quick_look_agrees_with_the_normaliser(language: str, said: str) -> 
     assert leaves_something(said, language) == bool(normalizer_for(language)(said).strip())
 
 
-def test_segments_are_merged_as_they_are_read(tmp_path: Path) -> None:
-    path = write(tmp_path, "train", ["a1.wav,Uno,0,0.4", "a1.wav,due.,0.5,0.9"], "audio,text,start,end")
-    (row,) = read_rows("train", path, DataOptions(merge_segments=10))
+def test_segments_are_merged_if_asked_for(tmp_path: Path, text: TextSettings) -> None:
+    read = read_rows(
+        "train", write(tmp_path, "train", ["a1.wav,Uno,0,0.4", "a1.wav,due.,0.5,0.9"], "audio,text,start,end")
+    )
+    (row,) = merged_rows(read, text, DataOptions(merge_segments=10))
     assert (row.text, row.start, row.end) == ("Uno due.", 0.0, 0.9)
-    assert len(read_rows("train", path, DataOptions())) == 2
+    assert merged_rows(read, text, DataOptions()) is read
+
+
+@pytest.mark.parametrize("check", ["all", "headers"])
+def test_a_segment_with_unusable_text_is_left_out_alone(tmp_path: Path, text: TextSettings, check: Any) -> None:
+    said = ["Uno", "due", "[inaudible]", "tre", "", "quattro", "cinque", "...", "a" * 500, "sei"]
+    rows = [f"a1.wav,{words},{n / 10:.1f},{n / 10 + 0.1:.1f}" for n, words in enumerate(said)]
+    read = read_rows("train", write(tmp_path, "train", rows, "audio,text,start,end"))
+    for empty, texts, excluded in (
+        ("exclude", ["Uno due", "tre", "quattro cinque", "sei"], [4, 6, 9, 10]),
+        ("keep", ["Uno due", "tre quattro cinque", "sei"], [4, 9, 10]),
+    ):
+        options = DataOptions(merge_segments=10, check_audio=check, empty_text=empty)  # type: ignore[arg-type]
+        split = load_split("train", merged_rows(read, text, options), text, options, advance=len_of)
+        assert [window.text for window in split.windows] == texts
+        assert [exclusion.row for exclusion in split.excluded] == excluded

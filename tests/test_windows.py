@@ -115,6 +115,20 @@ def test_one_language_and_task_a_window() -> None:
     assert {next(iter(kind)) for kind in kinds} == {("it", None), ("de", None), ("de", "translate")}
 
 
+def test_every_language_gets_its_windows() -> None:
+    utterances: list[Utterance] = []
+    lengths: list[int] = []
+    for number in range(20):
+        rows, samples = corpus(35, language=f"l{number}")
+        utterances, lengths = utterances + rows, lengths + samples
+    windows = stitch(utterances, lengths, stitched_share=0.2, seed=1)
+    assert len(windows) == 175  # as many as are asked for
+    counts = Counter(window.utterances[0].language for window in windows)
+    assert len(counts) == 20
+    assert max(counts.values()) < 20
+    assert stitch(utterances, lengths, stitched_share=0.2, seed=1) == windows
+
+
 def test_too_few_to_stitch() -> None:
     assert stitch(*corpus(2), stitched_share=0.5) == []
     assert stitch([], [], stitched_share=0.5) == []

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.audio import content_key, load_utterance, num_samples_between, num_samples_of, probe_audio
+from whispertune.data.audio import (
+    content_key,
+    load_utterance,
+    load_waveform,
+    num_samples_between,
+    num_samples_of,
+    probe_audio,
+)
 from whispertune.data.index import Files, Headers
 from whispertune.data.segments import Rows
 from whispertune.data.utterances import Shared, Utterance
@@ -24,6 +31,8 @@ Place = tuple[str, tuple[int, int] | None]
 Seconds = npt.NDArray[np.float64]
 CHUNK_ROWS = 8192
 """Rows that are handed to the threads at once."""
+MOMENT = 0.01
+"""Seconds that are decoded to see whether a channel is there."""
 
 
 @dataclass(slots=True)
@@ -97,13 +106,14 @@ def skim_rows(
     share: range,
     known: Known,
 ) -> Look:
-    """Look at every row of a share, but only at the headers of its audio: each file's once, while its rows follow each
-    other.
+    """Look at every row of a share, but only at the headers of its audio, and whether its channel is there: each file
+    once, while its rows follow each other.
 
     known: of all rows; files that have not changed since are not opened again. Where the share is all rows, what this
     look finds is put there.
     """
     languages, kinds = plain_languages(utterances, text), utterances.kind_numbers
+    channels_of_kinds = np.array([kind.channel or 0 for kind in utterances.kinds], np.int64)
     look = Look(np.zeros(len(share), np.int64))
     new: list[Files] = []
     sound = np.zeros(len(share), np.bool_)
@@ -121,16 +131,21 @@ def skim_rows(
                 files = _part(known.files, here)
                 places = list(map(utterances.place, files.rows.tolist()))
             faults = _look_at_headers(places, files.headers, pool)
+            channels = channels_of_kinds[kinds[here]]
+            lacking = _look_for_channels(places, files, channels, pool)
             if known.sound is None:
                 codes = list(map(languages.__getitem__, kinds[here].tolist()))
                 sound[part] = text.surely_usable_rows(texts, codes)
             else:
                 sound[part] = known.sound[here]
-            samples = np.where(sound[part], _plain_num_samples(files.headers[files.of], *utterances.spans(chunk)), 0)
+            headers = files.headers[files.of]
+            plain = sound[part] & (channels < headers[:, 4])
+            samples = np.where(plain, _plain_num_samples(headers, *utterances.spans(chunk)), 0)
             for at in np.flatnonzero(samples == 0).tolist():
                 number = int(files.of[at])
                 frames, rate, *_ = files.headers[number].tolist()
-                found = _skim(utterances[chunk[at]], faults.get(number, (frames, rate)), text, keep_empty)
+                fault = faults.get(number) or lacking.get((number, int(channels[at])))
+                found = _skim(utterances[chunk[at]], fault or (frames, rate), text, keep_empty)
                 if isinstance(found, str):
                     look.reasons[begin + at] = found
                 else:
@@ -148,7 +163,7 @@ def _files_of(rows: range, places: Sequence[Place]) -> tuple[Files, list[Place]]
     numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
     of = np.fromiter(map(numbers.__getitem__, places), np.int32, len(places))
     firsts = np.unique(of, return_index=True)[1]
-    headers = np.zeros((len(numbers), 4), np.int64)
+    headers = np.zeros((len(numbers), 5), np.int64)
     return Files(of, rows.start + rows.step * firsts, headers), list(numbers)
 
 
@@ -168,16 +183,33 @@ def _joined(parts: Sequence[Files]) -> Files:
 
 
 def _look_at_headers(places: Sequence[Place], headers: Headers, pool: ThreadPoolExecutor) -> dict[int, str]:
-    """Bring the headers (m, 4) of m files up to date; what is wrong with which of them."""
+    """Bring the headers (m, 5) of m files up to date; what is wrong with which of them."""
     stats = np.array([_size_and_time(path) for path, _ in places], np.int64)
-    new: list[int] = np.flatnonzero((headers[:, 0] == 0) | (headers[:, 2:] != stats).any(axis=1)).tolist()
-    headers[new], headers[:, 2:] = 0, stats
+    new: list[int] = np.flatnonzero((headers[:, 0] == 0) | (headers[:, 2:4] != stats).any(axis=1)).tolist()
+    headers[new], headers[:, 2:4] = 0, stats
     faults = {}
     for number, length in zip(new, pool.map(_probe, [places[number] for number in new]), strict=True):
         if isinstance(length, str):
             faults[number] = length
         else:
-            headers[number, :2] = length
+            headers[number, :2], headers[number, 4] = length, 1
+    return faults
+
+
+def _look_for_channels(
+    places: Sequence[Place], files: Files, channels: npt.NDArray[np.int64], pool: ThreadPoolExecutor
+) -> dict[tuple[int, int], str]:
+    """Bring up to date how many channels are known, as far as rows (n,) ask for them; why a file's can't be used."""
+    headers = files.headers[files.of]
+    unknown = np.flatnonzero((headers[:, 0] > 0) & (channels >= headers[:, 4]))
+    wanted = sorted(set(zip(files.of[unknown].tolist(), channels[unknown].tolist(), strict=True)))
+    faults = {}
+    looks = pool.map(_fault_of_channel, [places[number] for number, _ in wanted], [channel for _, channel in wanted])
+    for (number, channel), fault in zip(wanted, looks, strict=True):
+        if fault is None:
+            files.headers[number, 4] = channel + 1  # they come in order
+        else:
+            faults[number, channel] = fault
     return faults
 
 
@@ -195,6 +227,14 @@ def _probe(place: Place) -> tuple[int, int] | str:
         return probe_audio(Path(place[0]), within=place[1])
     except AudioError as error:
         return str(error)
+
+
+def _fault_of_channel(place: Place, channel: int) -> str | None:
+    try:
+        load_waveform(Path(place[0]), 0.0, MOMENT, channel=channel, within=place[1])
+    except AudioError as error:
+        return str(error)
+    return None
 
 
 def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:

@@ -20,7 +20,7 @@ from whispertune.precision import precision_name, resolve_device, resolve_precis
 from whispertune.processes import ALONE, Pace, Processes
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder, write_jsonl
-from whispertune.splits import Arranged, Split, excluded_summary, load_split, read_rows, require_usable
+from whispertune.splits import Arranged, Split, excluded_summary, load_split, merged_rows, read_rows, require_usable
 from whispertune.states import (
     ComputedStates,
     EncoderStates,
@@ -181,7 +181,7 @@ def _told(arranged: Arranged) -> str:
 def _load(
     name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes
 ) -> Split:
-    rows = read_rows(name, manifest, recipe.data)
+    rows = merged_rows(read_rows(name, manifest), text, recipe.data)
     with progress_bar(f"checking {name}", len(rows)) as advance:
         pace = Pace(advance, len(range(processes.rank, len(rows), processes.world)), len(rows))
 

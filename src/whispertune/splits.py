@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple
 from unicodedata import unidata_version
 
 import numpy as np
@@ -209,15 +209,7 @@ def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
     return Lazy(len(windows), lambda i: text.target(windows[i]))
 
 
-@overload
-def read_rows(name: str, manifest: Path | str) -> Utterances: ...
-
-
-@overload
-def read_rows(name: str, manifest: Path | str, options: DataOptions) -> Rows: ...
-
-
-def read_rows(name: str, manifest: Path | str, options: DataOptions | None = None) -> Rows:
+def read_rows(name: str, manifest: Path | str) -> Utterances:
     """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
 
     Raises:
@@ -228,9 +220,15 @@ def read_rows(name: str, manifest: Path | str, options: DataOptions | None = Non
     if not utterances:
         found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
         raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
-    if options is not None and options.merge_segments > 0:
-        return merge_segments(utterances, options.merge_segments)
     return utterances
+
+
+def merged_rows(utterances: Utterances, text: TextSettings, options: DataOptions) -> Rows:
+    """The rows as `data.merge_segments` asks for them: as they are, or joined, those with unusable text left alone."""
+    if options.merge_segments == 0:
+        return utterances
+    keep_empty = options.empty_text == "keep"
+    return merge_segments(utterances, options.merge_segments, lambda row: text.is_usable(row, keep_empty=keep_empty))
 
 
 def load_split(

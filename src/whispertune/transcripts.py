@@ -109,6 +109,13 @@ class TextSettings:
             f"text and prompt are {num_tokens} tokens; Whisper takes {MAX_TOKENS}" if num_tokens > MAX_TOKENS else None
         )
 
+    def is_usable(self, said: Said, *, keep_empty: bool = False) -> bool:
+        """Whether a transcript can be a target, and its language and task are known."""
+        try:
+            return self.unusable(said, keep_empty=keep_empty) is None
+        except RecipeError:
+            return False
+
     def surely_usable(self, words: str, language: str) -> bool:
         """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
         return _surely_fits(words) and leaves_something(words, language)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -129,12 +130,15 @@ def stitched_windows(
 ) -> list[Window]:
     """Windows of several utterances, so many that they are `stitched_share` of all windows.
 
-    num_samples, num_tokens: of each utterance. A window holds utterances of one language and task, drawn
-    without repetition, within 30 s and `max_tokens` of text and timestamps; one that ends with fewer than
-    `min_utterances` is dropped (long recordings cannot be stitched).
+    num_samples, num_tokens: of each utterance. A window's first utterance is drawn from all, the others from those of
+    its language and task, without repetition, within 30 s and `max_tokens` of text and timestamps; one that ends with
+    fewer than `min_utterances` is dropped (long recordings cannot be stitched).
     """
     wanted = round(len(utterances) * options.stitched_share / (1 - options.stitched_share))
     generator = np.random.default_rng((seed, 0x57174))
+    alike: dict[tuple[str | None, str | None], array[int]] = {}
+    for index, utterance in enumerate(utterances if wanted else ()):
+        alike.setdefault((utterance.language, utterance.task), array("q")).append(index)
     windows: list[Window] = []
     for number in range(wanted):
         target = int(generator.integers(options.min_utterances, options.max_utterances + 1))
@@ -144,19 +148,16 @@ def stitched_windows(
         chosen: list[int] = []
         pauses: list[float] = []
         samples, tokens = _samples_of(lead), 0
-        for index in generator.integers(len(utterances), size=4 * target).tolist():
-            candidate, first = utterances[index], utterances[chosen[0] if chosen else index]
+        start = int(generator.integers(len(utterances)))
+        others = alike[utterances[start].language, utterances[start].task]
+        draws = generator.integers(len(others), size=4 * target - 1).tolist()
+        for index in (start, *map(others.__getitem__, draws)):
             pause = float(generator.uniform(options.min_pause, options.max_pause)) if chosen else 0.0
             new_samples = samples + _samples_of(pause) + num_samples[index]
             new_tokens = tokens + num_tokens[index]
             if timestamps:
-                new_tokens += TIMESTAMP_TOKENS * max(1, len(candidate.segments))
-            if (
-                index in chosen
-                or (candidate.language, candidate.task) != (first.language, first.task)
-                or new_samples > WINDOW_SAMPLES
-                or new_tokens > max_tokens
-            ):
+                new_tokens += TIMESTAMP_TOKENS * max(1, len(utterances[index].segments))
+            if index in chosen or new_samples > WINDOW_SAMPLES or new_tokens > max_tokens:
                 continue
             samples, tokens = new_samples, new_tokens
             chosen.append(index)

@@ -72,6 +72,35 @@ def test_a_tar_without_members(tmp_path: Path) -> None:
         read_rows("train", str(tmp_path / "empty.tar"))
 
 
+@pytest.mark.parametrize("ending", ["srt", "txt"])
+def test_two_recordings_with_one_transcript(tmp_path: Path, ending: str) -> None:
+    for name in ("talk.mp4", "talk.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / f"talk.it.{ending}").write_text("1\n00:00:01,000 --> 00:00:02,000\nSì.\n", encoding="utf-8")
+    said = f"talk.wav: talk.it.{ending} is the transcript of talk.mp4 too; remove one recording"
+    assert said in told(str(tmp_path))
+
+
+def test_names_of_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.wav", "a.b.wav", "a.b.c.wav", "d-1.wav"]
+    for name, ending in zip(names, ["txt", "zh-Hant.txt", "vtt.txt", "TXT"], strict=True):
+        (tmp_path / name).touch()
+        (tmp_path / f"{name.removesuffix('.wav')}.{ending}").write_text(name, encoding="utf-8")
+    listed: list[Path] = []
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: (listed.append(path), real(path))[1])
+    found = read_utterances("train", str(tmp_path))
+    assert sorted((row.text, row.language) for row in found) == [
+        ("a.b.c.wav", "vtt"), ("a.b.wav", "zh-Hant"), ("a.wav", None), ("d-1.wav", None)
+    ]  # fmt: skip
+    assert len(listed) < len(names)  # no recording lists its folder
+    (tmp_path / "a.it.txt").write_text("Sì.", encoding="utf-8")
+    assert "a.wav: several transcripts (a.it.txt, a.txt) beside it; leave one" in told(str(tmp_path))
+    (tmp_path / "a.it.txt").unlink()
+    (tmp_path / "e.srt").write_text("", encoding="utf-8")
+    assert "e.srt: no recording of that name beside it" in told(str(tmp_path))
+
+
 # With the `datasets` extra.
 
 

@@ -137,7 +137,7 @@ def test_small_manifests_leave_nothing_behind(manifest: Path, monkeypatch: pytes
 def test_files_are_kept_for_these_rows_in_this_folder(manifest: Path) -> None:
     rows = read_utterances("train", str(manifest))
     assert indexed_files(rows) is None
-    files = Files(np.arange(40, dtype=np.int32) % 3, np.arange(3), np.arange(12).reshape(3, 4))
+    files = Files(np.arange(40, dtype=np.int32) % 3, np.arange(3), np.arange(15).reshape(3, 5))
     index_files(rows, files)
     found = indexed_files(rows)
     assert found is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whispertune.data import index
 from whispertune.data.audio import load_utterance, load_waveform
 from whispertune.data.segments import merge_segments
 from whispertune.data.sources import Source, parse_sources, read_utterances, require_sources
@@ -247,6 +249,39 @@ def test_splits(tmp_path: Path, name: str) -> None:
         read_utterances("data", where)
 
 
+WITHOUT_SPLITS = ["kaldi", "nemo", "lhotse", "srt", "text beside", "shards"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_SPLITS)
+def test_a_split_is_not_asked_of_a_corpus_without(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FEWEST_ROWS", 1)
+    where = FORMATS[name](tmp_path)
+    with pytest.raises(
+        ManifestError, match=r"\[split=dev\]: there are no splits .*; name the file or folder that holds"
+    ):
+        read_utterances("train", f"{where} [split=dev]")
+    if name == "kaldi":
+        (tmp_path / "dev").mkdir()
+        with pytest.raises(ManifestError, match=r"; name .*/dev without \[split=…\]"):
+            read_utterances("train", f"{where} [split=dev]")
+
+
+def test_a_split_of_a_part_of_a_corpus(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="there are no splits"):
+        read_utterances("train", f"{audiofolder(tmp_path)}/train [split=validation]")
+    where = saved_data_set(tmp_path)
+    with pytest.raises(ManifestError, match="there are no splits"):
+        read_utterances("train", f"{where}/train [split=test]")
+
+
+def test_a_split_of_librispeech_is_a_folder(tmp_path: Path) -> None:
+    where = librispeech(tmp_path)
+    shutil.copytree(tmp_path / "train-clean" / "104", tmp_path / "dev-clean" / "104")
+    assert [u.text for u in read_utterances("train", f"{where} [split=dev-clean]")] == [TEXTS["104-9-0000"]]
+    with pytest.raises(ManifestError, match=r"/dev: no such folder with \*\.trans\.txt in it; \[split=…\] is the name"):
+        read_utterances("train", f"{where} [split=dev]")
+
+
 def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_dataset` reads local Parquet files as it would those of the Hub."""
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
@@ -265,6 +300,31 @@ def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.Mon
                 np.testing.assert_array_equal(load_utterance(utterance), waveform(key).astype(np.float32) / 32_768)
     with pytest.raises(ManifestError, match="cannot be loaded"):
         read_utterances("train", f"hub:{tmp_path / 'absent'}")
+    with pytest.raises(ManifestError, match=r"names the split validation already; leave one of the two out"):
+        read_utterances("train", f"hub:{where}::validation [split=train]")
+    assert len(read_utterances("train", f"hub:{where} [split=validation]")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [([7, 7, 8], ["7", "7-2", "8"]), (["a", "a-3", "a"], ["a", "a-3", "a-3-3"]), (["a", None, ""], None)],
+)
+def test_ids_that_repeat_get_their_rows_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[Any], made: list[str] | None
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ours"))
+    table = audio_table(list(TEXTS)).append_column("id", [given])
+    (tmp_path / "corpus").mkdir()
+    parquet.write_table(table, tmp_path / "corpus" / "train.parquet")
+    audio = datasets.Audio(decode=False)
+    datasets.Dataset(table, fingerprint="a").cast_column("audio", audio).save_to_disk(tmp_path / "saved", num_shards=2)
+    names = list(TEXTS)
+    for where in (f"hub:{tmp_path}/corpus", f"hub:{tmp_path}/corpus [first=3]", f"{tmp_path}/saved"):
+        found = [utterance.id for utterance in read_utterances("train", where)]
+        assert found == (made or ["a", f"2-{names[1]}.flac", f"3-{names[2]}.flac"])
 
 
 # The same with a fault: one line that says where, and what to do.
@@ -305,6 +365,8 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     where = kaldi_segments(folders[5])
     message = broken(where, f"{where}/segments", lambda s: s.replace("1.00 2.00", "1.00"))
     assert "row 2, field 'start'" in message
+    message = broken(where, f"{where}/segments", lambda s: s.replace("0.00 1.00", "0.00 1.00 A"))
+    assert "row 1, field 'channel': 'A' is no channel; give its number, the first is 0" in message
     where = subtitles("srt")(folders[6])
     path = f"{where}/talk.it.srt"
     assert "field 'start': '00:0x:01,000 -->" in broken(
@@ -318,6 +380,20 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     (Path(where) / "deep" / "104-9-0000.txt").unlink()
     with pytest.raises(ManifestError, match=r"104-9-0000\.flac: no transcript beside it; write 104-9-0000\.txt"):
         read_utterances("train", where)
+
+
+def test_a_kaldi_segment_takes_its_own_channel(tmp_path: Path) -> None:
+    where = kaldi_segments(tmp_path)
+    names = sorted(TEXTS)
+    sides = [np.concatenate([waveform(side + name) for name in names]) for side in ("a", "b")]
+    soundfile.write(tmp_path / "long.wav", np.stack(sides, axis=1), RATE)
+    channels = {names[0]: " 1", names[1]: " 0", names[2]: ""}
+    lines = [f"{name} call-1 {n}.00 {n + 1}.00{channels[name]}\n" for n, name in enumerate(names)]
+    (tmp_path / "segments").write_text("".join(lines), encoding="utf-8")
+    first, second, third = read_utterances("train", where)
+    assert (first.channel, second.channel, third.channel) == (1, 0, None)
+    for row, side in ((first, "b"), (second, "a")):
+        np.testing.assert_array_equal(load_utterance(row), waveform(side + row.id).astype(np.float32) / 32_768)
 
 
 def cut_with(**changes: object) -> dict[str, object]:
@@ -448,6 +524,10 @@ def segment(start: float, end: float, text: str, audio: str = "a.wav") -> Uttera
     return Utterance(id=f"{audio}{start}", audio=Path(audio), text=text, start=start, end=end)
 
 
+def spoken(row: Utterance) -> bool:
+    return bool(row.text)
+
+
 def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
     rows = [
         segment(0, 4, "a"),
@@ -456,7 +536,7 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
         segment(15, 16, "d"),
         segment(16, 17, "e", "b"),
     ]
-    found = merge_segments(Utterances(rows), 10.0)
+    found = merge_segments(Utterances(rows), 10.0, spoken)
     assert [(u.id, u.start, u.end, u.text) for u in found] == [
         ("a.wav0+1", 0, 9, "a b"), ("a.wav9", 9, 12, "c"), ("a.wav15", 15, 16, "d"), ("b16", 16, 17, "e")
     ]  # fmt: skip
@@ -465,14 +545,14 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
 def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
     rows = [segment(1, 4, "a"), segment(5, 9.5, "b"), segment(10.5, 11.2, "c"), segment(12, 15, "d")]
     rows += [segment(16.5, 21, "e"), segment(21, 26.2, "f"), segment(29, 30, "g"), segment(30, 31, "h")]
-    found = list(merge_segments(Utterances(rows), 10.0))
+    found = list(merge_segments(Utterances(rows), 10.0, spoken))
     # "c d" has 0.5 s of the pause of 1 s before it, "e f" 0.3 s: more would be over 10 s. What was said in the longer
     # pause before "g" may have been left out, and before "a" nothing is known.
     assert [(u.start, u.end, u.text) for u in found] == [
         (1, 9.5, "a b"), (10, 15, "c d"), (pytest.approx(16.2), 26.2, "e f"), (29, 31, "g h")
     ]  # fmt: skip
     assert [(s.start, s.end) for s in found[1].segments] == [(0.5, pytest.approx(1.2)), (2.0, 5.0)]
-    joined = merge_segments(Utterances(rows), 10.0)
+    joined = merge_segments(Utterances(rows), 10.0, spoken)
     # The columns say the same as the rows.
     for part in (range(4), range(1, 4, 2)):
         chosen = [found[index] for index in part]
@@ -488,7 +568,7 @@ def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
 def test_joining_loses_no_text(spans: list[tuple[float, float]], longest: float) -> None:
     rows = [segment(start, start + length, f"w{n}") for n, (start, length) in enumerate(spans)]
     rows = [Utterance(id=str(n), audio=u.audio, text=u.text, start=u.start, end=u.end) for n, u in enumerate(rows)]
-    found = merge_segments(Utterances(rows), longest)
+    found = merge_segments(Utterances(rows), longest, spoken)
     assert " ".join(u.text for u in found).split() == [u.text for u in rows]
     for utterance in found:
         assert utterance.end is not None

@@ -26,7 +26,7 @@ from whispertune.probes.sounds import SOUND_KINDS
 from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, Split, excluded_summary, load_split, read_rows, require_usable
+from whispertune.splits import DataOptions, Split, excluded_summary, load_split, merged_rows, read_rows, require_usable
 from whispertune.states import ComputedStates, window_features
 from whispertune.text.languages import spoken_language
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
@@ -164,7 +164,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
     language = None if options.language is None else spoken_language(options.language, options.language_token)
-    rows = read_rows("data", options.data, options.reading)
+    read = read_rows("data", options.data)
     ready = ready_to_decode(load_model(options.model, device, dtype))
     if language is not None:
         token = options.language_token or language
@@ -172,6 +172,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     elif ready.tokenizer.multilingual:
         language = _own_language(ready.checkpoint.generation)
     text = TextSettings(ready.tokenizer, language, options.task, language_token=options.language_token)
+    rows = merged_rows(read, text, options.reading)
     with progress_bar("checking", len(rows)) as advance:
         split = load_split("data", rows, text, options.reading, advance=advance)
     for line in excluded_summary(split.excluded):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, TEXT_COLUMNS, make_row, shown
-from whispertune.data.split_names import choose_split
+from whispertune.data.split_names import choose_split, require_no_split
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
@@ -24,8 +24,8 @@ def is_arrow_folder(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def add_arrow_folder(folder: Path, split: str, utterances: Utterances) -> None:
-    """Add one split of a saved data set, or all of one without splits.
+def add_arrow_folder(folder: Path, name: str, utterances: Utterances, *, asked: str | None = None) -> None:
+    """Add the split of a saved data set that is asked for or serves as `name`, or all of one without splits.
 
     Raises:
         ManifestError: if pyarrow is missing, or the folder or a row is at fault.
@@ -35,20 +35,24 @@ def add_arrow_folder(folder: Path, split: str, utterances: Utterances) -> None:
         splits = _json(folder / "dataset_dict.json").get("splits")
         if not isinstance(splits, list) or not splits:
             raise ManifestError(f"{folder / 'dataset_dict.json'}: names no splits; save the data set again")
-        place = folder / choose_split(folder, split, [str(name) for name in splits])
+        place = folder / choose_split(folder, asked or name, [str(there) for there in splits])
+    else:
+        require_no_split(folder, asked)
     files = _json(place / "state.json").get("_data_files")
     if not isinstance(files, list) or not all(isinstance(f, Mapping) and "filename" in f for f in files):
         raise ManifestError(f"{place / 'state.json'}: names no data files; save the data set again")
-    row = 0
+    row, taken = 0, set[str]()
     for entry in files:
-        name = str(entry["filename"])
-        if Path(name).name != name:
-            raise ManifestError(f"{place / 'state.json'}: {shown(name)} is no file in this folder; save it again")
-        row = add_arrow_file(place / name, utterances, row)
+        file = str(entry["filename"])
+        if Path(file).name != file:
+            raise ManifestError(f"{place / 'state.json'}: {shown(file)} is no file in this folder; save it again")
+        row = add_arrow_file(place / file, utterances, taken, row)
 
 
-def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
+def add_arrow_file(path: Path, utterances: Utterances, taken: set[str], row: int) -> int:
     """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
+
+    taken: the ids of the rows before them, and then theirs too.
 
     Raises:
         ManifestError: as above.
@@ -63,7 +67,7 @@ def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
             begin = source.read_buffer(source.size()).address
             source.seek(0)
             for batch in pyarrow.ipc.open_stream(source):
-                row = _add_batch(path, batch, begin, source.size(), utterances, row)
+                row = _add_batch(path, batch, begin, source.size(), utterances, taken, row)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; save the data set again") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -72,7 +76,7 @@ def add_arrow_file(path: Path, utterances: Utterances, row: int = 0) -> int:
     return row
 
 
-def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, row: int) -> int:
+def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, taken: set[str], row: int) -> int:
     columns = batch.schema.names
     audio_name = next((name for name in AUDIO_COLUMNS if name in columns), None)
     if audio_name is None or not any(name in columns for name in TEXT_COLUMNS):
@@ -96,10 +100,24 @@ def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Uttera
         record = {name: entries[index] for name, entries in values.items() if name != "duration" or spanned}
         within = None if offsets is None else offsets[index]
         record["audio"] = paths[index] or (f"row-{row}" if within else None)
-        record.setdefault("id", f"{row}-{Path(str(record['audio'])).name}")  # names inside need not differ
+        make_id_distinct(record, row, taken)
         base = str(path.absolute()) if within else str(path.absolute().parent)
         make_row(str(path), row, record).add_to(utterances, base, within=within)
     return row
+
+
+def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:
+    """Give a row an id that is not `taken`, and take it: its own, behind which its number is put if it repeats.
+
+    FLEURS's ids are those of sentences, and several speakers say each.
+    """
+    given = record.get("id")
+    id_ = "" if given is None else str(given).strip()
+    if not id_:
+        record["id"] = id_ = f"{row}-{Path(str(record['audio'])).name}"  # names inside need not differ
+    while id_ in taken:
+        record["id"] = id_ = f"{id_}-{row}"
+    taken.add(id_)
 
 
 def _places(path: Path, array: Any, begin: int, size: int) -> list[tuple[int, int] | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.data.manifest import add_manifest, manifest_rows
-from whispertune.data.split_names import NAMES, choose_split
+from whispertune.data.split_names import NAMES, choose_split, require_no_split
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
 
@@ -19,23 +19,26 @@ def is_audiofolder(folder: Path) -> bool:
     return any(_metadata(place) for place in _places(folder))
 
 
-def add_audiofolder(folder: Path, split: str, utterances: Utterances) -> None:
-    """Add one split. With folders named like splits a row belongs to the one its recording lies in.
+def add_audiofolder(folder: Path, name: str, utterances: Utterances, *, asked: str | None = None) -> None:
+    """Add the split that is asked for or serves as `name`, or all of one without splits.
+
+    With folders named like splits a row belongs to the one its recording lies in.
 
     Raises:
         ManifestError: if the split is missing, or a row is at fault.
     """
     for root in (folder, folder / "data"):
-        split_folders = [name for name in SPLITS if (root / name).is_dir()]
-        with_metadata = [name for name in split_folders if _metadata(root / name)]
+        split_folders = [split for split in SPLITS if (root / split).is_dir()]
+        with_metadata = [split for split in split_folders if _metadata(root / split)]
         if with_metadata:
-            add_manifest(_only(root / choose_split(folder, split, with_metadata)), utterances)
+            add_manifest(_only(root / choose_split(folder, asked or name, with_metadata)), utterances)
             return
         if _metadata(root):
             path = _only(root)
             if split_folders:
-                _add_part(path, choose_split(folder, split, split_folders), utterances)
+                _add_part(path, choose_split(folder, asked or name, split_folders), utterances)
             else:
+                require_no_split(folder, asked)
                 add_manifest(path, utterances)
             return
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from whispertune.data.arrow_folder import add_arrow_file
+from whispertune.data.arrow_folder import add_arrow_file, make_id_distinct
 from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, make_row
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
@@ -21,26 +21,31 @@ from whispertune.errors import ManifestError
 PREFIX = "hub:"
 
 
-def add_hub_data(address: str, split: str, utterances: Utterances, *, first: int | None = None) -> None:
-    """Add one split of a data set on the Hub, or only its `first` rows.
+def add_hub_data(
+    address: str, name: str, utterances: Utterances, *, asked: str | None = None, first: int | None = None
+) -> None:
+    """Add the split of a data set on the Hub that is asked for or serves as `name`, or only its `first` rows.
 
     Raises:
         ManifestError: if `datasets` is missing, or the Hub or the data set says no.
     """
-    name, _, rest = address.removeprefix(PREFIX).partition(":")
+    corpus, _, rest = address.removeprefix(PREFIX).partition(":")
     config, _, own_split = rest.partition(":")
+    if own_split and asked is not None:
+        problem = f"the address names the split {own_split} already"
+        raise ManifestError(f"{address} [split={asked}]: {problem}; leave one of the two out")
     try:
         import datasets
     except ImportError:
         raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
     try:
-        known = datasets.get_dataset_split_names(name, config or None)
-        chosen = choose_split(address, own_split or split, known)
+        known = datasets.get_dataset_split_names(corpus, config or None)
+        chosen = choose_split(address, own_split or asked or name, known)
         if first is None:
-            loaded = datasets.load_dataset(name, config or None, split=chosen)
+            loaded = datasets.load_dataset(corpus, config or None, split=chosen)
             files = [Path(entry["filename"]) for entry in loaded.cache_files]
         else:
-            index = _stream(datasets, address, name, config, chosen, first)
+            index = _stream(datasets, address, corpus, config, chosen, first)
     except ManifestError:
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
@@ -49,9 +54,9 @@ def add_hub_data(address: str, split: str, utterances: Utterances, *, first: int
     if first is not None:
         _add_stream(address, index, utterances)
         return
-    row = 0
+    row, taken = 0, set[str]()
     for path in files:
-        row = add_arrow_file(path, utterances, row)
+        row = add_arrow_file(path, utterances, taken, row)
 
 
 def cache_folder() -> Path:
@@ -87,9 +92,10 @@ def _stream(datasets: Any, address: str, name: str, config: str, split: str, fir
 
 def _add_stream(address: str, index: Path, utterances: Utterances) -> None:
     recordings = str(index.with_suffix(".audio"))
+    taken: set[str] = set()
     with index.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             record = json.loads(line)
             offset, size = record.pop("within")
-            record.setdefault("id", f"{number}-{record['audio']}")
+            make_id_distinct(record, number, taken)
             make_row(address, number, record).add_to(utterances, recordings, within=(offset, size))

@@ -35,8 +35,8 @@ READING: tuple[ModuleType, ...] = (manifest, plain_rows, rows, utterances)
 PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, utterances)
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]
-"""(m, 4) of files: samples per channel and sample rate of the recording, size and time of change (ns) of its file;
-zeros where it could not be read."""
+"""(m, 5) of files: samples per channel and sample rate of the recording, size and time of change (ns) of its file, and
+how many channels are known to be there (1 until a row asks for a later one); zeros where it could not be read."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ def _files_key(read: Utterances) -> str:
     for kind in read.kinds:
         folders.update(f"{kind.folder}\0{kind.source}\0".encode("utf-8", "surrogateescape"))
     versions = [soundfile.__libsndfile_version__, sources_of(PROBING)]
-    return _key("files", [len(read), read.fingerprint, folders.hexdigest(), versions])
+    return _key("files 2", [len(read), read.fingerprint, folders.hexdigest(), versions])
 
 
 def _key(kind: str, parts: Sequence[object]) -> str:

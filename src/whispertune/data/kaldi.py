@@ -40,9 +40,11 @@ def add_kaldi(folder: Path, utterances: Utterances) -> None:
             line, span = segments[id_]
             fields = span.split()
             if len(fields) not in (3, 4):
-                problem = f"{shown(span)} is not `RECORDING START END`"
+                problem = f"{shown(span)} is not `RECORDING START END [CHANNEL]`"
                 _fail(folder / "segments", line, "start", problem, "write a line as `UTTERANCE RECORDING 1.25 3.5`")
             recording, record["start"], record["end"] = fields[:3]
+            if len(fields) == 4:  # counted from 0, as here
+                record["channel"] = make_row(str(folder / "segments"), line, {"channel": fields[3]}).channel()
             if record["end"] == "-1":  # the recording's end
                 record["end"] = None
         if recording not in recordings:

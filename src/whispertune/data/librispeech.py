@@ -18,12 +18,19 @@ def transcripts_in(folder: Path) -> Iterator[Path]:
     return iter(sorted(folder.rglob("*.trans.txt")))
 
 
-def add_librispeech(folder: Path, utterances: Utterances) -> None:
+def add_librispeech(folder: Path, utterances: Utterances, *, asked: str | None = None) -> None:
     """Add every line `ID TEXT` of every *.trans.txt below the folder; the speaker is the id up to its first dash.
 
+    asked: the folder in it, such as dev-clean, that alone is meant.
+
     Raises:
-        ManifestError: for a line without text, or without a recording.
+        ManifestError: for a line without text, or without a recording, or if there is no such folder.
     """
+    if asked is not None:
+        folder = folder / asked
+        if next(transcripts_in(folder), None) is None:
+            remedy = f"[split=…] is the name of a folder in {folder.parent}"
+            raise ManifestError(f"{folder}: no such folder with *.trans.txt in it; {remedy}")
     for path in transcripts_in(folder):
         beside = str(path.parent.absolute())
         for number, line in enumerate(read_text(path, empty="write a line `ID TEXT` per utterance").split("\n"), 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -97,11 +97,12 @@ Rows: TypeAlias = Utterances | JoinedSegments
 """The rows of a split, as they are or joined."""
 
 
-def merge_segments(utterances: Utterances, longest: float) -> JoinedSegments:
+def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utterance], bool]) -> JoinedSegments:
     """Join each segment with those that follow it in the same recording, as long as it lasts `longest` seconds.
 
     Only in the order of time, over pauses of at most 2 s, and within one language, task and channel. A joined
-    utterance keeps the first one's id, with the number of those joined to it behind, as in `talk#3.0-5.0+2`.
+    utterance keeps the first one's id, with the number of those joined to it behind, as in `talk#3.0-5.0+2`. One whose
+    text is not `usable` stays alone, to be left out alone: joined, its speech would be there and its words not.
 
     Where the pause before it is as short, half of that belongs to it as far as there is room: else a model trained with
     timestamps would learn that speech begins at 0.00.
@@ -109,6 +110,7 @@ def merge_segments(utterances: Utterances, longest: float) -> JoinedSegments:
     begins, leads = array("q"), array("d")
     first: Utterance | None = None
     last: Utterance | None = None
+    last_usable = False
     pause = 0.0
 
     def finish() -> None:
@@ -117,12 +119,14 @@ def merge_segments(utterances: Utterances, longest: float) -> JoinedSegments:
             leads.append(min(pause / 2, longest - ((last.end or 0.0) - first.start)) if joined else 0.0)
 
     for number, utterance in enumerate(utterances):
-        if first is None or last is None or not _continues(first, last, utterance, longest):
+        is_usable = usable(utterance)
+        alone = not (is_usable and last_usable)
+        if alone or first is None or last is None or not _continues(first, last, utterance, longest):
             finish()
             pause = 0.0 if last is None else _pause_between(last, utterance)
             begins.append(number)
             first = utterance
-        last = utterance
+        last, last_usable = utterance, is_usable
     finish()
     begins.append(len(utterances))
     return JoinedSegments(utterances, begins, leads)

@@ -33,6 +33,7 @@ from whispertune.data.manifest import (
     require_unique_ids,
 )
 from whispertune.data.rows import exists
+from whispertune.data.split_names import require_no_split
 from whispertune.data.tar_shards import add_shard, expand_shards
 from whispertune.data.text_files import require_readable
 from whispertune.data.transcript_folder import add_transcript_folder, recordings_in
@@ -100,7 +101,8 @@ def read_utterances(name: str, described: str) -> Utterances:
     sources = parse_sources(described)
     files = [Path(source.path) for source in sources]
     key = None
-    if all(path.is_file() and is_manifest(path) and not _holds_cuts(path) for path in files):
+    asked = any(source.split is not None for source in sources)  # then a manifest is refused, kept or not
+    if not asked and all(path.is_file() and is_manifest(path) and not _holds_cuts(path) for path in files):
         key = rows_key(described, files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
@@ -120,7 +122,7 @@ def _read_sources(name: str, sources: list[Source]) -> Utterances:
         taken.add(label)
         prefix = f"{label}/" if len(sources) > 1 else ""
         utterances.begin_source(prefix=prefix, language=source.language, weight=source.weight)
-        _add_source(source, source.split or name, utterances)
+        _add_source(source, name, utterances)
     require_unique_ids(utterances)
     return utterances
 
@@ -141,18 +143,22 @@ def require_sources(field: str, described: str) -> None:
                 raise ManifestError(f"--{field} {path}: no such file; check the path")
 
 
-def _add_source(source: Source, split: str, utterances: Utterances) -> None:
+def _add_source(source: Source, name: str, utterances: Utterances) -> None:
+    asked = source.split
     if source.path.startswith(PREFIX):
-        add_hub_data(source.path, split, utterances, first=source.first)
+        add_hub_data(source.path, name, utterances, asked=asked, first=source.first)
         return
     paths = expand_shards(source.path)
     for path in paths:
         if not exists(str(path)):
             require_readable(path)  # says why not
-        if len(paths) > 1 or path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+        is_shard = len(paths) > 1 or path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
+        if path.is_dir() and not is_shard:
+            _add_folder(path, name, asked, utterances)
+            continue
+        require_no_split(path, asked)
+        if is_shard:
             add_shard(path, utterances)
-        elif path.is_dir():
-            _add_folder(path, split, utterances)
         elif _holds_cuts(path):
             add_cuts(path, utterances)
         elif not is_manifest(path):
@@ -164,21 +170,24 @@ def _add_source(source: Source, split: str, utterances: Utterances) -> None:
             add_manifest(path, utterances)
 
 
-def _add_folder(path: Path, split: str, utterances: Utterances) -> None:
+def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances) -> None:
     if is_arrow_folder(path):
-        add_arrow_folder(path, split, utterances)
+        add_arrow_folder(path, name, utterances, asked=asked)
     elif is_kaldi(path):
+        require_no_split(path, asked)
         add_kaldi(path, utterances)
     elif is_common_voice(path):
-        add_common_voice(path, split, utterances)
+        add_common_voice(path, asked or name, utterances)
     elif is_audiofolder(path):
-        add_audiofolder(path, split, utterances)
+        add_audiofolder(path, name, utterances, asked=asked)
     elif shards := sorted(path.glob("*.tar")):
+        require_no_split(path, asked)
         for shard in shards:
             add_shard(shard, utterances)
     elif next(transcripts_in(path), None) is not None:
-        add_librispeech(path, utterances)
+        add_librispeech(path, utterances, asked=asked)
     elif next(recordings_in(path), None) is not None:
+        require_no_split(path, asked)
         add_transcript_folder(path, utterances)
     else:
         raise ManifestError(

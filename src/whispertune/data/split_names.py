@@ -15,6 +15,18 @@ NAMES = {
 """What others call the splits of a run; the first that is there counts."""
 
 
+def require_no_split(corpus: Path, asked: str | None) -> None:
+    """Refuse a split that is asked of a corpus without any: its rows would be read as if they were that split's.
+
+    Raises:
+        ManifestError: saying what to name instead.
+    """
+    if asked is not None:
+        inside = corpus / asked
+        remedy = f"name {inside}" if inside.is_dir() else "name the file or folder that holds this split alone"
+        raise ManifestError(f"{corpus} [split={asked}]: there are no splits to choose from; {remedy} without [split=…]")
+
+
 def choose_split(corpus: Path | str, wanted: str, there: Sequence[str]) -> str:
     """The split of `there` that is called `wanted`, or serves a run as such; the only one, if there is one.
 

@@ -32,12 +32,17 @@ def add_transcript_folder(folder: Path, utterances: Utterances) -> None:
     A .txt without a recording is a note, and left alone.
 
     Raises:
-        ManifestError: for a recording without transcript or with several, and for subtitles without recording.
+        ManifestError: for a recording without transcript or with several, a transcript of two recordings, and
+            subtitles without recording.
     """
-    used: set[Path] = set()
+    transcripts = _transcripts(folder)
+    used: dict[Path, Path] = {}
     for audio in recordings_in(folder):
-        path, language = _transcript(audio)
-        used.add(path)
+        path, language = _transcript(audio, transcripts.get(audio.parent / audio.stem, []))
+        if path in used:
+            remedy = "remove one recording, or give each a transcript of its own"
+            raise ManifestError(f"{audio}: {path.name} is the transcript of {used[path].name} too; {remedy}")
+        used[path] = audio
         name = str(audio.relative_to(folder))
         if path.suffix.lower() == ".txt":
             whole = {"id": name, "audio": name, "text": " ".join(_text(path).split()), "language": language}
@@ -49,7 +54,7 @@ def add_transcript_folder(folder: Path, utterances: Utterances) -> None:
                 "start": cue.start, "end": cue.end, "speaker": cue.speaker, "language": language,
             }  # fmt: skip
             make_row(str(path), cue.row, record).add_to(utterances, str(folder.absolute()))
-    for path in sorted(folder.rglob("*")):
+    for path in sorted({path for beside in transcripts.values() for path, _ in beside}):
         if path.suffix.lower() in SUBTITLES and path not in used:
             raise ManifestError(f"{path}: no recording of that name beside it; fetch it, or remove the subtitles")
 
@@ -58,20 +63,23 @@ def _text(path: Path) -> str:
     return read_text(path, empty="write what is said, or remove it and its recording")
 
 
-def _transcript(audio: Path) -> tuple[Path, str | None]:
+def _transcripts(folder: Path) -> dict[Path, list[tuple[Path, str | None]]]:
+    """Transcripts below a folder and the languages in their names, by the recordings' paths without their endings."""
+    found: dict[Path, list[tuple[Path, str | None]]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (*SUBTITLES, ".txt"):
+            found.setdefault(path.parent / path.stem, []).append((path, None))
+            name, dot, language = path.stem.rpartition(".")
+            if dot and name and LANGUAGE.fullmatch(language):
+                found.setdefault(path.parent / name, []).append((path, language))
+    return found
+
+
+def _transcript(audio: Path, beside: list[tuple[Path, str | None]]) -> tuple[Path, str | None]:
     """A recording's transcript and the language in its name; times go before plain text."""
-    found: dict[Path, str | None] = {}
-    for path in sorted(audio.parent.iterdir()):
-        if path.suffix.lower() not in (*SUBTITLES, ".txt") or not path.name.startswith(audio.stem):
-            continue
-        middle = path.stem.removeprefix(audio.stem)
-        if not middle:
-            found[path] = None
-        elif LANGUAGE.fullmatch(middle.removeprefix(".")) and middle.startswith("."):
-            found[path] = middle.removeprefix(".")
-    timed = [path for path in found if path.suffix.lower() in SUBTITLES] or list(found)
-    if len(timed) != 1:
-        several = f"several transcripts ({', '.join(path.name for path in timed)})" if timed else "no transcript"
-        remedy = "leave one" if timed else f"write {audio.stem}.txt or .srt, or remove the recording"
+    found = [entry for entry in beside if entry[0].suffix.lower() in SUBTITLES] or beside
+    if len(found) != 1:
+        several = f"several transcripts ({', '.join(path.name for path, _ in found)})" if found else "no transcript"
+        remedy = "leave one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
         raise ManifestError(f"{audio}: {several} beside it; {remedy}")
-    return timed[0], found[timed[0]]
+    return found[0]
