@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
     assert "No space left on device" in line
     assert "free some disk space, then resume" in line
     assert path.read_bytes() == before
-    assert not list(tmp_path.glob("*.new"))
+    assert {file.name for file in tmp_path.iterdir()} == {"state.safetensors", "run"}
 
 
 def test_a_full_disk_in_a_run(
