@@ -120,6 +120,15 @@ def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused
     assert (model / "model.safetensors").exists()
 
 
+def test_another_model_is_not_replaced(model: Path, tmp_path: Path, refused: Refused) -> None:
+    """The best/ of another run, or a model from the Hub: files as of an export, and a model card."""
+    other, checkpoint = tmp_path / "other" / "best", standard()
+    save_huggingface(other, checkpoint, checkpoint.weights, language="it", model_card="# Another")
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    refused(flags(model, "ggml", other), "something else than an export (README.md); choose another folder")
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+
+
 def test_without_the_package_to_write_with(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctranslate2_write, "find_spec", lambda name: None)
     error = refused(flags(tmp_path / "absent", "ctranslate2", tmp_path / "out"), "whispertune[ctranslate2]")

@@ -195,8 +195,9 @@ def check_output(output: Path, options: ExportOptions) -> None:
 EXPORTED_FILES = {
     *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocabulary.json", "merges.txt"),
-    *("normalizer.json", "README.md", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
+    *("normalizer.json", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
 }
+"""No README.md, which a run's best/ and models from the Hub have: those are no exports to replace."""
 
 
 def is_exported(name: str) -> bool:
