@@ -167,6 +167,30 @@ def echoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
+@pytest.mark.parametrize("stored", ["italian", "Italian", "it", "<|it|>"])
+def test_a_language_that_is_stored_by_name(tmp_path: Path, command: Command, echoing: list[str], stored: str) -> None:
+    """As the guides to fine-tuning have it: the programs are told its code, and so is the exported model."""
+    checkpoint = standard()
+    save_huggingface(tmp_path / "model", checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language": stored}))
+    audio = example_rows("test", 1)[0]["audio"]
+    outcome = command([*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", audio])
+    assert outcome.status == 0, outcome.err  # `echoing` looks at what the program is told
+    outcome = command(flags(tmp_path / "model", "huggingface", tmp_path / "again"))
+    assert outcome.status == 0, outcome.err
+    assert json.loads((tmp_path / "again" / "generation_config.json").read_text())["language"] == "<|it|>"
+
+
+def test_a_stored_language_that_is_none(tmp_path: Path, refused: Refused) -> None:
+    checkpoint = standard()
+    save_huggingface(tmp_path / "model", checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language": "Italien"}))
+    given = flags(tmp_path / "model", "huggingface", tmp_path / "out")
+    refused(given, "generation_config.json: unknown language 'Italien': did you mean 'it' (Italian)")
+
+
 def test_verify_fails_where_a_transcript_differs(
     model: Path, tmp_path: Path, command: Command, echoing: list[str]
 ) -> None:

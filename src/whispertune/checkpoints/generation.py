@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, NO_TIMESTAMPS, START
-from whispertune.errors import CheckpointError
+from whispertune.errors import CheckpointError, RecipeError
 from whispertune.model.config import WhisperConfig
+from whispertune.text.languages import language_code
 
 MULTILINGUAL_VOCABULARY = 51865
 """Tokens, at least, of a multilingual Whisper; English-only ones have 51864, but their tokenizer files may
@@ -72,6 +73,23 @@ def complete_generation(
     generation.setdefault("max_initial_timestamp_index", 50)  # 1 s, as in Whisper's own decoding
     generation.setdefault("return_timestamps", False)
     return generation
+
+
+def own_language(generation: Mapping[str, Any]) -> str | None:
+    """Code of the language that a fine-tuned model was trained on, by its complete generation config.
+
+    Stored as a token (`<|hi|>`), a code, or a name (`hindi`). Raises CheckpointError if it is none of these.
+    """
+    named = generation.get("language")
+    if not isinstance(named, str):
+        return None
+    code = named.strip("<|>")
+    if f"<|{code}|>" in generation["lang_to_id"]:  # first, as a model may have languages that are not Whisper's
+        return code
+    try:
+        return language_code(code)
+    except RecipeError as error:
+        raise CheckpointError(f"`language` of the model's generation_config.json: {error}") from None
 
 
 def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
+from whispertune.checkpoints.generation import own_language
 from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import INDEX, MAX_SHARD_BYTES, SHARD, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
@@ -211,7 +212,7 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
     dtype = {"float16": torch.float16}.get(options.stored, torch.float32)
     match options.to:
         case "huggingface":
-            language = own_language(checkpoint)
+            language = own_language(checkpoint.generation)
             task = checkpoint.generation.get("task") or "transcribe"
             limit = MAX_SHARD_BYTES if options.max_shard_gb is None else int(options.max_shard_gb * 1e9)
             save_huggingface(
@@ -232,12 +233,6 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
             save_openai(folder, checkpoint, dtype)
 
 
-def own_language(checkpoint: Checkpoint) -> str | None:
-    """Code of the language that a fine-tuned model was trained on, from its generation config."""
-    named = checkpoint.generation.get("language")
-    return named.strip("<|>") if isinstance(named, str) else None
-
-
 def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint) -> list[Clip]:
     """The clips to transcribe.
 
@@ -245,7 +240,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
         UserError: a file or row that cannot be used, or no language given for a multilingual model.
     """
     multilingual = checkpoint.generation["is_multilingual"]
-    spoken = own_language(checkpoint) if options.language is None else language_code(options.language)
+    spoken = own_language(checkpoint.generation) if options.language is None else language_code(options.language)
     if options.data is None:
         for name in audio:
             if not Path(name).is_file():
