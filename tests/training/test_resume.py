@@ -386,6 +386,17 @@ def test_another_recipe_is_refused_and_its_fields_named(
     assert outcome_files(run) == before
 
 
+def test_a_resume_goes_nowhere_else(
+    stopped: tuple[Path, Samples], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = stopped
+    before = outcome_files(run)
+    line = error_of(["resume", str(run), f"--output={tmp_path / 'else'}"], capsys)
+    assert f"--output: a run goes on where it lies, in {run}; leave --output out" in line
+    assert outcome_files(run) == before
+    assert not (tmp_path / "else").exists()
+
+
 def test_what_decides_no_result_may_differ(stopped: tuple[Path, Samples]) -> None:
     run, own = stopped
     assert cli.main(own.arguments(run, test=own.test, data__workers=3, checkpoint__every_steps=2)) == 0
