@@ -267,6 +267,15 @@ def test_metrics_are_cut_back_to_what_a_state_counts_on(tmp_path: Path) -> None:
     assert folder.metrics_size() == 0
 
 
+def test_metrics_on_a_full_disk(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.symlink_to("/dev/full")
+    with pytest.raises(RunFolderError) as error:
+        folder.append_metrics({"step": 1})
+    line = f"{folder.metrics}: cannot write (No space left on device); free some disk space, then resume"
+    assert str(error.value) == line
+
+
 def test_layout(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "run")
     folder.create()

@@ -169,9 +169,18 @@ class RunFolder:
         recover_folder(self.best)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one row to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to metrics.jsonl.
+
+        Raises:
+            RunFolderError: if the disk is full or gone; a resume drops what was written of the row.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
+            ) from None
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, made durable: what a state that is saved now may count on."""

@@ -71,6 +71,21 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
         assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
 
 
+@pytest.mark.parametrize("output", [".", "../out", "deep/.."])
+def test_into_the_folder_one_is_in(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    outcome = command([*flags(model, "openai", folder)[:-1], f"--output={output}"])
+    assert outcome.status == 0, outcome.err
+    assert (folder / "model.pt").exists()
+    assert f"load_model('{folder}/model.pt')" in outcome.out
+    assert "cd into it again" in outcome.err
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_sharded_and_whole_again(model: Path, tmp_path: Path, command: Command) -> None:
     output = tmp_path / "out"
     outcome = command(flags(model, "huggingface", output, "--max-shard-gb=0.001"))

@@ -135,7 +135,8 @@ def main(arguments: Sequence[str]) -> int:
     flags, audio = take_verify(arguments)
     options = parse_fields(ExportOptions, {}, flags, command="export")
     check_verify(options, audio)
-    output = Path(options.output)
+    output = Path(options.output).resolve()  # `.` has no name to put another folder beside
+    is_here = output == Path.cwd()
     check_output(output, options)
     if options.to == "ctranslate2":
         require_ctranslate2()
@@ -152,6 +153,8 @@ def main(arguments: Sequence[str]) -> int:
     size = sum(file.stat().st_size for file in output.iterdir())
     results.print(f"{options.to}, {options.stored}, {size / 1e6:.0f} MB: {output}")
     results.print(_OPENS[options.to].format(output))
+    if is_here:
+        console.print("note      the folder you are in was replaced by a new one: cd into it again", style="yellow")
     return 0
 
 
