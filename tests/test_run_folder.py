@@ -22,6 +22,8 @@ from whispertune.run_folder import (
     write_text,
 )
 
+OLD = ".best.whispertune-old"
+
 
 class PowerCut(BaseException):
     """Nothing that code may catch by accident."""
@@ -176,17 +178,17 @@ def test_kill_at_any_point(tmp_path: Path, die_before: int) -> None:
     assert content_of(path) == "old"
     replace_folder(path, "newer")
     assert content_of(path) == "newer"
-    assert {"best.new", "best.old"}.isdisjoint(names(path.parent))
+    assert names(path.parent) == {"best", "last", "test", "valid"}
 
 
 def test_killed_behind_the_second_rename(tmp_path: Path) -> None:
     """The old folder is still there, but the new one counts; and it is no obstacle to the next one."""
     path = tmp_path / "best"
     replace_folder(path, "new")
-    replace_folder(tmp_path / "best.old", "old")
+    replace_folder(tmp_path / OLD, "old")
     recover_folder(path)
     assert content_of(path) == "new"
-    replace_folder(tmp_path / "best.old", "old")
+    replace_folder(tmp_path / OLD, "old")
     replace_folder(path, "newer")
     assert content_of(path) == "newer"
     assert names(tmp_path) == {"best"}
@@ -195,7 +197,7 @@ def test_killed_behind_the_second_rename(tmp_path: Path) -> None:
 def test_a_failure_upon_a_kill(tmp_path: Path) -> None:
     """Killed between the renames, and the next replacement fails: it is back in its place all the same."""
     path = tmp_path / "best"
-    replace_folder(tmp_path / "best.old", "old")
+    replace_folder(tmp_path / OLD, "old")
 
     def fail() -> None:
         with replacing_folder(path):
@@ -205,6 +207,24 @@ def test_a_failure_upon_a_kill(tmp_path: Path) -> None:
         fail()
     assert content_of(path) == "old"
     assert names(tmp_path) == {"best"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_user_keeps_beside_it_stays(tmp_path: Path, there: bool) -> None:
+    """A backup by `mv best best.old` is neither put back nor removed."""
+    path = tmp_path / "best"
+    for name in ("best.old", "best.new", "file.old", "file.new"):
+        (tmp_path / name).mkdir()
+        fill(tmp_path / name, "kept")
+    if there:
+        replace_folder(path, "one")
+    recover_folder(path)
+    assert path.exists() == there
+    replace_folder(path, "two")
+    write_text(tmp_path / "file", "text")
+    assert content_of(path) == "two"
+    assert names(tmp_path) == {"best", "file", "best.old", "best.new", "file.old", "file.new"}
+    assert all(content_of(tmp_path / name) == "kept" for name in ("best.old", "best.new", "file.old", "file.new"))
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -245,6 +265,15 @@ def test_metrics_are_cut_back_to_what_a_state_counts_on(tmp_path: Path) -> None:
     assert [row["step"] for row in read_jsonl(folder.metrics)] == [1, 2, 3]
     folder.truncate_metrics(0)
     assert folder.metrics_size() == 0
+
+
+def test_metrics_on_a_full_disk(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.symlink_to("/dev/full")
+    with pytest.raises(RunFolderError) as error:
+        folder.append_metrics({"step": 1})
+    line = f"{folder.metrics}: cannot write (No space left on device); free some disk space, then resume"
+    assert str(error.value) == line
 
 
 def test_layout(tmp_path: Path) -> None:
@@ -311,4 +340,4 @@ def test_writes_are_durable_before_they_take_the_place(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", traced_fsync)
     monkeypatch.setattr(Path, "replace", traced_replace)
     write_text(tmp_path / "file", "text")
-    assert events == ["file.new", "replace", tmp_path.name]
+    assert events == [".file.whispertune-new", "replace", tmp_path.name]

@@ -26,10 +26,13 @@ PACKAGES = (
 )
 
 
-def describe_environment(seed: int, model_sha256: str, splits: dict[str, str], processes: int) -> dict[str, Any]:
+def describe_environment(
+    seed: int, model_sha256: str, splits: dict[str, str], processes: int, precision: str
+) -> dict[str, Any]:
     """The content of environment.json.
 
     splits: sha256 of what each was read from. processes: how many the run began with.
+    precision: `bf16` and the like, what `auto` came to.
     """
     return {
         "whispertune": whispertune.__version__,
@@ -44,6 +47,7 @@ def describe_environment(seed: int, model_sha256: str, splits: dict[str, str], p
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "processes": processes,
+        "precision": precision,
         "seed": seed,
         "sha256": {"model": model_sha256, **splits},
     }

@@ -23,10 +23,15 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def _beside(path: Path, role: str) -> Path:
+    """A name that no user picks: what lies there may be deleted."""
+    return path.with_name(f".{path.name}.whispertune-{role}")
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there replaces `path` at once, or not at all."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = _beside(path, "new")
     try:
         yield temporary
         fsync_path(temporary)
@@ -40,9 +45,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that replaces it once filled.
 
-    Two renames, so a kill between them leaves only `PATH.old`: `recover_folder` puts that back.
+    Two renames, so a kill between them leaves only the old folder, under another name: `recover_folder` puts that back.
     """
-    temporary, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    temporary, old = _beside(path, "new"), _beside(path, "old")
     recover_folder(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -62,7 +67,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 def recover_folder(path: Path) -> None:
     """Undo a replacement that was killed between its two renames; clear up behind one killed after them."""
-    old = path.with_name(path.name + ".old")
+    old = _beside(path, "old")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():
@@ -164,9 +169,18 @@ class RunFolder:
         recover_folder(self.best)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one row to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to metrics.jsonl.
+
+        Raises:
+            RunFolderError: if the disk is full or gone; a resume drops what was written of the row.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
+            ) from None
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, made durable: what a state that is saved now may count on."""

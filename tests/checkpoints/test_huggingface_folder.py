@@ -180,6 +180,44 @@ def test_english_only_names_no_language_or_task(tmp_path: Path) -> None:
     assert seen[0] == [samples.SPECIALS["<|startoftranscript|>"], samples.SPECIALS["<|notimestamps|>"]]
 
 
+def forced(*names: str) -> list[list[int]]:
+    return [[place, samples.SPECIALS[f"<|{name}|>"]] for place, name in enumerate(names, 1)]
+
+
+HINDI = forced("hi", "translate", "notimestamps")
+UNTOUCHED = forced("en", "transcribe", "notimestamps")
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        ({}, {"forced_decoder_ids": HINDI}, ("<|hi|>", "translate")),
+        ({"forced_decoder_ids": HINDI}, {}, ("<|hi|>", "translate")),
+        ({"forced_decoder_ids": HINDI}, {"forced_decoder_ids": None}, ("<|hi|>", "translate")),
+        ({"forced_decoder_ids": UNTOUCHED}, {"forced_decoder_ids": HINDI}, ("<|hi|>", "translate")),
+        # OpenAI's own folders, of old and later: the language is to be detected
+        ({"forced_decoder_ids": UNTOUCHED}, {}, (None, None)),
+        ({"forced_decoder_ids": HINDI}, {"forced_decoder_ids": [[1, None], UNTOUCHED[1]]}, (None, "transcribe")),
+        ({}, {"forced_decoder_ids": HINDI, "language": "<|it|>"}, ("<|it|>", None)),
+        ({}, {"forced_decoder_ids": HINDI, "task": "transcribe"}, (None, "transcribe")),
+        ({}, {"forced_decoder_ids": {"1": 2}}, (None, None)),
+        ({}, {"forced_decoder_ids": [[1, 3], [2, [1]], 5]}, (None, None)),
+        ({}, {"forced_decoder_ids": HINDI, "is_multilingual": False}, (None, None)),
+    ],
+)
+def test_language_and_task_of_older_fine_tuned_models(
+    tmp_path: Path, config: dict[str, Any], generation: dict[str, Any], expected: tuple[str | None, str | None]
+) -> None:
+    saved(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"is_multilingual": True, **generation}))  # too few tokens to be taken for one
+    found = load_checkpoint(str(tmp_path)).generation
+    assert (found.get("language"), found.get("task")) == expected
+    assert "forced_decoder_ids" not in found
+
+
 def test_language_or_task_it_lacks(tmp_path: Path) -> None:
     checkpoint = samples.sample()
     with pytest.raises(CheckpointError, match="'xx'"):

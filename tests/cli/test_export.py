@@ -71,6 +71,21 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
         assert all(torch.equal(loaded[name], tensor) for name, tensor in standard().weights.items())
 
 
+@pytest.mark.parametrize("output", [".", "../out", "deep/.."])
+def test_into_the_folder_one_is_in(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    outcome = command([*flags(model, "openai", folder)[:-1], f"--output={output}"])
+    assert outcome.status == 0, outcome.err
+    assert (folder / "model.pt").exists()
+    assert f"load_model('{folder}/model.pt')" in outcome.out
+    assert "cd into it again" in outcome.err
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_sharded_and_whole_again(model: Path, tmp_path: Path, command: Command) -> None:
     output = tmp_path / "out"
     outcome = command(flags(model, "huggingface", output, "--max-shard-gb=0.001"))
@@ -120,6 +135,15 @@ def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused
     assert (model / "model.safetensors").exists()
 
 
+def test_another_model_is_not_replaced(model: Path, tmp_path: Path, refused: Refused) -> None:
+    """The best/ of another run, or a model from the Hub: files as of an export, and a model card."""
+    other, checkpoint = tmp_path / "other" / "best", standard()
+    save_huggingface(other, checkpoint, checkpoint.weights, language="it", model_card="# Another")
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    refused(flags(model, "ggml", other), "something else than an export (README.md); choose another folder")
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+
+
 def test_without_the_package_to_write_with(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctranslate2_write, "find_spec", lambda name: None)
     error = refused(flags(tmp_path / "absent", "ctranslate2", tmp_path / "out"), "whispertune[ctranslate2]")
@@ -158,6 +182,30 @@ def echoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
+@pytest.mark.parametrize("stored", ["italian", "Italian", "it", "<|it|>"])
+def test_a_language_that_is_stored_by_name(tmp_path: Path, command: Command, echoing: list[str], stored: str) -> None:
+    """As the guides to fine-tuning have it: the programs are told its code, and so is the exported model."""
+    checkpoint = standard()
+    save_huggingface(tmp_path / "model", checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language": stored}))
+    audio = example_rows("test", 1)[0]["audio"]
+    outcome = command([*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", audio])
+    assert outcome.status == 0, outcome.err  # `echoing` looks at what the program is told
+    outcome = command(flags(tmp_path / "model", "huggingface", tmp_path / "again"))
+    assert outcome.status == 0, outcome.err
+    assert json.loads((tmp_path / "again" / "generation_config.json").read_text())["language"] == "<|it|>"
+
+
+def test_a_stored_language_that_is_none(tmp_path: Path, refused: Refused) -> None:
+    checkpoint = standard()
+    save_huggingface(tmp_path / "model", checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language": "Italien"}))
+    given = flags(tmp_path / "model", "huggingface", tmp_path / "out")
+    refused(given, "generation_config.json: unknown language 'Italien': did you mean 'it' (Italian)")
+
+
 def test_verify_fails_where_a_transcript_differs(
     model: Path, tmp_path: Path, command: Command, echoing: list[str]
 ) -> None:
@@ -171,7 +219,7 @@ def test_verify_fails_where_a_transcript_differs(
     assert "source    'tre'" in outcome.err
     assert "exported  'TRE'" in outcome.err
     assert not output.exists()
-    assert not list(tmp_path.glob("out*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_verify_allows_a_share(model: Path, tmp_path: Path, command: Command, echoing: list[str]) -> None:

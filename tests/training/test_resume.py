@@ -5,6 +5,7 @@ A run is killed at exact moments: a hook sends the signal at the n-th call of a 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -30,7 +31,7 @@ from training_samples import (
     weights_of,
 )
 
-from whispertune import cli
+from whispertune import cli, session
 from whispertune.run_folder import read_jsonl
 
 CONFIGURATIONS: dict[str, dict[str, object]] = {
@@ -345,6 +346,28 @@ def outcome_files(run: Path) -> dict[str, bytes]:
     }
 
 
+def test_auto_goes_on_in_the_precision_it_began_with(
+    stopped: tuple[Path, Samples], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine where `auto` is something else it would train on in that, and say nothing."""
+    run, _ = stopped
+    recipe, environment = run / "recipe.yaml", run / "environment.json"
+    recipe.write_text(recipe.read_text().replace("precision: fp32", "precision: auto"))
+    assert "precision: auto" in recipe.read_text()
+    before = outcome_files(run)
+    monkeypatch.setattr(session, "resolve_precision", lambda precision, device: torch.bfloat16)
+    line = error_of(["resume", str(run)], capsys)
+    assert "this run began in fp32, but precision auto is bf16 on this machine's cpu" in line
+    assert "resume it on a CPU without bf16, or choose another --output" in line
+    assert outcome_files(run) == before
+    # Runs of versions that did not keep it are taken up as before.
+    described = json.loads(environment.read_text())
+    del described["precision"]
+    environment.write_text(json.dumps(described))
+    assert cli.main(["resume", str(run)]) == 0
+    assert json.loads(environment.read_text())["precision"] == "bf16"
+
+
 def test_another_recipe_is_refused_and_its_fields_named(
     stopped: tuple[Path, Samples], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +384,17 @@ def test_another_recipe_is_refused_and_its_fields_named(
     line = error_of(["resume", str(run), "--epochs", "9"], capsys)
     assert "epochs" in line
     assert outcome_files(run) == before
+
+
+def test_a_resume_goes_nowhere_else(
+    stopped: tuple[Path, Samples], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = stopped
+    before = outcome_files(run)
+    line = error_of(["resume", str(run), f"--output={tmp_path / 'else'}"], capsys)
+    assert f"--output: a run goes on where it lies, in {run}; leave --output out" in line
+    assert outcome_files(run) == before
+    assert not (tmp_path / "else").exists()
 
 
 def test_what_decides_no_result_may_differ(stopped: tuple[Path, Samples]) -> None:

@@ -49,7 +49,7 @@ def test_noam_with_the_peak_scale(step: int, warmup: int, peak: float) -> None:
 
 @given(step=steps, warmup=warmups, d_model=st.sampled_from([384, 512, 768, 1024, 1280]), factor=st.floats(0.01, 10))
 def test_noam_with_the_d_model_scale(step: int, warmup: int, d_model: int, factor: float) -> None:
-    schedule = build(d_model=d_model, scale="d_model", factor=factor, warmup_steps=warmup, peak_lr=0.123)
+    schedule = build(d_model=d_model, scale="d_model", factor=factor, warmup_steps=warmup)
     assert close(schedule(step), factor * d_model**-0.5 * min(step**-0.5, step * warmup**-1.5))
 
 
@@ -66,7 +66,8 @@ def test_shapes_after_the_same_warm_up(step: int, warmup: int, total: int, peak:
         "wsd": peak if total - step >= decay else peak * (total - step) / decay,
     }
     for name, after in expected.items():
-        schedule = build(total, name=name, peak_lr=peak, warmup_steps=warmup, decay_share=share)
+        more = {"decay_share": share} if name == "wsd" else {}
+        schedule = build(total, name=name, peak_lr=peak, warmup_steps=warmup, **more)
         if step <= warmup:
             assert close(schedule(step), peak * step / warmup), name
         else:
@@ -117,6 +118,30 @@ def test_bad_values_name_their_field(options: dict[str, Any], field: str) -> Non
         ScheduleOptions(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"scale": "d_model", "peak_lr": 1e-5},
+            "schedule.peak_lr is 1e-05, but it goes with schedule.scale peak alone",
+        ),
+        ({"factor": 2.0}, "schedule.factor is 2.0, but it goes with schedule.scale d_model alone; leave it out"),
+        ({"name": "linear", "factor": 2.0}, "schedule.factor"),
+        (
+            {"name": "cosine", "decay_share": 0.5},
+            "schedule.decay_share is 0.5, but it goes with schedule.name wsd alone",
+        ),
+        ({"scale": "d_model", "decay_share": 0.5}, "schedule.decay_share"),
+    ],
+)
+def test_fields_that_the_schedule_does_not_use_are_refused(options: dict[str, Any], line: str) -> None:
+    """Rather than that a run trains otherwise than its recipe reads."""
+    with pytest.raises(RecipeError, match=line):
+        ScheduleOptions(**options)
+    ScheduleOptions(name="wsd", peak_lr=1e-5, decay_share=0.5)
+    ScheduleOptions(scale="d_model", factor=2.0, warmup_steps=10)
+
+
 # Real runs. 11 clips at batch 2: 3 updates an epoch with accumulation 2, 2 with accumulation 3.
 
 
@@ -135,7 +160,8 @@ def test_logged_rates_equal_the_formula(
 
 
 def test_logged_rates_of_the_d_model_scale(samples: Samples, tmp_path: Path, applied_rates: list[float]) -> None:
-    assert samples.train_run(tmp_path / "run", schedule__scale="d_model", schedule__factor=0.02) == 0
+    scale = {"schedule__scale": "d_model", "schedule__factor": 0.02, "schedule__peak_lr": None}
+    assert samples.train_run(tmp_path / "run", **scale) == 0
     for row, applied in zip(step_rows(tmp_path / "run"), applied_rates, strict=True):
         step = row["step"]
         assert close(row["lr"], 0.02 * CONFIG.d_model**-0.5 * min(step**-0.5, step * 4**-1.5))

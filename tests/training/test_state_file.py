@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
     assert "No space left on device" in line
     assert "free some disk space, then resume" in line
     assert path.read_bytes() == before
-    assert not list(tmp_path.glob("*.new"))
+    assert {file.name for file in tmp_path.iterdir()} == {"state.safetensors", "run"}
 
 
 def test_a_full_disk_in_a_run(
@@ -193,6 +193,36 @@ def test_a_damaged_state_is_told(
     path.unlink()
     assert cli.main(["resume", str(run)]) == 0
     assert [row["step"] for row in metrics(run)] == [0, 1, 2, 3, 3]
+
+
+def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is to remove a whole state because of a permission."""
+    path = tmp_path / "state"
+    save_state(path, *trained(tmp_path), Progress(step=2))
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(RunFolderError) as error:
+        read_progress(path)
+    assert (
+        str(error.value) == f"{path}: cannot read the training state (Permission denied); make it readable, then resume"
+    )
+    monkeypatch.undo()
+    assert read_progress(path).step == 2
+    with pytest.raises(RunFolderError, match=r"cannot read the training state \(Is a directory\)"):
+        read_progress(tmp_path)
+
+
+def test_a_state_of_another_version_is_told(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    newer = make_dataclass("Newer", [("warmth", int, 3)], bases=(Progress,), slots=True)
+    save_state(tmp_path / "state", model, torch.optim.AdamW(model.parameters()), newer(step=2))
+    with pytest.raises(RunFolderError) as error:
+        read_progress(tmp_path / "state")
+    assert "is of another version of whispertune (it has warmth)" in str(error.value)
+    assert "remove" not in str(error.value)
 
 
 def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:

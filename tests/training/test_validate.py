@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,8 +46,9 @@ from whispertune.splits import Split
 from whispertune.states import EncoderStates
 from whispertune.targets import make_target
 from whispertune.text.tokenizer import Tokenizer
+from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.resume import Progress
+from whispertune.training.resume import CheckpointOptions, Progress
 from whispertune.training.validate import Contender, Evaluation, ValidationOptions, evaluate_split, token_caps
 from whispertune.windows import single_windows
 
@@ -317,6 +319,19 @@ def test_the_last_update_of_max_steps_is_validated(tmp_path: Path) -> None:
     assert [row["step"] for row in step_rows(tmp_path)] == [1, 2, 3]
     assert found == [2, 3]
     assert progress.trained
+
+
+def test_the_state_follows_each_new_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, whatever checkpoint.every_minutes says: best/ and what a killed run resumes from are of one update."""
+    states: list[Progress] = []
+    monkeypatch.setattr(trainer_module, "save_state", lambda *arguments: states.append(copy(arguments[-1])))
+    best, progress = best_of(tmp_path, [4, 2, 3, 1], epochs=3, checkpoint=CheckpointOptions(every_minutes=1000))
+    assert best == [2, 6]
+    assert [(state.step, state.best_step, state.validated, state.trained) for state in states] == [
+        (2, 2, True, False), (6, 6, True, False), (6, 6, True, True)
+    ]  # fmt: skip
+    assert states[1].best_wer == progress.best_wer
+    assert states[-1].metrics_size == (tmp_path / "metrics.jsonl").stat().st_size
 
 
 @pytest.mark.parametrize(

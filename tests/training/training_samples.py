@@ -250,7 +250,7 @@ def outcome(run: Path) -> dict[str, Any]:
             name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for name, tensor in state.items()
         },
         "files": digests,
-        "litter": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".new", ".old")),
+        "litter": sorted(str(path.relative_to(run)) for path in run.rglob("*") if ".whispertune-" in path.name),
     }
 
 

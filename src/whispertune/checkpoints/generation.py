@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, NO_TIMESTAMPS, START
-from whispertune.errors import CheckpointError
+from whispertune.errors import CheckpointError, RecipeError
 from whispertune.model.config import WhisperConfig
+from whispertune.text.languages import language_code
 
 MULTILINGUAL_VOCABULARY = 51865
 """Tokens, at least, of a multilingual Whisper; English-only ones have 51864, but their tokenizer files may
@@ -23,13 +24,14 @@ def complete_generation(
     """`given` (the known part of a `generation_config.json`) with everything else that decoding needs.
 
     Special ids come from the tokenizer's names (`ids`). Token ids outside the vocabulary are left out of the
-    lists of suppressed ones: the model cannot produce them anyway. Raises CheckpointError on values of the
-    wrong type.
+    lists of suppressed ones: the model cannot produce them anyway. Where neither language nor task is named,
+    both are those of `forced_decoder_ids`, which older fine-tuned models have instead. Raises CheckpointError
+    on values of the wrong type.
     """
     generation = {
         key: value
         for key, value in given.items()
-        # The first is deprecated and contradicts `language`; the others describe who wrote the file.
+        # The first is deprecated and may contradict `language`; the others describe who wrote the file.
         if key not in ("forced_decoder_ids", "transformers_version", "_from_model_config") and value is not None
     }
     multilingual = generation.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
@@ -61,10 +63,33 @@ def complete_generation(
         # transformers' own default of 20 would cut transcripts off.
         "max_length": min(448, config.max_target_positions),
     }
+    forced = given.get("forced_decoder_ids")
+    if isinstance(forced, list) and generation.keys().isdisjoint({"language", "task"}):
+        for position, key, names in ((1, "language", "lang_to_id"), (2, "task", "task_to_id")):
+            for name, number in generation[names].items():
+                if [position, number] in forced:
+                    generation[key] = name
     generation.setdefault("alignment_heads", [])
     generation.setdefault("max_initial_timestamp_index", 50)  # 1 s, as in Whisper's own decoding
     generation.setdefault("return_timestamps", False)
     return generation
+
+
+def own_language(generation: Mapping[str, Any]) -> str | None:
+    """Code of the language that a fine-tuned model was trained on, by its complete generation config.
+
+    Stored as a token (`<|hi|>`), a code, or a name (`hindi`). Raises CheckpointError if it is none of these.
+    """
+    named = generation.get("language")
+    if not isinstance(named, str):
+        return None
+    code = named.strip("<|>")
+    if f"<|{code}|>" in generation["lang_to_id"]:  # first, as a model may have languages that are not Whisper's
+        return code
+    try:
+        return language_code(code)
+    except RecipeError as error:
+        raise CheckpointError(f"`language` of the model's generation_config.json: {error}") from None
 
 
 def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where: str) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def read_folder(folder: Path, *, source: str) -> Checkpoint:
     )
     if generation_path.exists():
         given |= read_json(generation_path)
+    if given.get("forced_decoder_ids") is None:
+        # All of OpenAI's multilingual config.json have English there, whatever they are fine-tuned to afterwards.
+        untouched = [[n, ids.get(f"<|{name}|>")] for n, name in enumerate(("en", "transcribe", "notimestamps"), 1)]
+        forced = settings.get("forced_decoder_ids")
+        given["forced_decoder_ids"] = None if forced == untouched else forced
     generation = complete_generation(given, config, ids, str(generation_path))
     preprocessor = read_json(preprocessor_path) if preprocessor_path.exists() else {}
     return Checkpoint(

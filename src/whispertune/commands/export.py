@@ -12,6 +12,7 @@ import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
+from whispertune.checkpoints.generation import own_language
 from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import INDEX, MAX_SHARD_BYTES, SHARD, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
@@ -134,7 +135,8 @@ def main(arguments: Sequence[str]) -> int:
     flags, audio = take_verify(arguments)
     options = parse_fields(ExportOptions, {}, flags, command="export")
     check_verify(options, audio)
-    output = Path(options.output)
+    output = Path(options.output).resolve()  # `.` has no name to put another folder beside
+    is_here = output == Path.cwd()
     check_output(output, options)
     if options.to == "ctranslate2":
         require_ctranslate2()
@@ -151,6 +153,8 @@ def main(arguments: Sequence[str]) -> int:
     size = sum(file.stat().st_size for file in output.iterdir())
     results.print(f"{options.to}, {options.stored}, {size / 1e6:.0f} MB: {output}")
     results.print(_OPENS[options.to].format(output))
+    if is_here:
+        console.print("note      the folder you are in was replaced by a new one: cd into it again", style="yellow")
     return 0
 
 
@@ -195,8 +199,9 @@ def check_output(output: Path, options: ExportOptions) -> None:
 EXPORTED_FILES = {
     *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocabulary.json", "merges.txt"),
-    *("normalizer.json", "README.md", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
+    *("normalizer.json", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
 }
+"""No README.md, which a run's best/ and models from the Hub have: those are no exports to replace."""
 
 
 def is_exported(name: str) -> bool:
@@ -210,7 +215,7 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
     dtype = {"float16": torch.float16}.get(options.stored, torch.float32)
     match options.to:
         case "huggingface":
-            language = own_language(checkpoint)
+            language = own_language(checkpoint.generation)
             task = checkpoint.generation.get("task") or "transcribe"
             limit = MAX_SHARD_BYTES if options.max_shard_gb is None else int(options.max_shard_gb * 1e9)
             save_huggingface(
@@ -231,12 +236,6 @@ def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
             save_openai(folder, checkpoint, dtype)
 
 
-def own_language(checkpoint: Checkpoint) -> str | None:
-    """Code of the language that a fine-tuned model was trained on, from its generation config."""
-    named = checkpoint.generation.get("language")
-    return named.strip("<|>") if isinstance(named, str) else None
-
-
 def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint) -> list[Clip]:
     """The clips to transcribe.
 
@@ -244,7 +243,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
         UserError: a file or row that cannot be used, or no language given for a multilingual model.
     """
     multilingual = checkpoint.generation["is_multilingual"]
-    spoken = own_language(checkpoint) if options.language is None else language_code(options.language)
+    spoken = own_language(checkpoint.generation) if options.language is None else language_code(options.language)
     if options.data is None:
         for name in audio:
             if not Path(name).is_file():

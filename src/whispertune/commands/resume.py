@@ -31,5 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = RunFolder(Path(arguments[0]))
     if not folder.recipe.exists():
         raise RunFolderError(f"{folder.path}: no run here (no recipe.yaml); name the --output of a train command")
+    if any(flag.partition("=")[0] == "--output" for flag in arguments):
+        raise RecipeError(f"--output: a run goes on where it lies, in {folder.path}; leave --output out")
     recipe = parse_fields(Recipe, load_yaml(folder.recipe), arguments[1:], command="resume", where=str(folder.recipe))
     return train.run(dataclasses.replace(recipe, output=str(folder.path)))

@@ -15,6 +15,7 @@ from whispertune.console import console, peak_memory_gb, percent, results
 from whispertune.environment import describe_environment
 from whispertune.errors import Interrupted, ProcessLost, RunFolderError, WhispertuneError
 from whispertune.flags import help_text, load_yaml, parse_fields
+from whispertune.precision import precision_name
 from whispertune.processes import Processes, join
 from whispertune.recipe import Recipe, differing_fields, to_yaml
 from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl, write_text
@@ -43,6 +44,10 @@ FREE_TO_CHANGE = (
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes",
 )  # fmt: skip
 """Fields that decide no result: a run may be resumed with other values."""
+
+
+AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
+"""Where precision auto is what (`resolve_precision`)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -168,18 +173,27 @@ def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _record(session: Session) -> None:
-    """Keep recipe and fingerprints; refuse to resume where model or data have changed since."""
+    """Keep recipe and fingerprints; refuse to resume where model, data or precision have changed since."""
     folder, recipe = session.folder, session.recipe
     splits = {split.name: split.fingerprint for split in (session.train, session.valid, session.test) if split}
-    environment = describe_environment(recipe.seed, session.ready.checkpoint.digest, splits, session.began_with)
+    precision = precision_name(session.dtype)
+    environment = describe_environment(
+        recipe.seed, session.ready.checkpoint.digest, splits, session.began_with, precision
+    )
     session.processes.require_same("model, data or precision", (environment["sha256"], session.dtype))
     if folder.environment.exists() and folder.state.exists():
-        before = json.loads(folder.environment.read_text(encoding="utf-8"))["sha256"]
-        changed = [name for name, digest in environment["sha256"].items() if before.get(name) != digest]
+        before = json.loads(folder.environment.read_text(encoding="utf-8"))
+        changed = [name for name, digest in environment["sha256"].items() if before["sha256"].get(name) != digest]
         if changed:
             raise RunFolderError(
                 f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
                 "restore them, or choose another --output"
+            )
+        began = before.get("precision", precision)  # runs of older versions do not tell
+        if began != precision:
+            raise RunFolderError(
+                f"{folder.path}: this run began in {began}, but precision auto is {precision} on this machine's "
+                f"{session.device.type}; resume it on {AUTO_ON[began]}, or choose another --output"
             )
     if session.processes.is_main:
         write_text(folder.recipe, to_yaml(recipe))

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 
@@ -112,15 +112,27 @@ def read_progress(path: Path) -> Progress:
     """The progress in a state file.
 
     Raises:
-        RunFolderError: if the file is damaged.
+        RunFolderError: if the file cannot be read, is damaged, or is of another version.
     """
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read that there is none
         with safe_open(path, framework="pt") as file:
-            return Progress(**json.loads(file.metadata()["progress"]))
+            found = json.loads(file.metadata()["progress"])
+        unknown = found.keys() - {field.name for field in fields(Progress)}
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: cannot read the training state ({error.strerror or error}); make it readable, then resume"
+        ) from None
     except Exception as error:
         raise RunFolderError(
             f"{path}: the training state is damaged ({error}); remove the file to start this run anew"
         ) from None
+    if unknown:
+        raise RunFolderError(
+            f"{path}: the training state is of another version of whispertune (it has {', '.join(sorted(unknown))}); "
+            "resume with the version that environment.json names"
+        )
+    return Progress(**found)
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

@@ -46,6 +46,11 @@ class ScheduleOptions:
             raise RecipeError(f"schedule.decay_share is {self.decay_share}; it must lie above 0, at most 1")
         if self.scale == "d_model" and self.name != "noam":
             raise RecipeError(f"schedule.scale d_model goes with schedule.name noam, not {self.name}")
+        unused = {"peak_lr": "scale peak"} if self.scale == "d_model" else {"factor": "scale d_model"}
+        unused |= {} if self.name == "wsd" else {"decay_share": "name wsd"}
+        for field, place in unused.items():
+            if (value := getattr(self, field)) != getattr(ScheduleOptions, field):
+                raise RecipeError(f"schedule.{field} is {value}, but it goes with schedule.{place} alone; leave it out")
 
 
 def auto_peak_lr(d_model: int) -> float:

@@ -237,7 +237,8 @@ class Trainer:
         notes = f", {found.loops} loops cut" if found.loops else ""
         notes += f", {found.capped} cut at the cap" if found.capped else ""
         # Ties go to the newer one: it has seen more.
-        if not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer):
+        is_best = not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer)
+        if is_best:
             if self.processes.is_main:
                 self.save_best()
             progress.best_wer, progress.best_step, progress.best_epoch = found.score.wer, progress.step, epoch
@@ -247,7 +248,10 @@ class Trainer:
             f"CER {percent(found.score.cer)}, loss {found.loss:.3f}{notes}"
         )
         progress.validated = True
-        self._save_if_due()
+        if is_best:
+            self.save()  # killed before, a run would repeat these updates, on a GPU not bit by bit: best/ is not theirs
+        else:
+            self._save_if_due()
 
     def _save_if_due(self) -> None:
         every = self.checkpoint.every_steps
