@@ -11,6 +11,7 @@ from typing import Literal
 from rich.table import Table
 
 from whispertune.allocator import keep_freed_memory
+from whispertune.checkpoints.generation import own_language
 from whispertune.console import console, percent, progress_bar, results
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
@@ -170,7 +171,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         token = options.language_token or language
         ready.tokenizer.prompt_tokens(token, options.task)  # refuses what this model does not know
     elif ready.tokenizer.multilingual:
-        language = _own_language(ready.checkpoint.generation)
+        language = own_language(ready.checkpoint.generation)
     text = TextSettings(ready.tokenizer, language, options.task, language_token=options.language_token)
     rows = merged_rows(read, text, options.reading)
     with progress_bar("checking", len(rows)) as advance:
@@ -217,12 +218,6 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
         probes.stuck = count_stuck(found.hypotheses)
         probes.outputs = len(found.hypotheses)
     return probes
-
-
-def _own_language(generation: dict[str, object]) -> str | None:
-    """The language that a fine-tuned model's generation config names."""
-    named = generation.get("language")
-    return named.strip("<|>") if isinstance(named, str) else None
 
 
 def report(options: EvaluateOptions, found: Evaluation) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from whispertune.allocator import keep_freed_memory
+from whispertune.checkpoints.generation import own_language
 from whispertune.console import console, progress_bar, results
 from whispertune.data.audio import probe_audio
 from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
@@ -267,8 +268,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
     language = None if options.language is None else spoken_language(options.language, options.language_token)
     ready = ready_to_decode(load_model(options.model, device, dtype))
     if language is None and ready.tokenizer.multilingual:
-        named = ready.checkpoint.generation.get("language")
-        language = named.strip("<|>") if isinstance(named, str) else None
+        language = own_language(ready.checkpoint.generation)
     token = options.language_token or language
     if token is not None or options.task != "transcribe":
         ready.tokenizer.prompt_tokens(token or "en", options.task)  # refuses what this model does not know
