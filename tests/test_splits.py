@@ -21,6 +21,7 @@ from whispertune import inspection
 from whispertune.data import index
 from whispertune.data.audio import load_waveform
 from whispertune.data.manifest import read_manifest
+from whispertune.data.sources import read_rows
 from whispertune.errors import DataError, ManifestError, RecipeError
 from whispertune.splits import (
     DataOptions,
@@ -29,7 +30,6 @@ from whispertune.splits import (
     excluded_summary,
     load_split,
     merged_rows,
-    read_rows,
     require_usable,
 )
 from whispertune.targets import IGNORE_INDEX

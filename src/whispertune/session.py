@@ -10,7 +10,7 @@ import torch
 
 from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
 from whispertune.console import console, progress_bar
-from whispertune.data.sources import require_sources
+from whispertune.data.sources import read_rows, require_sources
 from whispertune.errors import RecipeError
 from whispertune.features import num_speech_mel_frames
 from whispertune.frames import FrameOptions
@@ -20,7 +20,7 @@ from whispertune.precision import precision_name, resolve_device, resolve_precis
 from whispertune.processes import ALONE, Pace, Processes
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder, write_jsonl
-from whispertune.splits import Arranged, Split, excluded_summary, load_split, merged_rows, read_rows, require_usable
+from whispertune.splits import Arranged, Split, excluded_summary, load_split, merged_rows, require_usable
 from whispertune.states import (
     ComputedStates,
     EncoderStates,

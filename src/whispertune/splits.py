@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 from unicodedata import unidata_version
@@ -17,9 +16,7 @@ import numpy.typing as npt
 
 from whispertune import targets, transcripts
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
-from whispertune.data.manifest import is_manifest
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
-from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError, RecipeError
 from whispertune.features import SAMPLE_RATE
@@ -207,20 +204,6 @@ def _follows(earlier: Utterance, later: Utterance) -> bool:
 
 def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
     return Lazy(len(windows), lambda i: text.target(windows[i]))
-
-
-def read_rows(name: str, manifest: Path | str) -> Utterances:
-    """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
-
-    Raises:
-        ManifestError: if a corpus can't be used.
-        DataError: if it has no rows.
-    """
-    utterances = read_utterances(name, str(manifest))
-    if not utterances:
-        found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
-        raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
-    return utterances
 
 
 def merged_rows(utterances: Utterances, text: TextSettings, options: DataOptions) -> Rows:

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertune.data.sources import read_utterances
+from whispertune.data.sources import read_rows, read_utterances
 from whispertune.errors import DataError, ManifestError
-from whispertune.splits import read_rows
 
 RATE = 16_000
 

@@ -19,13 +19,13 @@ from whispertune.check.sets import misfits, same_audio, same_text, shared_speake
 from whispertune.check.text import check_texts
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.console import console, progress_bar, results
+from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.precision import Precision, resolve_device, resolve_precision
 from whispertune.run_folder import make_writable, write_text
-from whispertune.splits import read_rows
 from whispertune.text.languages import LANGUAGES, spoken_language
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings

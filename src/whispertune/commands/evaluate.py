@@ -13,6 +13,7 @@ from rich.table import Table
 from whispertune.allocator import keep_freed_memory
 from whispertune.checkpoints.generation import own_language
 from whispertune.console import console, percent, progress_bar, results
+from whispertune.data.sources import read_rows
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.flags import help_text, parse_fields
@@ -27,7 +28,7 @@ from whispertune.probes.sounds import SOUND_KINDS
 from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, Split, excluded_summary, load_split, merged_rows, read_rows, require_usable
+from whispertune.splits import DataOptions, Split, excluded_summary, load_split, merged_rows, require_usable
 from whispertune.states import ComputedStates, window_features
 from whispertune.text.languages import spoken_language
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps

@@ -19,6 +19,7 @@ from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.console import console, progress_bar, results
 from whispertune.data.audio import load_utterance
+from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import AudioError, DataError, ExportError, RecipeError, RunFolderError
@@ -28,7 +29,6 @@ from whispertune.frames import DENSE
 from whispertune.loading import ready_model, ready_to_decode
 from whispertune.run_folder import make_writable, replacing_folder
 from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
-from whispertune.splits import read_rows
 from whispertune.states import encode, window_features
 from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import language_code

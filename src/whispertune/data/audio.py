@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +16,8 @@ import soxr
 
 from whispertune.data import containers
 from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av, stream_with_av
+from whispertune.data.recording import Recording, convert, fail, fail_channel, fail_cut_short
 from whispertune.data.utterances import Utterance
-from whispertune.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
 EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a file lack this much: rounding
@@ -54,9 +52,9 @@ def load_waveform(
         if sample_rate != SAMPLE_RATE:
             samples = soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
         if not len(samples) or not wanted:
-            _fail(recording, "holds no samples here", "remove its row or correct its start and end")
+            fail(recording, "holds no samples here", "remove its row or correct its start and end")
         if not np.isfinite(samples).all():
-            _fail(recording, "holds samples out of all bounds", _convert(recording))
+            fail(recording, "holds samples out of all bounds", convert(recording))
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
@@ -74,11 +72,11 @@ def stream_waveform(audio: Path) -> Iterator[Waveform]:
                     resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
                 samples = resampler.resample_chunk(samples, last=last)
             if not np.isfinite(samples).all():
-                _fail(recording, "holds samples out of all bounds", _convert(recording))
+                fail(recording, "holds samples out of all bounds", convert(recording))
             total += len(samples)
             yield np.ascontiguousarray(samples, dtype=np.float32)
         if not total:
-            _fail(recording, "holds no samples", "give another file")
+            fail(recording, "holds no samples", "give another file")
 
 
 def load_utterance(utterance: Utterance) -> Waveform:
@@ -120,25 +118,6 @@ def content_key(waveform: Waveform) -> str:
     return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
 
 
-@dataclass(slots=True)
-class Recording:
-    """A recording that is being read: a file, or bytes within one."""
-
-    audio: Path
-    within: tuple[int, int] | None = None
-    content: bytes | None = None
-    head: bytes = b""
-
-    def __str__(self) -> str:
-        if self.within is None:
-            return str(self.audio)
-        return f"{self.audio} (recording of {self.within[1]} bytes at byte {self.within[0]})"
-
-    def open(self) -> BinaryIO:
-        """The recording's bytes."""
-        return self.audio.open("rb") if self.content is None else io.BytesIO(self.content)
-
-
 @contextmanager
 def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
     """The recording, with whatever goes wrong while it is read as an AudioError."""
@@ -146,45 +125,45 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
     try:
         status = audio.stat()
         if stat.S_ISDIR(status.st_mode):
-            _fail(recording, "is a folder", "give an audio file")
+            fail(recording, "is a folder", "give an audio file")
         if not stat.S_ISREG(status.st_mode):
-            _fail(recording, "is no regular file", "give an audio file")
+            fail(recording, "is no regular file", "give an audio file")
         if status.st_size == 0 or (within is not None and within[1] == 0):
-            _fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
+            fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
         if within is not None:
             with audio.open("rb") as file:
                 file.seek(within[0])
                 recording.content = file.read(within[1])
             if len(recording.content) < within[1]:
-                _fail_cut_short(recording, f"{len(recording.content)} of {within[1]} bytes are there")
+                fail_cut_short(recording, f"{len(recording.content)} of {within[1]} bytes are there")
         with recording.open() as raw:
             recording.head = raw.read(12)
         yield recording
     except FileNotFoundError:
-        _fail(recording, "no such file", "correct the path")
+        fail(recording, "no such file", "correct the path")
     except soundfile.LibsndfileError as error:
         # What it says where it finds no format that it knows; the file is there, as was made sure above.
         unknown = error.error_string.startswith("File does not exist")
         reason = "no audio format is recognised" if unknown else error.error_string
-        _fail(recording, f"cannot be decoded ({reason})", _convert(recording))
+        fail(recording, f"cannot be decoded ({reason})", convert(recording))
     except AvError as error:
-        _fail(recording, str(error), error.remedy or _convert(recording))
+        fail(recording, str(error), error.remedy or convert(recording))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        _fail(recording, f"cannot be read ({reason})", "check the path and its rights")
+        fail(recording, f"cannot be read ({reason})", "check the path and its rights")
 
 
 def _sound_file(recording: Recording) -> Any:
     try:
         return soundfile.SoundFile(str(recording.audio) if recording.content is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw
-        _fail(recording, "is raw audio without a header", _convert(recording))
+        fail(recording, "is raw audio without a header", convert(recording))
 
 
 def _sample_rate(recording: Recording, file: Any) -> int:
     rate = int(file.samplerate)
     if rate < MIN_SAMPLE_RATE:
-        _fail(recording, f"has a sample rate of {rate} Hz", _convert(recording))
+        fail(recording, f"has a sample rate of {rate} Hz", convert(recording))
     return rate
 
 
@@ -195,7 +174,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
     with _sound_file(recording) as file:
         rate = _sample_rate(recording, file)
         if channel is not None and channel >= file.channels:
-            _fail_channel(recording, channel, file.channels)
+            fail_channel(recording, channel, file.channels)
         num_frames = _num_frames(recording, file)
         first = round(start * rate)
         last = num_frames if end is None else round(end * rate)
@@ -222,21 +201,18 @@ def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
             # What the end lacks by rounding is silence; anything before it is not there.
             whole = _completed(recording, samples, first, last, rate)
             if last < num_frames and len(samples) < last - first:
-                reached = (first + len(samples)) / rate
-                _fail_cut_short(recording, f"{reached:.2f} s of {num_frames / rate:.2f} s decoded")
+                fail_cut_short(recording, f"{(first + len(samples)) / rate:.2f} s of {num_frames / rate:.2f} s decoded")
             yield whole, rate, last == num_frames
 
 
 def _av_blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
     num_frames, rate = _av_length(recording)
-    first = 0
-    block = np.zeros(0, np.float32)
+    first, block = 0, np.zeros(0, np.float32)
     with recording.open() as raw:
         for part in stream_with_av(raw, num_frames, AV_SECONDS * rate):
             if len(block):  # one is held back: the last is known only when no other follows
                 yield block, rate, False
-                first += len(block)
-            block = part.mean(axis=0, dtype=np.float32)
+            first, block = first + len(block), part.mean(axis=0, dtype=np.float32)
     yield _completed(recording, block, first, num_frames, rate), rate, True
 
 
@@ -249,7 +225,7 @@ def _decode_av(recording: Recording, start: float, end: float | None, channel: i
     with recording.open() as raw:
         found = decode_with_av(raw, first / rate, last / rate)
     if channel is not None and channel >= len(found):
-        _fail_channel(recording, channel, len(found))
+        fail_channel(recording, channel, len(found))
     samples = found.mean(axis=0, dtype=np.float32) if channel is None else found[channel]
     return _completed(recording, samples[: last - first], first, last, rate), rate
 
@@ -258,9 +234,9 @@ def _av_length(recording: Recording) -> tuple[int, int]:
     with recording.open() as raw:
         num_frames, rate = probe_with_av(raw)
     if rate < MIN_SAMPLE_RATE:
-        _fail(recording, f"has a sample rate of {rate} Hz", _convert(recording))
+        fail(recording, f"has a sample rate of {rate} Hz", convert(recording))
     if not 0 < num_frames < MAX_FRAMES:
-        _fail(recording, "holds no samples", "fetch it again or remove its row")
+        fail(recording, "holds no samples", "fetch it again or remove its row")
     return num_frames, rate
 
 
@@ -271,7 +247,7 @@ def _completed(recording: Recording, samples: Waveform, first: int, last: int, r
     """
     missing = last - first - len(samples)
     if missing > EDGE_SECONDS * rate:
-        _fail_cut_short(recording, f"{(first + len(samples)) / rate:.2f} s of {last / rate:.2f} s decoded")
+        fail_cut_short(recording, f"{(first + len(samples)) / rate:.2f} s of {last / rate:.2f} s decoded")
     return np.pad(samples, (0, missing)) if missing and len(samples) else samples
 
 
@@ -283,26 +259,29 @@ def _num_frames(recording: Recording, file: Any) -> int:
     with recording.open() as raw:
         if file.format == "OGG":
             if not containers.ogg_ends(raw):
-                _fail_cut_short(recording, "its last page lacks the end-of-stream mark")
+                fail_cut_short(recording, "its last page lacks the end-of-stream mark")
         elif file.format == "MP3":
             counted = containers.mp3_samples_without_header(raw)
             if counted is not None:
                 if not counted[1]:
-                    _fail_cut_short(recording, "its last MP3 frame is incomplete")
+                    fail_cut_short(recording, "its last MP3 frame is incomplete")
                 if counted[0] > num_frames + edge:
                     seconds = f"{num_frames / rate:.2f} s of {counted[0] / rate:.2f} s"
-                    problem = f"is an MP3 without a length header: only {seconds} would be read"
-                    _fail(recording, problem, _convert(recording))
+                    fail(
+                        recording,
+                        f"is an MP3 without a length header: only {seconds} would be read",
+                        convert(recording),
+                    )
                 num_frames = min(num_frames, counted[0])
         missing = containers.missing_share(raw)
     if num_frames >= MAX_FRAMES:
         # soundfile seeks after each read, and libsndfile cannot in such a file.
-        _fail(recording, "is a stream whose header gives no length", _convert(recording))
+        fail(recording, "is a stream whose header gives no length", convert(recording))
     if num_frames <= 0:
-        _fail(recording, "holds no samples", "fetch it again or remove its row")
+        fail(recording, "holds no samples", "fetch it again or remove its row")
     if missing * num_frames > edge:
-        promised = f"{num_frames * (1 + missing) / rate:.2f} s"
-        _fail_cut_short(recording, f"its header promises {promised} and {num_frames / rate:.2f} s are there")
+        promised = num_frames * (1 + missing) / rate
+        fail_cut_short(recording, f"its header promises {promised:.2f} s and {num_frames / rate:.2f} s are there")
     return num_frames
 
 
@@ -310,11 +289,11 @@ def _check_span(recording: Recording, first: int, last: int, num_frames: int, ra
     remedy = "correct start, end or duration in the manifest"
     seconds = f"the file is {num_frames / rate:.2f} s long"
     if first >= num_frames:
-        _fail(recording, f"the span starts at {first / rate:.2f} s and {seconds}", remedy)
+        fail(recording, f"the span starts at {first / rate:.2f} s and {seconds}", remedy)
     if last > num_frames + EDGE_SECONDS * rate:
-        _fail(recording, f"the span ends at {last / rate:.2f} s and {seconds}", remedy)
+        fail(recording, f"the span ends at {last / rate:.2f} s and {seconds}", remedy)
     if last <= first:
-        _fail(recording, f"the span from {first / rate:.2f} to {last / rate:.2f} s holds no samples", remedy)
+        fail(recording, f"the span from {first / rate:.2f} to {last / rate:.2f} s holds no samples", remedy)
 
 
 def _read(recording: Recording, file: Any, num_frames: int, channel: int | None) -> Waveform:
@@ -326,7 +305,7 @@ def _read(recording: Recording, file: Any, num_frames: int, channel: int | None)
         wanted = min(left, block_frames)
         block = file.read(wanted, dtype="float32", always_2d=True)
         if not np.isfinite(block).all():
-            _fail(recording, "holds samples that are NaN or infinite", "repair or replace it")
+            fail(recording, "holds samples that are NaN or infinite", "repair or replace it")
         with np.errstate(over="ignore"):  # the result is looked at once more, by load_waveform
             if block.shape[1] == 1 or channel is not None:
                 blocks.append(block[:, channel or 0])
@@ -336,20 +315,3 @@ def _read(recording: Recording, file: Any, num_frames: int, channel: int | None)
         if len(block) < wanted:
             break
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-
-
-def _convert(recording: Recording) -> str:
-    return f"convert it, e.g. ffmpeg -i {recording.audio.name} -ar 16000 out.wav"
-
-
-def _fail_channel(recording: Recording, channel: int, there: int) -> NoReturn:
-    _fail(recording, f"has no channel {channel}", f"it has {there}, counted from 0: correct the row's channel")
-
-
-def _fail_cut_short(recording: Recording, reason: str) -> NoReturn:
-    _fail(recording, f"is cut short ({reason})", f"fetch it again or, if it is whole, {_convert(recording)}")
-
-
-def _fail(recording: Recording, problem: str, remedy: str) -> NoReturn:
-    message = f"{recording}: {problem}; {remedy}"
-    raise AudioError("".join(char if char.isprintable() else repr(char)[1:-1] for char in message)) from None

@@ -38,7 +38,7 @@ from whispertune.data.tar_shards import add_shard, expand_shards
 from whispertune.data.text_files import require_readable
 from whispertune.data.transcript_folder import add_transcript_folder, recordings_in
 from whispertune.data.utterances import Utterances
-from whispertune.errors import ManifestError
+from whispertune.errors import DataError, ManifestError
 
 OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
 
@@ -110,6 +110,20 @@ def read_utterances(name: str, described: str) -> Utterances:
         if key is not None and key == rows_key(described, files):  # nobody wrote to them meanwhile
             index_rows(key, utterances)
     utterances.fingerprint = _fingerprint(sources, utterances)
+    return utterances
+
+
+def read_rows(name: str, manifest: Path | str) -> Utterances:
+    """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
+
+    Raises:
+        ManifestError: if a corpus can't be used.
+        DataError: if it has no rows.
+    """
+    utterances = read_utterances(name, str(manifest))
+    if not utterances:
+        found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
+        raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     return utterances
 
 

@@ -20,7 +20,7 @@ import torch
 from whispertune import features, frames, states, windows
 from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spec_augment, speed
 from whispertune.augment.pipeline import AugmentOptions
-from whispertune.data import audio, av_decoder, containers
+from whispertune.data import audio, av_decoder, containers, recording
 from whispertune.model import attention, rows, whisper
 from whispertune.model.whisper import Encoder
 from whispertune.store.files import FORMAT
@@ -28,7 +28,7 @@ from whispertune.store.stored import StateLayout
 from whispertune.windows import Window
 
 COMPUTING: tuple[ModuleType, ...] = (
-    audio, containers, av_decoder, windows, features, frames, states, whisper, attention, rows,
+    audio, recording, containers, av_decoder, windows, features, frames, states, whisper, attention, rows,
 )  # fmt: skip
 """The modules that states come out of: their source is part of the key, so no version number can be forgotten."""
 AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)
