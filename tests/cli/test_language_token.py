@@ -13,6 +13,7 @@ def test_a_borrowed_token_is_named_by_the_saved_model(workspace: Workspace, comm
     outcome = command(workspace.train(*flags, without=["language"]))
     assert outcome.status == 0, outcome.err
     assert "language  sc, under the token of Italian" in outcome.err
+    assert outcome.out.rstrip().endswith("--language sc --language_token it")  # the command to go on with
     best = workspace.run / "best"
     assert json.loads((best / "generation_config.json").read_text())["language"] == "<|it|>"
     card = (best / "README.md").read_text()

@@ -282,6 +282,7 @@ def report(
     results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     results.print(f"model: {session.folder.best}")
     flag = f" --language {session.recipe.language}" if session.recipe.language else ""
+    flag += f" --language_token {session.recipe.language_token}" if session.recipe.language_token else ""
     results.print(
         f"next:  whispertune evaluate --model {session.folder.path} "
         f"--data {session.recipe.test or session.recipe.valid}{flag}"
