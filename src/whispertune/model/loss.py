@@ -18,6 +18,7 @@ POSITIONS_MULTIPLE = 16
 ROWS_AT_ONCE = 64
 """Positions whose float32 logits are held at once."""
 WEIGHT_ROWS_AT_ONCE = 2048
+"""Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
