@@ -14,7 +14,7 @@ from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.rules import Hypothesis
 from whispertune.errors import RecipeError
-from whispertune.transcript_files import as_json, as_lines, as_srt, as_txt, as_vtt, clock, output_names
+from whispertune.transcript_files import Recordings, as_json, as_lines, as_srt, as_txt, as_vtt, clock, output_names
 
 RESULT = WindowResult(Hypothesis((5, 6), -1.5), "x", 0.2, -0.51234567, 1.25, 0.0123)
 
@@ -112,3 +112,18 @@ def test_names_never_collide(paths: list[str]) -> None:
 def test_names_that_cannot_be_told_apart() -> None:
     with pytest.raises(RecipeError, match="same file"):
         names("/x/talk.mp3", "/x/talk.wav", "/x/talk.mp3.wav", "/x/TALK.mp3")
+
+
+def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
+    """A kill may leave half a line; what is written behind it is read."""
+    audio = tmp_path / "a.wav"
+    audio.write_bytes(b"a")
+    Recordings(tmp_path).add("one", audio)
+    with (tmp_path / Recordings.FILE).open("a", encoding="utf-8") as file:
+        file.write('\n{"name": "tor')
+    Recordings(tmp_path).add("two", audio)
+    other = tmp_path / "b.wav"
+    other.write_bytes(b"another")
+    known = Recordings(tmp_path)
+    assert [known.other_than(name, other) for name in ("one", "two", "tor")] == [str(audio.resolve())] * 2 + [None]
+    assert known.other_than("one", audio) is None

@@ -148,7 +148,7 @@ class Recordings:
         if self._known.get(name) != entry:
             self._known[name] = entry
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write("\n" + json.dumps(entry))  # a torn line before it stays a line of its own
 
 
 def _described(name: str, audio: Path) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def read_utterances(name: str, described: str) -> Utterances:
 
 
 def read_rows(name: str, manifest: Path | str) -> Utterances:
-    """The rows of a split: of one corpus in any known format, or of several (see `data/sources.py`).
+    """The rows of a split: of one corpus in any known format, or of several (`parse_sources`).
 
     Raises:
         ManifestError: if a corpus can't be used.
