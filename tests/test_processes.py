@@ -6,11 +6,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune import processes as module
 from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
 from whispertune.processes import ALONE, Pace, Processes, ProcessOptions, deal, join, were_launched
 
@@ -41,23 +39,7 @@ def test_a_share_moves_the_bar_over_the_whole(amounts: list[int], whole: int) ->
     assert min(shown) >= 0
 
 
-@given(st.lists(st.sampled_from([0, 1, 3, 7, 8, 20]), min_size=1), st.lists(st.booleans(), min_size=30))
-def test_buckets_hold_every_gradient(sizes: list[int], present: list[bool]) -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
-    for parameter, has in zip(parameters, present, strict=False):
-        parameter.grad = torch.ones_like(parameter) if has else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BUCKET_ELEMENTS", 8)
-        buckets = module._buckets(parameters)
-    assert [id(g) for bucket in buckets for g in bucket] == [id(p.grad) for p in parameters]
-    assert all(len(bucket) == 1 or sum(g.numel() for g in bucket) <= 8 for bucket in buckets)
-    assert all(p.grad is not None and p.grad.eq(float(h)).all() for p, h in zip(parameters, present, strict=False))
-
-
 def test_alone_everything_is_ones_own() -> None:
-    parameter = torch.nn.Parameter(torch.ones(2))
-    ALONE.sum_gradients([parameter])
-    assert parameter.grad is None
     assert ALONE.sum([1.5]) == [1.5]
     assert ALONE.share(lambda: "mine") == ["mine"]
     assert ALONE.from_main(lambda: 3) == 3

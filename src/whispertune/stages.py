@@ -25,6 +25,7 @@ from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.resume import Progress, load_state
 from whispertune.training.schedule import Schedule, build_schedule
+from whispertune.training.shards import Shards
 from whispertune.training.thinning import (
     CHECKED_WINDOWS,
     Divergence,
@@ -96,10 +97,14 @@ def build_run_schedule(session: Session) -> Schedule:
 def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
     """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
     recipe, whisper = session.recipe, session.ready.whisper
-    optimizer = build_optimizer(whisper, recipe.optimizer)
+    shards = Shards(session.working, session.processes, divided=recipe.processes.shard)
+    optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
+    if shards.divided:
+        most = max(session.processes.gather(sum(parameter.numel() for parameter in shards.owned)))
+        console.print(f"optimiser divided: at most {most:,} parameters a process")
     if session.folder.state.exists():
-        load_state(session.folder.state, whisper, optimizer)
-        session.working.refresh()
+        load_state(session.folder.state, whisper, optimizer, shards)
+        shards.publish()
     plan = plan_states(session, progress)
     train_states, stored_valid = plan.training(), plan.validation()
     if not progress.trained:
@@ -123,7 +128,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         return found
 
     trainer = Trainer(
-        model=whisper, working=session.working, optimizer=optimizer, schedule=schedule,
+        model=whisper, working=session.working, shards=shards, optimizer=optimizer, schedule=schedule,
         train_split=session.train, train_states=train_states, targets=plan.targets,
         validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
         stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
@@ -156,7 +161,9 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
                 trainer.working.release()
 
         # What AdamW will keep from its first update on must find its place, too.
-        moments = [] if trainer.optimizer.state else [torch.ones_like(p) for p in trainer.trainable for _ in range(2)]
+        moments = (
+            [] if trainer.optimizer.state else [torch.ones_like(p) for p in trainer.shards.owned for _ in range(2)]
+        )
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
         progress.micro_batch = min(session.processes.gather(found))
@@ -170,8 +177,8 @@ def _common(values: Sequence[str]) -> str | None:
     return values[0] if len(set(values)) == 1 else None
 
 
-def save_best(session: Session, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the model as it stands (or these weights) to best/, replacing what is there at once."""
+def save_best(session: Session, weights: dict[str, torch.Tensor]) -> None:
+    """Write the model with these weights to best/, replacing what is there at once."""
     language = _common(session.train.languages)
     token = _common(sorted({session.text.token_for(code) for code in session.train.languages}))
     tasks = [task or session.recipe.task for task in session.train.tasks]
@@ -179,7 +186,7 @@ def save_best(session: Session, weights: dict[str, torch.Tensor] | None = None) 
         save_huggingface(
             folder,
             session.ready.checkpoint,
-            session.ready.whisper.state_dict() if weights is None else weights,
+            weights,
             language=token,
             task=_common(tasks) or "transcribe",
             model_card=model_card(session, language, token),
@@ -214,12 +221,12 @@ def model_card(session: Session, language: str | None, token: str | None) -> str
 def restore_best(session: Session) -> Whisper:
     """The run's working model with the weights of best/, in place of those of the last step."""
     weights = load_checkpoint(str(session.folder.best)).weights
+    model = session.working.model
     with torch.no_grad():
-        for name, parameter in session.ready.whisper.named_parameters():
+        for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(weights[name])
-    session.working.refresh()
-    return session.working.model
+    return model
 
 
 def evaluate_test(session: Session) -> list[Evaluation]:

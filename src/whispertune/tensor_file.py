@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,15 +44,27 @@ def replace_metadata(source: Path, target: Path, metadata: Mapping[str, str]) ->
         shutil.copyfileobj(old, new, COPIED_AT_ONCE)
 
 
-def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def writing_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the order in which `save_file` writes: widest types first, so that every tensor starts at a multiple
+    of its own size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def save_file(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    fetch: Callable[[str], Tensor] | None = None,
+) -> None:
     """Write tensors under their names; metadata: text that goes into the header.
+
+    fetch(name): the tensor itself, called for each in `writing_order`, where `tensors` only tells type and shape.
 
     Raises:
         OSError: the disk is full or gone.
     """
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
-    # Widest types first, so that every tensor starts at a multiple of its own size.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = writing_order(tensors)
     end = 0
     for name in names:
         tensor = tensors[name]
@@ -62,6 +74,7 @@ def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, 
     with path.open("wb") as file:
         _write_header(file, header)
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().view(-1)
+            tensor = tensors[name] if fetch is None else fetch(name)
+            flat = tensor.detach().cpu().contiguous().view(-1)
             if flat.numel():
                 file.write(flat.view(torch.uint8).numpy().data)

@@ -10,6 +10,7 @@ import torch
 from whispertune import stages
 
 sys.path.append(str(Path(__file__).parent))
+from process_samples import Launcher
 from training_samples import Runner, Samples, make_samples
 
 
@@ -23,6 +24,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     runner = Runner(tmp_path_factory.mktemp("runner") / "log")
     yield runner
     runner.close()
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path_factory.mktemp("launcher") / "logs")
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture(autouse=True)

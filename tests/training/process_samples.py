@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from training_samples import Moment, prepare_server, strike
 
 from whispertune import cli, states
@@ -76,6 +77,29 @@ class Launcher:
 
     def close(self) -> None:
         self._server.communicate(timeout=60)
+
+
+def state_of(run: Path, name: str = "state") -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / f"{name}.safetensors")
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], prefix: str) -> float:
+    """L2 norm of the difference over all tensors whose names begin so."""
+    names = [name for name in a if name.startswith(prefix)]
+    assert names
+    return float(torch.stack([(a[name].double() - b[name].double()).norm() for name in names]).norm())
+
+
+def size(a: dict[str, torch.Tensor], prefix: str) -> float:
+    return distance(a, {name: torch.zeros_like(tensor) for name, tensor in a.items()}, prefix)
+
+
+def lost_line(ended: Ended, run: Path) -> str:
+    """The one line that tells of a lost process."""
+    (line,) = ended.errors
+    assert "is gone or stuck" in line
+    assert line.endswith(f"go on with: whispertune resume {run}")
+    return line
 
 
 def serve() -> None:
@@ -194,4 +218,22 @@ def keep_every_state() -> None:
     trainer.Trainer.save = save  # type: ignore[method-assign]
 
 
-FAULTS = {f.__name__: f for f in (infinite_gradient, unreadable_clip, bug, keep_every_state)}
+def tell_holdings() -> None:
+    """Every process tells, beside the state, how much of the optimiser it holds: elements of moments, bytes of float32
+    parameters."""
+    original = trainer.Trainer.save
+
+    def save(self: Any) -> None:
+        original(self)
+        moments = [moment for kept in self.optimizer.state.values() for moment in (kept["exp_avg"], kept["exp_avg_sq"])]
+        held = {
+            "moments": sum(moment.numel() for moment in moments),
+            "parameters": sum(p.untyped_storage().nbytes() for p in self.trainable),
+        }
+        path = self.folder.state.with_name(f"rank-{self.processes.rank}.json")
+        path.write_text(json.dumps(held), encoding="utf-8")
+
+    trainer.Trainer.save = save  # type: ignore[method-assign]
+
+
+FAULTS = {f.__name__: f for f in (infinite_gradient, unreadable_clip, bug, keep_every_state, tell_holdings)}

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from process_samples import Ended, Launcher
-from safetensors.torch import load_file
+from process_samples import Ended, Launcher, distance, lost_line, size, state_of
 from training_samples import (
     TEST_IDS,
     VALID_IDS,
@@ -38,28 +37,6 @@ from whispertune.store.files import try_lock
 
 TRAINER, VALIDATE = "whispertune.training.trainer", "whispertune.training.validate"
 INSPECTION = "whispertune.inspection"
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path_factory.mktemp("launcher") / "logs")
-    yield launcher
-    launcher.close()
-
-
-def state_of(run: Path, name: str = "state") -> dict[str, torch.Tensor]:
-    return load_file(run / "last" / f"{name}.safetensors")
-
-
-def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], prefix: str) -> float:
-    """L2 norm of the difference over all tensors whose names begin so."""
-    names = [name for name in a if name.startswith(prefix)]
-    assert names
-    return float(torch.stack([(a[name].double() - b[name].double()).norm() for name in names]).norm())
-
-
-def size(a: dict[str, torch.Tensor], prefix: str) -> float:
-    return distance(a, {name: torch.zeros_like(tensor) for name, tensor in a.items()}, prefix)
 
 
 # Equal to one process.
@@ -270,13 +247,6 @@ DEATHS = {
     "validating": Moment(VALIDATE, "search_windows", 2),
     "the test": Moment(VALIDATE, "search_windows", 5),
 }
-
-
-def lost_line(ended: Ended, run: Path) -> str:
-    (line,) = ended.errors
-    assert "is gone or stuck" in line
-    assert line.endswith(f"go on with: whispertune resume {run}")
-    return line
 
 
 @pytest.mark.slow

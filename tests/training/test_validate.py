@@ -276,7 +276,7 @@ def best_of(tmp_path: Path, errors: Sequence[int], **options: Any) -> tuple[list
     trainer = make_trainer(
         tmp_path, whisper, random_states([20, 30, 40, 50]), tiny_targets([3, 4, 5, 6]), batch_size=2,
         evaluations=[fabricated([n, 1]) for n in errors],
-        save_best=lambda: saved.append(trainer.progress.step), **options,
+        save_best=lambda weights: saved.append(trainer.progress.step), **options,
     )  # fmt: skip
     trainer.run()
     return saved, trainer.progress

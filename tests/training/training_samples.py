@@ -36,6 +36,7 @@ from whispertune.training import validate
 from whispertune.training.optimiser import OptimizerOptions, build_optimizer
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
 from whispertune.training.schedule import ScheduleOptions, build_schedule
+from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
 from whispertune.training.validate import Evaluation
 from whispertune.training.working_copy import WorkingCopy
@@ -151,7 +152,7 @@ def make_trainer(
     given: dict[str, Any] = {
         "optimizer": build_optimizer(whisper, optimizer_options),
         "schedule": build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100),
-        "validate": lambda advance: next(evaluations), "save_best": lambda: None, "progress": Progress(),
+        "validate": lambda advance: next(evaluations), "save_best": lambda weights: None, "progress": Progress(),
         "stop": StopSignal(), "device": torch.device("cpu"), "dtype": torch.float32, "pad_id": PAD_ID, "epochs": 1,
         "max_steps": None, "batch_size": 2, "accumulation": 1, "seed": 0, "copies": 1, "loss": LossOptions(),
         "targets": lambda index, epoch: [targets[index]] * given["copies"],
@@ -163,7 +164,7 @@ def make_trainer(
     source = states(working.model) if callable(states) else states
     split = Split("train", [], lengths, list(targets), [], {}, [], len(targets))
     return Trainer(
-        model=whisper, working=working, train_split=split, train_states=source, folder=run,
+        model=whisper, working=working, shards=Shards(working), train_split=split, train_states=source, folder=run,
         optimizer_options=optimizer_options, **given,
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ recipe and stops. A run that was killed goes on with the same command, or with `
 
 FREE_TO_CHANGE = (
     "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",
-    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes",
+    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
 )  # fmt: skip
 """Fields that decide no result: a run may be resumed with other values."""
 

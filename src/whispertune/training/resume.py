@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from whispertune.errors import Interrupted, RecipeError, RunFolderError
+from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError
 from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import replacing_file
-from whispertune.tensor_file import replace_metadata, save_file
+from whispertune.tensor_file import replace_metadata, save_file, writing_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +69,82 @@ class Progress:
     metrics_size: int = 0
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+class Owners(Protocol):
+    """Who has which parameters and moments (`training/shards.py`)."""
+
+    def owns(self, parameter: Tensor) -> bool:
+        """Whether this process does."""
+
+    def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """In the process that writes: a tensor of this parameter's as its owner has it."""
+
+
+class Alone:
+    """One process has all."""
+
+    def owns(self, parameter: Tensor) -> bool:
+        return True
+
+    def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def _state_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name in the state's file -> (parameter, tensor), the same in every process.
+
+    Of what another process has, the parameter stands for type and shape.
+    """
+    tensors: dict[str, tuple[Tensor, Tensor]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tensors[f"parameter/{name}"] = parameter, parameter.detach()
         for key in ("exp_avg", "exp_avg_sq"):
-            if key in optimizer.state.get(parameter, {}):
-                yield f"{key}/{name}", optimizer.state[parameter][key]
+            if not owners.owns(parameter) and progress.step:
+                tensors[f"{key}/{name}"] = parameter, parameter.detach()
+            elif key in optimizer.state.get(parameter, {}):
+                tensors[f"{key}/{name}"] = parameter, optimizer.state[parameter][key]
+    return tensors
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    owners: Owners | None = None,
+) -> None:
     """Write trainable parameters, optimiser state and progress to one file, atomically.
 
     Raises:
         RunFolderError: if the disk is full or gone; the state before stays whole.
     """
-    tensors = {f"parameter/{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    tensors.update(_optimizer_tensors(model, optimizer))
+    owners = owners or Alone()
+    tensors = _state_tensors(model, optimizer, progress, owners)
     try:
         with replacing_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+            save_file(
+                {name: tensor for name, (_, tensor) in tensors.items()},
+                temporary,
+                metadata={"progress": json.dumps(asdict(progress))},
+                fetch=lambda name: owners.to_main(*tensors[name]),
+            )
+    except ProcessLost:
+        raise
     except Exception as error:
         # safetensors reports a full disk as its own kind of error, not as OSError.
         raise RunFolderError(
             f"{path}: cannot write the training state ({error}); free some disk space, then resume"
         ) from None
+
+
+def hand_over_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners) -> None:
+    """Hand this process's part to the one that is in `save_state`."""
+    tensors = _state_tensors(model, optimizer, progress, owners)
+    for name in writing_order({name: tensor for name, (_, tensor) in tensors.items()}):
+        owners.to_main(*tensors[name])
 
 
 def save_progress(path: Path, progress: Progress) -> None:
@@ -135,8 +189,17 @@ def read_progress(path: Path) -> Progress:
     return Progress(**found)
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a saved state back into model and optimiser, in place; returns its progress."""
+def load_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    owners: Owners | None = None,
+) -> Progress:
+    """Put a saved state back into model and optimiser, in place; returns its progress.
+
+    Parameters that another process has are left as they are.
+    """
+    owners = owners or Alone()
     progress = read_progress(path)
     with safe_open(path, framework="pt") as file, torch.no_grad():
         names = set(file.keys())
@@ -145,6 +208,8 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
                 continue
             if f"parameter/{name}" not in names:
                 raise RunFolderError(f"{path}: holds no {name}; it belongs to another run")
+            if not owners.owns(parameter):
+                continue
             parameter.copy_(file.get_tensor(f"parameter/{name}"))
             if f"exp_avg/{name}" in names:
                 optimizer.state[parameter] = {

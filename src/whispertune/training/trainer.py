@@ -21,10 +21,11 @@ from whispertune.run_folder import RunFolder, write_jsonl
 from whispertune.splits import Split
 from whispertune.states import StateSource
 from whispertune.targets import Target, collate_targets
-from whispertune.training.optimiser import OptimizerOptions, clip_gradients
+from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.plan import Step, deal_step, epoch_plan, steps_per_epoch
-from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, save_state
+from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, hand_over_state, save_state
 from whispertune.training.schedule import Schedule
+from whispertune.training.shards import Shards
 from whispertune.training.validate import Evaluation
 from whispertune.training.working_copy import WorkingCopy
 
@@ -36,8 +37,8 @@ LARGEST_LOSS_SCALE = 2.0**16
 class Trainer:
     """One run of training: everything that was prepared, and the loop over it.
 
-    model holds the float32 parameters, working computes.
-    validate(advance) decodes the valid split with the model as it stands; save_best() writes it to best/.
+    model holds the float32 parameters, working computes; optimizer holds those that shards says are this process's.
+    validate(advance) decodes the valid split with the model as it stands; save_best(weights) writes it to best/.
     copies: of each window in a batch (2 where clean and augmented ones go side by side).
     targets(index, epoch): of each copy of a window, all as long as the split's own.
     accumulation: micro-batches in an update, of all processes together.
@@ -45,13 +46,14 @@ class Trainer:
 
     model: Whisper
     working: WorkingCopy
+    shards: Shards
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     train_split: Split
     train_states: StateSource
     targets: Callable[[int, int], Sequence[Target]]
     validate: Callable[[Callable[[int], None]], Evaluation]
-    save_best: Callable[[], None]
+    save_best: Callable[[dict[str, Tensor]], None]
     folder: RunFolder
     progress: Progress
     stop: StopSignal
@@ -91,8 +93,9 @@ class Trainer:
                 self._run_epoch()
             progress.trained = True
             self.save()
-        except (Interrupted, ProcessLost):
-            self.save()
+        except (Interrupted, ProcessLost) as stopped:
+            if isinstance(stopped, Interrupted) or not self.shards.divided:  # else a part of it is gone
+                self.save()
             raise
 
     def _at_last_step(self) -> bool:
@@ -134,7 +137,7 @@ class Trainer:
             every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
             loss += self.backward(batch, every, num_tokens)
         (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
-        self.processes.sum_gradients(self.trainable)
+        self.shards.sum_gradients()
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
         norm = self._update()
         progress.position += 1
@@ -178,7 +181,7 @@ class Trainer:
         progress, options = self.progress, self.optimizer_options
         if progress.loss_scale is not None:
             torch._foreach_mul_([p.grad for p in self.trainable if p.grad is not None], 1 / progress.loss_scale)
-        norm = clip_gradients(self.trainable, options.max_grad_norm)
+        norm = self.shards.clip(options.max_grad_norm)
         finite = math.isfinite(norm)
         if finite:
             progress.step += 1
@@ -186,7 +189,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(progress.step)
             self.optimizer.step()
-            self.working.refresh()
+            self.shards.publish()
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
@@ -239,8 +242,10 @@ class Trainer:
         # Ties go to the newer one: it has seen more.
         is_best = not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer)
         if is_best:
+            weights = self.shards.weights(self.model.state_dict(keep_vars=True))
             if self.processes.is_main:
-                self.save_best()
+                self.save_best(weights)
+            del weights
             progress.best_wer, progress.best_step, progress.best_epoch = found.score.wer, progress.step, epoch
             notes += ", best so far"
         console.print(
@@ -256,7 +261,10 @@ class Trainer:
     def _save_if_due(self) -> None:
         every = self.checkpoint.every_steps
         by_steps = every is not None and self.progress.step > 0 and self.progress.step % every == 0
-        if by_steps or time.monotonic() - self.last_saved >= 60 * self.checkpoint.every_minutes:
+        is_due = by_steps or time.monotonic() - self.last_saved >= 60 * self.checkpoint.every_minutes
+        if self.shards.divided:
+            is_due = self.processes.from_main(lambda: is_due)
+        if is_due:
             self.save()
 
     def _append_metrics(self, row: dict[str, Any]) -> None:
@@ -264,11 +272,12 @@ class Trainer:
             self.folder.append_metrics(row)
 
     def save(self) -> None:
-        """Write the state to last/, if this is the process that writes."""
-        if not self.processes.is_main:
-            return
-        self.progress.metrics_size = self.folder.metrics_size()
-        save_state(self.folder.state, self.model, self.optimizer, self.progress)
+        """Write the state to last/, in the process that writes; the others hand it their parts."""
+        if self.processes.is_main:
+            self.progress.metrics_size = self.folder.metrics_size()
+            save_state(self.folder.state, self.model, self.optimizer, self.progress, self.shards)
+        elif self.shards.divided:
+            hand_over_state(self.model, self.optimizer, self.progress, self.shards)
         self.last_saved = time.monotonic()
 
 

@@ -6,6 +6,7 @@ end. Gradients are collected into float32, where micro-batches add up, and the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -24,21 +25,22 @@ def keep_narrow(parameter: Tensor) -> None:
 class WorkingCopy:
     """`model` is what forward and backward passes use; in float32 it shares the parameters' storage.
 
+    masters, workers: the learning parameters and their copies, in the same order.
     As soon as a backward pass has a gradient of the copy, it is added to the parameter's, in float32, and dropped.
     The sums' memory is kept from step to step: fresh pages would cost more than the additions.
     """
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
         self.model = inference_copy(master, dtype)
-        self._masters: list[Tensor] = []
-        self._workers: list[Tensor] = []
+        self.masters: list[Tensor] = []
+        self.workers: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
         self._addend: Tensor | None = None
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
-                self._masters.append(parameter)
-                self._workers.append(copy)
+                self.masters.append(parameter)
+                self.workers.append(copy)
                 copy.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
             elif dtype != torch.float32:
                 keep_narrow(parameter)
@@ -96,11 +98,12 @@ class WorkingCopy:
         self._sums.clear()
         self._addend = None
         self.model.decoder.step_memory.release()
-        for tensor in (*self._masters, *self._workers):
+        for tensor in (*self.masters, *self.workers):
             tensor.grad = None
 
-    def refresh(self) -> None:
-        """Take over the parameters after an update (in float32 the storage is shared anyway)."""
-        if self._workers and self._workers[0].dtype != self._masters[0].dtype:
+    def refresh(self, indices: Sequence[int] | None = None) -> None:
+        """Take over parameters after an update: all, or those at these indices (in float32 the storage is shared)."""
+        chosen = range(len(self.masters)) if indices is None else indices
+        if chosen and self.workers[0].dtype != self.masters[0].dtype:
             with torch.no_grad():
-                torch._foreach_copy_(self._workers, self._masters)
+                torch._foreach_copy_([self.workers[i] for i in chosen], [self.masters[i] for i in chosen])
