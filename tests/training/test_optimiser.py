@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training_samples import Samples, step_rows, tiny_whisper
 
 from whispertune.errors import RecipeError
-from whispertune.training import trainer
+from whispertune.training import shards
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import OptimizerOptions, build_optimizer, clip_gradients, decay_groups
 
@@ -133,7 +133,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
     """The fault of others: only the first parameter group clipped."""
     before: list[float] = []
     applied: list[float] = []
-    clip, step = trainer.clip_gradients, torch.optim.AdamW.step
+    clip, step = shards.clip_gradients, torch.optim.AdamW.step
 
     def norm_applied(optimizer: torch.optim.AdamW) -> float:
         return norm_of([p for group in optimizer.param_groups for p in group["params"]])
@@ -146,7 +146,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
         applied.append(norm_applied(self))
         return step(self, closure)
 
-    monkeypatch.setattr(trainer, "clip_gradients", recorded_clip)
+    monkeypatch.setattr(shards, "clip_gradients", recorded_clip)
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
     status = samples.train_run(
         tmp_path / "run", epochs=1, optimizer__max_grad_norm=max_grad_norm, freeze=freeze, precision=precision

@@ -30,6 +30,7 @@ from whispertune.model import whisper as whisper_module
 from whispertune.run_folder import read_jsonl
 from whispertune.states import ComputedStates, EncoderStates
 from whispertune.targets import Target, collate_targets
+from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.resume import Progress
@@ -83,7 +84,7 @@ def fp16_trainer(folder: Path, progress: Progress, epochs: int = 2) -> Any:
 def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = trainer_module.clip_gradients, 0
+    original, calls = shards_module.clip_gradients, 0
 
     def overflowing(parameters: list[torch.Tensor], max_norm: float) -> float:
         nonlocal calls
@@ -92,7 +93,7 @@ def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
             parameters[0].grad[:] = math.inf
         return original(parameters, max_norm)
 
-    monkeypatch.setattr(trainer_module, "clip_gradients", overflowing)
+    monkeypatch.setattr(shards_module, "clip_gradients", overflowing)
     trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=1024.0), epochs=3)
     trainer.run()
     rows = step_rows(tmp_path / "a")
@@ -121,7 +122,7 @@ def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
     # It starts at the largest, and never falls below 1.
     trainer = fp16_trainer(tmp_path / "c", Progress())
     assert trainer.progress.loss_scale == 128.0
-    monkeypatch.setattr(trainer_module, "clip_gradients", lambda parameters, max_norm: math.inf)
+    monkeypatch.setattr(shards_module, "clip_gradients", lambda parameters, max_norm: math.inf)
     trainer = fp16_trainer(tmp_path / "d", Progress(loss_scale=2.0))
     trainer.run()
     assert trainer.progress.loss_scale == 1.0

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
     save_state(path, *ours, Progress(step=2))
     before = path.read_bytes()
 
-    def full(tensors: Any, target: Path, metadata: Any) -> None:
+    def full(tensors: Any, target: Path, **named: Any) -> None:
         Path(target).write_bytes(b"x" * written)
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -324,7 +324,7 @@ def test_the_last_update_of_max_steps_is_validated(tmp_path: Path) -> None:
 def test_the_state_follows_each_new_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, whatever checkpoint.every_minutes says: best/ and what a killed run resumes from are of one update."""
     states: list[Progress] = []
-    monkeypatch.setattr(trainer_module, "save_state", lambda *arguments: states.append(copy(arguments[-1])))
+    monkeypatch.setattr(trainer_module, "save_state", lambda *arguments: states.append(copy(arguments[3])))
     best, progress = best_of(tmp_path, [4, 2, 3, 1], epochs=3, checkpoint=CheckpointOptions(every_minutes=1000))
     assert best == [2, 6]
     assert [(state.step, state.best_step, state.validated, state.trained) for state in states] == [
