@@ -43,6 +43,7 @@ from whispertune.run_folder import RunFolder
 from whispertune.session import Session, open_session
 from whispertune.stages import build_run_schedule, build_trainer
 from whispertune.states import encode, encoding_batches, window_features
+from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import Progress, StopSignal
@@ -182,7 +183,7 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
             (Decoder, "forward", "decoder forward"),
             (trainer_module, "summed_nll", "vocabulary and cross-entropy, forward"),
             (torch.Tensor, "backward", "backward (vocabulary, gradients into float32)"),
-            (trainer_module, "clip_gradients", "gradient norm and clipping"),
+            (shards_module, "clip_gradients", "gradient norm and clipping"),
             (trainer.optimizer, "step", "AdamW"),
             (WorkingCopy, "refresh", "working copy refreshed"),
         ):
