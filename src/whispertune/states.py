@@ -34,16 +34,21 @@ class EncoderStates:
 
     states: Tensor
     log_weights: Tensor | None
+    num_frames: tuple[int, ...] | None = None
+    """Frames of each row, the padding left out, where they are known; to read them off log_weights means to wait for a
+    GPU."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EncoderStates:
         """The same on a device, states in `dtype`."""
-        weights = None if self.log_weights is None else self.log_weights.to(device)
-        return EncoderStates(self.states.to(device, dtype), weights)
+        weights = None if self.log_weights is None else send(self.log_weights, device)
+        return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames)
 
     def select(self, rows: Sequence[int]) -> EncoderStates:
         """These rows alone."""
         chosen = list(rows)
-        return EncoderStates(self.states[chosen], None if self.log_weights is None else self.log_weights[chosen])
+        weights = None if self.log_weights is None else self.log_weights[chosen]
+        num_frames = None if self.num_frames is None else tuple(self.num_frames[row] for row in chosen)
+        return EncoderStates(self.states[chosen], weights, num_frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,13 @@ def window_features(
     return WindowFeatures(log_mel, selection.positions, selection.counts, index)
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; to a GPU from pinned memory, so that nothing waits for the copy."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
     """Logarithms of counts, one row each, as (B, K); None if all rows are equally long and every count is 1."""
     num_frames = max(map(len, counts))
@@ -88,9 +100,9 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
     Runs under whatever gradient mode is on.
     """
     weight = encoder.conv1.weight
-    num_frames = max(len(row.positions) for row in features)
+    num_frames = tuple(len(row.positions) for row in features)
     log_mel = torch.zeros(len(features), features[0].log_mel.shape[0], max(f.log_mel.shape[1] for f in features))
-    index = torch.zeros(len(features), num_frames, dtype=torch.long)
+    index = torch.zeros(len(features), max(num_frames), dtype=torch.long)
     positions = torch.zeros_like(index)
     for row, window in enumerate(features):
         log_mel[row, :, : window.log_mel.shape[1]] = window.log_mel
@@ -98,9 +110,9 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
         positions[row, : len(window.positions)] = torch.tensor(window.positions)
     log_weights = padded_log_weights([window.counts for window in features])
     if log_weights is not None:
-        log_weights = log_weights.to(weight.device)
-    inputs = (log_mel.to(weight.device, weight.dtype), index.to(weight.device), positions.to(weight.device))
-    return EncoderStates(encoder(*inputs, log_weights), log_weights)
+        log_weights = send(log_weights, weight.device)
+    inputs = (send(log_mel, weight.device).to(weight.dtype), send(index, weight.device), send(positions, weight.device))
+    return EncoderStates(encoder(*inputs, log_weights, num_frames), log_weights, num_frames)
 
 
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:

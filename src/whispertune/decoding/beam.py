@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.rules import Hypothesis, LogitRules, numbers
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 
@@ -73,7 +73,7 @@ def beam_search(
         source_rows: list[int] = []
         next_tokens: list[int] = []
         staying: list[int] = []
-        for position, (search, scores, choices) in enumerate(zip(searches, top.tolist(), flat.tolist(), strict=True)):
+        for position, (search, scores, choices) in enumerate(zip(searches, *numbers(top, flat), strict=True)):
             num_tokens = len(search.tokens[0]) + 1
             next_beams: list[tuple[int, int, float]] = []
             for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 
@@ -40,9 +40,9 @@ def greedy_search(
         if history is not None:
             log_probs_now = history.restrict(log_probs_now)
         best, chosen = log_probs_now.max(dim=-1)
-        chosen_log_probs = best.tolist()
+        chosen_log_probs, chosen_tokens = numbers(best, chosen)
         staying = []
-        for position, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        for position, (row, token) in enumerate(zip(rows, chosen_tokens, strict=True)):
             if row in finished:
                 continue
             if len(tokens[row]) == max_tokens[row] and token != eot:

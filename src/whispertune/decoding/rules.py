@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,12 @@ class LogitRules:
         if self._hand_over:
             return (logits.float() + suppressed).log_softmax(dim=-1)
         return logits.float().log_softmax(dim=-1) + suppressed
+
+
+def numbers(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
+    """Both as lists, for which a GPU is waited once."""
+    both = torch.stack((values.double(), indices.double())).to("cpu")  # float64 holds either as it is
+    return both[0].tolist(), both[1].long().tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 
@@ -48,8 +48,7 @@ def sample_search(
         if history is not None:
             log_probs = history.restrict(log_probs)
         chosen = _draw(log_probs / temperature, [u for window in running for u in window.uniform()])
-        values = log_probs.gather(1, chosen[:, None])[:, 0].tolist()
-        tokens = chosen.tolist()
+        values, tokens = numbers(log_probs.gather(1, chosen[:, None])[:, 0], chosen)
         for place, window in enumerate(running):
             own = slice(place * best_of, (place + 1) * best_of)
             window.add(tokens[own], values[own], eot, cut_loops)

@@ -5,7 +5,7 @@ Shapes: B rows, U utterances (B = U x beams in beam search), T positions, K kept
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -30,10 +30,15 @@ def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | N
     return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
 
 
-def frame_rows(log_weights: Tensor | None, states: Tensor) -> Rows:
-    """The rows' lengths in kept frames: of states (B, K, D) with log_weights (B, K), padded at the end, or None."""
+def frame_rows(log_weights: Tensor | None, states: Tensor, num_frames: Sequence[int] | None = None) -> Rows:
+    """The rows' lengths in kept frames: of states (B, K, D) with log_weights (B, K), padded at the end, or None.
+
+    num_frames: these lengths, where they are known (to look them up waits for a GPU).
+    """
     if log_weights is None:
         return Rows((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
+    if num_frames is not None:
+        return Rows(tuple(num_frames), FRAMES_MULTIPLE)
     return Rows(tuple((log_weights > PADDING_LOG_WEIGHT).sum(1).tolist()), FRAMES_MULTIPLE)
 
 

@@ -17,6 +17,8 @@ from whispertune.targets import IGNORE_INDEX
 POSITIONS_MULTIPLE = 16
 ROWS_AT_ONCE = 64
 """Positions whose float32 logits are held at once."""
+ROWS_AT_ONCE_ON_GPU = 512
+"""The same on a GPU, where a few rows are not worth a kernel's start (100 MB)."""
 WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 
@@ -39,11 +41,12 @@ class LossOptions:
 def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum over the scored positions of -log softmax(logits)[label], in float32; divide by their number.
 
-    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored. Logits are computed at the
-    scored positions only. Smoothing e (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
+    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, best on the CPU: which positions those
+    are decides sizes, which a GPU would have to be asked for. Logits are computed there only. Smoothing e (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
     """
-    scored = labels != IGNORE_INDEX
-    rows, own = hidden[scored], labels[scored]
+    scored = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+    own = labels.flatten()[scored].to(hidden.device)
+    rows = hidden.flatten(0, 1)[scored.to(hidden.device)]
     # Kernels are prepared anew for each size they have not met: fill up, with zeros, whose logits are zero and whose
     # share of every gradient is nothing.
     rows = F.pad(rows, (0, 0, 0, -len(rows) % POSITIONS_MULTIPLE))
@@ -64,7 +67,8 @@ def _wide(values: Tensor) -> torch.dtype:
 
 
 def _parts(labels: Tensor) -> list[slice]:
-    return [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(labels), ROWS_AT_ONCE)]
+    at_once = ROWS_AT_ONCE if labels.device.type == "cpu" else ROWS_AT_ONCE_ON_GPU
+    return [slice(begin, begin + at_once) for begin in range(0, len(labels), at_once)]
 
 
 def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

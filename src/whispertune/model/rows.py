@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,21 +41,35 @@ class Rows:
         """(B, 1): where each row of a (B, length) batch starts once that is flattened."""
         return (torch.arange(len(self.sizes)) * length)[:, None].to(device)
 
-    def _index(self, length: int, device: torch.device) -> Tensor:
-        """Where what is laid end to end stands in a flattened (B, length) batch."""
-        parts = [torch.arange(row * length, row * length + size) for row, size in enumerate(self.sizes)]
-        return torch.cat(parts).to(device)
+    def _fill(self, length: int) -> bool:
+        """Whether all rows are as long as a (B, length) batch: nothing is left out."""
+        return all(size == length for size in self.sizes)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (total, ...), the filler zero."""
-        packed = padded.flatten(0, 1)[self._index(padded.shape[1], padded.device)]
+        packed = padded.flatten(0, 1)
+        if not self._fill(padded.shape[1]):
+            packed = packed[_index(self.sizes, padded.shape[1], padded.device)]
         return F.pad(packed, (0, 0) * (packed.ndim - 1) + (0, self.total - len(packed)))
 
     def pad(self, packed: Tensor, length: int, fill: float = 0.0) -> Tensor:
         """(total, ...) -> (B, length, ...), `fill` behind each row's end."""
+        if self._fill(length):
+            return packed[: sum(self.sizes)].reshape(len(self.sizes), length, *packed.shape[1:])
         flat = packed.new_full((len(self.sizes) * length, *packed.shape[1:]), fill)
-        flat = flat.index_copy(0, self._index(length, packed.device), packed[: sum(self.sizes)])
+        flat = flat.index_copy(0, _index(self.sizes, length, packed.device), packed[: sum(self.sizes)])
         return flat.view(len(self.sizes), length, *packed.shape[1:])
+
+
+@lru_cache(maxsize=16)
+def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
+    """Where what is laid end to end stands in a flattened (B, length) batch.
+
+    Kept: every layer asks for the same, and to send it to a GPU anew each time would cost more than attention.
+    """
+    with torch.inference_mode(False):  # or a backward pass could not use what a validation has left here
+        parts = [torch.arange(row * length, row * length + size) for row, size in enumerate(sizes)]
+        return torch.cat(parts).to(device)
 
 
 def attend_by_row(

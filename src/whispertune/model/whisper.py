@@ -80,17 +80,25 @@ class Encoder(nn.Module):
         self.recompute = False
         """Activation checkpointing: keep the inputs of the layers alone."""
 
-    def forward(self, log_mel: Tensor, frame_index: Tensor, positions: Tensor, log_weights: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        log_mel: Tensor,
+        frame_index: Tensor,
+        positions: Tensor,
+        log_weights: Tensor | None,
+        num_frames: Sequence[int] | None = None,
+    ) -> Tensor:
         """Encoder states (B, K, D) of the kept frames.
 
         log_mel: (B, n_mels, M), each row zero behind its own end.
         frame_index: (B, K) where a kept frame stands among the M / 2 convolved frames.
         positions: (B, K) its true position among the 1500 of the window.
         log_weights: (B, K) or None where each frame stands for itself alone.
+        num_frames: kept frames of each row, where they are known.
         """
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
-        frames = frame_rows(log_weights, frame_index)
+        frames = frame_rows(log_weights, frame_index, num_frames)
         x = x.flatten(0, 1)[frames.pack(frame_index + frames.starts(x.shape[1], x.device))]
         x = x + self.embed_positions(frames.pack(positions))
         attend = partial(
@@ -156,18 +164,23 @@ class Decoder(nn.Module):
         return cast("list[DecoderLayer]", list(self.layers))
 
     def forward(
-        self, input_ids: Tensor, states: Tensor, log_weights: Tensor | None, num_tokens: Sequence[int] | None = None
+        self,
+        input_ids: Tensor,
+        states: Tensor,
+        log_weights: Tensor | None,
+        num_tokens: Sequence[int] | None = None,
+        num_frames: Sequence[int] | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
-        states: (B, K, D); log_weights: (B, K) or None. Padding stands at the end of a row, where the causal
+        states: (B, K, D); log_weights: (B, K) or None; num_frames: the rows' lengths, where they are known. Padding stands at the end of a row, where the causal
         mask hides it from every real token; what stands behind num_tokens (the rows' lengths, if given) is not
         even computed, and zero.
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
         tokens = Rows(sizes, TOKENS_MULTIPLE)
-        frames = frame_rows(log_weights, states)
+        frames = frame_rows(log_weights, states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
         x = F.embedding(tokens.pack(input_ids), table, sparse=True)

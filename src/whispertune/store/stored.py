@@ -195,7 +195,7 @@ class StoredStates:
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         """States of these windows, on the CPU: a copy of their rows alone."""
         layout = self.layout
-        sizes = [layout.num_frames[index] for index in indices]
+        sizes = [int(layout.num_frames[index]) for index in indices]
         fetched = torch.zeros(len(sizes), max(sizes), layout.d_model, dtype=layout.dtype)
         for row, index, size in zip(fetched, indices, sizes, strict=True):
             begin = layout.begin[index]
@@ -203,4 +203,5 @@ class StoredStates:
                 row[:size] = self._rows[begin : begin + size]
             else:
                 self._files.read_into(_bytes(row[:size]), begin * layout.row_bytes)
-        return EncoderStates(fetched, padded_log_weights([layout.selection(index).counts for index in indices]))
+        log_weights = padded_log_weights([layout.selection(index).counts for index in indices])
+        return EncoderStates(fetched, log_weights, tuple(sizes))

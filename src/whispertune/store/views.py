@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 
@@ -50,13 +51,15 @@ class SideBySide:
 def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
     """The rows of all parts, padded to the same number of frames, where the last one is and in its type."""
     device, dtype = parts[-1].states.device, parts[-1].states.dtype
-    num_frames = max(part.states.shape[1] for part in parts)
-    if all(part.log_weights is None and part.states.shape[1] == num_frames for part in parts):
-        return EncoderStates(torch.cat([part.states.to(device, dtype) for part in parts]), None)
+    longest = max(part.states.shape[1] for part in parts)
+    known = [part.num_frames for part in parts if part.num_frames is not None]
+    num_frames = tuple(chain.from_iterable(known)) if len(known) == len(parts) else None
+    if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
+        return EncoderStates(torch.cat([part.states.to(device, dtype) for part in parts]), None, num_frames)
     states, log_weights = [], []
     for part in parts:
-        behind = (0, num_frames - part.states.shape[1])
+        behind = (0, longest - part.states.shape[1])
         weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
         states.append(torch.nn.functional.pad(part.states.to(device, dtype), (0, 0, *behind)))
         log_weights.append(torch.nn.functional.pad(weights.to(device), behind, value=PADDING_LOG_WEIGHT))
-    return EncoderStates(torch.cat(states), torch.cat(log_weights))
+    return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames)

@@ -19,7 +19,7 @@ from whispertune.model.whisper import Whisper
 from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import RunFolder, write_jsonl
 from whispertune.splits import Split
-from whispertune.states import StateSource
+from whispertune.states import StateSource, send
 from whispertune.targets import Target, collate_targets
 from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.plan import Step, deal_step, epoch_plan, steps_per_epoch
@@ -131,11 +131,12 @@ class Trainer:
         progress = self.progress
         targets, epoch = self.train_split.targets, progress.epoch
         num_tokens = self.copies * sum(targets[index].num_target_tokens for batch in step for index in batch)
-        loss = 0.0
+        losses = []
         for batch in self._own_share(step):
             copies = [self.targets(index, epoch) for index in batch]
             every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
-            loss += self.backward(batch, every, num_tokens)
+            losses.append(self.backward(batch, every, num_tokens))
+        loss = sum(part.item() for part in losses)  # only now: each number waits for all that the GPU has to do
         (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
         self.shards.sum_gradients()
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
@@ -162,19 +163,21 @@ class Trainer:
         shares = deal_step(step, self.train_split.num_samples, self.batch_size, self.processes.world)
         return shares[self.processes.rank]
 
-    def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> float:
-        """Add one micro-batch's part of the gradient; returns its part of the loss.
+    def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> Tensor:
+        """Add one micro-batch's part of the gradient; returns its part of the loss, on the device.
 
         num_tokens: target tokens of the whole optimiser step, so that parts add up to the step's mean per token.
         """
-        input_ids, labels = (t.to(self.device) for t in collate_targets(targets, self.pad_id))
+        input_ids, labels = collate_targets(targets, self.pad_id)
         decoder = self.working.model.decoder
         states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
         num_tokens_by_row = [len(target.input_ids) for target in targets]
-        hidden = decoder(input_ids, states.states, states.log_weights, num_tokens_by_row)
+        hidden = decoder(
+            send(input_ids, self.device), states.states, states.log_weights, num_tokens_by_row, states.num_frames
+        )
         nll = summed_nll(decoder, hidden, labels, self.loss.label_smoothing) / num_tokens
         (nll * (self.progress.loss_scale or 1.0)).backward()  # type: ignore[no-untyped-call]
-        return nll.item()
+        return nll.detach()
 
     def _update(self) -> float | None:
         """One optimiser update at the schedule's rate; the gradient's norm, or None if it was skipped."""

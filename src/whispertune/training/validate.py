@@ -159,7 +159,7 @@ def teacher_forced_nll(decoder: Decoder, begun: Begun, targets: Sequence[Target]
         input_ids, labels = collate_targets([targets[row] for row in rows], pad_id)
         part = begun if len(rows) == len(order) else begun.select(rows)
         hidden = decoder.read(input_ids.to(begun.hidden.device), part.unspoken())
-        total += float(summed_nll(decoder, hidden, labels.to(hidden.device)))
+        total += float(summed_nll(decoder, hidden, labels))
     return total
 
 

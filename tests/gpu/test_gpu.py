@@ -1,0 +1,126 @@
+"""Runs on a GPU against runs on the CPU: on a real one (`pytest -m gpu`), and anywhere on one that is none.
+
+The latter (`pretend_gpu.py`) takes a GPU's branches, refuses what a GPU refuses, and counts how often it is waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_samples import Samples, metrics, step_rows, valid_rows, weights_of
+
+HERE = Path(__file__).parent
+SHORT = "import sys; from whispertune.training import validate; validate.MAX_TOKENS = 40; "
+"""A random model does not end by itself."""
+ON = {
+    "cpu": SHORT + "from whispertune import cli; sys.exit(cli.main([*sys.argv[1:], '--device=cpu']))",
+    "cuda": SHORT + "from whispertune import cli; sys.exit(cli.main([*sys.argv[1:], '--device=cuda']))",
+    "pretend": f"import sys; sys.path.insert(0, {str(HERE)!r}); import pretend_gpu; {SHORT}"
+    "sys.exit(pretend_gpu.main(sys.argv[1:]))",
+}
+DEVICES = ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def run_on(device: str, arguments: list[str], cache: Path) -> dict[str, int]:
+    """A whispertune command in a process of its own; on the GPU that is none: how often it was waited for, by where."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache / device), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ON[device], *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    waits: dict[str, int] = json.loads(ended.stdout.splitlines()[-1]) if device == "pretend" else {}
+    return waits
+
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "stored": {"test": True, "search__beam_size": 3},
+    "trained, fp16": {"precision": "fp16", "freeze": "none", "batch__auto": "true"},
+    "augmented, stitched, bf16": {
+        "precision": "bf16", "augment__speed__probability": 0.9, "augment__keep_original": "true",
+        "windows__stitched_share": 0.3, "loss__label_smoothing": 0.1, "augment__views": "fresh",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "augmented" in name else []) for name in CONFIGURATIONS]
+)
+def test_a_run_is_that_of_the_cpu(samples: Samples, tmp_path: Path, device: str, name: str) -> None:
+    options = dict(CONFIGURATIONS[name])
+    if options.pop("test", False):
+        options["test"] = samples.test
+    runs = {where: tmp_path / where for where in ("cpu", device)}
+    waits = {where: run_on(where, samples.arguments(run, **options), tmp_path) for where, run in runs.items()}
+    ours, theirs = metrics(runs[device]), metrics(runs["cpu"])
+    rough = 1e-4 if "precision" not in options else 0.02
+    assert [row.get("split") for row in ours] == [row.get("split") for row in theirs]
+    for row, expected in zip(ours, theirs, strict=True):
+        for key in ("step", "epoch", "lr", "tokens", "utterances"):
+            assert row.get(key) == expected.get(key)
+        if row.get("loss") is not None and expected.get("loss") is not None:
+            assert row["loss"] == pytest.approx(expected["loss"], rel=rough)
+    if "precision" not in options:
+        assert [row["wer"] for row in valid_rows(runs[device])] == [row["wer"] for row in valid_rows(runs["cpu"])]
+        weights, same = weights_of(runs[device] / "best"), weights_of(runs["cpu"] / "best")
+        moved = sum(float((same[n] - w).norm()) for n, w in weights_of(samples.model).items())
+        assert sum(float((weights[n] - same[n]).norm()) for n in weights) < 0.05 * moved
+    if device == "pretend":
+        steps = len(step_rows(runs[device]))
+        by_file: dict[str, int] = {}
+        for where, count in waits[device].items():
+            file = where.split()[-1].partition(":")[0]
+            by_file[file] = by_file.get(file, 0) + count
+        # A step waits for its loss (once a micro-batch, all of them behind the last) and for the gradient's norm.
+        assert by_file["training/optimiser.py"] == steps
+        assert by_file["training/trainer.py"] <= sum(-(-row["utterances"] // 2) for row in step_rows(runs[device]))
+        assert by_file.get("model/attention.py", 0) <= 2  # the check of thinning
+        assert "model/loss.py" not in by_file
+        assert "model/rows.py" not in by_file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_model_is_scored_as_on_the_cpu(samples: Samples, tmp_path: Path, device: str) -> None:
+    found = {}
+    for where in ("cpu", device):
+        arguments = ["evaluate", f"--model={samples.model}", f"--data={samples.test}", "--language=en", "--beam_size=2"]
+        run_on(where, [*arguments, f"--output={tmp_path / where}-out"], tmp_path)
+        rows = (tmp_path / f"{where}-out" / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()
+        found[where] = [json.loads(row)["hypothesis"] for row in rows]
+    assert found[device] == found["cpu"]
+
+
+def test_devices_cannot_be_mixed_on_the_one_that_is_none() -> None:
+    """Or the tests above would show nothing."""
+    code = f"""
+import sys; sys.path.insert(0, {str(HERE)!r})
+import pretend_gpu, torch
+with pretend_gpu.pretended() as device:
+    far, near = torch.ones(3, device=device), torch.ones(3)
+    assert far.device.type == "pretend" and (far + 1).tolist() == [2, 2, 2]
+    for mixed in (lambda: far + near, lambda: near @ far, lambda: far.__setitem__(slice(1), near[:1])):
+        try:
+            mixed()
+        except RuntimeError as error:
+            assert "of the CPU and of the device" in str(error)
+        else:
+            raise SystemExit("nothing was refused")
+    weight = torch.nn.Parameter(far.clone())
+    (weight * 3).sum().backward()
+    assert weight.grad.device == device and weight.grad.tolist() == [3, 3, 3]
+    assert pretend_gpu.waits.total() == 2
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=True).returncode == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_there() -> None:
+    """`pytest -m gpu` must not pass for want of one."""
+    assert torch.cuda.is_available()
