@@ -3,10 +3,11 @@
     python benchmarks/torch_compile.py
     python benchmarks/torch_compile.py --rows 64 --repeats 2    # a smoke test
 
-Attention by row has other shapes in every batch, so that a whole layer would be compiled anew for each; what lies between
-two attentions (output projection, residual, LayerNorm, feed-forward with exact GELU, LayerNorm, the next projections)
-sees rows laid end to end, and compiles once with a dynamic number of them. whisper-base's shapes, random weights;
-forward alone as in encoding, forward and backward as in training. Both sides alternate; medians. Needs a C++ compiler.
+Attention by row has other shapes in every batch, so that a whole layer would be compiled anew for each. What lies
+between two attentions (output projection, residual, LayerNorm, feed-forward with exact GELU, LayerNorm, the next
+projections) sees rows laid end to end, and compiles once with a dynamic number of them. whisper-base's shapes, random
+weights; forward alone as in encoding, forward and backward as in training. Both sides alternate; medians. Needs a C++
+compiler.
 """
 
 from __future__ import annotations

@@ -379,7 +379,7 @@ def test_help_tells_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     for line in (
         "  --model TEXT  (required)",
         "  --schedule.peak_lr NUMBER|auto  (default: auto)",
-        "  --precision auto|fp32|bf16|fp16  (default: auto)",
+        "  --precision auto|fp32|tf32|bf16|fp16  (default: auto)",
         "  --max_steps N  (optional)",
         "  --loss.prompt_tokens true|false  (default: false)",
         "  --augment.speed.factors [NUMBER,…]  (default: [0.95, 1.0, 1.05])",

@@ -52,3 +52,26 @@ def test_auto_on_cpu(monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.d
 def test_auto_on_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast)
     assert resolve_precision("auto", torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(("capability", "there"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_tf32_is_asked_for_and_told(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], there: bool) -> None:
+    """In products and convolutions; fp32 rounds neither."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda")
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    if there:
+        assert resolve_precision("tf32", gpu) == torch.float32
+        assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
+        assert precision_name(torch.float32) == "tf32"
+    else:
+        with pytest.raises(RecipeError, match=r"tf32, which needs an NVIDIA GPU"):
+            resolve_precision("tf32", gpu)
+    assert resolve_precision("fp32", gpu) == torch.float32
+    assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+    assert precision_name(torch.float32) == "fp32"
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    with pytest.raises(RecipeError, match="take fp32, or auto"):
+        resolve_precision("tf32", CPU)

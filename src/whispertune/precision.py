@@ -8,8 +8,9 @@ import torch
 
 from whispertune.errors import RecipeError
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+_TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TF32_CAPABILITY = (8, 0)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -36,8 +37,17 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """What products and stored states are computed in: `auto` is bf16 where the hardware multiplies it fast.
 
-    On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32.
+    On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32. `tf32` is float32 whose factors
+    a GPU rounds to 10 bits of mantissa; `fp32` rounds none, in convolutions neither (PyTorch by itself does there).
+
+    Raises:
+        RecipeError: if the device has no TF32.
     """
+    if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < _TF32_CAPABILITY):
+        raise RecipeError("precision is tf32, which needs an NVIDIA GPU of compute capability 8.0; take fp32, or auto")
+    rounding = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = rounding
+    torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
     if precision != "auto":
         return _TYPES[precision]
     if device.type == "cuda":
@@ -46,5 +56,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """`bf16` of torch.bfloat16, and so on."""
+    """`bf16` of torch.bfloat16, and so on; `tf32` of torch.float32 where `resolve_precision` was asked for that."""
+    if dtype == torch.float32:
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
     return next(name for name, value in _TYPES.items() if value == dtype)

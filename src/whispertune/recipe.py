@@ -70,7 +70,8 @@ class Recipe:
     """auto, cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware has it."""
+    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware has it. tf32: fp32 with
+    products rounded by the GPU."""
 
     batch_size: int = 8
     """Utterances in a micro-batch of one process, before keep_original copies."""

@@ -41,8 +41,9 @@ class LossOptions:
 def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum over the scored positions of -log softmax(logits)[label], in float32; divide by their number.
 
-    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, best on the CPU: which positions those
-    are decides sizes, which a GPU would have to be asked for. Logits are computed there only. Smoothing e (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
+    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, best on the CPU: how many positions
+    are scored decides sizes, for which a GPU would have to be waited. Logits are computed at those only. Smoothing e
+    (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
     """
     scored = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
     own = labels.flatten()[scored].to(hidden.device)

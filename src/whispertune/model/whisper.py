@@ -173,9 +173,9 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
-        states: (B, K, D); log_weights: (B, K) or None; num_frames: the rows' lengths, where they are known. Padding stands at the end of a row, where the causal
-        mask hides it from every real token; what stands behind num_tokens (the rows' lengths, if given) is not
-        even computed, and zero.
+        states: (B, K, D); log_weights: (B, K) or None; num_frames: frames of each row, where they are known.
+        Padding stands at the end of a row, where the causal mask hides it from every real token; what stands behind
+        num_tokens (the rows' lengths, if given) is not even computed, and zero.
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)

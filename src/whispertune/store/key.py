@@ -23,6 +23,7 @@ from whispertune.augment.pipeline import AugmentOptions
 from whispertune.data import audio, av_decoder, containers, recording
 from whispertune.model import attention, rows, whisper
 from whispertune.model.whisper import Encoder
+from whispertune.precision import precision_name
 from whispertune.store.files import FORMAT
 from whispertune.store.stored import StateLayout
 from whispertune.windows import Window
@@ -103,7 +104,7 @@ def store_key(
         "encoder": encoder,
         "n_mels": n_mels,
         "device": device.type,
-        "dtype": str(layout.dtype),
+        "precision": precision_name(layout.dtype),
         "frames": dataclasses.asdict(layout.frames),
         "num_samples": list(layout.num_samples),
         "batches": list(layout.batches),
