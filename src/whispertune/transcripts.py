@@ -155,8 +155,7 @@ class TextSettings:
         return self._prompt(self.language_of(first), first.task, previous, timestamps=timestamps)
 
     def _prompt(self, language: str, task: str | None, previous: str | None, *, timestamps: bool = False) -> list[int]:
-        named = self.token_for(language) if self.tokenizer.multilingual else None
-        return self.tokenizer.prompt_tokens(named, task or self.task, timestamps, previous)
+        return self.tokenizer.prompt_tokens(self.token_for(language), task or self.task, timestamps, previous)
 
     def _text_ids(self, text: str, language: str) -> list[int]:
         return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)

@@ -39,6 +39,16 @@ def test_a_corpus_by_hand() -> None:
     assert (first.reference_normalized, first.hypothesis_normalized) == ("il gatto dorme", "il cane dorme")
 
 
+@pytest.mark.parametrize(
+    ("languages", "name", "rate"), [("it it", "WER", 2 / 2), ("zh zh", "CER", 2 / 8), ("it zh", "MER", 2 / 5)]
+)
+def test_what_a_model_is_chosen_by(languages: str, name: str, rate: float) -> None:
+    """Words; characters where there are no spaces; each language's own where both are there."""
+    result = score_corpus(["a", "b"], ["今天天气"] * 2, ["今天天冷"] * 2, languages.split())
+    assert (result.leading_name, result.leading) == (name, rate)
+    assert score([], []).leading_name == "WER"
+
+
 def test_the_corpus_rate_is_no_mean_of_utterance_rates() -> None:
     assert score(["a", "b c d e f g h i j"], ["x", "b c d e f g h i j"]).wer == 1 / 10
 

@@ -34,7 +34,7 @@ counts = st.integers(0, 2**40)
 rates = st.none() | st.floats(0, 3, allow_nan=False)
 progresses = st.builds(
     Progress, step=st.integers(0, 2**24), epoch=counts, position=counts, validated=st.booleans(), skipped=counts,
-    skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_wer=rates, best_step=counts,
+    skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_rate=rates, best_step=counts,
     best_epoch=counts, stride=st.none() | counts, trained=st.booleans(), finished=st.booleans(), metrics_size=counts,
     micro_batch=st.none() | counts, views=st.none() | counts, stored=st.none() | st.booleans(),
 )  # fmt: skip
@@ -72,7 +72,7 @@ def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, freeze: str) -> Non
     with torch.no_grad():
         ours[0].decoder.layer_norm.weight[:4] = torch.tensor([0.1 + 1e-7, 1e-42, 3.0e38, -0.0])
     path = tmp_path / "state.safetensors"
-    progress = Progress(step=2, epoch=3, best_wer=0.1 + 0.2, loss_scale=8192.0, validated=True, stride=10)
+    progress = Progress(step=2, epoch=3, best_rate=0.1 + 0.2, loss_scale=8192.0, validated=True, stride=10)
     save_state(path, *ours, progress)
     theirs = fresh(freeze)
     frozen = {n: p.clone() for n, p in theirs[0].named_parameters() if not p.requires_grad}

@@ -42,6 +42,7 @@ from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions
 from whispertune.model.cache import DecoderCache
 from whispertune.run_folder import RunFolder, write_jsonl
+from whispertune.scoring.error_rates import score_corpus
 from whispertune.splits import Split
 from whispertune.states import EncoderStates
 from whispertune.targets import make_target
@@ -297,7 +298,7 @@ def test_the_lowest_rate_is_kept_and_ties_go_to_the_newer(tmp_path: Path, errors
     found, progress = best_of(tmp_path, errors, epochs=3)
     assert found == saved
     assert (progress.best_step, progress.best_epoch) == (saved[-1], saved[-1] // 2)
-    assert progress.best_wer == (errors[saved[-1] // 2] + 1) / 8
+    assert progress.best_rate == (errors[saved[-1] // 2] + 1) / 8
     rows = metrics(tmp_path)
     assert [row["model"] for row in rows if "split" in row] == ["baseline", "epoch", "epoch", "epoch"]
     assert [row["epoch"] for row in rows if "split" in row] == [0, 1, 2, 3]
@@ -330,7 +331,7 @@ def test_the_state_follows_each_new_best(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(state.step, state.best_step, state.validated, state.trained) for state in states] == [
         (2, 2, True, False), (6, 6, True, False), (6, 6, True, True)
     ]  # fmt: skip
-    assert states[1].best_wer == progress.best_wer
+    assert states[1].best_rate == progress.best_rate
     assert states[-1].metrics_size == (tmp_path / "metrics.jsonl").stat().st_size
 
 
@@ -345,15 +346,23 @@ def test_the_state_follows_each_new_best(tmp_path: Path, monkeypatch: pytest.Mon
         ([0, 2] * 20, [2, 0] * 19 + [2, 1], False),  # worse by chance, though many differ
     ],
 )
+@pytest.mark.parametrize("leads_with_cer", [False, True])
 def test_the_baseline_is_best_only_beyond_chance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int], after: list[int], replaced: bool
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int], after: list[int], replaced: bool,
+    leads_with_cer: bool,
+) -> None:  # fmt: skip
+    def errors_of(wrong: int) -> dict[str, int]:
+        """As many wrong of what counts; all wrong of what does not."""
+        words, characters = (4, wrong) if leads_with_cer else (wrong, 4)
+        return {"word_errors": words, "words": 4, "character_errors": characters, "characters": 4,
+                "leads_with_cer": leads_with_cer}  # fmt: skip
+
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[Any] = []
     monkeypatch.setattr(train, "save_best", lambda session, weights: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
-        write_jsonl(folder.validation(step), [{"word_errors": wrong, "words": 4} for wrong in errors])
+        write_jsonl(folder.validation(step), [errors_of(wrong) for wrong in errors])
     monkeypatch.setattr(train, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
     session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"))
     progress = Progress(step=9, best_step=7, best_epoch=2)
@@ -361,6 +370,27 @@ def test_the_baseline_is_best_only_beyond_chance(
     assert comparison.difference == pytest.approx((sum(after) - sum(before)) / 160)
     assert saved == (["base as it was"] if replaced else [])
     assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))
+
+
+def test_without_spaces_the_characters_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence is a single word there, wrong as soon as one character is."""
+    evaluations = []
+    for text in ("今天天气", "今天天冷", "今天好冷", "今天天冷"):
+        found = fabricated([0, 0])
+        found.score = score_corpus(["a", "b"], ["今天天气"] * 2, [text, "今天天冷"], ["zh", "zh"])
+        evaluations.append(found)
+    saved: list[int] = []
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    trainer = make_trainer(
+        tmp_path, whisper, random_states([20, 30]), tiny_targets([3, 4]), batch_size=2, epochs=3,
+        evaluations=evaluations, save_best=lambda weights: saved.append(trainer.progress.step),
+    )  # fmt: skip
+    trainer.run()
+    assert [row["wer"] for row in valid_rows(tmp_path)] == [0.5, 1, 1, 1]
+    assert [row["leading_rate"] for row in valid_rows(tmp_path)] == [1 / 8, 2 / 8, 3 / 8, 2 / 8]
+    assert saved == [1, 3]  # by word error rate the second, worse one would have been
+    assert "valid CER 25.0 % (normalised, 95 %: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("errors", "untouched"), [([0, 4, 3], True), ([4, 1, 2], False)])

@@ -224,15 +224,20 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
 def report(options: EvaluateOptions, found: Evaluation) -> None:
     """Print the figures."""
     low, high = found.interval()
-    table = Table(title=f"{options.model} on {options.data}", title_justify="left")
-    for heading in ("search", "WER", "95 %", "CER", "WER raw", "CER raw", "loss", "utterances", "seconds"):
-        table.add_column(heading, justify="right")
     score = found.score
-    table.add_row(
-        "greedy" if found.beam_size == 1 else f"beam {found.beam_size}",
-        percent(score.wer), f"{100 * low:.1f} to {100 * high:.1f}", percent(score.cer), percent(score.wer_raw),
-        percent(score.cer_raw), f"{found.loss:.3f}", str(len(found.hypotheses)), f"{found.seconds:.1f}",
-    )  # fmt: skip
+    title = f"{options.model} on {options.data}, normalised but for what is raw"
+    rates = {"WER": percent(score.wer), "CER": percent(score.cer)}
+    leading = {score.leading_name: percent(score.leading), "95 %": f"{100 * low:.1f} to {100 * high:.1f}"}
+    table = Table(title=title, title_justify="left")
+    row = {
+        "search": "greedy" if found.beam_size == 1 else f"beam {found.beam_size}",
+        **leading, **{name: rate for name, rate in rates.items() if name not in leading},
+        "WER raw": percent(score.wer_raw), "CER raw": percent(score.cer_raw), "loss": f"{found.loss:.3f}",
+        "utterances": str(len(found.hypotheses)), "seconds": f"{found.seconds:.1f}",
+    }  # fmt: skip
+    for heading in row:
+        table.add_column(heading, justify="right")
+    table.add_row(*row.values())
     results.print(table)
     if found.capped:
         results.print(f"{found.capped} hypotheses ran into Whisper's 448 tokens: look for loops")

@@ -114,7 +114,8 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     progress = read_progress(folder.state) if folder.state.exists() else Progress()
     processes.require_same(f"what lies in {folder.path}", progress)
     if progress.finished:
-        console.print(f"{folder.path} is finished already; its results are in {folder.test}")
+        where = folder.test if folder.test.exists() else folder.metrics
+        console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
     began_with = processes.from_main(lambda: _processes_at_start(folder, processes.world))
     session = open_session(recipe, folder, stop, processes, began_with)
@@ -204,14 +205,15 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
     """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
     baseline = read_jsonl(session.folder.validation(0))
     best = read_jsonl(session.folder.validation(progress.best_step))
+    by = ["character" if row["leads_with_cer"] else "word" for row in baseline]
     comparison = paired_bootstrap(
-        [row["word_errors"] for row in baseline],
-        [row["word_errors"] for row in best],
-        [row["words"] for row in baseline],
+        [row[f"{unit}_errors"] for unit, row in zip(by, baseline, strict=True)],
+        [row[f"{unit}_errors"] for unit, row in zip(by, best, strict=True)],
+        [row[f"{unit}s"] for unit, row in zip(by, baseline, strict=True)],
     )
     if comparison.difference > 0:
         console.print(
-            f"fine-tuning made it worse: valid WER rose by {100 * comparison.difference:.1f} points "
+            f"fine-tuning made it worse: the valid error rate rose by {100 * comparison.difference:.1f} points "
             f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr",
             style="bold red",
         )
@@ -258,11 +260,15 @@ def report(
     before = valid[0]
     after = next(row for row in reversed(valid) if row["step"] == progress.best_step)
     table = Table(title="untouched against fine-tuned, normalised", title_justify="left")
-    for heading in ("split", "search", "frames", "WER before", "WER after", "CER before", "CER after"):
-        table.add_column(heading, justify="left" if heading in ("split", "search", "frames") else "right")
+    rates = ("CER", "WER") if before["leading"] == "CER" else ("WER", "CER")
+    for heading in ("split", "search", "frames"):
+        table.add_column(heading)
+    for rate in rates:
+        table.add_column(f"{rate} before", justify="right")
+        table.add_column(f"{rate} after", justify="right")
 
     def add(split: str, search: str, frames: str, old: dict[str, float], new: dict[str, float]) -> None:
-        figures = [percent(old["wer"]), percent(new["wer"]), percent(old["cer"]), percent(new["cer"])]
+        figures = [percent(side[rate.lower()]) for rate in rates for side in (old, new)]
         table.add_row(split, search, frames, *figures)
 
     add("valid", "greedy", session.frames.selection, before, after)
@@ -274,10 +280,10 @@ def report(
     for found in evaluations:
         if found.capped:
             results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into Whisper's 448 tokens (loops)")
-    low, high = 100 * comparison.low, 100 * comparison.high
+    change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
-        f"valid WER changed by {100 * comparison.difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) at epoch "
-        f"{progress.best_epoch}, the best of {session.recipe.epochs}; {progress.skipped} updates skipped"
+        f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) "
+        f"at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; {progress.skipped} updates skipped"
     )
     results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     results.print(f"model: {session.folder.best}")

@@ -55,6 +55,13 @@ class UtteranceScore:
     characters: ErrorCounts
     words_raw: ErrorCounts
     characters_raw: ErrorCounts
+    leads_with_cer: bool = False
+    """Whether its language is written without spaces, so that only the characters tell."""
+
+    @property
+    def leading(self) -> ErrorCounts:
+        """What this utterance is judged by: its characters, or its words."""
+        return self.characters if self.leads_with_cer else self.words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +89,18 @@ class CorpusScore:
     def cer_raw(self) -> float:
         """Character error rate with case and punctuation, a fraction."""
         return total(score.characters_raw for score in self.utterances).rate
+
+    @property
+    def leading(self) -> float:
+        """The rate that a model is chosen by, normalised: of words, but of characters in languages written without
+        spaces."""
+        return total(score.leading for score in self.utterances).rate
+
+    @property
+    def leading_name(self) -> str:
+        """Of that rate: `WER`, `CER`, or `MER` (mixed) where both kinds of languages are there."""
+        kinds = {score.leads_with_cer for score in self.utterances}
+        return "MER" if len(kinds) == 2 else "CER" if True in kinds else "WER"
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
@@ -119,6 +138,7 @@ def score_corpus(
                 characters=count_characters(*characters),
                 words_raw=count_words(reference, hypothesis),
                 characters_raw=count_characters(reference, hypothesis),
+                leads_with_cer=spaceless,
             )
         )
     return CorpusScore(utterances=scores)

@@ -44,7 +44,8 @@ class Progress:
     """Where a run stands. All that is random follows from (seed, epoch), so no generator is kept.
 
     step: optimiser updates done. epoch: the one under way, from 1. position: its steps done, skipped ones too.
-    validated: whether what is due at this position has been validated. best_*: of the best checkpoint so far.
+    validated: whether what is due at this position has been validated.
+    best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`.
     stride: frames.stride after the self-check. views, stored: of encoder states, as `plan_states` chose.
     micro_batch: its size, where that was found by trying.
     metrics_size: bytes of metrics.jsonl that belong to this state.
@@ -57,7 +58,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     loss_scale: float | None = None
-    best_wer: float | None = None
+    best_rate: float | None = None
     best_step: int = 0
     best_epoch: int = 0
     stride: int | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from whispertune.allocator import give_back_freed_memory
-from whispertune.console import Advance, console, percent, progress_bar
+from whispertune.console import Advance, console, progress_bar
 from whispertune.errors import Interrupted, ProcessLost, TrainingError
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
@@ -117,7 +117,7 @@ class Trainer:
                 if self._validation_is_due() and not progress.validated:
                     self._validate()
                 self._run_step(plan[progress.position], advance)
-        if not progress.validated or progress.best_wer is None:
+        if not progress.validated or progress.best_rate is None:
             self._validate()
         progress.epoch, progress.position = epoch + 1, 0
         self._save_if_due()
@@ -239,22 +239,18 @@ class Trainer:
                 **found.summary(),
             }
         )
-        low, high = found.interval()
         notes = f", {found.loops} loops cut" if found.loops else ""
         notes += f", {found.capped} cut at the cap" if found.capped else ""
         # Ties go to the newer one: it has seen more.
-        is_best = not baseline and (progress.best_wer is None or found.score.wer <= progress.best_wer)
+        is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)
         if is_best:
             weights = self.shards.weights(self.model.state_dict(keep_vars=True))
             if self.processes.is_main:
                 self.save_best(weights)
             del weights
-            progress.best_wer, progress.best_step, progress.best_epoch = found.score.wer, progress.step, epoch
+            progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
             notes += ", best so far"
-        console.print(
-            f"{name}: valid WER {percent(found.score.wer)} (95 %: {100 * low:.1f} to {100 * high:.1f}), "
-            f"CER {percent(found.score.cer)}, loss {found.loss:.3f}{notes}"
-        )
+        console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
         progress.validated = True
         if is_best:
             self.save()  # killed before, a run would repeat these updates, on a GPU not bit by bit: best/ is not theirs

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 
+from whispertune.console import percent
 from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.windows import BegunWindows, SearchOptions, begin_windows, rows_at_once, search_windows
@@ -19,7 +21,7 @@ from whispertune.frames import FrameOptions, select_frames
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder
 from whispertune.processes import Pace, Processes, deal
-from whispertune.scoring.error_rates import CorpusScore, score_corpus
+from whispertune.scoring.error_rates import CorpusScore, ErrorCounts, UtteranceScore, score_corpus
 from whispertune.scoring.significance import bootstrap_interval
 from whispertune.splits import Split
 from whispertune.states import EncoderStates
@@ -104,20 +106,32 @@ class Evaluation:
     def capped(self) -> int:
         return sum(not h.ended and not h.looped for h in self.hypotheses)
 
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the normalised WER."""
-        words = [utterance.words for utterance in self.score.utterances]
-        return bootstrap_interval([w.errors for w in words], [w.num_reference for w in words])
+    def interval(self, counts: Callable[[UtteranceScore], ErrorCounts] = attrgetter("leading")) -> tuple[float, float]:
+        """95 % bootstrap interval of the leading rate, or of that of other counts."""
+        counted = [counts(utterance) for utterance in self.score.utterances]
+        return bootstrap_interval([c.errors for c in counted], [c.num_reference for c in counted])
+
+    def rates(self) -> str:
+        """The leading rate with its interval, and the other ones, for people."""
+        score, leading = self.score, self.score.leading_name
+        low, high = self.interval()
+        others = [
+            f"{name} {percent(rate)}" for name, rate in (("WER", score.wer), ("CER", score.cer)) if name != leading
+        ]
+        interval = f"normalised, 95 %: {100 * low:.1f} to {100 * high:.1f}"
+        return f"{leading} {percent(score.leading)} ({interval}), {', '.join(others)}"
 
     def summary(self) -> dict[str, Any]:
         """The figures of metrics.jsonl and summary.json; fractions."""
-        low, high = self.interval()
         return {
             "wer": self.score.wer,
             "cer": self.score.cer,
             "wer_raw": self.score.wer_raw,
             "cer_raw": self.score.cer_raw,
-            "wer_interval": [low, high],
+            "wer_interval": list(self.interval(attrgetter("words"))),
+            "cer_interval": list(self.interval(attrgetter("characters"))),
+            "leading": self.score.leading_name,
+            "leading_rate": self.score.leading,
             "loss": self.loss,
             "loops": self.loops,
             "capped": self.capped,
@@ -139,6 +153,7 @@ class Evaluation:
                 "words": score.words.num_reference,
                 "character_errors": score.characters.errors,
                 "characters": score.characters.num_reference,
+                "leads_with_cer": score.leads_with_cer,
                 "log_prob": round(hypothesis.log_prob, 4),
                 "ended": hypothesis.ended,
                 "looped": hypothesis.looped,
