@@ -138,7 +138,7 @@ def train_arm(
         return found
 
     trainer.validate = validate
-    trainer.save_best = lambda: None
+    trainer.save_best = lambda weights: None
     trainer.run()
     shutil.rmtree(folder.path, ignore_errors=True)
 

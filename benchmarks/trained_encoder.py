@@ -62,7 +62,7 @@ def step_rates(options: argparse.Namespace, work: Path, arm: str) -> list[tuple[
     trainer = build_trainer(session, build_run_schedule(session), Progress(stride=recipe.frames.stride))
     nothing = Evaluation("none", 1, score_corpus(["0"], ["a"], ["a"], ["en"]), [Hypothesis((), 0.0)])
     trainer.validate = lambda advance: nothing
-    trainer.save_best = lambda: None
+    trainer.save_best = lambda weights: None
     trainer.run()
     rows = [row for row in read_jsonl(folder.metrics) if "split" not in row]
     return [(row["utterances"], row["seconds"]) for row in rows[options.warm_up :]]

@@ -1,10 +1,11 @@
-"""Devices and number formats. Parameters, gradients and optimiser state are float32 throughout."""
+"""Devices, the way to them, and number formats. Parameters, gradients and optimiser state are float32 throughout."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from whispertune.errors import RecipeError
 
@@ -53,6 +54,14 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; to a GPU from pinned memory, as any other copy waits until the GPU has done all that
+    it was asked for."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def precision_name(dtype: torch.dtype) -> str:

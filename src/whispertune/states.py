@@ -17,6 +17,7 @@ from whispertune.frames import FrameOptions, convolved_index, count_frames, sele
 from whispertune.lazy import Lazy
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.whisper import Encoder
+from whispertune.precision import send
 
 BATCH_FRAMES = 2048
 """Kept frames (padding included) encoded at once, unless one window alone holds more."""
@@ -74,13 +75,6 @@ def window_features(
     selection = select_frames(len(waveform), frames)
     index = convolved_index(selection.positions, log_mel.shape[1])
     return WindowFeatures(log_mel, selection.positions, selection.counts, index)
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; to a GPU from pinned memory, so that nothing waits for the copy."""
-    if device.type == "cpu" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:

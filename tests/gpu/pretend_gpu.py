@@ -73,6 +73,15 @@ def _near(leaf: Any) -> Any:
     return leaf.near if isinstance(leaf, FarTensor) else leaf
 
 
+def _is_asynchronous(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a copy was asked for with `non_blocking`, which `send` only does from pinned memory."""
+    return bool(kwargs.get("non_blocking")) or any(argument is True for argument in args)
+
+
+def _has_mask(indices: Sequence[Any]) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     is_far = any(isinstance(tensor, FarTensor) for tensor in tensors)
@@ -82,7 +91,11 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     for device in [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]:
         if is_far and not _is_far(device):
             _wait("copy to the CPU")
+        if tensors and not is_far and _is_far(device) and not _is_asynchronous(args, kwargs):
+            _wait("copy to the device")
         is_far = _is_far(device)
+    if is_far and (name in ("nonzero", "masked_select") or (name == "index" and _has_mask(args[1]))):
+        _wait("a size")
     if name == "copy_":
         is_far = isinstance(args[0], FarTensor)
     if name == "_local_scalar_dense":
@@ -119,7 +132,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and _is_far(kwargs.get("device")):
-            device = kwargs.pop("device")
+            device = kwargs.pop("device")  # the copy is counted where it is made
             return func(*args, **kwargs).to(device)
         if func is torch.Tensor.tolist and isinstance(args[0], FarTensor):
             _wait("a list")

@@ -11,6 +11,7 @@ from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules, numbers
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ def beam_search(
     results: dict[int, Hypothesis] = {}
     vocab_size = log_probs.shape[-1]
     while True:
-        running = torch.tensor([search.log_probs for search in searches], device=device)
+        running = send(torch.tensor([search.log_probs for search in searches]), device)
         beams = running.shape[1]
         totals = (running.flatten()[:, None] + log_probs).view(len(searches), beams * vocab_size)
         top, flat = totals.topk(num_candidates, dim=-1)
@@ -102,11 +103,11 @@ def beam_search(
             next_tokens += [token for _, token, _ in next_beams]
         if not staying:
             return [results[row] for row in range(len(max_tokens))]
-        kept = torch.tensor(staying, device=device) if len(staying) < len(searches) else None
-        sources = torch.tensor(source_rows, device=device)
+        kept = torch.tensor(staying) if len(staying) < len(searches) else None
+        sources = torch.tensor(source_rows)
         cache.select(sources, kept)
         searches = [searches[position] for position in staying]
-        inputs = torch.tensor(next_tokens, device=device)[:, None]
+        inputs = send(torch.tensor(next_tokens), device)[:, None]
         log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=False)
         if history is not None:
             history.select(sources)

@@ -10,6 +10,7 @@ from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 
 
 @torch.inference_mode()
@@ -61,10 +62,10 @@ def greedy_search(
             break
         # Every row that left makes each later step cheaper, but leaving costs a copy of the cache: go by quarters.
         if len(staying) <= 0.75 * len(rows):
-            kept = torch.tensor(staying, device=device)
+            kept = torch.tensor(staying)
             cache.select(kept, kept)
             rows = [rows[position] for position in staying]
-            chosen = chosen[kept]
+            chosen = chosen[send(kept, device)]
             if history is not None:
                 history.select(kept)
         if history is not None:

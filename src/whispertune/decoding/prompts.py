@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whispertune.model.cache import DecoderCache
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 from whispertune.states import EncoderStates
 
 
@@ -47,10 +48,10 @@ class Begun:
     def select(self, rows: Sequence[int]) -> Begun:
         """These rows alone."""
         cache, hidden = self.fork()
-        chosen = torch.tensor(list(rows), device=hidden.device)
+        chosen = torch.tensor(list(rows))
         cache.select(chosen, chosen)
         probs = [self.no_speech_probs[row] for row in rows] if self.no_speech_probs else []
-        return Begun(hidden[chosen], probs, cache, last=True)
+        return Begun(hidden[send(chosen, hidden.device)], probs, cache, last=True)
 
 
 @torch.inference_mode()
@@ -70,9 +71,9 @@ def begin(
     longest = max(map(len, prompts))
     cache = decoder.start(states.states, states.log_weights)
     if any(len(prompt) < longest for prompt in prompts):
-        cache.padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+        cache.padding = send(torch.tensor([longest - len(prompt) for prompt in prompts]), device)
     filled = [[prompt[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    tokens = torch.tensor(filled, device=device)
+    tokens = send(torch.tensor(filled), device)
     probs: list[float] = []
     if sot is not None and no_speech is not None:
         behind_sot = max(place for place, token in enumerate(filled[0]) if token == sot) + 1

@@ -13,6 +13,7 @@ from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 
 
 @torch.inference_mode()
@@ -36,9 +37,9 @@ def sample_search(
     """
     device = begun.hidden.device
     cache, hidden = begun.fork()
-    spread = torch.arange(len(seeds), device=device).repeat_interleave(best_of)
+    spread = torch.arange(len(seeds)).repeat_interleave(best_of)
     cache.select(spread)
-    hidden = hidden[spread]
+    hidden = hidden[send(spread, device)]
     history = None if timestamps is None else timestamps.start(len(spread), device)
     windows = [_Window(seed, best_of, bound) for seed, bound in zip(seeds, max_tokens, strict=True)]
     running = list(windows)
@@ -56,10 +57,10 @@ def sample_search(
         if not staying:
             return [window.best() for window in windows]
         if len(staying) < len(running):
-            kept = torch.tensor(staying, device=device)
-            places = (kept[:, None] * best_of + torch.arange(best_of, device=device)).flatten()
+            kept = torch.tensor(staying)
+            places = (kept[:, None] * best_of + torch.arange(best_of)).flatten()
             cache.select(places, kept)
-            chosen = chosen[places]
+            chosen = chosen[send(places, device)]
             if history is not None:
                 history.select(places)
             running = [running[place] for place in staying]
@@ -72,7 +73,7 @@ def sample_search(
 def _draw(logits: Tensor, uniform: Sequence[float]) -> Tensor:
     """One token (B,) from each row of softmax(logits), where B uniform numbers fall in its cumulative sum."""
     sums = logits.double().softmax(-1).cumsum(-1)
-    at = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * sums[:, -1:]
+    at = send(torch.tensor(uniform, dtype=torch.float64), logits.device)[:, None] * sums[:, -1:]
     # Behind what equals it: a token of probability 0 adds nothing to the sum and is never met.
     return torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 

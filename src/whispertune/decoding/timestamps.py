@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from whispertune.precision import send
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
 MAX_INITIAL = 1.0
@@ -59,7 +60,8 @@ class TimestampHistory:
         self._stamps = torch.arange(rules.begin, rules.end, device=device)
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may be taken several times."""
+        """Keep these rows (indices on the CPU), in this order; a row may be taken several times."""
+        rows = send(rows, self._last.device)
         self._last, self._before, self._latest = self._last[rows], self._before[rows], self._latest[rows]
 
     def append(self, tokens: Tensor) -> None:

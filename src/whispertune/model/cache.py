@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whispertune.model.rows import HIDDEN
+from whispertune.precision import send
 
 CACHE_TOKENS = 64
 """The decoder's cache grows by so many tokens a row."""
@@ -54,16 +55,19 @@ class DecoderCache:
         self.self_values = F.pad(self.self_values, (0, 0, 0, more))
 
     def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
-        """Keep these rows, in this order, and (if given) these utterances.
+        """Keep these rows, in this order, and (if given) these utterances; both are indices on the CPU.
 
         As many rows as before, without utterances, are beams that change places within their utterances.
         """
-        used = self.num_tokens
+        used, device = self.num_tokens, self.self_keys.device
         if utterances is None and len(rows) == self.self_keys.shape[1]:
-            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+            moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
+            to, source = send(moved, device), send(rows[moved], device)
             for kept in (self.self_keys, self.self_values):
-                kept[:, moved, :, self.num_shared : used] = kept[:, rows[moved], :, self.num_shared : used]
+                kept[:, to, :, self.num_shared : used] = kept[:, source, :, self.num_shared : used]
             return
+        rows = send(rows, device)
+        utterances = None if utterances is None else send(utterances, device)
         for name in ("self_keys", "self_values"):
             old = getattr(self, name)
             new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])

@@ -12,6 +12,7 @@ from torch import Tensor
 from whispertune.errors import RecipeError
 from whispertune.model.step_memory import StepMemory
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 from whispertune.targets import IGNORE_INDEX
 
 POSITIONS_MULTIPLE = 16
@@ -46,8 +47,8 @@ def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing
     (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
     """
     scored = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-    own = labels.flatten()[scored].to(hidden.device)
-    rows = hidden.flatten(0, 1)[scored.to(hidden.device)]
+    own = send(labels.flatten()[scored], hidden.device)
+    rows = hidden.flatten(0, 1)[send(scored, hidden.device)]
     # Kernels are prepared anew for each size they have not met: fill up, with zeros, whose logits are zero and whose
     # share of every gradient is nothing.
     rows = F.pad(rows, (0, 0, 0, -len(rows) % POSITIONS_MULTIPLE))

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whispertune.precision import send
+
 HIDDEN = -30_000.0
 """The logit of what must not be seen: large, and finite in float16 too."""
 LARGEST_SCORES = 2**18
@@ -39,7 +41,7 @@ class Rows:
 
     def starts(self, length: int, device: torch.device) -> Tensor:
         """(B, 1): where each row of a (B, length) batch starts once that is flattened."""
-        return (torch.arange(len(self.sizes)) * length)[:, None].to(device)
+        return send((torch.arange(len(self.sizes)) * length)[:, None], device)
 
     def _fill(self, length: int) -> bool:
         """Whether all rows are as long as a (B, length) batch: nothing is left out."""
@@ -69,7 +71,7 @@ def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
     """
     with torch.inference_mode(False):  # or a backward pass could not use what a validation has left here
         parts = [torch.arange(row * length, row * length + size) for row, size in enumerate(sizes)]
-        return torch.cat(parts).to(device)
+        return send(torch.cat(parts), device)
 
 
 def attend_by_row(

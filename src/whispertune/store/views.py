@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 
 from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.precision import send
 from whispertune.states import EncoderStates, StateSource
 from whispertune.store.stored import StoredStates
 
@@ -55,11 +56,11 @@ def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
     known = [part.num_frames for part in parts if part.num_frames is not None]
     num_frames = tuple(chain.from_iterable(known)) if len(known) == len(parts) else None
     if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
-        return EncoderStates(torch.cat([part.states.to(device, dtype) for part in parts]), None, num_frames)
+        return EncoderStates(torch.cat([send(part.states, device).to(dtype) for part in parts]), None, num_frames)
     states, log_weights = [], []
     for part in parts:
         behind = (0, longest - part.states.shape[1])
         weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
-        states.append(torch.nn.functional.pad(part.states.to(device, dtype), (0, 0, *behind)))
-        log_weights.append(torch.nn.functional.pad(weights.to(device), behind, value=PADDING_LOG_WEIGHT))
+        states.append(torch.nn.functional.pad(send(part.states, device).to(dtype), (0, 0, *behind)))
+        log_weights.append(torch.nn.functional.pad(send(weights, device), behind, value=PADDING_LOG_WEIGHT))
     return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames)

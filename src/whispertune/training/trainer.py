@@ -16,10 +16,11 @@ from whispertune.console import Advance, console, progress_bar
 from whispertune.errors import Interrupted, ProcessLost, TrainingError
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
+from whispertune.precision import send
 from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import RunFolder, write_jsonl
 from whispertune.splits import Split
-from whispertune.states import StateSource, send
+from whispertune.states import StateSource
 from whispertune.targets import Target, collate_targets
 from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.plan import Step, deal_step, epoch_plan, steps_per_epoch

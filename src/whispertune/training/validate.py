@@ -20,6 +20,7 @@ from whispertune.errors import RecipeError
 from whispertune.frames import FrameOptions, select_frames
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder
+from whispertune.precision import send
 from whispertune.processes import Pace, Processes, deal
 from whispertune.scoring.error_rates import CorpusScore, ErrorCounts, UtteranceScore, score_corpus
 from whispertune.scoring.significance import bootstrap_interval
@@ -173,7 +174,7 @@ def teacher_forced_nll(decoder: Decoder, begun: Begun, targets: Sequence[Target]
         rows = order[first : first + LOSS_ROWS]
         input_ids, labels = collate_targets([targets[row] for row in rows], pad_id)
         part = begun if len(rows) == len(order) else begun.select(rows)
-        hidden = decoder.read(input_ids.to(begun.hidden.device), part.unspoken())
+        hidden = decoder.read(send(input_ids, begun.hidden.device), part.unspoken())
         total += float(summed_nll(decoder, hidden, labels))
     return total
 
