@@ -116,7 +116,9 @@ def test_an_own_failure_is_told_though_the_others_never_came(monkeypatch: pytest
     def fails() -> None:
         raise AudioError("clip.wav: no audio")
 
-    with pytest.raises(AudioError, match=r"clip\.wav"):
+    with pytest.raises(AudioError, match=r"clip\.wav") as error:
         two.share(fails)
+    assert error.value.others_lost
+    assert not AudioError("another").others_lost
     with pytest.raises(ProcessLost):
         two.share(lambda: None)

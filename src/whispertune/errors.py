@@ -20,9 +20,13 @@ from __future__ import annotations
 
 
 class WhispertuneError(Exception):
-    """Base of all of them; `exit_status` is what the command line exits with."""
+    """Base of all of them; `exit_status` is what the command line exits with.
+
+    others_lost: whether the run's other processes were gone or stuck, too, when it was met.
+    """
 
     exit_status = 1
+    others_lost = False
 
 
 class ExportError(WhispertuneError):

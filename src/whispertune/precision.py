@@ -57,8 +57,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; to a GPU from pinned memory, as any other copy waits until the GPU has done all that
-    it was asked for."""
+    """A tensor of the CPU on a device; to a GPU from pinned memory: any other copy waits until the GPU has done all
+    that it was asked for."""
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -34,8 +34,8 @@ class ProcessOptions:
     """A process that keeps the others waiting for so long is taken for stuck, and the run ends."""
 
     shard: bool = False
-    """Divide AdamW's moments and the float32 parameters among the processes (ZeRO, stage 1) instead of holding all in
-    each: 12 bytes a learning parameter less, at the same results."""
+    """Divide AdamW's moments (8 bytes a learning parameter) and, in bf16 and fp16, the float32 parameters (4) among the
+    processes instead of holding all in each (ZeRO, stage 1); same results to rounding."""
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_minutes <= 24 * 60:
@@ -211,6 +211,7 @@ class Processes:
             everyone = self.gather(mine)
         except ProcessLost:
             if mine[1] is not None:  # the others never came: what ended this one's share is what to tell
+                mine[1].others_lost = True
                 raise mine[1] from None
             raise
         for _, failure in everyone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from training_samples import Moment, prepare_server, strike
 
 from whispertune import cli, states
-from whispertune.training import trainer
+from whispertune.training import resume, trainer
 
 BOUND = 60.0
 """Seconds after which processes that are still there count as hanging, and are killed."""
@@ -236,4 +237,41 @@ def tell_holdings() -> None:
     trainer.Trainer.save = save  # type: ignore[method-assign]
 
 
-FAULTS = {f.__name__: f for f in (infinite_gradient, unreadable_clip, bug, keep_every_state, tell_holdings)}
+def full_disk() -> None:
+    """The second state fails to be written once a few of its tensors are."""
+    original, calls = resume.save_file, 0
+
+    def save_file(*arguments: Any, fetch: Callable[[str], torch.Tensor], **named: Any) -> None:
+        nonlocal calls
+        calls += 1
+        fetched = 0
+
+        def fail(name: str) -> torch.Tensor:
+            nonlocal fetched
+            fetched += 1
+            if calls == 2 and fetched == 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return fetch(name)
+
+        original(*arguments, fetch=fail, **named)
+
+    resume.save_file = save_file
+
+
+def last_saved_long_ago() -> None:
+    """By this process's clock alone a state is due at once."""
+    original = trainer.Trainer.__post_init__
+
+    def post_init(self: Any) -> None:
+        original(self)
+        self.last_saved = -1e9
+
+    trainer.Trainer.__post_init__ = post_init  # type: ignore[method-assign]
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (
+        infinite_gradient, unreadable_clip, bug, keep_every_state, tell_holdings, full_disk, last_saved_long_ago,
+    )
+}  # fmt: skip

@@ -107,5 +107,43 @@ def test_a_lost_process_costs_what_was_not_saved(
         assert outcome(run) == outcome(whole["fp32"])
 
 
+def test_a_full_disk_ends_all_and_leaves_the_old_state(
+    samples: Samples, launch: Launcher, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """Met between two tensors, of which the other process is about to send the next."""
+    run = tmp_path / "run"
+    options = RUN | {"checkpoint__every_steps": 2, "processes__shard": "true", "test": samples.test}
+    ended = launch(samples.arguments(run, **options), rank=0, fault="full_disk")
+    assert 0 not in ended.statuses
+    assert None not in ended.statuses
+    assert ended.seconds < 20
+    # The other one, in the middle of sending, only learns that the main process is gone.
+    assert sum("No space left on device" in line for line in ended.errors) == 1
+    assert all("No space left on device" in line or "is gone or stuck" in line for line in ended.errors)
+    assert progress_of(run)["step"] == 2
+    assert launch(["resume", str(run)]).statuses == [0, 0]
+    assert outcome(run) == outcome(whole["fp32"])
+
+
+def test_the_main_process_says_when_a_state_is_due(
+    samples: Samples, launch: Launcher, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """The processes' clocks differ, and all must take part."""
+    run = tmp_path / "run"
+    arguments = samples.arguments(run, processes__shard="true", test=samples.test, **RUN)
+    ended = launch(arguments, rank=0, fault="last_saved_long_ago")
+    assert ended.statuses == [0, 0], ended.logs
+    assert outcome(run) == outcome(whole["fp32"])
+
+
+@pytest.mark.slow
+def test_the_largest_batch_is_found_together(samples: Samples, launch: Launcher, tmp_path: Path) -> None:
+    options = RUN | BF16 | {"batch__auto": "true", "accumulation": 2}
+    for name, shard in (("whole", "false"), ("divided", "true")):
+        ended = launch(samples.arguments(tmp_path / name, processes__shard=shard, **options))
+        assert ended.statuses == [0, 0], ended.logs
+    assert outcome(tmp_path / "divided") == outcome(tmp_path / "whole")
+
+
 def start(samples: Samples) -> dict[str, Any]:
     return {f"parameter/{name}": tensor for name, tensor in weights_of(samples.model).items()}

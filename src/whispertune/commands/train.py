@@ -43,7 +43,7 @@ FREE_TO_CHANGE = (
     "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
 )  # fmt: skip
-"""Fields that decide no result: a run may be resumed with other values."""
+"""Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
 
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}

@@ -1,8 +1,9 @@
 """Which process updates which parameters: each process all of them, or each a part.
 
 Divided as in ZeRO's first stage (Rajbhandari et al. 2020, arXiv:1910.02054): every learning parameter has an owner,
-which alone holds it in float32, with AdamW's moments. The owner gets the summed gradient, and hands what it has updated
-to the others in the type that products are computed with. The sums are the same either way, and so are the updates.
+which alone holds AdamW's moments and, where products are computed in another type, the parameter in float32. The owner
+gets the summed gradient, and hands what it has updated to the others in the type that computes. The sums are the same
+either way, but for the order that more than two processes' gradients are added in.
 """
 
 from __future__ import annotations

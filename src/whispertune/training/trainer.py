@@ -84,7 +84,7 @@ class Trainer:
             self.progress.loss_scale = LARGEST_LOSS_SCALE
 
     def run(self) -> None:
-        """Train to the end; on Interrupted and ProcessLost the state has been saved."""
+        """Train to the end; on Interrupted, and on ProcessLost where it is not divided, the state has been saved."""
         progress = self.progress
         try:
             if progress.step == 0 and progress.position == 0 and not progress.validated:
@@ -95,7 +95,8 @@ class Trainer:
             progress.trained = True
             self.save()
         except (Interrupted, ProcessLost) as stopped:
-            if isinstance(stopped, Interrupted) or not self.shards.divided:  # else a part of it is gone
+            # Divided, a lost process has taken its part with it.
+            if not self.shards.divided or not (isinstance(stopped, ProcessLost) or stopped.others_lost):
                 self.save()
             raise
 
