@@ -12,6 +12,8 @@ from whispertune.model.packed import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.text.tokenizer import Tokenizer
 
+BEGIN_SUPPRESS = "begin_suppress_tokens"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyModel:
@@ -39,16 +41,25 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
 
 def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
     """Model, tokenizer and rules of a checkpoint in memory."""
-    config, generation = checkpoint.config, checkpoint.generation
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, config.vocab_size)
-    rules = LogitRules(
-        config.vocab_size,
-        generation.get("suppress_tokens") or [],
-        generation.get("begin_suppress_tokens") or [],
-        device,
-    )
-    whisper = build_whisper(config, checkpoint.weights, dtype).to(device)
-    return ReadyModel(whisper, tokenizer, rules, replace(checkpoint, weights={}))
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
+    whisper = build_whisper(checkpoint.config, checkpoint.weights, dtype).to(device)
+    return ReadyModel(whisper, tokenizer, _rules(checkpoint, device), replace(checkpoint, weights={}))
+
+
+def _rules(checkpoint: Checkpoint, device: torch.device) -> LogitRules:
+    suppress, first = (checkpoint.generation.get(key) or [] for key in ("suppress_tokens", BEGIN_SUPPRESS))
+    return LogitRules(checkpoint.config.vocab_size, suppress, first, device)
+
+
+def may_say_nothing(ready: ReadyModel, device: torch.device) -> ReadyModel:
+    """The same model, allowed to end before its first token, which Whisper's own generation config forbids.
+
+    So will be what is saved of it.
+    """
+    generation = ready.checkpoint.generation
+    first = [token for token in generation.get(BEGIN_SUPPRESS) or [] if token != ready.tokenizer.eot]
+    checkpoint = replace(ready.checkpoint, generation=generation | {BEGIN_SUPPRESS: first})
+    return replace(ready, checkpoint=checkpoint, rules=_rules(checkpoint, device))
 
 
 def ready_to_decode(ready: ReadyModel) -> ReadyModel:

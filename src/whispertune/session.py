@@ -14,7 +14,7 @@ from whispertune.data.sources import read_rows, require_sources
 from whispertune.errors import RecipeError
 from whispertune.features import num_speech_mel_frames
 from whispertune.frames import FrameOptions
-from whispertune.loading import ReadyModel, load_model
+from whispertune.loading import ReadyModel, load_model, may_say_nothing
 from whispertune.model.whisper import Encoder
 from whispertune.precision import precision_name, resolve_device, resolve_precision
 from whispertune.processes import ALONE, Pace, Processes
@@ -113,6 +113,8 @@ def open_session(
     language = None if recipe.language is None else spoken_language(recipe.language, recipe.language_token)
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
     ready = load_model(recipe.model, device)
+    if recipe.data.empty_text == "keep":
+        ready = may_say_nothing(ready, device)
     text = TextSettings(ready.tokenizer, language, recipe.task, recipe.loss.prompt_tokens, recipe.language_token)
     if language is not None:
         token = recipe.language_token or language

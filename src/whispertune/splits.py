@@ -48,7 +48,8 @@ class DataOptions:
     """Threads that decode audio and compute features; their number changes no result."""
 
     empty_text: Literal["exclude", "keep"] = "exclude"
-    """Rows without any text. `keep` teaches the model to write nothing: for clips of silence or noise."""
+    """Rows without any text. `keep` teaches the model to write nothing, for clips of silence or noise, and allows it to
+    when it decodes (generation config)."""
 
     merge_segments: float = 0.0
     """Join neighbouring segments of a recording up to so many seconds (at most 30); 0 leaves them as they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from training_samples import (
 )
 
 from whispertune import cli, stages
+from whispertune.loading import load_model
 from whispertune.model import whisper as whisper_module
 from whispertune.run_folder import read_jsonl
 from whispertune.states import ComputedStates, EncoderStates
@@ -409,3 +411,27 @@ def test_a_tiny_model_learns_three_clips_by_heart(
     rows = read_jsonl(output / "hypotheses.jsonl")
     assert [row["hypothesis"] for row in rows] == [row["reference"] for row in rows]
     assert all(row["ended"] for row in rows)
+
+
+@pytest.mark.parametrize("empty_text", ["keep", "exclude"])
+def test_what_is_taught_to_say_nothing_can(samples: Samples, tmp_path: Path, empty_text: str) -> None:
+    """Whisper's generation config forbids to end before a first token; a run that keeps empty texts lifts that."""
+    run = tmp_path / "run"
+    assert samples.train_run(run, data__empty_text=empty_text, max_steps=2) == 0
+    config = json.loads((run / "best" / "generation_config.json").read_text(encoding="utf-8"))
+    ready = load_model(str(run), torch.device("cpu"))
+    first = ready.rules.log_probs(torch.zeros(1, ready.tokenizer.vocab_size), first=True)[0]
+    eot = ready.tokenizer.eot
+    assert (eot in config.get("begin_suppress_tokens", [])) == (empty_text == "exclude")
+    assert (first[eot] == -torch.inf) == (empty_text == "exclude")
+
+
+def test_an_english_only_model_refuses_rows_in_another_language(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = samples.train.read_text(encoding="utf-8").splitlines()
+    other = [f"{lines[0]},language", *(f"{line},en" for line in lines[1:-1]), f"{lines[-1]},it"]
+    manifest = tmp_path / "train.csv"
+    manifest.write_text("\n".join(other) + "\n", encoding="utf-8")
+    assert samples.train_run(tmp_path / "run", train=manifest) == 2
+    assert "this model knows English only, not 'it'" in capsys.readouterr().err
