@@ -223,6 +223,34 @@ def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, token
     assert all(split.num_samples[a] >= split.num_samples[b] for a, b in pairwise(order))
 
 
+@pytest.mark.parametrize("size", [43, 44, 60])
+def test_stitched_windows_fit_with_the_spaces_between_their_texts(
+    tmp_path: Path, tokenizer: Tokenizer, size: int
+) -> None:
+    """In a language without spaces, of which each text alone has none, they are tokens of their own."""
+    text = TextSettings(tokenizer, "th", "transcribe")
+    split = load(write(tmp_path, "train", [f"a{n}.wav,{'x' * size}" for n in range(30)]), text)
+    arranged = split.arrange(WindowOptions(stitched_share=0.5, min_utterances=7, timestamps=0), text, seed=0)
+    assert arranged.stitched > 5
+    most = max(len(target.input_ids) for target in split.targets)
+    assert 448 - size <= most + 4 <= 448 + 4
+
+
+def test_stitched_windows_are_as_likely_as_what_they_are_made_of(tmp_path: Path, text: TextSettings) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    many.mkdir()
+    sources = [
+        write(folder, "train", [f"a{n}.wav,{said}" for n in range(4)])
+        for folder, said in ((few, "Uno."), (many, "Due."))
+    ]
+    rows = read_rows("train", f"{sources[0]} [weight=20] + {sources[1]}")
+    split = load_split("train", rows, text, DataOptions(), advance=len_of)
+    split.arrange(WindowOptions(stitched_share=0.9, min_utterances=2, timestamps=0), text, seed=0)
+    weights = [(w.utterances[0].text, weight) for w, weight in zip(split.windows, split.weights, strict=True)]
+    assert set(weights[8:]) == {("Uno.", 20.0), ("Due.", 1.0)} == set(weights[:8])
+
+
 def talk(folder: Path, cues: Sequence[tuple[float, float, str]], seconds: float = 40) -> Path:
     """A recording of noise with these subtitles beside it."""
     folder.mkdir()

@@ -286,6 +286,21 @@ def test_stitched_windows_get_the_text_of_another_one() -> None:
     assert with_previous_texts(windows, 0.0, seed=0) == windows
 
 
+def test_a_previous_text_holds_nothing_of_what_is_said() -> None:
+    """Utterances are drawn anew for each stitched window, so that neighbours share some."""
+    few = [utterance(f"u{n}", text=f"text {n}.") for n in range(12)]
+    options = WindowOptions(stitched_share=0.8, min_utterances=3, max_utterances=4, timestamps=0)
+    windows = stitched_windows(few, [RATE] * 12, [3] * 12, options, seed=0, max_tokens=400)
+    prompted = with_previous_texts(windows, 1.0, seed=0)
+    shared = [
+        [u.text for u in window.utterances if u.text in window.previous_text]
+        for window in prompted
+        if window.previous_text is not None
+    ]
+    assert len(shared) > len(windows) // 2
+    assert not any(shared)
+
+
 def test_lengths_and_boundaries_follow_the_speed(recordings: list[Utterance]) -> None:
     """Where each utterance begins in the augmented waveform, found by its own samples, is where its segment begins."""
     augmenter = WaveformAugmenter(AugmentOptions(speed=SpeedOptions(probability=1.0, factors=(1.25, 1.5))))

@@ -542,6 +542,13 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
     ]  # fmt: skip
 
 
+def test_no_more_is_joined_than_can_be_used() -> None:
+    """As with the tokens of a dense script: what would be too much goes on its own, with what follows it."""
+    rows = [segment(n, n + 1, text) for n, text in enumerate(["abcd", "", "efgh", "ijkl", "mnop", "toolong" * 3, "q"])]
+    found = merge_segments(Utterances(rows), 30.0, lambda row: len(row.text) <= 9)
+    assert [u.text for u in found] == ["abcd efgh", "ijkl mnop", "toolong" * 3, "q"]
+
+
 def test_half_of_a_short_pause_before_belongs_to_what_is_joined() -> None:
     rows = [segment(1, 4, "a"), segment(5, 9.5, "b"), segment(10.5, 11.2, "c"), segment(12, 15, "d")]
     rows += [segment(16.5, 21, "e"), segment(21, 26.2, "f"), segment(29, 30, "g"), segment(30, 31, "h")]

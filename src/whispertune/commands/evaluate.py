@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +107,7 @@ class EvaluateOptions:
     """Of what these stitch and generate."""
 
     output: str | None = None
-    """Folder for hypotheses.jsonl and summary.json."""
+    """Folder for hypotheses.jsonl, summary.json, and excluded.jsonl: every row that was left out, and why."""
 
     def __post_init__(self) -> None:
         if self.language_token is not None and self.language is None:
@@ -145,9 +145,10 @@ def main(arguments: Sequence[str]) -> int:
     if output is not None:
         make_writable(output)
     keep_freed_memory()
-    found, probes = evaluate(options, output)
+    found, probes, excluded = evaluate(options, output)
     if output is not None:
-        content = {"model": options.model, "frames": options.frames.selection, **found.summary(), **probes.summary()}
+        about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
+        content = {**about, **found.summary(), **probes.summary()}
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     report(options, found)
     for table in probe_tables(probes):
@@ -157,8 +158,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes]:
-    """Load, decode, score, and probe as far as that is asked for; hypotheses are in `output` before anything is probed.
+def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes, int]:
+    """Load, decode, score, and probe as far as that is asked for; and how many rows were left out.
+
+    These are listed in `output` before anything is decoded; hypotheses are there before anything is probed.
 
     Raises:
         UserError: whatever is wrong with options, model or data.
@@ -179,6 +182,11 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         split = load_split("data", rows, text, options.reading, advance=advance)
     for line in excluded_summary(split.excluded):
         console.print(f"left out  {line}", style="yellow")
+    if output is not None:
+        write_jsonl(output / "excluded.jsonl", [asdict(exclusion) for exclusion in split.excluded])
+    if split.excluded:
+        where = "--output DIR lists them" if output is None else f"listed in {output / 'excluded.jsonl'}"
+        console.print(f"{len(split.excluded)} of {split.num_rows} rows left out; {where}")
     require_usable([split], options.reading, flag="--max_excluded")
     whisper = ready.whisper
     states = ComputedStates(
@@ -195,7 +203,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         )  # fmt: skip
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
-    return found, _probe(options, ready, split, text, found)
+    return found, _probe(options, ready, split, text, found), len(split.excluded)
 
 
 def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: TextSettings, found: Evaluation) -> Probes:
