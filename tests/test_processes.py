@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
-from whispertune.processes import ALONE, Pace, Processes, ProcessOptions, deal, join, were_launched
+from whispertune.processes import ALONE, UNSUPPORTED, Pace, Processes, ProcessOptions, deal, join, were_launched
 
 costs = st.lists(st.integers(0, 1000), max_size=40)
 
@@ -52,7 +52,8 @@ LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "l
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*LAUNCHED, "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "LOCAL_WORLD_SIZE"):
+    unsupported = (f"ACCELERATE_USE_{name}" for name in UNSUPPORTED)
+    for name in (*LAUNCHED, "ACCELERATE_USE_CPU", *unsupported, "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -71,6 +72,9 @@ def test_one_process_is_not_launched(environment: pytest.MonkeyPatch) -> None:
         ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"),
         ({"MASTER_PORT": "1", "ACCELERATE_USE_CPU": "True"}, "cpu", "has started one process"),
         ({**LAUNCHED, "ACCELERATE_USE_FSDP": "true"}, "cpu", "FSDP is not supported"),
+        ({**LAUNCHED, "ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "DeepSpeed is not supported"),
+        ({**LAUNCHED, "ACCELERATE_USE_MEGATRON_LM": "true"}, "cpu", "Megatron-LM is not supported"),
+        ({**LAUNCHED, "ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "cpu", "a parallelism config.* is not supported"),
         (LAUNCHED, "cuda:1", "take cuda"),
     ],
 )

@@ -24,6 +24,13 @@ from whispertune.errors import ProcessLost, RecipeError, TrainingError, Whispert
 T = TypeVar("T")
 
 STOP, TOLD = "whispertune/stop", "whispertune/told"
+UNSUPPORTED = {
+    "FSDP": "FSDP",
+    "DEEPSPEED": "DeepSpeed",
+    "MEGATRON_LM": "Megatron-LM",
+    "PARALLELISM_CONFIG": "a parallelism config (tensor, context, sequence)",
+}
+"""What `accelerate launch` asks for by ACCELERATE_USE_…, and its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +86,8 @@ def join(device: str, options: ProcessOptions) -> Processes:
     """
     if not were_launched():
         return Processes()
-    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(name, "false").lower() == "true":
+    for name, what in UNSUPPORTED.items():
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise RecipeError(
                 f"{what} is not supported; launch without it: --processes.shard true divides what the optimiser holds"
             )

@@ -32,11 +32,12 @@ class Recipe:
     """Everything that decides a run."""
 
     model: str
-    """What to fine-tune: a folder, a Hub id (openai/whisper-base), a run, or packaged:whisper-base."""
+    """What to fine-tune: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub
+    id (openai/whisper-base), a run, or packaged:whisper-base."""
 
     train: str
     """The training utterances: a manifest (CSV, TSV, JSONL), a corpus in another known format, or several as
-    'A [language=it weight=2] + B' (see the README)."""
+    'A [language=it weight=2] + B' (see docs/data.md)."""
 
     valid: str
     """The utterances that choose the checkpoint."""
@@ -70,8 +71,8 @@ class Recipe:
     """auto, cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware has it. tf32: fp32 with
-    products rounded by the GPU."""
+    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware multiplies it fast,
+    else fp16 on a GPU, fp32 on a CPU. tf32: fp32 with products rounded by the GPU."""
 
     batch_size: int = 8
     """Utterances in a micro-batch of one process, before keep_original copies."""

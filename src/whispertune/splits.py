@@ -26,7 +26,8 @@ from whispertune.openings import likely_keys
 from whispertune.processes import ALONE, Processes
 from whispertune.targets import MAX_TOKENS, Target
 from whispertune.text import normalizer
-from whispertune.transcripts import TextSettings
+from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
+from whispertune.transcripts import TextSettings, surely_fits
 from whispertune.windows import Window, WindowOptions, drawn, single_windows, stitched_windows, with_previous_texts
 
 MOST_HEARD = 20_000
@@ -174,7 +175,7 @@ class Split:
         for window in stitched:
             self.num_samples.append(window.total_samples)
             self.languages.append(text.language_of(window.utterances[0]))
-            self.weights.append(1.0)
+            self.weights.append(window.utterances[0].weight)
         self.num_stitched = len(stitched)
         self.windows = Lazy(count + len(stitched), window_at)
         self.targets = _targets(self.windows, text)
@@ -188,11 +189,14 @@ class Split:
         singles, count = self.windows, len(self.windows)
         utterances = Lazy(count, lambda i: singles[i].utterances[0])
         targets = self.targets
-        tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length)
+        # Where texts begin without a space, that between two of them is a token more, or rarely two.
+        spaces = [code in WRITTEN_WITHOUT_SPACES for code in self.text_languages]
+        tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length + spaces[i])
         longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
         windows = stitched_windows(
             utterances, self.num_samples, tokens, options, seed, max_tokens=MAX_TOKENS - longest_prompt - 1
         )
+        windows = [w for w in windows if surely_fits(w.text) or len(text.target(w).input_ids) <= MAX_TOKENS]
         return with_previous_texts(windows, options.previous_text, seed)
 
 

@@ -100,7 +100,7 @@ class TextSettings:
         if not (words == "" and keep_empty) and not leaves_something(words, written):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
-        if said.prompt is None and _surely_fits(words):
+        if said.prompt is None and surely_fits(words):
             self.require_prompt(language, said.task or self.task)
             return None
         prompt = self._prompt(language, said.task, said.prompt)
@@ -118,7 +118,7 @@ class TextSettings:
 
     def surely_usable(self, words: str, language: str) -> bool:
         """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
-        return _surely_fits(words) and leaves_something(words, language)
+        return surely_fits(words) and leaves_something(words, language)
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
         """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
@@ -200,7 +200,7 @@ def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_
     return ids
 
 
-def _surely_fits(text: str) -> bool:
+def surely_fits(text: str) -> bool:
     """A token is a byte at least: most texts need not be tokenised to know that they fit."""
     return len(text.encode("utf-8", "replace")) < MAX_TOKENS - MOST_PROMPT_TOKENS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ MOST_UTTERANCES = 100
 LONGEST_LEAD = 1.0
 """Seconds of silence, at most, before the first utterance of a window with timestamps: Whisper's own decoding begins no
 later, and a model that has only seen 0.00 there would always say it."""
+LOOK_BACK = 10
+"""Windows among which one is looked for that shares no utterance with the next."""
 TIMESTAMP_TOKENS = 2
 """Of each segment: its start and its end."""
 
@@ -182,16 +185,25 @@ def _drawn_lead(options: WindowOptions, seed: int, name: str) -> float:
 
 
 def with_previous_texts(windows: Sequence[Window], share: float, seed: int) -> list[Window]:
-    """Stitched windows, a share of them with the text of another one of their language and task."""
-    last: dict[tuple[str | None, str | None], Window] = {}
+    """Stitched windows, a share of them with the text of another one of their language and task.
+
+    One that has none of its utterances: a prompt that holds what is said teaches to copy it.
+    """
+    alike: dict[tuple[str | None, str | None], list[Window]] = {}
     for window in windows:
-        last[_kind(window)] = window  # the first of a kind gets the last one's
+        alike.setdefault(_kind(window), []).append(window)
+    places: Counter[tuple[str | None, str | None]] = Counter()
     found = []
     for window in windows:
-        before = last[_kind(window)]
-        last[_kind(window)] = window
-        if before is not window and drawn(share, seed, f"{window.id}/previous"):
-            window = replace(window, previous_text=before.text)
+        others, place = alike[_kind(window)], places[_kind(window)]
+        places[_kind(window)] += 1
+        if drawn(share, seed, f"{window.id}/previous"):
+            own = {utterance.id for utterance in window.utterances}
+            # The first of a kind gets the last one's.
+            candidates = (others[place - back] for back in range(1, min(len(others), 1 + LOOK_BACK)))
+            before = next((w for w in candidates if own.isdisjoint(u.id for u in w.utterances)), None)
+            if before is not None:
+                window = replace(window, previous_text=before.text)
         found.append(window)
     return found
 

@@ -16,6 +16,8 @@ import soundfile
 from cli_samples import EXAMPLE, Command, Workspace, example_rows, write_manifest
 from safetensors.torch import load_file, save_file
 
+from whispertune.run_folder import read_jsonl
+
 Refused = Callable[..., str]
 
 
@@ -337,8 +339,11 @@ def test_evaluate_refuses(workspace: Workspace, refused: Refused) -> None:
     refused(workspace.evaluate("--language=yue"), "yue")
     refused(["evaluate", "--model=m"], "--data is missing")
     workspace.valid_rows[0]["audio"] = "absent.wav"
-    error = refused(workspace.evaluate(), "data.csv: 1 of 3 rows", "row 2", "--max_excluded")
+    output = workspace.folder / "scores"
+    error = refused(workspace.evaluate(f"--output={output}"), "data.csv: 1 of 3 rows", "row 2", "--max_excluded")
     assert "data.max_excluded" not in error
+    (row,) = read_jsonl(output / "excluded.jsonl")  # what is to be mended
+    assert row["row"] == 2
 
 
 def test_evaluate_leaves_out_and_scores_the_rest(workspace: Workspace, command: Command) -> None:
@@ -347,9 +352,28 @@ def test_evaluate_leaves_out_and_scores_the_rest(workspace: Workspace, command: 
     outcome = command(workspace.evaluate("--max-excluded=0.5", f"--output={output}", "--frames.selection=thinned"))
     assert outcome.status == 0, outcome.err
     assert "absent[/x].wav" in outcome.err
-    rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+    rows = read_jsonl(output / "hypotheses.jsonl")
     assert [row["id"] for row in rows] == [row["id"] for row in workspace.valid_rows[1:]]
-    assert json.loads((output / "summary.json").read_text())["frames"] == "thinned"
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["frames"] == "thinned"
+    assert summary["excluded"] == 1
+    (row,) = read_jsonl(output / "excluded.jsonl")
+    assert {name: row[name] for name in ("split", "id", "row")} == {
+        "split": "data",
+        "id": workspace.valid_rows[0]["id"],
+        "row": 2,
+    }
+    assert row["file"].endswith("data.csv")
+    assert "absent[/x].wav" in row["reason"]
+    told = "".join(outcome.err.split())  # whatever the terminal's width
+    assert f"1of3rowsleftout;listedin{output / 'excluded.jsonl'}" in told
+
+    workspace.valid_rows[0] = workspace.valid_rows[1] | {"id": "again"}
+    outcome = command(workspace.evaluate(f"--output={output}"))
+    assert outcome.status == 0, outcome.err
+    assert "left out" not in outcome.err
+    assert read_jsonl(output / "excluded.jsonl") == []
+    assert json.loads((output / "summary.json").read_text())["excluded"] == 0
 
 
 # The process as a whole.

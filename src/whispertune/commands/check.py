@@ -81,7 +81,8 @@ class CheckOptions:
     """Of the model: auto, cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of the model's matrix products."""
+    """Of the model's matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a
+    CPU."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -51,7 +51,8 @@ class EvaluateOptions:
     """One evaluation."""
 
     model: str
-    """Model: a folder, a Hub id, a run (its best/), or packaged:whisper-base."""
+    """Model: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub id, a run
+    (its best/), or packaged:whisper-base."""
 
     data: str
     """What to decode: a manifest (CSV, TSV or JSONL) or any corpus that `train` takes."""
@@ -77,7 +78,7 @@ class EvaluateOptions:
     """auto, cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of matrix products: auto takes bf16 where the hardware has it."""
+    """Of matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a CPU."""
 
     max_excluded: float = 0.05
     """Share of rows that may be unusable."""

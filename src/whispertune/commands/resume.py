@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from whispertune.commands import train
 from whispertune.console import results
@@ -13,12 +14,17 @@ from whispertune.flags import load_yaml, parse_fields
 from whispertune.recipe import Recipe
 from whispertune.run_folder import RunFolder
 
-DESCRIPTION = """Take a run up where it stopped.
+FLAGS = [f"--{name}" for name in train.FREE_TO_CHANGE if name != "output"]
 
-whispertune resume RUN [--data.workers N] [--checkpoint.every_minutes M] [--checkpoint.every_steps N]
+DESCRIPTION = f"""Take a run up where it stopped.
+
+whispertune resume RUN [--data.workers N] [--field value …]
 
 RUN is the --output of `whispertune train`. The run ends with the same weights and metrics as if it had never
-stopped (on a GPU up to rounding). A finished run is left alone."""
+stopped (on a GPU up to rounding). A finished run is left alone.
+
+These fields decide no result and may have other values than before:
+{fill(", ".join(FLAGS), 110, break_on_hyphens=False)}"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,8 +30,9 @@ USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test
 
 DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
 
-  M  a Hugging Face or CTranslate2 folder, a Hub id (openai/whisper-base), another run's folder, or
-     packaged:whisper-base (the weights of the `demo` extra)
+  M  a Hugging Face or CTranslate2 folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper
+     installed), a Hub id (openai/whisper-base), another run's folder, or packaged:whisper-base (the weights of the
+     `demo` extra)
   F  a CSV, TSV or JSONL manifest with columns `audio` and `text`; a folder of Common Voice, LibriSpeech, Kaldi,
      audiofolder, saved `datasets`, or recordings beside .txt, .srt or .vtt; lhotse cuts; shards-{000..010}.tar;
      hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'

@@ -54,7 +54,8 @@ class TranscribeOptions:
     """One call."""
 
     model: str
-    """Model: a folder, a Hub id, a run (its best/), or packaged:whisper-base."""
+    """Model: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub id, a run
+    (its best/), or packaged:whisper-base."""
 
     language: str | None = None
     """Language spoken. Default: the one that the model was fine-tuned on, else detected in each recording."""
@@ -128,7 +129,7 @@ class TranscribeOptions:
     """auto, cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of matrix products: auto takes bf16 where the hardware has it."""
+    """Of matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
         if self.language_token is not None and self.language is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -35,7 +35,7 @@ class JoinedSegments(Sequence[Utterance]):
         if len(members) == 1:
             return first
         start = first.start - self._leads[index]
-        return dataclasses.replace(
+        return replace(
             first,
             start=start,
             id=f"{first.id}+{len(members) - 1}",
@@ -100,9 +100,10 @@ Rows: TypeAlias = Utterances | JoinedSegments
 def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utterance], bool]) -> JoinedSegments:
     """Join each segment with those that follow it in the same recording, as long as it lasts `longest` seconds.
 
-    Only in the order of time, over pauses of at most 2 s, and within one language, task and channel. A joined
-    utterance keeps the first one's id, with the number of those joined to it behind, as in `talk#3.0-5.0+2`. One whose
-    text is not `usable` stays alone, to be left out alone: joined, its speech would be there and its words not.
+    Only in the order of time, over pauses of at most 2 s, within one language, task and channel, and as long as the
+    joined text is `usable` (in dense scripts it soon has too many tokens). A joined utterance keeps the first one's id,
+    with the number of those joined to it behind, as in `talk#3.0-5.0+2`. One whose text is not `usable` stays alone, to
+    be left out alone: joined, its speech would be there and its words not.
 
     Where the pause before it is as short, half of that belongs to it as far as there is room: else a model trained with
     timestamps would learn that speech begins at 0.00.
@@ -111,7 +112,7 @@ def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utt
     first: Utterance | None = None
     last: Utterance | None = None
     last_usable = False
-    pause = 0.0
+    text, pause = "", 0.0
 
     def finish() -> None:
         if first is not None and last is not None:
@@ -121,11 +122,18 @@ def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utt
     for number, utterance in enumerate(utterances):
         is_usable = usable(utterance)
         alone = not (is_usable and last_usable)
-        if alone or first is None or last is None or not _continues(first, last, utterance, longest):
+        text = " ".join(filter(None, (text, utterance.text)))
+        if (
+            alone
+            or first is None
+            or last is None
+            or not _continues(first, last, utterance, longest)
+            or not usable(replace(first, text=text))
+        ):
             finish()
             pause = 0.0 if last is None else _pause_between(last, utterance)
             begins.append(number)
-            first = utterance
+            first, text = utterance, utterance.text
         last, last_usable = utterance, is_usable
     finish()
     begins.append(len(utterances))

@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """The search of the final test and of `evaluate`."""
+    """The search of the final test; beam size and length penalty are `evaluate`'s, too."""
 
     beam_size: int = 8
     """Hypotheses kept side by side; 1 is greedy search."""
