@@ -152,6 +152,7 @@ def test_a_loop_of_beam_search_is_cut_at_its_first_round(monkeypatch: pytest.Mon
     )
     assert found.hypothesis.looped == guard
     assert list(found.hypothesis.tokens) == (loop[:5] if guard else loop)
+    assert found.mean_log_prob == -9.0 / (len(loop) + 1)  # of what the sum is of, whatever was cut off
 
 
 def test_without_timestamps_thresholds_see_renormalised_probabilities() -> None:

@@ -62,11 +62,12 @@ def reference_greedy(decoder: torch.nn.Module, states: EncoderStates, max_tokens
         tokens.append(int(token))
         log_prob += float(best)
         if cut_loops and (loop := repeated_tail(tokens)):
-            return Hypothesis(tuple(tokens[:-loop]), log_prob, ended=False, looped=True)
+            return Hypothesis(tuple(tokens[:-loop]), log_prob, ended=False, looped=True, cut=loop)
 
 
 def assert_same(ours: Hypothesis, reference: Hypothesis) -> None:
-    assert (ours.tokens, ours.ended, ours.looped) == (reference.tokens, reference.ended, reference.looped)
+    shown = [(found.tokens, found.ended, found.looped, found.cut) for found in (ours, reference)]
+    assert shown[0] == shown[1]
     assert ours.log_prob == pytest.approx(reference.log_prob, abs=1e-3)
 
 

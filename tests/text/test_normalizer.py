@@ -7,7 +7,7 @@ from whisper_normalizer.basic import BasicTextNormalizer
 
 from whispertune.errors import RecipeError
 from whispertune.text.languages import LANGUAGES
-from whispertune.text.normalizer import basic_normalize, leads_with_cer, normalizer_for
+from whispertune.text.normalizer import UNHEARD, basic_normalize, leads_with_cer, normalizer_for
 
 
 def has_marks(text: str) -> bool:
@@ -20,8 +20,15 @@ PUNCTUATED = st.text(alphabet=st.sampled_from("abcÈ é'’.,!?-<>[]()「」你�
 @settings(deadline=None)
 @given(text=st.text() | PUNCTUATED)
 def test_without_marks_it_is_whispers_basic_normaliser(text: str) -> None:
-    assume(not has_marks(text))
+    assume(not has_marks(text) and UNHEARD.isdisjoint(text))
     assert basic_normalize(text) == BasicTextNormalizer()(text)
+
+
+@pytest.mark.parametrize("char", sorted(UNHEARD))
+def test_what_nobody_hears_is_no_error(char: str) -> None:
+    assert basic_normalize(f"ສະບາຍ{char}ດີ") == "ສະບາຍດີ"
+    assert normalizer_for("it")(char) == ""
+    assert basic_normalize("क्\u200dष") == "क्\u200dष"  # a joiner, part of how the word is written
 
 
 @settings(deadline=None)

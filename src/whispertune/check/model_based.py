@@ -89,7 +89,7 @@ def ask_model(
                 cut_loops=True,
             )
             for index, found in zip(batch, hypotheses, strict=True):
-                own[index] = -found.log_prob / (len(found.tokens) + 1)
+                own[index] = -found.mean_log_prob
                 texts[index] = tokenizer.decode(found.tokens).strip()
             advance(len(batch))
     scores = score_corpus([u.id for u in utterances], [u.text for u in utterances], texts, languages).utterances

@@ -159,13 +159,14 @@ def _result(
 ) -> WindowResult:
     # Beam search does not look for loops as it goes.
     if options.repetition_guard and (kept := first_loop(hypothesis.tokens)) is not None:
-        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:kept], looped=True)
+        cut = hypothesis.cut + len(hypothesis.tokens) - kept
+        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:kept], looped=True, cut=cut)
     text = tokenizer.decode(hypothesis.tokens).strip()
     return WindowResult(
         hypothesis=hypothesis,
         text=text,
         temperature=temperature,
-        mean_log_prob=hypothesis.log_prob / (len(hypothesis.tokens) + 1),
+        mean_log_prob=hypothesis.mean_log_prob,
         compression_ratio=compression_ratio(text),
         no_speech_prob=no_speech_prob,
     )

@@ -55,7 +55,8 @@ def greedy_search(
                 continue
             tokens[row].append(token)
             if cut_loops and (loop := repeated_tail(tokens[row])):
-                finished[row] = Hypothesis(tuple(tokens[row][:-loop]), log_probs[row], ended=False, looped=True)
+                said = tuple(tokens[row][:-loop])
+                finished[row] = Hypothesis(said, log_probs[row], ended=False, looped=True, cut=loop)
                 continue
             staying.append(position)
         if not staying:

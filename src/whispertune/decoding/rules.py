@@ -52,16 +52,22 @@ class Hypothesis:
     """Tokens of one search result, without prompt and end of text.
 
     log_prob: their sum, end of text included (natural logarithm). ended: whether the model ended it itself.
-    looped: whether it was cut where it began to repeat itself. score: what it was ranked by, and alternatives: the
-    hypotheses ranked behind it, where a search had several.
+    looped: whether it was cut where it began to repeat itself. cut: tokens that were cut there; log_prob counts them.
+    score: what it was ranked by, and alternatives: the hypotheses ranked behind it, where a search had several.
     """
 
     tokens: tuple[int, ...]
     log_prob: float
     ended: bool = True
     looped: bool = False
+    cut: int = 0
     score: float | None = None
     alternatives: tuple[Hypothesis, ...] = ()
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Of its tokens, end of text counted whether it came or not, as in openai-whisper."""
+        return self.log_prob / (len(self.tokens) + self.cut + 1)
 
 
 def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:

@@ -85,6 +85,7 @@ class _Sample:
     done: bool = False
     ended: bool = False
     looped: bool = False
+    cut: int = 0
 
 
 class _Window:
@@ -113,11 +114,10 @@ class _Window:
             if cut_loops and (loop := repeated_tail(sample.tokens)):
                 del sample.tokens[-loop:]
                 sample.done = sample.looped = True
+                sample.cut = loop
 
     def best(self) -> Hypothesis:
-        found = [
-            Hypothesis(tuple(s.tokens), s.log_prob, s.ended, s.looped, score=s.log_prob / (len(s.tokens) + 1))
-            for s in self.samples
-        ]
+        found = [Hypothesis(tuple(s.tokens), s.log_prob, s.ended, s.looped, s.cut) for s in self.samples]
+        found = [replace(hypothesis, score=hypothesis.mean_log_prob) for hypothesis in found]
         best, *others = sorted(found, key=lambda hypothesis: -(hypothesis.score or 0.0))
         return replace(best, alternatives=tuple(others))

@@ -10,14 +10,18 @@ from functools import cache
 from whispertune.errors import RecipeError
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES, is_language_code, language_code
 
+UNHEARD = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff")
+"""Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark; joiners of letters are not among
+them."""
+
 
 def basic_normalize(text: str) -> str:
     """Whisper's basic normaliser, except that combining marks stay on the letter they belong to.
 
     Lower case, NFKC; text in [], <> and () dropped; symbols and punctuation become spaces (Radford et
     al. 2022, appendix C). Whisper's own turns marks (Unicode category M) into spaces as well, which cuts
-    words of Hindi, Tamil, Bengali, Thai or vocalised Arabic to pieces. On text that has no marks after
-    NFKC the two are equal, down to a space at either end.
+    words of Hindi, Tamil, Bengali, Thai or vocalised Arabic to pieces. Characters that nobody hears are dropped. On
+    text that has neither these nor, after NFKC, marks the two are equal, down to a space at either end.
     """
     text = text.lower().replace("i\u0307", "i")  # what Python makes of the Turkish 'İ'
     text = re.sub(r"[<\[][^>\]]*[>\]]", "", text)
@@ -25,8 +29,8 @@ def basic_normalize(text: str) -> str:
     kept: list[str] = []
     for char in unicodedata.normalize("NFKC", text):
         category = unicodedata.category(char)
-        if _is_variation_selector(char):
-            continue  # chooses a glyph (text or emoji): never heard
+        if char in UNHEARD or _is_variation_selector(char):
+            continue  # where a line may break or turns, which glyph is shown: never heard
         # A mark whose base has gone (the ring around a symbol) would be left standing as a word of its own.
         orphan = category[0] == "M" and (not kept or kept[-1].isspace())
         kept.append(" " if category[0] in "SP" or category == "Me" or orphan else char)
