@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from whispertune.errors import RunFolderError
+from whispertune.errors import RunFolderError, StorageError
 from whispertune.run_folder import (
     RunFolder,
     make_writable,
@@ -270,7 +270,7 @@ def test_metrics_are_cut_back_to_what_a_state_counts_on(tmp_path: Path) -> None:
 def test_metrics_on_a_full_disk(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.symlink_to("/dev/full")
-    with pytest.raises(RunFolderError) as error:
+    with pytest.raises(StorageError) as error:
         folder.append_metrics({"step": 1})
     line = f"{folder.metrics}: cannot write (No space left on device); free some disk space, then resume"
     assert str(error.value) == line

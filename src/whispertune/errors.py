@@ -4,6 +4,7 @@
     ├── ExportError               an exported model does not transcribe what its source does
     ├── TrainingError             training itself failed (gradients that stay non-finite)
     │   └── ProcessLost           another process of this run has died or is stuck
+    ├── StorageError              the disk filled up or failed while a run went on
     ├── Interrupted               a signal asked the run to stop; its state is saved
     └── UserError                 exit status 2: the input is at fault, and the line says what to do
         ├── ManifestError         a manifest, its columns or its rows
@@ -39,6 +40,10 @@ class TrainingError(WhispertuneError):
 
 class ProcessLost(TrainingError):  # noqa: N818 - what happened, as Interrupted
     """Another process of this run has died or is stuck."""
+
+
+class StorageError(WhispertuneError):
+    """The disk filled up or failed while a run went on; what was whole before still is."""
 
 
 class Interrupted(WhispertuneError):  # noqa: N818 - not a fault

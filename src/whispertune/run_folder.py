@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whispertune.errors import RunFolderError
+from whispertune.errors import RunFolderError, StorageError
 
 
 def fsync_path(path: Path) -> None:
@@ -172,13 +172,13 @@ class RunFolder:
         """Add one row to metrics.jsonl.
 
         Raises:
-            RunFolderError: if the disk is full or gone; a resume drops what was written of the row.
+            StorageError: if the disk is full or gone; a resume drops what was written of the row.
         """
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise RunFolderError(
+            raise StorageError(
                 f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
             ) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 from whispertune.allocator import give_back_freed_memory
 from whispertune.console import console, progress_bar
 from whispertune.environment import free_memory
-from whispertune.errors import RecipeError, RunFolderError
+from whispertune.errors import RecipeError, RunFolderError, StorageError
 from whispertune.processes import Pace
 from whispertune.session import Session
 from whispertune.splits import Split
@@ -128,15 +129,16 @@ class RunStates:
         except OSError as error:
             problem = f"{options.path}: the states cannot be kept there ({error.strerror or error})"
             missing = isinstance(error, FileNotFoundError) and not processes.is_main
+            failed = StorageError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else RunFolderError
         if missing:
             raise RunFolderError(
                 f"{options.path}: what the main process has begun there is not there; name a --states.folder that all "
                 "machines share"
             )
         if processes.world > 1:  # the others are filling the files
-            raise RunFolderError(f"{problem}; free some disk space, name another --states.folder, or take memory")
+            raise failed(f"{problem}; free some disk space, name another --states.folder, or take memory")
         if layout.num_bytes > free_memory() // 2:
-            raise RunFolderError(
+            raise failed(
                 f"{problem}, and {layout.num_bytes / 1e6:.0f} MB do not fit in memory; free some disk space, or name "
                 "another --states.folder, and start the run again"
             )

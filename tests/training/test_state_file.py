@@ -23,7 +23,7 @@ from training_samples import (
 )
 
 from whispertune import cli
-from whispertune.errors import RecipeError, RunFolderError
+from whispertune.errors import RecipeError, RunFolderError, StorageError
 from whispertune.model.whisper import Whisper
 from whispertune.training import resume
 from whispertune.training.freeze import apply_freeze
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(resume, "save_file", full)
-    with pytest.raises(RunFolderError) as error:
+    with pytest.raises(StorageError) as error:
         save_state(path, *ours, Progress(step=3))
     line = str(error.value)
     assert "\n" not in line
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
 def test_a_full_disk_in_a_run(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The third save fails: one line, status 2, and with space again the run ends as if nothing had been."""
+    """The third save fails: one line, status 1, and with space again the run ends as if nothing had been."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert samples.train_run(whole, checkpoint__every_steps=1) == 0
     original, calls = resume.save_file, 0
@@ -157,13 +157,28 @@ def test_a_full_disk_in_a_run(
 
     monkeypatch.setattr(resume, "save_file", full)
     capsys.readouterr()
-    assert samples.train_run(run, checkpoint__every_steps=1) == 2
+    assert samples.train_run(run, checkpoint__every_steps=1) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "No space left on device" in errors[0]
     assert progress_of(run)["step"] == 2
     assert cli.main(["resume", str(run)]) == 0
     assert outcome(run) == outcome(whole)
+
+
+def test_a_full_disk_leaves_the_old_progress_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, *trained(tmp_path), Progress(step=2))
+    before = path.read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(resume, "replace_metadata", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        resume.save_progress(path, Progress(step=3))
+    assert path.read_bytes() == before
+    assert StorageError.exit_status == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "header", "another"])

@@ -139,18 +139,22 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     assert outcome(tmp_path / "run") == small
 
 
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EACCES, 2)])
 def test_full_disk_and_little_memory_is_one_line(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    number: int, status: int,
+) -> None:  # fmt: skip
+    """A folder that may not be written to is the user's doing, a full one is not."""
+
     def full(*arguments: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     for module in ("run_states", "store.plan"):
         monkeypatch.setattr(f"whispertune.{module}.free_memory", lambda: 1000)
-    assert samples.train_run(tmp_path / "run", **SMALL) == 2
+    assert samples.train_run(tmp_path / "run", **SMALL) == status
     shown = capsys.readouterr().err
-    assert "No space left on device), and 4 MB do not fit in memory; free some disk space" in shown
+    assert f"{os.strerror(number)}), and 4 MB do not fit in memory; free some disk space" in shown
     assert "Traceback" not in shown
 
 

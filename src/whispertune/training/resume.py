@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError
+from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError, StorageError
 from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import replacing_file
 from whispertune.tensor_file import replace_metadata, save_file, writing_order
@@ -120,7 +120,7 @@ def save_state(
     """Write trainable parameters, optimiser state and progress to one file, atomically.
 
     Raises:
-        RunFolderError: if the disk is full or gone; the state before stays whole.
+        StorageError: if the disk is full or gone; the state before stays whole.
     """
     owners = owners or Alone()
     tensors = _state_tensors(model, optimizer, progress, owners)
@@ -136,7 +136,7 @@ def save_state(
         raise
     except Exception as error:
         # safetensors reports a full disk as its own kind of error, not as OSError.
-        raise RunFolderError(
+        raise StorageError(
             f"{path}: cannot write the training state ({error}); free some disk space, then resume"
         ) from None
 
@@ -152,13 +152,13 @@ def save_progress(path: Path, progress: Progress) -> None:
     """Write new progress into a state file, its tensors as they are, atomically.
 
     Raises:
-        RunFolderError: if the disk is full or gone; the state before stays whole.
+        StorageError: if the disk is full or gone; the state before stays whole.
     """
     try:
         with replacing_file(path) as temporary:
             replace_metadata(path, temporary, {"progress": json.dumps(asdict(progress))})
     except OSError as error:
-        raise RunFolderError(
+        raise StorageError(
             f"{path}: cannot write the training state ({error}); free some disk space, then resume"
         ) from None
 
