@@ -249,6 +249,7 @@ def test_stitched_windows_are_as_likely_as_what_they_are_made_of(tmp_path: Path,
     split.arrange(WindowOptions(stitched_share=0.9, min_utterances=2, timestamps=0), text, seed=0)
     weights = [(w.utterances[0].text, weight) for w, weight in zip(split.windows, split.weights, strict=True)]
     assert set(weights[8:]) == {("Uno.", 20.0), ("Due.", 1.0)} == set(weights[:8])
+    assert all(len({utterance.weight for utterance in window.utterances}) == 1 for window in split.windows)
 
 
 def talk(folder: Path, cues: Sequence[tuple[float, float, str]], seconds: float = 40) -> Path:

@@ -134,14 +134,14 @@ def stitched_windows(
     """Windows of several utterances, so many that they are `stitched_share` of all windows.
 
     num_samples, num_tokens: of each utterance. A window's first utterance is drawn from all, the others from those of
-    its language and task, without repetition, within 30 s and `max_tokens` of text and timestamps; one that ends with
-    fewer than `min_utterances` is dropped (long recordings cannot be stitched).
+    its language, task and weight, without repetition, within 30 s and `max_tokens` of text and timestamps; one that
+    ends with fewer than `min_utterances` is dropped (long recordings cannot be stitched).
     """
     wanted = round(len(utterances) * options.stitched_share / (1 - options.stitched_share))
     generator = np.random.default_rng((seed, 0x57174))
-    alike: dict[tuple[str | None, str | None], array[int]] = {}
+    alike: dict[tuple[str | None, str | None, float], array[int]] = {}
     for index, utterance in enumerate(utterances if wanted else ()):
-        alike.setdefault((utterance.language, utterance.task), array("q")).append(index)
+        alike.setdefault((utterance.language, utterance.task, utterance.weight), array("q")).append(index)
     windows: list[Window] = []
     for number in range(wanted):
         target = int(generator.integers(options.min_utterances, options.max_utterances + 1))
@@ -152,7 +152,8 @@ def stitched_windows(
         pauses: list[float] = []
         samples, tokens = _samples_of(lead), 0
         start = int(generator.integers(len(utterances)))
-        others = alike[utterances[start].language, utterances[start].task]
+        first = utterances[start]
+        others = alike[first.language, first.task, first.weight]
         draws = generator.integers(len(others), size=4 * target - 1).tolist()
         for index in (start, *map(others.__getitem__, draws)):
             pause = float(generator.uniform(options.min_pause, options.max_pause)) if chosen else 0.0

@@ -16,6 +16,7 @@ from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.prompts import begin
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
+from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
@@ -86,6 +87,22 @@ def test_greedy_rows_are_what_they_are_alone(
     found = greedy_search(decoder, begun, RULES, EOT, limits[:rows], cut_loops=cut_loops)
     for row, hypothesis in enumerate(found):
         assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
+
+
+def test_a_sample_that_loops_ranks_behind_those_that_do_not() -> None:
+    """A loop's tokens are likely ones: its mean log-probability beats that of real text."""
+    states = random_states(6, 0)
+    mixed = 0
+    for decoder in DECODERS:
+        found = sample_search(
+            decoder, begin(decoder, states, [PROMPT] * 6), RULES, EOT, [30] * 6,
+            temperature=0.5, seeds=[(n,) for n in range(6)], best_of=6, cut_loops=True,
+        )  # fmt: skip
+        for best in found:
+            ranked = [best, *best.alternatives]
+            assert ranked == sorted(ranked, key=lambda h: (h.looped, -h.mean_log_prob))
+            mixed += best.looped != ranked[-1].looped and ranked[-1].mean_log_prob > best.mean_log_prob
+    assert mixed
 
 
 def test_the_models_above_do_end_loop_and_get_stopped() -> None:

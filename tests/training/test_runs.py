@@ -336,6 +336,7 @@ def test_timestamps_follow_the_augmented_copy(
     begin = checkpoint_samples.SPECIALS["<|notimestamps|>"] + 1
     extra = {
         "windows__stitched_share": 0.3, "windows__timestamps": 1.0, "windows__previous_text": 1.0, "epochs": 2,
+        "windows__min_utterances": 2, "windows__max_utterances": 2,  # few, so that each finds one that shares none
         "augment__keep_original": "true", "augment__speed__probability": 1.0, "augment__speed__factors": "[0.8,0.9]",
     }  # fmt: skip
     found: dict[str, list[tuple[list[int], list[int]]]] = {}

@@ -30,7 +30,8 @@ def sample_search(
     cut_loops: bool = False,
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
-    """The best of `best_of` samples of each of U windows, by log-probability per token (end of text counted).
+    """The best of `best_of` samples of each of U windows, by log-probability per token (end of text counted); one
+    whose loop was cut stands behind the others.
 
     Tokens are drawn from softmax(log-probabilities / temperature); log_prob is that of temperature 1. seeds: U, what
     a window's draws follow from, whatever runs beside it. With `cut_loops` samples that repeat themselves are cut.
@@ -119,5 +120,6 @@ class _Window:
     def best(self) -> Hypothesis:
         found = [Hypothesis(tuple(s.tokens), s.log_prob, s.ended, s.looped, s.cut) for s in self.samples]
         found = [replace(hypothesis, score=hypothesis.mean_log_prob) for hypothesis in found]
-        best, *others = sorted(found, key=lambda hypothesis: -(hypothesis.score or 0.0))
+        # What a loop repeats is likely: by its score it would win.
+        best, *others = sorted(found, key=lambda hypothesis: (hypothesis.looped, -hypothesis.mean_log_prob))
         return replace(best, alternatives=tuple(others))
