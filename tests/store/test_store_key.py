@@ -93,6 +93,11 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
         given.augmented(windows=changed(given.windows, id="other")),
         given.augmented(windows=[*given.windows[:-1], dataclasses.replace(last, id="stitched-1")]),
     ]
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        keys.append(given.key(dtype=torch.float32))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
     monkeypatch.setattr("whispertune.states.BATCH_FRAMES", 1000)
     keys.append(given.key())
     monkeypatch.setattr(module, "COMPUTING", module.COMPUTING[:-1])

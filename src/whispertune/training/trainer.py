@@ -138,7 +138,8 @@ class Trainer:
             copies = [self.targets(index, epoch) for index in batch]
             every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
             losses.append(self.backward(batch, every, num_tokens))
-        loss = sum(part.item() for part in losses)  # only now: each number waits for all that the GPU has to do
+        # Only now, and once: to ask a GPU for a number is to wait for all that it has to do.
+        loss = torch.stack(losses).double().sum().item() if losses else 0.0
         (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
         self.shards.sum_gradients()
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
