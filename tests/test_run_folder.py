@@ -51,6 +51,23 @@ def content_of(path: Path) -> str:
     return content
 
 
+@pytest.mark.parametrize("letter", ["a", "क"])
+@pytest.mark.parametrize("missing", [0, 17, 18])
+def test_every_name_that_a_file_may_have_can_be_replaced(tmp_path: Path, letter: str, missing: int) -> None:
+    """Up to 255 bytes of it; two long names that begin alike have temporary ones of their own."""
+    size = 253 - missing
+    stem = letter * (size // len(letter.encode()))
+    stem += "x" * (size - len(stem.encode()))
+    one, other = tmp_path / f"{stem}.1", tmp_path / f"{stem}.2"
+    with replacing_file(one) as first, replacing_file(other) as second:
+        first.write_text("one")
+        second.write_text("other")
+    assert (one.read_text(), other.read_text()) == ("one", "other")
+    with replacing_folder(tmp_path / f"{stem}.d") as folder:
+        (folder / "file").touch()
+    assert names(tmp_path) == {one.name, other.name, f"{stem}.d"}
+
+
 def test_replacing_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     for text in ("one", "two"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RunFolderError, StorageError
+
+LONGEST_NAME = 238
+"""Bytes of a file's name beside which a temporary one still has its place: file systems take 255."""
 
 
 def fsync_path(path: Path) -> None:
@@ -24,8 +28,12 @@ def fsync_path(path: Path) -> None:
 
 
 def _beside(path: Path, role: str) -> Path:
-    """A name that no user picks: what lies there may be deleted."""
-    return path.with_name(f".{path.name}.whispertune-{role}")
+    """A name that no user picks: what lies there may be deleted. A long one gives way to its digest, so that whatever
+    has a name can be replaced."""
+    name = (
+        path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    )
+    return path.with_name(f".{name}.whispertune-{role}")
 
 
 @contextmanager
