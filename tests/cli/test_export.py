@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
 from whispertune.errors import CheckpointError, ExportError
+from whispertune.export_mark import MARK
 
 Refused = Callable[..., str]
 
@@ -58,7 +60,6 @@ def test_each_format_from_a_run(model: Path, tmp_path: Path, command: Command, t
         assert str(output) in outcome.out
     names = {path.name for path in output.iterdir()}
     assert {file, "tokenizer.json", "generation_config.json", "preprocessor_config.json"} <= names
-    assert all(export.is_exported(name) for name in names)
     assert [path.name for path in output.parent.iterdir()] == ["model"]
     generation = json.loads((output / "generation_config.json").read_text())
     assert generation["language"] == "<|it|>"
@@ -126,7 +127,7 @@ def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
 
 def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    refused(flags(model, "ggml", tmp_path), "something else than an export (thesis.txt)")
+    refused(flags(model, "ggml", tmp_path), "something else than an export (thesis.txt")
     refused(flags(model, "huggingface", model), "holds the model that is exported")
     refused(flags(model.parent, "huggingface", model), "holds the model that is exported")
     (tmp_path / "file").write_text("mine")
@@ -135,13 +136,96 @@ def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused
     assert (model / "model.safetensors").exists()
 
 
-def test_another_model_is_not_replaced(model: Path, tmp_path: Path, refused: Refused) -> None:
-    """The best/ of another run, or a model from the Hub: files as of an export, and a model card."""
+@pytest.mark.parametrize("card", ["# Another", None])
+def test_another_model_is_not_replaced(model: Path, tmp_path: Path, refused: Refused, card: str | None) -> None:
+    """The best/ of another run, a model from the Hub, or one that `save_pretrained` wrote: files as of an export."""
     other, checkpoint = tmp_path / "other" / "best", standard()
-    save_huggingface(other, checkpoint, checkpoint.weights, language="it", model_card="# Another")
+    save_huggingface(other, checkpoint, checkpoint.weights, language="it", model_card=card)
     before = {path.name: path.read_bytes() for path in other.iterdir()}
-    refused(flags(model, "ggml", other), "something else than an export (README.md); choose another folder")
+    refused(flags(model, "ggml", other), "something else than an export", "choose another folder")
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda out: (out / "notes.txt").write_text("mine"),  # added
+        lambda out: (out / "model.pt").write_bytes(b"trained for a week"),  # another model put in its place
+        lambda out: (out / "sub").mkdir(),
+        lambda out: (out / ".writable").write_text("mine"),
+        lambda out: ((out / "tokenizer.json").rename(out.parent / "t"), (out / "tokenizer.json").symlink_to("../t")),
+        lambda out: (out / MARK).write_text("{"),
+        lambda out: (out / MARK).write_text("[1]"),
+        lambda out: (out / MARK).write_text('{"files": [1, 2]}'),
+        lambda out: (out / MARK).unlink(),
+    ],
+)
+def test_an_export_that_was_changed_is_not_replaced(
+    model: Path, tmp_path: Path, command: Command, refused: Refused, change: Callable[[Path], object]
+) -> None:
+    out = tmp_path / "out"
+    assert command(flags(model, "openai", out)).status == 0
+    change(out)
+    before = everything(tmp_path)
+    refused(flags(model, "ggml", out), "something else than an export")
+    assert everything(tmp_path) == before
+
+
+def test_a_source_inside_the_output_is_kept(model: Path, tmp_path: Path, command: Command, refused: Refused) -> None:
+    """By whatever links it is named: the folder would be replaced, the weights in it with it."""
+    out = tmp_path / "out"
+    assert command(flags(model, "openai", out)).status == 0
+    link, folder, tokenizer = tmp_path / "mine.pt", tmp_path / "linked", tmp_path / "text"
+    link.symlink_to(out / "model.pt")
+    folder.symlink_to(out)
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").symlink_to(out / "tokenizer.json")
+    shutil.copy(out / "model.pt", tmp_path / "free.pt")
+    parts = tmp_path / "parts"  # a folder of links, as the Hub's cache is
+    parts.mkdir()
+    for file in out.iterdir():
+        (parts / file.name).symlink_to(file)
+    before = everything(tmp_path)
+    for source, more in (
+        (link, [f"--tokenizer={out}"]),
+        (folder, []),
+        (out / "model.pt", []),
+        (parts, []),
+        (tmp_path / "free.pt", [f"--tokenizer={tokenizer}"]),
+    ):
+        refused(flags(source, "ggml", out, *more), "holds the model that is exported")
+    refused(flags(out / "model.pt", "ggml", folder), "holds the model that is exported")
+    refused(flags(out, "ggml", tmp_path), "holds the model that is exported")
+    assert everything(tmp_path) == before
+
+
+def test_what_is_put_there_meanwhile_is_kept(
+    model: Path, tmp_path: Path, refused: Refused, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert command(flags(model, "openai", out)).status == 0
+
+    def write(folder: Path, *arguments: object) -> None:
+        (out / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(export, "write", write)
+    before = everything(tmp_path) | {"out/notes.txt": b"mine"}
+    refused(flags(model, "ggml", out), "something was written to", "nothing was replaced")
+    assert everything(tmp_path) == before
+
+
+def test_what_a_killed_replacement_left_is_looked_at(model: Path, tmp_path: Path, refused: Refused) -> None:
+    """The best/ of a run that was killed between two renames lies under another name; it is no export."""
+    best, checkpoint = tmp_path / "best", standard()
+    save_huggingface(best, checkpoint, checkpoint.weights, language="it", model_card=None)
+    before = everything(best)
+    best.rename(tmp_path / ".best.whispertune-old")
+    refused(flags(model, "ggml", best), "something else than an export")
+    assert everything(best) == before
 
 
 def test_without_the_package_to_write_with(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

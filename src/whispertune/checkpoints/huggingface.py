@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,9 +29,8 @@ from whispertune.tensor_file import save_file
 MAX_SHARD_BYTES = 50 * 10**9
 """Most bytes of weights in one file unless asked otherwise: transformers' own bound, which no Whisper reaches."""
 
-SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 INDEX = "model.safetensors.index.json"
-"""Names of the files that weights are cut into, and of the one that tells which of them holds which tensor."""
+"""Name of the file that tells which of several files holds which tensor."""
 
 
 def read_folder(folder: Path, *, source: str) -> Checkpoint:

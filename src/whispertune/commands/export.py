@@ -14,7 +14,7 @@ from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
 from whispertune.checkpoints.generation import own_language
 from whispertune.checkpoints.ggml import save_ggml
-from whispertune.checkpoints.huggingface import INDEX, MAX_SHARD_BYTES, SHARD, save_huggingface
+from whispertune.checkpoints.huggingface import MAX_SHARD_BYTES, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.console import console, progress_bar, results
@@ -23,11 +23,12 @@ from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import AudioError, DataError, ExportError, RecipeError, RunFolderError
+from whispertune.export_mark import contents, held_source, not_exported, write_mark
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE
 from whispertune.loading import ready_model, ready_to_decode
-from whispertune.run_folder import make_writable, replacing_folder
+from whispertune.run_folder import make_writable, recover_folder, replacing_folder
 from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
 from whispertune.states import encode, window_features
 from whispertune.targets import MAX_TOKENS
@@ -70,7 +71,7 @@ class ExportOptions:
     """What to write: a Hugging Face folder, CTranslate2's (faster-whisper), whisper.cpp's, OpenAI's."""
 
     output: str
-    """Folder to write; an earlier export there is replaced."""
+    """Folder to write. An earlier export there is replaced; a folder with anything else in it is refused."""
 
     quantization: Quantization | None = None
     """How weights are stored, float32 by default. Hugging Face: float32; OpenAI: float32 or float16; ggml: these
@@ -137,7 +138,9 @@ def main(arguments: Sequence[str]) -> int:
     check_verify(options, audio)
     output = Path(options.output).resolve()  # `.` has no name to put another folder beside
     is_here = output == Path.cwd()
+    recover_folder(output)  # what an export that was killed left is looked at, too
     check_output(output, options)
+    before = contents(output)
     if options.to == "ctranslate2":
         require_ctranslate2()
     if audio is not None:
@@ -150,6 +153,11 @@ def main(arguments: Sequence[str]) -> int:
         write(folder, checkpoint, options)
         if clips:
             verify(folder, checkpoint, clips, options)
+        write_mark(folder, model=options.model, to=options.to, quantization=options.stored)
+        if contents(output) != before:
+            raise RunFolderError(
+                f"--output: something was written to {output} meanwhile; nothing was replaced: choose another folder"
+            )
     size = sum(file.stat().st_size for file in output.iterdir())
     results.print(f"{options.to}, {options.stored}, {size / 1e6:.0f} MB: {output}")
     results.print(_OPENS[options.to].format(output))
@@ -181,32 +189,18 @@ def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
 
 def check_output(output: Path, options: ExportOptions) -> None:
     """Refuse a folder whose replacement would lose something, and one that cannot be written."""
-    source = Path(options.model).expanduser()
-    if source.exists() and any(output.resolve() == path.resolve() for path in (source, source / "best", source.parent)):
-        raise RunFolderError(f"--output: {output} holds the model that is exported; choose another folder")
-    if output.is_dir():
-        strange = [path.name for path in output.iterdir() if not is_exported(path.name) or path.is_dir()]
-        if strange:
-            raise RunFolderError(
-                f"--output: {output} holds something else than an export ({strange[0]}); choose another folder"
-            )
+    sources = [Path(given).expanduser() for given in (options.model, options.tokenizer) if given]
+    if (held := held_source(output, sources)) is not None:
+        raise RunFolderError(f"--output: {output} holds the model that is exported ({held}); choose another folder")
+    if output.is_dir() and (strange := not_exported(output)) is not None:
+        raise RunFolderError(
+            f"--output: {output} holds something else than an export ({strange} is not as `whispertune export` left "
+            "it); choose another folder, or move it away"
+        )
     created = not output.exists()
     make_writable(output)
     if created:
         output.rmdir()
-
-
-EXPORTED_FILES = {
-    *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocabulary.json", "merges.txt"),
-    *("normalizer.json", "model.safetensors", INDEX, "model.bin", "model.pt", "ggml-model.bin"),
-}
-"""No README.md, which a run's best/ and models from the Hub have: those are no exports to replace."""
-
-
-def is_exported(name: str) -> bool:
-    """Whether exports have a file of this name: a folder of these alone may be replaced."""
-    return name in EXPORTED_FILES or SHARD.fullmatch(name) is not None
 
 
 def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
