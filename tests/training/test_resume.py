@@ -95,8 +95,8 @@ MOMENTS = {
     "writing best/": Moment("whispertune.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
     "between best/ and its state": Moment("whispertune.stages", "save_huggingface", 2, "after"),
-    "choosing the best": Moment("whispertune.commands.train", "paired_bootstrap", 1),
-    "between the test's rows and its files": Moment("whispertune.commands.train", "write_jsonl", 1),
+    "choosing the best": Moment("whispertune.outcome", "paired_bootstrap", 1),
+    "between the test's rows and its files": Moment("whispertune.outcome", "write_jsonl", 1),
 }
 """When a run of two epochs with three updates each is killed."""
 

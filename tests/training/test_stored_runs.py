@@ -163,7 +163,7 @@ def test_a_run_of_which_only_the_test_is_left_encodes_nothing_for_training(
 ) -> None:
     run = tmp_path / "run"
     command = samples.arguments(run, test=samples.test, states__store="memory", search__beam_size=1, max_steps=1)
-    assert runner(command, Moment("whispertune.commands.train", "write_jsonl", 1)) == -signal.SIGKILL
+    assert runner(command, Moment("whispertune.outcome", "write_jsonl", 1)) == -signal.SIGKILL
     encoded = Encoded(monkeypatch)
     monkeypatch.setattr("whispertune.training.validate.MAX_TOKENS", 40)
     assert cli.main(["resume", str(run)]) == 0

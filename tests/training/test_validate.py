@@ -33,8 +33,7 @@ from training_samples import (
     weights_of,
 )
 
-from whispertune import stages
-from whispertune.commands import train
+from whispertune import outcome, stages
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.windows import GREEDY, SearchOptions
@@ -360,13 +359,13 @@ def test_the_baseline_is_best_only_beyond_chance(
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[Any] = []
-    monkeypatch.setattr(train, "save_best", lambda session, weights: saved.append(weights))
+    monkeypatch.setattr(outcome, "save_best", lambda session, weights: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [errors_of(wrong) for wrong in errors])
-    monkeypatch.setattr(train, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
+    monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
     session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"))
     progress = Progress(step=9, best_step=7, best_epoch=2)
-    comparison = train.choose_best(session, progress)
+    comparison = outcome.choose_best(session, progress)
     assert comparison.difference == pytest.approx((sum(after) - sum(before)) / 160)
     assert saved == (["base as it was"] if replaced else [])
     assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))

@@ -7,23 +7,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from whispertune.allocator import give_back_freed_memory, keep_freed_memory
-from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.console import console, peak_memory_gb, percent, results
+from whispertune.console import console, results
 from whispertune.environment import describe_environment
 from whispertune.errors import Interrupted, ProcessLost, RunFolderError, WhispertuneError
 from whispertune.flags import help_text, load_yaml, parse_fields
+from whispertune.outcome import choose_best, record_test, report
 from whispertune.precision import precision_name
 from whispertune.processes import Processes, join
 from whispertune.recipe import Recipe, differing_fields, to_yaml
-from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl, write_text
-from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
+from whispertune.run_folder import RunFolder, write_text
 from whispertune.session import Session, open_session
-from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test, save_best
+from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
-from whispertune.training.validate import Evaluation
 
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
                          [--field value …]"""
@@ -200,97 +196,3 @@ def _record(session: Session) -> None:
     if session.processes.is_main:
         write_text(folder.recipe, to_yaml(recipe))
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
-
-
-def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
-    """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
-    baseline = read_jsonl(session.folder.validation(0))
-    best = read_jsonl(session.folder.validation(progress.best_step))
-    by = ["character" if row["leads_with_cer"] else "word" for row in baseline]
-    comparison = paired_bootstrap(
-        [row[f"{unit}_errors"] for unit, row in zip(by, baseline, strict=True)],
-        [row[f"{unit}_errors"] for unit, row in zip(by, best, strict=True)],
-        [row[f"{unit}s"] for unit, row in zip(by, baseline, strict=True)],
-    )
-    if comparison.difference > 0:
-        console.print(
-            f"fine-tuning made it worse: the valid error rate rose by {100 * comparison.difference:.1f} points "
-            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr",
-            style="bold red",
-        )
-    if comparison.low > 0:
-        console.print("best/ now holds the untouched model")
-        save_best(session, load_checkpoint(session.recipe.model).weights)
-        progress.best_step = progress.best_epoch = 0
-    return comparison
-
-
-def record_test(session: Session, progress: Progress, evaluations: Sequence[Evaluation]) -> None:
-    """Write the test rows of metrics.jsonl, test/hypotheses.jsonl (best model, widest search) and summary.json."""
-    folder = session.folder
-    summary = {}
-    for found in evaluations:
-        best = found.name == "best"
-        folder.append_metrics(
-            {
-                "step": progress.best_step if best else 0,
-                "epoch": progress.best_epoch if best else 0,
-                "split": "test",
-                "model": found.name,
-                "frames": "dense",
-                **found.summary(),
-            }
-        )
-        summary[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = found.summary()
-    chosen = evaluations[-1]
-    write_jsonl(folder.test / "hypotheses.jsonl", chosen.rows())
-    content = {**chosen.summary(), "model": chosen.name, "frames": "dense", "all": summary}
-    write_text(folder.test / "summary.json", json.dumps(content, indent=2) + "\n")
-
-
-def report(
-    session: Session,
-    progress: Progress,
-    evaluations: Sequence[Evaluation],
-    comparison: PairedBootstrap,
-    seconds: float,
-) -> None:
-    """The table at the end of a run."""
-    rows = read_jsonl(session.folder.metrics)
-    valid = [row for row in rows if row.get("split") == "valid"]
-    before = valid[0]
-    after = next(row for row in reversed(valid) if row["step"] == progress.best_step)
-    table = Table(title="untouched against fine-tuned, normalised", title_justify="left")
-    rates = ("CER", "WER") if before["leading"] == "CER" else ("WER", "CER")
-    for heading in ("split", "search", "frames"):
-        table.add_column(heading)
-    for rate in rates:
-        table.add_column(f"{rate} before", justify="right")
-        table.add_column(f"{rate} after", justify="right")
-
-    def add(split: str, search: str, frames: str, old: dict[str, float], new: dict[str, float]) -> None:
-        figures = [percent(side[rate.lower()]) for rate in rates for side in (old, new)]
-        table.add_row(split, search, frames, *figures)
-
-    add("valid", "greedy", session.frames.selection, before, after)
-    half = len(evaluations) // 2
-    for old, new in zip(evaluations[:half], evaluations[half:], strict=True):
-        search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
-        add("test", search, "dense", old.summary(), new.summary())
-    results.print(table)
-    for found in evaluations:
-        if found.capped:
-            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into Whisper's 448 tokens (loops)")
-    change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
-    results.print(
-        f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) "
-        f"at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; {progress.skipped} updates skipped"
-    )
-    results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
-    results.print(f"model: {session.folder.best}")
-    flag = f" --language {session.recipe.language}" if session.recipe.language else ""
-    flag += f" --language_token {session.recipe.language_token}" if session.recipe.language_token else ""
-    results.print(
-        f"next:  whispertune evaluate --model {session.folder.path} "
-        f"--data {session.recipe.test or session.recipe.valid}{flag}"
-    )
