@@ -19,15 +19,39 @@ The message is one line: what is wrong, where (file, row, field), and the remedy
 
 from __future__ import annotations
 
+MOST_CHARACTERS = 1000
+"""Of a message: whatever stands in a user's files, what is said of it can be read on a screen."""
+TAIL = 300
+"""Of these, kept of the end of a longer message: the remedy."""
+
+
+def one_line(message: str) -> str:
+    """The message in printable characters (others as escapes) and of bounded length, its middle left out."""
+    message = _shortened(message)
+    if not message.isprintable():
+        message = _shortened("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
+    return message
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= MOST_CHARACTERS:
+        return message
+    return f"{message[: MOST_CHARACTERS - TAIL - 3]} … {message[-TAIL:]}"
+
 
 class WhispertuneError(Exception):
     """Base of all of them; `exit_status` is what the command line exits with.
+
+    Its message is made one bounded line of printable characters.
 
     others_lost: whether the run's other processes were gone or stuck, too, when it was met.
     """
 
     exit_status = 1
     others_lost = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ExportError(WhispertuneError):

@@ -12,6 +12,7 @@ import soundfile
 from whispertune.augment.bounds import require_between
 from whispertune.data.audio import SAMPLE_RATE, load_waveform
 from whispertune.errors import AudioError, RecipeError
+from whispertune.home import expand_home
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SPAN_MARGIN = 0.01  # seconds read beyond what is needed: rounding to the recording's rate never leaves too few
@@ -53,7 +54,7 @@ class NoiseSource:
     """
 
     def __init__(self, folder: str) -> None:
-        root = Path(folder).expanduser()
+        root = expand_home(folder)
         if not root.is_dir():
             raise RecipeError(f"augment.noise.folder is {folder}; there is no such folder")
         # Sorted, for a folder's own order differs between machines. Hidden files are no recordings (macOS's

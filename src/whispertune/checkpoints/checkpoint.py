@@ -7,6 +7,7 @@ from pathlib import Path
 from whispertune.checkpoints import ctranslate2, ggml, hub, huggingface, openai, packaged
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.errors import CheckpointError
+from whispertune.home import expand_home
 
 __all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
 
@@ -20,7 +21,7 @@ def load_checkpoint(model: str, tokenizer: Path | None = None) -> Checkpoint:
 
     Raises CheckpointError, in one line, if it can't be found, read, or is no Whisper.
     """
-    path = Path(model).expanduser()
+    path = expand_home(model)
     if path.suffix in openai.SUFFIXES and path.is_file():
         return openai.read_file(path, source=model, tokenizer=tokenizer)
     if model and (path / openai.FILE).is_file() and not (path / "config.json").exists():

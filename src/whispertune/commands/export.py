@@ -27,6 +27,7 @@ from whispertune.export_mark import contents, held_source, not_exported, write_m
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE
+from whispertune.home import expand_home
 from whispertune.loading import ready_model, ready_to_decode
 from whispertune.run_folder import make_writable, recover_folder, replacing_folder
 from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     if audio is not None:
         require_runtime(options.to)
     console.print(f"reading   {options.model}")
-    tokenizer = None if options.tokenizer is None else Path(options.tokenizer).expanduser()
+    tokenizer = None if options.tokenizer is None else expand_home(options.tokenizer)
     checkpoint = load_checkpoint(options.model, tokenizer)
     clips = [] if audio is None else read_clips(options, audio, checkpoint)
     with replacing_folder(output) as folder:
@@ -189,7 +190,7 @@ def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
 
 def check_output(output: Path, options: ExportOptions) -> None:
     """Refuse a folder whose replacement would lose something, and one that cannot be written."""
-    sources = [Path(given).expanduser() for given in (options.model, options.tokenizer) if given]
+    sources = [expand_home(given) for given in (options.model, options.tokenizer) if given]
     if (held := held_source(output, sources)) is not None:
         raise RunFolderError(f"--output: {output} holds the model that is exported ({held}); choose another folder")
     if output.is_dir() and (strange := not_exported(output)) is not None:

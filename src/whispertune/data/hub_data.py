@@ -16,7 +16,8 @@ from whispertune.data.arrow_folder import add_arrow_file, make_id_distinct
 from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, make_row
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
-from whispertune.errors import ManifestError
+from whispertune.errors import ManifestError, RecipeError
+from whispertune.home import cache_folder
 
 PREFIX = "hub:"
 
@@ -46,7 +47,7 @@ def add_hub_data(
             files = [Path(entry["filename"]) for entry in loaded.cache_files]
         else:
             index = _stream(datasets, address, corpus, config, chosen, first)
-    except ManifestError:
+    except (ManifestError, RecipeError):
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -59,15 +60,10 @@ def add_hub_data(
         row = add_arrow_file(path, utterances, taken, row)
 
 
-def cache_folder() -> Path:
-    """Where streamed rows are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whispertune" / "streams"
-
-
 def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int) -> Path:
     """Fetch the first rows, unless they are there: an index of JSON lines, and the recordings in one file."""
     key = hashlib.sha256(f"{address}\n{split}\n{first}".encode()).hexdigest()[:16]
-    index = cache_folder() / f"{key}.jsonl"
+    index = cache_folder() / "streams" / f"{key}.jsonl"
     if index.is_file():
         return index
     index.parent.mkdir(parents=True, exist_ok=True)

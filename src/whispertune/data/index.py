@@ -26,6 +26,8 @@ import soundfile
 
 from whispertune.data import audio, av_decoder, containers, manifest, plain_rows, rows, utterances
 from whispertune.data.utterances import Utterances
+from whispertune.errors import RecipeError
+from whispertune.home import cache_folder
 
 FEWEST_ROWS = 20_000
 """Fewer are read anew in a moment."""
@@ -53,7 +55,7 @@ class Files:
 
 def index_folder() -> Path:
     """~/.cache/whispertune/index, or where XDG_CACHE_HOME says."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whispertune" / "index"
+    return cache_folder() / "index"
 
 
 def rows_key(described: str, manifests: Sequence[Path]) -> str | None:
@@ -131,8 +133,8 @@ def sources_of(modules: Sequence[ModuleType]) -> list[str]:
 
 
 def _load(key: str) -> Columns | None:
-    path = index_folder() / f"{key}.npz"
     try:
+        path = index_folder() / f"{key}.npz"
         with path.open("rb") as file:
             if zipfile.ZipFile(file).testzip() is not None:  # before a damaged shape asks for all memory
                 return None
@@ -149,9 +151,9 @@ def _load(key: str) -> Columns | None:
 
 def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an entry, or none: without it the next start takes longer, that is all."""
-    folder = index_folder()
     temporary: str | None = None
     try:
+        folder = index_folder()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(suffix=".new", dir=folder)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
@@ -160,7 +162,7 @@ def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
             os.fsync(file.fileno())
         _make_room(folder, Path(temporary).stat().st_size)
         Path(temporary).replace(folder / f"{key}.npz")
-    except OSError:
+    except (OSError, RecipeError):  # RecipeError: no home folder
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()

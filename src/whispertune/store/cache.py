@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from whispertune.home import cache_folder
 from whispertune.store.files import STATES, USE, try_lock
 
 SPARE_BYTES = 2 * 10**9
@@ -16,8 +17,7 @@ SPARE_BYTES = 2 * 10**9
 
 def default_folder() -> Path:
     """~/.cache/whispertune/states, or where XDG_CACHE_HOME says."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "whispertune" / "states"
+    return cache_folder() / "states"
 
 
 def _stores(folder: Path) -> Iterator[tuple[float, int, Path]]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from whispertune.environment import free_memory
 from whispertune.errors import RecipeError
+from whispertune.home import expand_home
 from whispertune.model.config import WhisperConfig
 from whispertune.store.cache import default_folder, free_bytes, room_for
 
@@ -44,7 +45,7 @@ class StateOptions:
     @property
     def path(self) -> Path:
         """The folder."""
-        return default_folder() if self.folder is None else Path(self.folder).expanduser()
+        return default_folder() if self.folder is None else expand_home(self.folder)
 
     @property
     def max_bytes(self) -> int:
@@ -65,6 +66,10 @@ def choose_place(options: StateOptions, num_bytes: int, processes: int = 1) -> t
         reason = f"{disk / 1e9:.1f} GB free in {options.path}, of which stores may take {options.max_gb:g} GB"
     except OSError as error:
         memory, reason = free_memory(), f"{options.path} cannot be read: {error.strerror}"
+    except RecipeError as error:  # no home folder
+        if options.folder is not None:
+            raise
+        memory, reason = free_memory(), str(error)
     if num_bytes * processes <= memory // 2:
         return "memory", f"{megabytes}, and no room on disk ({reason})"
     return "off", f"{megabytes} fit neither on disk ({reason}) nor in memory ({memory / 1e9:.1f} GB free)"
