@@ -16,6 +16,7 @@ import soxr
 
 from whispertune.data import containers
 from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av, stream_with_av
+from whispertune.data.levels import mixed, require_usual_levels
 from whispertune.data.recording import Recording, convert, fail, fail_channel, fail_cut_short
 from whispertune.data.utterances import Utterance
 
@@ -43,8 +44,8 @@ def load_waveform(
 
     Only the span is decoded. Channels are averaged, unless one is chosen (from 0). within: first byte and number of
     bytes of the recording in `audio`, where that holds several. Safe to call from several threads. Raises AudioError
-    for a file that is missing, unreadable, empty or cut short, for samples that are not finite, and for a span
-    outside it (by more than 0.05 s at its end).
+    for a file that is missing, unreadable, empty or cut short, for samples that are not finite or far above full
+    scale, for channels that cancel each other, and for a span outside it (by more than 0.05 s at its end).
     """
     with _opened(audio, within) as recording:
         samples, sample_rate = _decode(recording, start, end, channel)
@@ -55,6 +56,7 @@ def load_waveform(
             fail(recording, "holds no samples here", "remove its row or correct its start and end")
         if not np.isfinite(samples).all():
             fail(recording, "holds samples out of all bounds", convert(recording))
+        require_usual_levels(recording, samples)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
@@ -73,6 +75,7 @@ def stream_waveform(audio: Path) -> Iterator[Waveform]:
                 samples = resampler.resample_chunk(samples, last=last)
             if not np.isfinite(samples).all():
                 fail(recording, "holds samples out of all bounds", convert(recording))
+            require_usual_levels(recording, samples)
             total += len(samples)
             yield np.ascontiguousarray(samples, dtype=np.float32)
         if not total:
@@ -212,7 +215,7 @@ def _av_blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
         for part in stream_with_av(raw, num_frames, AV_SECONDS * rate):
             if len(block):  # one is held back: the last is known only when no other follows
                 yield block, rate, False
-            first, block = first + len(block), part.mean(axis=0, dtype=np.float32)
+            first, block = first + len(block), mixed(recording, part.T)
     yield _completed(recording, block, first, num_frames, rate), rate, True
 
 
@@ -226,7 +229,7 @@ def _decode_av(recording: Recording, start: float, end: float | None, channel: i
         found = decode_with_av(raw, first / rate, last / rate)
     if channel is not None and channel >= len(found):
         fail_channel(recording, channel, len(found))
-    samples = found.mean(axis=0, dtype=np.float32) if channel is None else found[channel]
+    samples = mixed(recording, found.T) if channel is None else found[channel]
     return _completed(recording, samples[: last - first], first, last, rate), rate
 
 
@@ -306,11 +309,8 @@ def _read(recording: Recording, file: Any, num_frames: int, channel: int | None)
         block = file.read(wanted, dtype="float32", always_2d=True)
         if not np.isfinite(block).all():
             fail(recording, "holds samples that are NaN or infinite", "repair or replace it")
-        with np.errstate(over="ignore"):  # the result is looked at once more, by load_waveform
-            if block.shape[1] == 1 or channel is not None:
-                blocks.append(block[:, channel or 0])
-            else:
-                blocks.append(block.mean(axis=1, dtype=np.float32))
+        one = block.shape[1] == 1 or channel is not None
+        blocks.append(block[:, channel or 0] if one else mixed(recording, block))
         left -= wanted
         if len(block) < wanted:
             break
