@@ -81,7 +81,22 @@ class UserError(WhispertuneError):
 
 
 class ManifestError(UserError):
-    """A manifest is missing, lacks a column or has a bad row."""
+    """A manifest is missing, lacks a column or has a bad row.
+
+    file, row, field: where, as far as it is known. problem: what is wrong, and the remedy.
+    """
+
+    def __init__(self, problem: str, *, file: object = None, row: int | None = None, field: str | None = None) -> None:
+        self.problem, self.row, self.field = problem, row, field
+        self.file = None if file is None else str(file)
+        named = "" if row is None else f", row {row}"
+        named += "" if field is None else f", field {field!r}"
+        super().__init__(problem if file is None else f"{file}{named}: {problem}")
+
+
+def refuse(fault: WhispertuneError) -> None:
+    """Raise what is wrong: what readers do where faults are not listed."""
+    raise fault
 
 
 class AudioError(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     found: list[object] = []
     real = sources._read_sources
 
-    def counted(name: str, parsed: list[sources.Source]) -> Utterances:
+    def counted(name: str, *given: Any) -> Utterances:
         found.append(name)
-        return real(name, parsed)
+        return real(name, *given)
 
     monkeypatch.setattr(sources, "_read_sources", counted)
     return found

@@ -46,7 +46,7 @@ def add_audiofolder(folder: Path, name: str, utterances: Utterances, *, asked: s
 def _add_part(path: Path, split: str, utterances: Utterances) -> None:
     """Rows whose recording lies below the folder of that name."""
     found = False
-    for row in manifest_rows(path):
+    for row in manifest_rows(path, utterances.report):
         name = row.columns.audio
         if str(row.record.get(name or "", "")).strip().removeprefix("./").startswith(f"{split}/"):
             row.add_to(utterances, str(path.absolute().parent))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn, TypeAlias
 
 from whispertune.data.rows import make_row, shown
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
+
+_Table: TypeAlias = dict[str, tuple[int, str]]
+"""Key -> (line, the rest of the line)."""
 
 
 def is_kaldi(folder: Path) -> bool:
@@ -32,28 +36,37 @@ def add_kaldi(folder: Path, utterances: Utterances) -> None:
     # Paths in a wav.scp are relative to where Kaldi's scripts run; that may be here, or the folder itself.
     bases = [str(Path.cwd()), str(folder.absolute())]
     for number, id_, text in _lines(path):
-        record: dict[str, object] = {"id": id_, "text": text}
-        recording = id_
-        if segments is not None:
-            if id_ not in segments:
-                _fail(path, number, "id", f"{shown(id_)} is not in segments", "add it there or delete the line")
-            line, span = segments[id_]
-            fields = span.split()
-            if len(fields) not in (3, 4):
-                problem = f"{shown(span)} is not `RECORDING START END [CHANNEL]`"
-                _fail(folder / "segments", line, "start", problem, "write a line as `UTTERANCE RECORDING 1.25 3.5`")
-            recording, record["start"], record["end"] = fields[:3]
-            if len(fields) == 4:  # counted from 0, as here
-                record["channel"] = make_row(str(folder / "segments"), line, {"channel": fields[3]}).channel()
-            if record["end"] == "-1":  # the recording's end
-                record["end"] = None
-        if recording not in recordings:
-            _fail(path, number, "id", f"{shown(recording)} is not in wav.scp", "add its recording or delete the line")
-        line, audio = recordings[recording]
-        _require_file(folder / "wav.scp", line, audio)
-        record |= {"audio": audio, "speaker": speakers.get(id_, (0, ""))[1], "language": languages.get(id_, (0, ""))[1]}
+        try:
+            recording, span = _span(folder, number, id_, segments)
+            if recording not in recordings:
+                problem = f"{shown(recording)} is not in wav.scp"
+                _fail(path, number, "id", problem, "add its recording or delete the line")
+            line, audio = recordings[recording]
+            _require_file(folder / "wav.scp", line, audio)
+        except ManifestError as fault:
+            utterances.report(fault)
+            continue
+        record = {"id": id_, "text": text, **span, "audio": audio}
+        record |= {"speaker": speakers.get(id_, (0, ""))[1], "language": languages.get(id_, (0, ""))[1]}
         base = next((base for base in bases if (Path(base) / audio).exists()), bases[1])
         make_row(str(path), number, record).add_to(utterances, base)
+
+
+def _span(folder: Path, number: int, id_: str, segments: _Table | None) -> tuple[str, dict[str, object]]:
+    """An utterance's recording, and the fields that say which part of it."""
+    if segments is None:
+        return id_, {}
+    if id_ not in segments:
+        _fail(folder / "text", number, "id", f"{shown(id_)} is not in segments", "add it there or delete the line")
+    line, span = segments[id_]
+    fields = span.split()
+    if len(fields) not in (3, 4):
+        problem = f"{shown(span)} is not `RECORDING START END [CHANNEL]`"
+        _fail(folder / "segments", line, "start", problem, "write a line as `UTTERANCE RECORDING 1.25 3.5`")
+    found: dict[str, object] = {"start": fields[1], "end": None if fields[2] == "-1" else fields[2]}  # -1: its end
+    if len(fields) == 4:  # counted from 0, as here
+        found["channel"] = make_row(str(folder / "segments"), line, {"channel": fields[3]}).channel()
+    return fields[0], found
 
 
 def _require_file(path: Path, number: int, audio: str) -> None:
@@ -66,9 +79,8 @@ def _require_file(path: Path, number: int, audio: str) -> None:
         _fail(path, number, "audio", f"{shown(audio)} is no audio file", "unpack it with wav-copy, and name the files")
 
 
-def _table(path: Path) -> dict[str, tuple[int, str]]:
-    """Key -> (line, the rest of the line)."""
-    table: dict[str, tuple[int, str]] = {}
+def _table(path: Path) -> _Table:
+    table: _Table = {}
     for number, key, rest in _lines(path):
         if key in table:
             _fail(path, number, "id", f"{shown(key)} is there twice", f"line {table[key][0]} has it already")
@@ -85,5 +97,5 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, key, rest[0] if rest else ""
 
 
-def _fail(path: Path, number: int, field: str, problem: str, remedy: str) -> None:
-    raise ManifestError(f"{path}, row {number}, field {field!r}: {problem}; {remedy}")
+def _fail(path: Path, number: int, field: str, problem: str, remedy: str) -> NoReturn:
+    raise ManifestError(f"{problem}; {remedy}", file=path, row=number, field=field)

@@ -23,29 +23,36 @@ def add_cuts(path: Path, utterances: Utterances) -> None:
     """
     source = str(path)
     with opened_text(path) as file:
-        records = list(json_records(source, file))
+        records = list(json_records(source, file, utterances.report))
     for number, cut in records:
-        if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
-            _fail(source, number, "type", f"a {cut['type']} is no span of a recording", "store the cuts unmixed")
-        audio, base, num_channels = _recording(source, number, cut, path)
-        start = _number(source, number, cut, "start", 0.0)
-        supervisions = cut.get("supervisions")
-        if not isinstance(supervisions, list) or not all(isinstance(s, Mapping) for s in supervisions):
-            _fail(source, number, "supervisions", f"{shown(supervisions)} is no list of objects", "write one, or []")
-        for supervision in supervisions:
-            begin = start + _number(source, number, supervision, "start", 0.0)
-            channel = supervision.get("channel", cut.get("channel"))
-            record = {
-                "id": supervision.get("id") or cut.get("id"),
-                "audio": audio,
-                "text": supervision.get("text"),
-                "start": round(max(0.0, begin), 6),
-                "duration": supervision.get("duration", cut.get("duration")),
-                "language": supervision.get("language"),
-                "speaker": supervision.get("speaker"),
-                "channel": channel if isinstance(channel, int) and num_channels > 1 else None,
-            }
-            make_row(source, number, record).add_to(utterances, base)
+        try:
+            _add_cut(source, number, cut, path, utterances)
+        except ManifestError as fault:
+            utterances.report(fault)
+
+
+def _add_cut(source: str, number: int, cut: Mapping[str, Any], path: Path, utterances: Utterances) -> None:
+    if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
+        _fail(source, number, "type", f"a {cut['type']} is no span of a recording", "store the cuts unmixed")
+    audio, base, num_channels = _recording(source, number, cut, path)
+    start = _number(source, number, cut, "start", 0.0)
+    supervisions = cut.get("supervisions")
+    if not isinstance(supervisions, list) or not all(isinstance(s, Mapping) for s in supervisions):
+        _fail(source, number, "supervisions", f"{shown(supervisions)} is no list of objects", "write one, or []")
+    for supervision in supervisions:
+        begin = start + _number(source, number, supervision, "start", 0.0)
+        channel = supervision.get("channel", cut.get("channel"))
+        record = {
+            "id": supervision.get("id") or cut.get("id"),
+            "audio": audio,
+            "text": supervision.get("text"),
+            "start": round(max(0.0, begin), 6),
+            "duration": supervision.get("duration", cut.get("duration")),
+            "language": supervision.get("language"),
+            "speaker": supervision.get("speaker"),
+            "channel": channel if isinstance(channel, int) and num_channels > 1 else None,
+        }
+        make_row(source, number, record).add_to(utterances, base)
 
 
 def _recording(source: str, number: int, cut: Mapping[str, Any], path: Path) -> tuple[str, str, int]:
@@ -88,4 +95,4 @@ def _number(source: str, number: int, record: Mapping[str, Any], field: str, def
 
 
 def _fail(source: str, number: int, field: str, problem: str, remedy: str) -> NoReturn:
-    raise ManifestError(f"{source}, row {number}, field {field!r}: {problem}; {remedy}")
+    raise ManifestError(f"{problem}; {remedy}", file=source, row=number, field=field)

@@ -39,9 +39,11 @@ def add_librispeech(folder: Path, utterances: Utterances, *, asked: str | None =
             id_, _, text = line.strip().partition(" ")
             audio = next((id_ + ending for ending in ENDINGS if exists(f"{beside}/{id_}{ending}")), None)
             if audio is None:
-                raise ManifestError(
-                    f"{path}, row {number}, field 'id': no recording {id_}{ENDINGS[0]} (or {', '.join(ENDINGS[1:])}) "
-                    "beside it; each line is `ID TEXT`: fetch the recording or delete the line"
+                problem = (
+                    f"no recording {id_}{ENDINGS[0]} (or {', '.join(ENDINGS[1:])}) beside it; each line is `ID TEXT`: "
+                    "fetch the recording or delete the line"
                 )
+                utterances.report(ManifestError(problem, file=path, row=number, field="id"))
+                continue
             record = {"id": id_, "audio": audio, "text": text, "speaker": id_.partition("-")[0]}
             make_row(str(path), number, record).add_to(utterances, beside)

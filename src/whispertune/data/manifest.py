@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,9 +30,10 @@ from whispertune.data.rows import (
 from whispertune.data.text_files import EMPTY, decode_text, require_readable
 from whispertune.data.utterances import Utterance as Utterance
 from whispertune.data.utterances import Utterances
-from whispertune.errors import ManifestError
+from whispertune.errors import ManifestError, refuse
 
 _Line = tuple[int, list[str]]
+Report = Callable[[ManifestError], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json-lines", ".json")
 
@@ -65,29 +66,31 @@ def read_manifest(path: Path) -> Utterances:
 def require_unique_ids(utterances: Utterances) -> None:
     """Raises ManifestError if two utterances have the same id."""
     repeated = utterances.repeated_id()
-    if repeated is None:
-        return
-    first, second = (utterances[index] for index in repeated)
+    if repeated is not None:
+        raise repeated_id(*(utterances[index] for index in repeated))
+
+
+def repeated_id(first: Utterance, second: Utterance) -> ManifestError:
+    """What to say of the second of two utterances with the same id."""
     # An id that was made from the audio's name is mended there.
     field = "audio" if second.id.split("#")[0].endswith(second.audio.name) else "id"
     other = "" if first.source == second.source else f" of {first.source}"
-    raise ManifestError(
-        f"{second.source}, row {second.row}, field {field!r}: the id {shown(second.id)} is repeated; "
-        f"row {first.row}{other} has it already; give each utterance an id of its own"
-    )
+    problem = f"the id {shown(second.id)} is repeated; row {first.row}{other} has it already"
+    remedy = "give each utterance an id of its own"
+    return ManifestError(f"{problem}; {remedy}", file=second.source, row=second.row, field=field)
 
 
 def add_manifest(path: Path, utterances: Utterances) -> None:
     """Add the rows of a manifest."""
     base, clips = str(path.absolute().parent), path.absolute().parent / "clips"
     has_clips = str(clips) if clips.is_dir() else None
-    ending = ending_of(path)
-    with opened_text(path) as file:
+    ending, report = ending_of(path), utterances.report
+    with opened_text(path, lenient=utterances.faults is not None) as file:
         if ending in JSON_LINES:
-            for row in _json_rows(path, file):
+            for row in _json_rows(path, file, report):
                 row.add_to(utterances, base, clips=has_clips)
             return
-        lines = _delimited_lines(str(path), file, DELIMITERS[ending])
+        lines = _delimited_lines(str(path), file, DELIMITERS[ending], report)
         _, header = next(lines, (0, []))
         columns = choose_columns(tuple(header))
         for chunk in _in_chunks(lines):
@@ -99,17 +102,20 @@ def add_manifest(path: Path, utterances: Utterances) -> None:
                     row.add_to(utterances, base, clips=has_clips)
 
 
-def manifest_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV, TSV or JSONL, before their values are checked."""
+def manifest_rows(path: Path, report: Report = refuse, *, lenient: bool = False) -> Iterator[Row]:
+    """The rows of a CSV, TSV or JSONL, before their values are checked.
+
+    report: is given what is wrong with a row that is left out. lenient: as in `opened_text`.
+    """
     ending = ending_of(path)
-    with opened_text(path) as file:
+    with opened_text(path, lenient=lenient) as file:
         if ending in DELIMITERS:
-            lines = _delimited_lines(str(path), file, DELIMITERS[ending])
+            lines = _delimited_lines(str(path), file, DELIMITERS[ending], report)
             _, header = next(lines, (0, []))
             for number, line in lines:
                 yield Row(str(path), number, dict(zip(header, line, strict=True)), choose_columns(tuple(header)))
         else:
-            yield from _json_rows(path, file)
+            yield from _json_rows(path, file, report)
 
 
 def _in_chunks(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
@@ -130,11 +136,13 @@ def _in_chunks(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
 
 
 @contextmanager
-def opened_text(path: Path) -> Iterator[TextIO]:
+def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
     """A manifest line by line, unpacked if its name ends in .gz, line ends as they are.
 
+    lenient: bytes that are not UTF-8 become lone surrogates, which `Row` tells of row by row.
+
     Raises:
-        ManifestError: no such file, a folder, not UTF-8, nothing in it.
+        ManifestError: no such file, a folder, not text or not UTF-8, nothing in it.
     """
     packed = path.name.lower().endswith(".gz")
     require_readable(path)
@@ -143,8 +151,13 @@ def opened_text(path: Path) -> Iterator[TextIO]:
             if not any(line.strip(b" \t\r\n\xef\xbb\xbf") for line in raw):
                 raise ManifestError(f"{path}: is empty; {EMPTY}")
             raw.seek(0)
+            head = raw.read(1024)
+            if lenient and (b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))):
+                decode_text(str(path), head)  # of UTF-16 or binary data there are no rows to tell of
+            raw.seek(0)
+            errors = "surrogateescape" if lenient else "strict"
             newline = "" if ending_of(path) in DELIMITERS else "\n"  # csv wants it so; JSON's lines end at \n alone
-            with io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline) as file:
+            with io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline=newline) as file:
                 yield file
     except UnicodeDecodeError:
         decode_text(str(path), gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
@@ -153,7 +166,7 @@ def opened_text(path: Path) -> Iterator[TextIO]:
         raise ManifestError(f"{path}: cannot be unpacked ({error}); fetch or write it again") from None
 
 
-def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Line]:
+def _delimited_lines(source: str, file: TextIO, delimiter: str, report: Report) -> Iterator[_Line]:
     """The header, then each row with as many values; each with the line that it begins in."""
     if delimiter == "\t":
         # Common Voice's sentences hold stray quotes, and a TSV has no quoting.
@@ -172,7 +185,8 @@ def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Lin
             return
         except csv.Error as error:
             remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
-            raise ManifestError(f"{source}, row {number}: bad quoting ({error}); {remedy}") from None
+            report(ManifestError(f"bad quoting ({error}); {remedy}", file=source, row=number))
+            continue
         if len(values) == width and values[0][:1].strip():  # as nearly all are
             yield number, values
             continue
@@ -187,42 +201,47 @@ def _delimited_lines(source: str, file: TextIO, delimiter: str) -> Iterator[_Lin
         if len(values) != len(header):
             if any(value.strip() for value in values[len(header) :]):
                 remedy = "quote texts that hold a comma" if delimiter == "," else "remove the tabs inside texts"
-                raise ManifestError(
-                    f"{source}, row {number}: has {len(values)} fields, the header has {len(header)}; {remedy}"
-                )
+                problem = f"has {len(values)} fields, the header has {len(header)}"
+                report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
+                continue
             values = (values + [""] * (len(header) - len(values)))[: len(header)]
         yield number, values
 
 
-def json_records(source: str, file: Iterable[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line, object) of JSON lines."""
+def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[tuple[int, dict[str, object]]]:
+    """(line, object) of JSON lines; report: is given what is wrong with others."""
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
-        where = f"{source}, row {number}"
         remedy = 'write one object per line, such as {"audio": "a.wav", "text": "Ciao."}'
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", "a number or nesting out of bounds")
-            raise ManifestError(f"{where}: {shown(line.strip())} is no JSON ({reason}); {remedy}") from None
+            problem = f"{shown(line.strip())} is no JSON ({reason})"
+            report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
+            continue
         if not isinstance(record, dict):
-            raise ManifestError(f"{where}: {shown(record)} is no JSON object; {remedy}")
+            report(ManifestError(f"{shown(record)} is no JSON object; {remedy}", file=source, row=number))
+            continue
         yield number, record
 
 
-def _json_rows(path: Path, file: Iterable[str]) -> Iterator[Row]:
+def _json_rows(path: Path, file: Iterable[str], report: Report) -> Iterator[Row]:
     # A column that one row lacks may stand in another; so nothing is said of it before the end.
     found: dict[str, None] = {}
-    for number, record in json_records(str(path), file):
+    everywhere: dict[str, None] = {}
+    for number, record in json_records(str(path), file, report):
         found.update(dict.fromkeys(record))
         columns = choose_columns(tuple(record))
-        if columns.audio is None:
-            with opened_text(path) as again:
-                everywhere = dict.fromkeys(name for _, other in json_records(str(path), again) for name in other)
+        if columns.audio is None and not everywhere:
+            with opened_text(path, lenient=True) as again:
+                others = json_records(str(path), again, lambda _: None)
+                everywhere = dict.fromkeys(name for _, other in others for name in other)
             _require_columns(str(path), list(everywhere))
         yield Row(str(path), number, record, columns)
-    _require_columns(str(path), list(found))
+    if found:
+        _require_columns(str(path), list(found))
 
 
 def _require_columns(source: str, columns: list[str]) -> None:

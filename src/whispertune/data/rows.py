@@ -76,7 +76,7 @@ class Row:
     columns: Columns
 
     def fault(self, field: str, problem: str, remedy: str) -> ManifestError:
-        return ManifestError(f"{self.source}, row {self.number}, field {field!r}: {problem}; {remedy}")
+        return ManifestError(f"{problem}; {remedy}", file=self.source, row=self.number, field=field)
 
     def string(self, name: str | None, *, numbers: bool = False, one_line: bool = False) -> str:
         """The value, stripped; "" if there is none. `numbers`: JSON integers will do, as in `"id": 17`."""
@@ -98,7 +98,10 @@ class Row:
             raise self.fault(name, problem, "remove it")
         try:
             value.encode()
-        except UnicodeEncodeError:
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            if 0xDC80 <= code <= 0xDCFF:  # what Python makes of a byte that it can't decode
+                raise self.fault(name, f"byte 0x{code - 0xDC00:02x} is not UTF-8", "save the file as UTF-8") from None
             problem = f"{shown(value)} holds half of a surrogate pair"
             raise self.fault(name, problem, "write the character itself, as UTF-8") from None
         return value
@@ -174,6 +177,12 @@ class Row:
 
         within: the bytes of `base`, then a file, that hold the audio.
         """
+        try:
+            self._add_to(utterances, base, clips, within)
+        except ManifestError as fault:
+            utterances.report(fault)
+
+    def _add_to(self, utterances: Utterances, base: str, clips: str | None, within: tuple[int, int] | None) -> None:
         columns = self.columns
         audio = self.audio()
         start, end = self.span()

@@ -90,10 +90,12 @@ def _parse_source(part: str, described: str) -> Source:
     return Source(path, given.get("split"), given.get("language"), float(weight), None if first is None else int(first))
 
 
-def read_utterances(name: str, described: str) -> Utterances:
+def read_utterances(name: str, described: str, *, faults: list[ManifestError] | None = None) -> Utterances:
     """The utterances of a run's split (train, valid, test; data: of whatever there is).
 
     The ids of several sources get the source's name in front. Audio files are not opened.
+
+    faults: takes what is wrong with rows, which are left out then, instead of its being raised; ids may repeat then.
 
     Raises:
         ManifestError: in one line that names file, row, field and remedy.
@@ -106,29 +108,32 @@ def read_utterances(name: str, described: str) -> Utterances:
         key = rows_key(described, files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
-        utterances = _read_sources(name, sources)
-        if key is not None and key == rows_key(described, files):  # nobody wrote to them meanwhile
+        utterances = _read_sources(name, sources, faults)
+        clean = faults is None or (not faults and utterances.repeated_id() is None)
+        if key is not None and clean and key == rows_key(described, files):  # nobody wrote to them meanwhile
             index_rows(key, utterances)
     utterances.fingerprint = _fingerprint(sources, utterances)
     return utterances
 
 
-def read_rows(name: str, manifest: Path | str) -> Utterances:
+def read_rows(name: str, manifest: Path | str, *, faults: list[ManifestError] | None = None) -> Utterances:
     """The rows of a split: of one corpus in any known format, or of several (`parse_sources`).
+
+    faults: as in `read_utterances`.
 
     Raises:
         ManifestError: if a corpus can't be used.
         DataError: if it has no rows.
     """
-    utterances = read_utterances(name, str(manifest))
-    if not utterances:
+    utterances = read_utterances(name, str(manifest), faults=faults)
+    if not utterances and not faults:
         found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
         raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     return utterances
 
 
-def _read_sources(name: str, sources: list[Source]) -> Utterances:
-    utterances = Utterances()
+def _read_sources(name: str, sources: list[Source], faults: list[ManifestError] | None) -> Utterances:
+    utterances = Utterances(faults=faults)
     taken: set[str] = set()
     for number, source in enumerate(sources):
         label = Path(source.path).name if source.split is None else f"{Path(source.path).name}-{source.split}"
@@ -137,7 +142,8 @@ def _read_sources(name: str, sources: list[Source]) -> Utterances:
         prefix = f"{label}/" if len(sources) > 1 else ""
         utterances.begin_source(prefix=prefix, language=source.language, weight=source.weight)
         _add_source(source, name, utterances)
-    require_unique_ids(utterances)
+    if faults is None:
+        require_unique_ids(utterances)
     return utterances
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from whispertune.data.rows import shown
-from whispertune.errors import ManifestError
+from whispertune.errors import ManifestError, refuse
 
 TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 TIMES = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?", re.ASCII)
@@ -32,11 +32,11 @@ class Cue:
     speaker: str | None
 
 
-def read_cues(source: str, content: str) -> Iterator[Cue]:
+def read_cues(source: str, content: str, report: Callable[[ManifestError], None] = refuse) -> Iterator[Cue]:
     """The cues of an SRT or WebVTT text; one without text is left out.
 
-    Raises:
-        ManifestError: for times that are none or go backwards, and text that belongs to no times.
+    report: is given what is wrong (times that are none or go backwards, text that belongs to no times), and may raise
+    it.
     """
     lines = [line.rstrip("\r") for line in content.split("\n")]
     number = 0
@@ -61,27 +61,32 @@ def read_cues(source: str, content: str) -> Iterator[Cue]:
                 and number > begin
                 and lines[number - 1].strip().isdigit()
             ):
-                yield from _cue(source, begin, line, lines[begin : number - 1])
+                yield from _cue(source, begin, line, lines[begin : number - 1], report)
             else:
-                yield from _cue(source, begin, line, lines[begin:number])
+                yield from _cue(source, begin, line, lines[begin:number], report)
         elif line.strip() and not (number + 1 < len(lines) and "-->" in lines[number + 1]):
-            raise ManifestError(
-                f"{source}, row {number + 1}: {shown(line.strip())} stands outside of any subtitle; put it below its "
-                "times, such as 00:00:01,000 --> 00:00:03,500, with no blank line between"
+            problem = (
+                f"{shown(line.strip())} stands outside of any subtitle; put it below its times, such as "
+                "00:00:01,000 --> 00:00:03,500, with no blank line between"
             )
+            report(ManifestError(problem, file=source, row=number + 1))
+            while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
+                number += 1  # one report a block
         else:
             number += 1
 
 
-def _cue(source: str, row: int, times: str, lines: list[str]) -> Iterator[Cue]:
+def _cue(source: str, row: int, times: str, lines: list[str], report: Callable[[ManifestError], None]) -> Iterator[Cue]:
     match = TIMES.fullmatch(times)
     if match is None:
-        problem = f"{shown(times.strip())} is no pair of times"
-        raise ManifestError(f"{source}, row {row}, field 'start': {problem}; write 00:00:01,000 --> 00:00:03,500")
+        problem = f"{shown(times.strip())} is no pair of times; write 00:00:01,000 --> 00:00:03,500"
+        report(ManifestError(problem, file=source, row=row, field="start"))
+        return
     start, end = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])
     if end <= start:
-        problem = f"the end, {end:g} s, is not after the start, {start:g} s"
-        raise ManifestError(f"{source}, row {row}, field 'end': {problem}; correct the times")
+        problem = f"the end, {end:g} s, is not after the start, {start:g} s; correct the times"
+        report(ManifestError(problem, file=source, row=row, field="end"))
+        return
     joined = " ".join(line.strip() for line in lines)
     speaker = SPEAKER.search(joined)
     text = " ".join(html.unescape(TAG.sub("", joined)).split())

@@ -22,8 +22,8 @@ from whispertune.data.rows import (
     SPEAKER_COLUMNS,
     TASK_COLUMNS,
     TEXT_COLUMNS,
+    Row,
     make_row,
-    shown,
 )
 from whispertune.data.text_files import decode_text
 from whispertune.data.transcript_folder import AUDIO
@@ -67,16 +67,12 @@ def add_shard(path: Path, utterances: Utterances) -> None:
         if sample_key != key:
             sample.add_to(path, key, utterances)
             key, sample = sample_key, _Sample()
-        kind = "." + ending.lower().rpartition(".")[2]
         sample.row = sample.row or number
-        if kind in AUDIO:
-            if sample.audio is not None:
-                _fail(path, number, member.name, "a second recording in one sample", "give each a name of its own")
-            sample.audio, sample.name = (member.offset_data, member.size), member.name
-        elif kind in (".txt", ".json"):
-            if member.size > MOST_TEXT_BYTES:
-                _fail(path, number, member.name, "a text of more than 1 MiB", "is it another file by that name?")
-            sample.read(path, number, member.name, kind, file.read(member.size))
+        try:
+            sample.take(path, number, member, "." + ending.lower().rpartition(".")[2], file)
+        except ManifestError as fault:
+            utterances.report(fault)
+            sample.is_at_fault = True
     sample.add_to(path, key, utterances)
 
 
@@ -89,6 +85,18 @@ class _Sample:
         self.name = ""
         self.text: str | None = None
         self.record: dict[str, object] = {}
+        self.is_at_fault = False
+
+    def take(self, path: Path, number: int, member: tarfile.TarInfo, kind: str, file: tarfile.ExFileObject) -> None:
+        """Take a member in, if it is audio or text; file: the tar, placed at its content."""
+        if kind in AUDIO:
+            if self.audio is not None:
+                _fail(path, number, member.name, "a second recording in one sample", "give each a name of its own")
+            self.audio, self.name = (member.offset_data, member.size), member.name
+        elif kind in (".txt", ".json"):
+            if member.size > MOST_TEXT_BYTES:
+                _fail(path, number, member.name, "a text of more than 1 MiB", "is it another file by that name?")
+            self.read(path, number, member.name, kind, file.read(member.size))
 
     def read(self, path: Path, number: int, name: str, kind: str, content: bytes) -> None:
         text = decode_text(f"{path}, row {number} ({name})", content, empty=None)
@@ -104,8 +112,14 @@ class _Sample:
         self.record = {field: record[field] for field in KEPT if field in record}
 
     def add_to(self, path: Path, key: str, utterances: Utterances) -> None:
-        if self.audio is None and self.text is None and not self.record:
-            return  # nothing of speech, or the beginning
+        if self.is_at_fault or (self.audio is None and self.text is None and not self.record):
+            return  # told already, nothing of speech, or the beginning
+        try:
+            self._row(path, key).add_to(utterances, str(path.absolute()), within=self.audio)
+        except ManifestError as fault:
+            utterances.report(fault)
+
+    def _row(self, path: Path, key: str) -> Row:
         if self.audio is None:
             _fail(path, self.row, key, "a text without a recording", "put them side by side, under one name")
         record = {**self.record, "audio": self.name}
@@ -115,7 +129,7 @@ class _Sample:
             record["text"] = self.text
         elif not any(field in record for field in TEXT_COLUMNS):
             _fail(path, self.row, key, "a recording without text", f"put {key}.txt, or {key}.json, right beside it")
-        make_row(str(path), self.row, record).add_to(utterances, str(path.absolute()), within=self.audio)
+        return make_row(str(path), self.row, record)
 
 
 def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileObject]]:
@@ -154,4 +168,4 @@ def _packed(path: Path) -> bool:
 
 
 def _fail(path: Path, number: int, name: str, problem: str, remedy: str) -> NoReturn:
-    raise ManifestError(f"{path}, row {number}, field {shown(name)}: {problem}; {remedy}")
+    raise ManifestError(f"{problem}; {remedy}", file=path, row=number, field=name[:80])

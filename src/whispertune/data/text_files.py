@@ -43,12 +43,13 @@ def decode_text(name: str, content: bytes, *, empty: str | None = EMPTY) -> str:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ManifestError(f"{name}: is UTF-16; save the file as UTF-8") from None
+            raise ManifestError("is UTF-16; save the file as UTF-8", file=name) from None
         if b"\0" in content:
-            raise ManifestError(f"{name}: holds binary data and no text; check which file is meant") from None
+            raise ManifestError("holds binary data and no text; check which file is meant", file=name) from None
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise ManifestError(f"{name}, row {line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None
+        problem = f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+        raise ManifestError(problem, file=name, row=line) from None
     if empty is not None and not text.strip():
-        raise ManifestError(f"{name}: is empty; {empty}")
+        raise ManifestError(f"is empty; {empty}", file=name)
     return text

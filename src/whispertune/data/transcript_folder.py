@@ -38,25 +38,37 @@ def add_transcript_folder(folder: Path, utterances: Utterances) -> None:
     transcripts = _transcripts(folder)
     used: dict[Path, Path] = {}
     for audio in recordings_in(folder):
-        path, language = _transcript(audio, transcripts.get(audio.parent / audio.stem, []))
-        if path in used:
-            remedy = "remove one recording, or give each a transcript of its own"
-            raise ManifestError(f"{audio}: {path.name} is the transcript of {used[path].name} too; {remedy}")
-        used[path] = audio
-        name = str(audio.relative_to(folder))
-        if path.suffix.lower() == ".txt":
-            whole = {"id": name, "audio": name, "text": " ".join(_text(path).split()), "language": language}
-            make_row(str(path), 1, whole).add_to(utterances, str(folder.absolute()))
-            continue
-        for cue in read_cues(str(path), _text(path)):
-            record: dict[str, object] = {
-                "id": f"{name}#{cue.start:.3f}-{cue.end:.3f}@{cue.row}", "audio": name, "text": cue.text,
-                "start": cue.start, "end": cue.end, "speaker": cue.speaker, "language": language,
-            }  # fmt: skip
-            make_row(str(path), cue.row, record).add_to(utterances, str(folder.absolute()))
+        beside = transcripts.get(audio.parent / audio.stem, [])
+        try:
+            path, language = _transcript(audio, beside)
+            if path in used:
+                problem = f"{path.name} is the transcript of {used[path].name} too"
+                remedy = "remove one recording, or give each a transcript of its own"
+                raise ManifestError(f"{problem}; {remedy}", file=audio)
+            used[path] = audio
+            _add_recording(folder, audio, path, language, utterances)
+        except ManifestError as fault:
+            used |= {path: audio for path, _ in beside if path not in used}
+            utterances.report(fault)
     for path in sorted({path for beside in transcripts.values() for path, _ in beside}):
         if path.suffix.lower() in SUBTITLES and path not in used:
-            raise ManifestError(f"{path}: no recording of that name beside it; fetch it, or remove the subtitles")
+            problem = "no recording of that name beside it; fetch it, or remove the subtitles"
+            utterances.report(ManifestError(problem, file=path))
+
+
+def _add_recording(folder: Path, audio: Path, path: Path, language: str | None, utterances: Utterances) -> None:
+    """Add what the transcript `path` of a recording holds."""
+    name = str(audio.relative_to(folder))
+    if path.suffix.lower() == ".txt":
+        whole = {"id": name, "audio": name, "text": " ".join(_text(path).split()), "language": language}
+        make_row(str(path), 1, whole).add_to(utterances, str(folder.absolute()))
+        return
+    for cue in read_cues(str(path), _text(path), utterances.report):
+        record: dict[str, object] = {
+            "id": f"{name}#{cue.start:.3f}-{cue.end:.3f}@{cue.row}", "audio": name, "text": cue.text,
+            "start": cue.start, "end": cue.end, "speaker": cue.speaker, "language": language,
+        }  # fmt: skip
+        make_row(str(path), cue.row, record).add_to(utterances, str(folder.absolute()))
 
 
 def _text(path: Path) -> str:
@@ -81,5 +93,5 @@ def _transcript(audio: Path, beside: list[tuple[Path, str | None]]) -> tuple[Pat
     if len(found) != 1:
         several = f"several transcripts ({', '.join(path.name for path, _ in found)})" if found else "no transcript"
         remedy = "leave one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
-        raise ManifestError(f"{audio}: {several} beside it; {remedy}")
+        raise ManifestError(f"{several} beside it; {remedy}", file=audio)
     return found[0]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from whispertune.errors import ManifestError
+
 
 class Segment(NamedTuple):
     """What is said from `start` to `end` (seconds from the start of what it is a part of)."""
@@ -73,11 +75,13 @@ Kind = tuple[str, str | None, str | None, str | None, str | None]
 class Utterances(Sequence[Utterance]):
     """Utterances in the order they were added, kept in columns; each is made when it is asked for.
 
-    fingerprint: sha256 of what they were read from.
+    fingerprint: sha256 of what they were read from. faults: what is wrong with rows that were left out, if that is
+    wanted; else readers raise at the first of them.
     """
 
-    def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
+    def __init__(self, utterances: Iterable[Utterance] = (), *, faults: list[ManifestError] | None = None) -> None:
         self.fingerprint = ""
+        self.faults = faults
         self._texts = bytearray()  # id, file name and text of each, a NUL behind each of them
         self._text_ends = array("q")
         self._shared: list[Shared] = []
@@ -93,6 +97,12 @@ class Utterances(Sequence[Utterance]):
         """What holds for the rows that are added from now on: before each id, and where a row names none."""
         self._prefix, self._language, self._weight = prefix, language, weight
         self._known: dict[str, dict[Kind, int]] = {}  # of each manifest, a quick way to the right number
+
+    def report(self, fault: ManifestError) -> None:
+        """List what is wrong with a row, which is left out; raise it where faults are not listed."""
+        if self.faults is None:
+            raise fault
+        self.faults.append(fault)
 
     def append(self, utterance: Utterance) -> None:
         """Add one."""
@@ -284,6 +294,10 @@ class Utterances(Sequence[Utterance]):
 
     def repeated_id(self) -> tuple[int, int] | None:
         """The first two utterances with the same id; None if all differ."""
+        return next(self.repeated_ids(), None)
+
+    def repeated_ids(self) -> Iterator[tuple[int, int]]:
+        """(the first utterance with its id, one that repeats it), in the order of the latter."""
         begins = (0, *self._text_ends[:-1])
         with memoryview(self._texts) as view:
             find = self._texts.find
@@ -291,14 +305,11 @@ class Utterances(Sequence[Utterance]):
             hashes = np.fromiter((hash(id_) for id_ in ids), np.int64, len(self))
         ordered = np.sort(hashes)
         suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-        if not suspects:
-            return None
         first: dict[str, int] = {}
         for index in np.flatnonzero(np.isin(hashes, list(suspects))).tolist():
             earlier = first.setdefault(self._strings(index)[0], index)
             if earlier != index:
-                return earlier, index
-        return None
+                yield earlier, index
 
     def digest(self) -> str:
         """sha256 over everything but where the files lie."""
