@@ -80,8 +80,7 @@ class Utterances(Sequence[Utterance]):
     """
 
     def __init__(self, utterances: Iterable[Utterance] = (), *, faults: list[ManifestError] | None = None) -> None:
-        self.fingerprint = ""
-        self.faults = faults
+        self.fingerprint, self.faults = "", faults
         self._texts = bytearray()  # id, file name and text of each, a NUL behind each of them
         self._text_ends = array("q")
         self._shared: list[Shared] = []
