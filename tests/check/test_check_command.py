@@ -68,7 +68,7 @@ def test_faults_are_found_fixed_and_shown(faulty: tuple[Path, dict[str, str]]) -
     assert found(report) == {id_: {kind} for id_, kind in expected.items()}
     assert "leaked_speaker" in found(report, "note")["same"]
     rows = lines(report / "check.jsonl")
-    assert {"id", "kind", "severity", "detail", "file", "row", "split"} == set(rows[0])
+    assert {"id", "kind", "severity", "detail", "file", "row", "field", "split"} == set(rows[0])
     assert {row["split"] for row in rows} == {"train", "test"}
 
     excluded = lines(fixed / "excluded.jsonl")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError
 
 Severity = Literal["error", "note"]
 Role = Literal["train", "valid", "test", ""]
 
 ERRORS: dict[str, str] = {
+    "bad_row": "a row, or a file of the corpus, that cannot be read",
+    "repeated_id": "an id that another row has already",
     "unreadable_audio": "missing, empty, cut short, not decodable, or with samples that are no numbers",
     "silence": "nothing is heard",
     "noise": "noise or hum without speech",
@@ -50,6 +54,23 @@ NOTES: dict[str, str] = {
 }
 MEANINGS = {**ERRORS, **NOTES}
 
+FIELDS: dict[str, tuple[str, ...]] = {
+    "text": (
+        "too_fast", "empty_text", "unspoken_text", "too_many_tokens", "markup", "special_token", "other_script",
+        "encoding_damage", "wrong_transcript", "fast", "slow", "digits", "symbols", "foreign_letters", "duplicate_text",
+        "leaked_text", "doubtful_transcript",
+    ),
+    "id": ("repeated_id",),
+    "language": ("unknown_language",),
+    "speaker": ("leaked_speaker",),
+}  # fmt: skip
+"""Kinds by the field they are about; all others are about the audio."""
+
+
+def field_of(kind: str) -> str:
+    """The field of a row that findings of a kind are about."""
+    return next((field for field, kinds in FIELDS.items() if kind in kinds), "audio")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -66,12 +87,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A manifest, its part in training if known, and its rows, which are `first` … among all rows."""
+    """A manifest, its part in training if known, and its rows, which are `first` … among all rows.
+
+    faults: of rows that could not be read, which are not among them.
+    """
 
     path: Path
     role: Role
     rows: Utterances
     first: int
+    faults: Sequence[ManifestError] = ()
 
     @property
     def name(self) -> str:

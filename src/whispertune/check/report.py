@@ -1,9 +1,8 @@
-"""What a check found, as files: check.jsonl, summary.json, the ranking, and cleaned manifests."""
+"""What a check found, as files: check.jsonl, summary.json and the ranking."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from whispertune.check.audio import AudioFacts
-from whispertune.check.findings import MEANINGS, Finding, Source
+from whispertune.check.findings import MEANINGS, Finding, Source, field_of
 from whispertune.check.model_based import Opinion
 from whispertune.check.sets import locate, source_of
 from whispertune.check.text import TextFacts
+from whispertune.check.written import writing
 from whispertune.data.utterances import Utterance
-from whispertune.run_folder import replacing_file, write_jsonl
+from whispertune.errors import ManifestError, one_line
 from whispertune.text.tokenizer import Tokenizer
 
 RARE_TOKENS = 3
@@ -39,6 +39,21 @@ class Report:
     def num_rows(self) -> int:
         return sum(len(source.rows) for source in self.sources)
 
+    def faults(self) -> Iterator[tuple[Source, ManifestError]]:
+        """Rows and files that could not be read, in the order of their files."""
+        for source in self.sources:
+            for fault in sorted(source.faults, key=lambda fault: (fault.file or "", fault.row or 0)):
+                yield source, fault
+
+    @property
+    def num_unread(self) -> int:
+        return sum(len(source.faults) for source in self.sources)
+
+    @property
+    def num_errors(self) -> int:
+        """Rows with errors, those that could not be read included."""
+        return len(self.rows_with_errors()) + self.num_unread
+
     def rows_with_errors(self) -> set[int]:
         return {finding.row for finding in self.findings if finding.severity == "error"}
 
@@ -51,6 +66,9 @@ class Report:
         counts = {
             kind: np.bincount(places[list(found)], minlength=len(self.sources)) for kind, found in rows.items() if found
         }
+        if self.num_unread:
+            unread = {"bad_row": np.array([len(source.faults) for source in self.sources])}
+            counts = unread | counts
         names = [source.name for source in self.sources]
         return {
             kind: sum((Counter({name: count}) for name, count in zip(names, found.tolist(), strict=True)), Counter())
@@ -76,12 +94,18 @@ class Report:
 
 def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
     """The lines of check.jsonl."""
+    for source, fault in report.faults():
+        yield {
+            "id": None, "kind": "bad_row", "severity": "error", "detail": one_line(fault.problem),
+            "file": fault.file or str(source.path), "row": fault.row, "field": fault.field,
+            "split": source.role or None,
+        }  # fmt: skip
     for finding in report.findings:
         source = report.source_of(finding.row)
         id_, manifest, row = source.rows.origin(finding.row - source.first)
         yield {
             "id": id_, "kind": finding.kind, "severity": finding.severity, "detail": finding.detail,
-            "file": manifest, "row": row, "split": source.role or None,
+            "file": manifest, "row": row, "field": field_of(finding.kind), "split": source.role or None,
         }  # fmt: skip
 
 
@@ -103,12 +127,13 @@ def summary(report: Report, tokenizer: Tokenizer | None) -> dict[str, Any]:
     return {
         "rows": report.num_rows,
         "rows_with_errors": len(errors),
+        "unread": report.num_unread,
         "audio_checked": report.audio is not None,
         "kinds": {kind: sum(counter.values()) for kind, counter in counts.items()},
         "sources": [
             {
                 "file": str(source.path), "split": source.role or None, "rows": len(source.rows),
-                "hours": report.hours(source),
+                "unread": len(source.faults), "hours": report.hours(source),
                 "rows_with_errors": sum(source.first <= row < source.first + len(source.rows) for row in errors),
             }
             for source in report.sources
@@ -137,53 +162,9 @@ def character_costs(texts: TextFacts, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def write_findings(report: Report, folder: Path) -> None:
     """check.jsonl, and ranking.jsonl if a model was asked."""
-    with replacing_file(folder / "check.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with writing(folder / "check.jsonl") as file:
         for row in finding_rows(report):  # one by one: there may be millions
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if report.opinions:
-        write_jsonl(folder / "ranking.jsonl", ranking_rows(report))
-
-
-def write_cleaned(report: Report, folder: Path) -> list[Path]:
-    """A JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
-
-    Audio paths are relative to `folder`.
-    """
-    reasons: dict[int, list[Finding]] = {}
-    for finding in report.findings:
-        if finding.severity == "error":
-            reasons.setdefault(finding.row, []).append(finding)
-    written: list[Path] = []
-    for source in report.sources:
-        name = source.role or source.path.name.removesuffix("".join(source.path.suffixes))
-        path = folder / f"{name}.jsonl"
-        while path in written or path.name == "excluded.jsonl":
-            path = path.with_name(f"{path.stem}-{len(written) + 1}.jsonl")
-        with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(source.rows, start=source.first):
-                if number not in reasons:
-                    file.write(json.dumps(_cleaned_row(row, folder), ensure_ascii=False) + "\n")
-        written.append(path)
-    excluded = []
-    for number, found in sorted(reasons.items()):
-        row, source = report.utterance(number), report.source_of(number)
-        excluded.append(
-            {
-                "split": source.role or source.name, "id": row.id, "file": row.source, "row": row.row,
-                "reason": "; ".join(f"{f.kind}: {f.detail}" for f in found),
-            }
-        )  # fmt: skip
-    write_jsonl(folder / "excluded.jsonl", excluded)
-    return written
-
-
-def _cleaned_row(row: Utterance, folder: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "id": row.id,
-        "audio": os.path.relpath(row.audio, folder.absolute()),
-        "text": row.text,
-        "start": row.start or None,
-        "end": row.end,
-    }
-    fields |= {name: getattr(row, name) for name in ("language", "task", "speaker", "prompt", "channel")}
-    return {name: value for name, value in fields.items() if value is not None}
+        with writing(folder / "ranking.jsonl") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ranking_rows(report))

@@ -13,6 +13,7 @@ from whispertune.check.findings import Finding, Source
 from whispertune.check.outliers import ENOUGH_EVIDENCE, FEWEST, spectral_shift, tempo, wrong_rates
 from whispertune.check.scripts import FASTEST, NAMES
 from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
+from whispertune.data.manifest import repeated_id
 from whispertune.data.utterances import Utterance
 from whispertune.scoring.error_rates import count_characters
 from whispertune.text.normalizer import basic_normalize
@@ -74,6 +75,14 @@ def misfits(texts: TextFacts, audio: AudioFacts, sound: npt.NDArray[np.bool_]) -
                 yield Finding(row, "fast", f"{told}, {2 ** faster[i]:.1f} times as many as usual")
             elif seconds[i] > 3 and letters[i] / seconds[i] < SLOWEST:
                 yield Finding(row, "slow", f"{letters[i]} letters in {seconds[i]:.1f} s")
+
+
+def repeated_ids(sources: Sequence[Source]) -> Iterator[Finding]:
+    """Ids that stand twice in a source."""
+    for source in sources:
+        for earlier, row in source.rows.repeated_ids():
+            fault = repeated_id(source.rows[earlier], source.rows[row])
+            yield Finding(source.first + row, "repeated_id", fault.problem)
 
 
 def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | None) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def check_texts(
     first = 0
     for source in sources:
         rows = source if isinstance(source, Utterances) else Utterances(source)
-        for begin in range(0, len(rows), CHUNK_ROWS):
+        for begin in range(0, max(len(rows), 1), CHUNK_ROWS):  # one without rows is a chunk of none
             part = range(len(rows))[begin : begin + CHUNK_ROWS]
             _, paths, texts = rows.strings(part)
             kinds = list(map(rows.kinds.__getitem__, rows.kind_numbers[begin : part.stop].tolist()))

@@ -11,21 +11,23 @@ import numpy as np
 from rich.table import Table
 
 from whispertune.check.audio import AudioFacts, check_audio
+from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
 from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
-from whispertune.check.report import Report, summary, write_cleaned, write_findings
-from whispertune.check.sets import misfits, same_audio, same_text, shared_speakers
+from whispertune.check.report import Report, summary, write_findings
+from whispertune.check.sets import misfits, repeated_ids, same_audio, same_text, shared_speakers
 from whispertune.check.text import check_texts
+from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.console import console, progress_bar, results
 from whispertune.data.sources import read_rows
-from whispertune.data.utterances import Utterance, Utterances
-from whispertune.errors import RecipeError
+from whispertune.data.utterances import Utterance
+from whispertune.errors import ManifestError, RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.precision import Precision, resolve_device, resolve_precision
-from whispertune.run_folder import make_writable, write_text
+from whispertune.run_folder import make_writable
 from whispertune.text.languages import LANGUAGES, spoken_language
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings
@@ -99,24 +101,33 @@ def main(arguments: Sequence[str]) -> int:
     files, flags = split_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
-    for folder in (output, fix):
-        if folder is not None:
-            make_writable(folder)
     if options.language is not None:
         spoken_language(options.language, options.language_token)  # refuses what is no language
     sources = open_sources(files, options)
+    inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
+    inputs |= {source.path for source in sources}
+    if output is not None:
+        names = ["check.jsonl", "summary.json", "check.html", *(["ranking.jsonl"] if options.model else [])]
+        require_replaceable("--output", output, names, inputs)
+    if fix is not None:
+        require_replaceable("--fix", fix, [*cleaned_names(sources), EXCLUDED], inputs)
+    for folder in (output, fix):
+        if folder is not None:
+            make_writable(folder)
     tokenizer, report = check(sources, options)
     if output is not None:
         write_findings(report, output)
         figures = summary(report, tokenizer)
-        write_text(output / "summary.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-        write_text(output / "check.html", page(report, figures))
+        with writing(output / "summary.json") as file:
+            file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        with writing(output / "check.html") as file:
+            file.write(page(report, figures))
     tell(report, output)
     if fix is not None:
         for path in write_cleaned(report, fix):
             results.print(f"cleaned: {path}")
-        results.print(f"left out, with reasons: {fix / 'excluded.jsonl'}")
-    return 2 if report.rows_with_errors() else 0
+        results.print(f"left out, with reasons: {fix / EXCLUDED}")
+    return 2 if report.num_errors else 0
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -150,20 +161,13 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
     sources: list[Source] = []
     first = 0
     for role, path in given:
-        rows = read_rows(role or "data", path)
+        faults: list[ManifestError] = []
+        rows = read_rows(role or "data", path, faults=faults)
+        sources.append(Source(Path(path), role, rows, first, faults))
         if options.fix is not None:
-            _require_fixable(path, rows)
-        sources.append(Source(Path(path), role, rows, first))
+            require_fixable(sources[-1])
         first += len(rows)
     return sources
-
-
-def _require_fixable(path: str, rows: Utterances) -> None:
-    """Refuse what the cleaned manifest could not say."""
-    if rows.inside_archives:
-        raise RecipeError(f"--fix: {path} has recordings inside archives, which no manifest can name; unpack them")
-    if len(rows.weights) > 1:
-        raise RecipeError(f"--fix: {path} joins sources of several weights, which no manifest can name; fix each alone")
 
 
 def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, Report]:
@@ -189,6 +193,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
             found, audio = check_audio(rows, workers=options.workers, advance=advance)
         findings += found
         findings += misfits(texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
+    findings += repeated_ids(sources)
     findings += same_audio(sources, texts, audio)
     findings += same_text(sources, texts)
     findings += shared_speakers(sources, texts)

@@ -104,7 +104,7 @@ def read_utterances(name: str, described: str, *, faults: list[ManifestError] | 
     files = [Path(source.path) for source in sources]
     key = None
     asked = any(source.split is not None for source in sources)  # then a manifest is refused, kept or not
-    if not asked and all(path.is_file() and is_manifest(path) and not _holds_cuts(path) for path in files):
+    if not asked and all(path.is_file() and is_manifest(path) and not holds_cuts(path) for path in files):
         key = rows_key(described, files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
@@ -179,7 +179,7 @@ def _add_source(source: Source, name: str, utterances: Utterances) -> None:
         require_no_split(path, asked)
         if is_shard:
             add_shard(path, utterances)
-        elif _holds_cuts(path):
+        elif holds_cuts(path):
             add_cuts(path, utterances)
         elif not is_manifest(path):
             endings = ", ".join((*DELIMITERS, *JSON_LINES))
@@ -217,7 +217,7 @@ def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances
         )
 
 
-def _holds_cuts(path: Path) -> bool:
+def holds_cuts(path: Path) -> bool:
     """Whether the first line of a JSONL is one of lhotse's cuts."""
     if ending_of(path) not in JSON_LINES or not path.is_file():
         return False

@@ -1,0 +1,161 @@
+"""Cleaned manifests: every row without errors, with all its columns, and the others with the reasons."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from whispertune.check.findings import Finding, Source
+from whispertune.check.report import Report
+from whispertune.check.written import writing
+from whispertune.data.manifest import is_manifest, manifest_rows
+from whispertune.data.rows import (
+    AUDIO_COLUMNS,
+    CHANNEL_COLUMNS,
+    END_COLUMNS,
+    ID_COLUMNS,
+    LANGUAGE_COLUMNS,
+    PROMPT_COLUMNS,
+    SPEAKER_COLUMNS,
+    START_COLUMNS,
+    TASK_COLUMNS,
+    TEXT_COLUMNS,
+    Row,
+)
+from whispertune.data.sources import holds_cuts
+from whispertune.data.utterances import Utterance
+from whispertune.errors import DataError, RecipeError
+
+EXCLUDED = "excluded.jsonl"
+NAMES = {
+    "id": ID_COLUMNS, "audio": AUDIO_COLUMNS, "text": TEXT_COLUMNS, "start": START_COLUMNS, "end": END_COLUMNS,
+    "language": LANGUAGE_COLUMNS, "task": TASK_COLUMNS, "speaker": SPEAKER_COLUMNS, "prompt": PROMPT_COLUMNS,
+    "channel": CHANNEL_COLUMNS,
+}  # fmt: skip
+"""Fields of a cleaned row, and what each may be called in the manifest it comes from."""
+
+
+def require_fixable(source: Source) -> None:
+    """Refuse what the cleaned manifest could not say.
+
+    Raises:
+        RecipeError: naming the source.
+    """
+    path, rows = source.path, source.rows
+    if rows.inside_archives:
+        raise RecipeError(f"--fix: {path} has recordings inside archives, which no manifest can name; unpack them")
+    if len(rows.weights) > 1:
+        raise RecipeError(f"--fix: {path} joins sources of several weights, which no manifest can name; fix each alone")
+    for kind in rows.kinds:
+        if any("\udc80" <= char <= "\udcff" for char in kind.folder):
+            raise RecipeError(f"--fix: {kind.folder}: a name that is not UTF-8, which no manifest can hold; rename it")
+
+
+def cleaned_names(sources: Sequence[Source]) -> list[str]:
+    """File names of the cleaned manifests."""
+    names: list[str] = []
+    for source in sources:
+        stem = source.path.resolve().name
+        stem = source.role or stem.removesuffix("".join(source.path.suffixes)) or "data"
+        name = f"{stem}.jsonl"
+        while name in names or name == EXCLUDED:
+            stem = f"{stem}-{len(names) + 1}"
+            name = f"{stem}.jsonl"
+        names.append(name)
+    return names
+
+
+def write_cleaned(report: Report, folder: Path) -> list[Path]:
+    """A JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
+
+    Audio paths are relative to `folder`, or absolute where a symbolic link lets those lead elsewhere. Columns that
+    whispertune does not know are kept.
+    """
+    reasons: dict[int, list[Finding]] = {}
+    for finding in report.findings:
+        if finding.severity == "error":
+            reasons.setdefault(finding.row, []).append(finding)
+    written = [folder / name for name in cleaned_names(report.sources)]
+    for source, path in zip(report.sources, written, strict=True):
+        given = _Records()
+        with writing(path) as file:
+            for number, row in enumerate(source.rows, start=source.first):
+                record = given.of(row)
+                if number not in reasons:
+                    file.write(json.dumps(_cleaned_row(row, folder, record), ensure_ascii=False) + "\n")
+    with writing(folder / EXCLUDED) as file:
+        for excluded in _excluded_rows(report, reasons):
+            file.write(json.dumps(excluded, ensure_ascii=False) + "\n")
+    return written
+
+
+def _excluded_rows(report: Report, reasons: Mapping[int, Sequence[Finding]]) -> Iterator[dict[str, Any]]:
+    for source, fault in report.faults():
+        yield {
+            "split": source.role or source.name, "id": None, "file": fault.file, "row": fault.row,
+            "reason": f"bad_row: {fault.problem}",
+        }  # fmt: skip
+    for number, found in sorted(reasons.items()):
+        row, source = report.utterance(number), report.source_of(number)
+        yield {
+            "split": source.role or source.name, "id": row.id, "file": row.source, "row": row.row,
+            "reason": "; ".join(f"{f.kind}: {f.detail}" for f in found),
+        }  # fmt: skip
+
+
+class _Records:
+    """Rows as they stand in their manifests, which are read again beside the utterances, in the same order."""
+
+    def __init__(self) -> None:
+        self._source = ""
+        self._rows: Iterator[Row] | None = None
+        self._last: Row | None = None
+
+    def of(self, row: Utterance) -> Row | None:
+        """The row that an utterance was made of; None if that is no manifest's."""
+        if row.source != self._source:
+            path = Path(row.source)
+            is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)
+            self._source, self._last = row.source, None
+            self._rows = manifest_rows(path, lambda _: None, lenient=True) if is_read else None
+        if self._rows is not None and (self._last is None or self._last.number != row.row):
+            self._last = next((found for found in self._rows if found.number == row.row), None)
+            if self._last is None:
+                raise DataError(f"{row.source}, row {row.row}: was changed while it was checked; check it again")
+        return self._last
+
+
+def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, Any]:
+    """The fields of a row of a cleaned manifest; those without a value are left out."""
+    further: dict[str, object] = {}
+    if given is not None:
+        used = set(given.columns)
+        further = {name: value for name, value in given.record.items() if name not in used}
+    fields: dict[str, Any] = {name: getattr(row, name) for name in NAMES}
+    fields["audio"] = audio_path(row.audio, folder)
+    fields["start"] = row.start or None
+    # An empty field stays where another column would count in its place.
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if value is not None or any(other in further for other in NAMES[name])
+    }
+    return kept | further
+
+
+def audio_path(audio: Path, folder: Path) -> str:
+    """`audio` relative to `folder`, or absolute where a symbolic link on the way lets that lead elsewhere."""
+    beside = _relative(str(audio.absolute().parent), str(folder.absolute()))
+    return str(audio.absolute()) if beside is None else os.path.normpath(f"{beside}/{audio.name}")
+
+
+@lru_cache(maxsize=1024)
+def _relative(audio_folder: str, folder: str) -> str | None:
+    relative = os.path.relpath(audio_folder, folder)
+    # `..` of a link is the folder above what it points to.
+    same = os.path.realpath(f"{folder}/{relative}") == os.path.realpath(audio_folder)
+    return relative if same else None

@@ -1,0 +1,86 @@
+"""Files that check writes into a folder of the user's: marked, so that the next check replaces these and nothing else.
+
+The mark lists of each file the sha256 of what was written last, and of what is being written: a kill between the two
+leaves either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from whispertune.errors import RunFolderError
+from whispertune.run_folder import replacing_file, write_text
+
+MARK = "whispertune-check.json"
+"""Name of the file with the sha256 of what check wrote beside it."""
+WRITTEN_BY = "whispertune check"
+
+
+def require_replaceable(flag: str, folder: Path, names: Collection[str], inputs: Collection[Path]) -> None:
+    """Refuse a folder where a file of one of these names is not as an earlier check left it, or is an input.
+
+    Raises:
+        RunFolderError: naming the file.
+    """
+    read = {path.resolve() for path in inputs}
+    for name in names:
+        path = folder / name
+        if path.resolve() in read:
+            raise RunFolderError(f"{flag}: {path} is read here and would be overwritten; choose another folder")
+        if not _is_ours(path):
+            raise RunFolderError(
+                f"{flag}: {path} would be overwritten, and is not as `whispertune check` left it; choose another "
+                "folder, or move it away"
+            )
+    if os.path.lexists(folder / MARK) and _written(folder) is None:
+        raise RunFolderError(f"{flag}: {folder / MARK} is not what check writes there; choose another folder")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that replaces `path` at once, or not at all, and is marked as check's.
+
+    Raises:
+        RunFolderError: if another file has been put there meanwhile.
+    """
+    with replacing_file(path) as temporary:
+        # Lone surrogates (names that are not UTF-8) have no UTF-8; as escapes they stay valid JSON.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        if not _is_ours(path):
+            raise RunFolderError(f"{path}: was written by someone else meanwhile; move it away, and check again")
+        written = _written(path.parent) or {}
+        written[path.name] = [*written.get(path.name, [])[-1:], _sha256(temporary)]
+        content = {"written_by": WRITTEN_BY, "files": written}
+        write_text(path.parent / MARK, json.dumps(content, indent=2) + "\n")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is nothing at a path, or what check wrote there."""
+    if not os.path.lexists(path):
+        return True
+    marked = (_written(path.parent) or {}).get(path.name, [])
+    return path.is_file() and not path.is_symlink() and _sha256(path) in marked
+
+
+def _written(folder: Path) -> dict[str, list[str]] | None:
+    """The mark of a folder: sha256 of each file; None without one."""
+    try:
+        content = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        files = content["files"] if content["written_by"] == WRITTEN_BY else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if not isinstance(files, dict) or not all(isinstance(hashes, list) for hashes in files.values()):
+        return None
+    return {str(name): [str(digest) for digest in hashes] for name, hashes in files.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
