@@ -92,13 +92,22 @@ def test_a_timeout_has_bounds() -> None:
         ProcessOptions(timeout_minutes=0)
 
 
-def test_one_process_does_not_import_accelerate() -> None:
-    code = (
-        "import sys, whispertune.commands.train as train; from whispertune.processes import *;"
-        "join('auto', ProcessOptions()); print('accelerate' in sys.modules)"
-    )
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == "False"
+@pytest.mark.parametrize(("chosen", "threads"), [({}, 4), ({"OMP_NUM_THREADS": "3"}, 8)])
+def test_processes_on_one_cpu_share_its_threads(
+    environment: pytest.MonkeyPatch, chosen: dict[str, str], threads: int
+) -> None:
+    """srun sets no OMP_NUM_THREADS; each process would take all cores, and all wait for each other."""
+    environment.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in {**LAUNCHED, "LOCAL_WORLD_SIZE": "2", **chosen}.items():
+        environment.setenv(name, value)
+    taken = [8]
+    environment.setattr("torch.get_num_threads", lambda: taken[-1])
+    environment.setattr("torch.set_num_threads", taken.append)
+    for name, value in {"init_process_group": None, "get_rank": 0, "get_world_size": 2}.items():
+        environment.setattr(f"torch.distributed.{name}", lambda *a, _value=value, **k: _value)
+    environment.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: None)
+    assert join("cpu", ProcessOptions()).world == 2
+    assert taken[-1] == threads
 
 
 def test_the_package_is_a_command() -> None:

@@ -15,7 +15,6 @@ import whispertune
 
 PACKAGES = (
     "torch",
-    "accelerate",
     "numpy",
     "safetensors",
     "tokenizers",

@@ -100,18 +100,21 @@ def join(device: str, options: ProcessOptions) -> Processes:
             f"{here} processes on this machine, but PyTorch sees {torch.cuda.device_count()} GPUs; start one a GPU, or "
             "take --device cpu"
         )
-    from accelerate import PartialState  # only here: a single process does without
-
+    local_rank = int(os.environ["LOCAL_RANK"])
+    own = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
+    if on_cpu and "OMP_NUM_THREADS" not in os.environ:  # torchrun and accelerate launch set it, srun does not
+        torch.set_num_threads(max(1, torch.get_num_threads() // here))
     timeout = timedelta(minutes=options.timeout_minutes)
     try:
-        state = PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl", timeout=timeout)
+        if not on_cpu:
+            torch.cuda.set_device(own)
+        dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timeout)
         control = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo", timeout=timeout)
         store = dist.distributed_c10d._get_default_store()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(f"the processes cannot meet: {reason[:300]}") from None
-    own = torch.device("cpu") if on_cpu else state.device
-    return Processes(state.process_index, state.num_processes, own, control, store)
+    return Processes(dist.get_rank(), dist.get_world_size(), own, control, store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,6 @@ def lost_line(ended: Ended, run: Path) -> str:
 def serve() -> None:
     """The other end of `Launcher`."""
     prepare_server()
-    import accelerate  # noqa: F401 - a second's worth
-
     states.BATCH_FRAMES = 700  # so that every process has some of these few windows to encode
 
     for line in sys.stdin:
