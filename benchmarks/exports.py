@@ -2,12 +2,14 @@
 
     python benchmarks/exports.py --model runs/demo --manifest examples/italian-prompts/test.csv --language it
 
-Prints a Markdown table: how many transcripts are the same, letter for letter, as whispertune's own (greedy,
-dense, float32), and the word error rates of both (normalised). The search is greedy everywhere, at temperature 0,
-without fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to
-30 s. `--only ctranslate2:int8 ggml` picks rows, in this order; `--keep FOLDER` keeps transcripts there as they
-are made and reads them instead of making them again, so that a table can be made in several sittings. Needs the
-`ctranslate2` and `benchmarks` extras; rows whose program is missing are left out, and named.
+Prints a Markdown table with two lines an export. `same computation`: the search is greedy, at temperature 0, without
+fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to 30 s, as
+whispertune's own (greedy, dense, float32). `by default`: the program is told only the language, and gets the clip as
+it is. Same transcripts are so letter for letter; word error rates are normalised, with 95 % intervals over clips; the
+difference is that of a paired bootstrap over the same clips. `--only ctranslate2:int8 ggml` picks rows, in this order;
+`--keep FOLDER` keeps transcripts there as they are made and reads them instead of making them again, so that a table
+can be made in several sittings. Needs the `ctranslate2` and `benchmarks` extras; rows whose program is missing are
+left out, and named.
 """
 
 from __future__ import annotations
@@ -21,16 +23,15 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from whispertune.commands.export import Clip, ExportOptions, our_transcripts, read_clips, their_transcripts, write
+from whispertune.commands.export import ExportOptions, read_clips, write
 from whispertune.data.manifest import read_manifest
 from whispertune.errors import WhispertuneError
 from whispertune.run_folder import write_text
-from whispertune.runtimes import PACKAGES, require_runtime
-from whispertune.scoring.error_rates import score_corpus
+from whispertune.runtimes import BY_DEFAULT, PACKAGES, require_runtime
+from whispertune.verification import Clip, difference, our_transcripts, rate_with_interval, scored, their_transcripts
 
 ROWS = [
     *("huggingface:float32", "openai:float32", "openai:float16"),
@@ -55,8 +56,8 @@ def kept(file: Path | None, belongs_to: list[str], make: Callable[[], list[str]]
     return transcripts, seconds
 
 
-def run(folder: Path, checkpoint: Checkpoint, options: ExportOptions, clips: list[Clip]) -> list[str]:
-    return their_transcripts(folder, checkpoint, clips, options)
+def run(folder: Path, kind: str, checkpoint: Checkpoint, by_default: bool, clips: list[Clip]) -> list[str]:
+    return their_transcripts(kind, folder, checkpoint, clips, "transcribe", by_default=by_default)
 
 
 def main() -> None:
@@ -73,17 +74,9 @@ def main() -> None:
         parser.error(f"--only names none of {', '.join(ROWS)}")
     utterances = read_manifest(Path(given.manifest))
     count = min(given.clips or len(utterances), len(utterances))
-    chosen = [utterances[i] for i in np.linspace(0, len(utterances) - 1, count).round().astype(int)]
     checkpoint = load_checkpoint(given.model)
     shared = {"model": given.model, "output": "", "data": given.manifest, "clips": count, "language": given.language}
     clips = read_clips(ExportOptions(to="huggingface", **shared), [], checkpoint)
-    names, references = [clip.name for clip in clips], [utterance.text for utterance in chosen]
-    languages = [clip.language or "en" for clip in clips]
-    assert names == [utterance.id for utterance in chosen]
-
-    def wer(transcripts: list[str]) -> float:
-        return 100 * score_corpus(names, references, transcripts, languages).wer
-
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
 
@@ -101,32 +94,42 @@ def main() -> None:
     ours, seconds = in_parts(
         "source", [checkpoint.digest], lambda part: our_transcripts(checkpoint, part, "transcribe")
     )
+    source = scored(clips, ours, "transcribe")
     print(
         f"{given.model}, {given.manifest}, {count} clips; "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n"
-        "| export | program | same transcripts | WER | seconds |\n|---|---|---|---|---|\n"
-        f"| (source) | whispertune | {count} of {count} | {wer(ours):.1f} % | {seconds:.0f} |",
+        "| export | program | run | same transcripts | WER, % (95 %) | minus the source's, points (95 %) | seconds |\n"
+        "|---|---|---|---|---|---|---|\n"
+        f"| (source) | whispertune | | | {rate_with_interval(source)} | | {seconds:.0f} |",
         flush=True,
     )
     for row in rows:
         to, quantization = row.split(":")
         options = ExportOptions(to=to, quantization=quantization, **shared)
         package = PACKAGES[to][1]
+        found = {}
         try:
             require_runtime(to)
             with tempfile.TemporaryDirectory() as folder:
                 write(Path(folder), checkpoint, options)
-                transcribe = partial(run, Path(folder), checkpoint, options)
-                theirs, seconds = in_parts(row, [checkpoint.digest, version(package)], transcribe)
+                for by_default in (False, True):
+                    transcribe = partial(run, Path(folder), to, checkpoint, by_default)
+                    of = [checkpoint.digest, version(package)]
+                    found[by_default] = in_parts(f"{row}{'-by-default' * by_default}", of, transcribe)
         except WhispertuneError as error:
-            print(f"| {row} | {error} | – | – | – |", flush=True)
-            continue
-        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-        print(
-            f"| {row} | {package} {version(package)} | {same} of {count} ({100 * same / count:.1f} %) "
-            f"| {wer(theirs):.1f} % | {seconds:.0f} |",
-            flush=True,
-        )
+            print(f"| {row} | {error} | | – | – | – | – |", flush=True)
+        for by_default, (theirs, seconds) in found.items():
+            same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+            score = scored(clips, theirs, "transcribe")
+            print(
+                f"| {row} | {package} {version(package)} | {'by default' if by_default else 'same computation'} "
+                f"| {same} of {count} ({100 * same / count:.1f} %) | {rate_with_interval(score)} "
+                f"| {difference(source, score)} | {seconds:.0f} |",
+                flush=True,
+            )
+    print("\nBy default:\n")
+    for kind in dict.fromkeys(row.split(":")[0] for row in rows):
+        print(f"- {PACKAGES[kind][1]}, {BY_DEFAULT[kind]}")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ import torch
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.ggml import FILE, save_ggml
-from whispertune.commands.export import ExportOptions, our_transcripts, read_clips
+from whispertune.commands.export import ExportOptions, read_clips
 from whispertune.frames import DENSE
 from whispertune.states import window_features
 from whispertune.text.tokenizer import Tokenizer
+from whispertune.verification import our_transcripts
 
 
 class WhisperCpp:

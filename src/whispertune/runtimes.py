@@ -1,8 +1,8 @@
 """Exported models in the programs they are exported for: what does each of these transcribe?
 
-All search alike: greedy, temperature 0, no fallback, no thresholds, no timestamps, the model's own suppressed
-tokens. Waveforms are padded with silence to Whisper's 30 s: some programs would else pad the spectrogram instead,
-with zeros, which Whisper was not trained on and other programs do not do.
+In the same computation all search alike: greedy, temperature 0, no fallback, no thresholds, no timestamps, the
+model's own suppressed tokens, on waveforms padded with silence to Whisper's 30 s. By default, as their users run them,
+some search with beams, write timestamps, try again at higher temperatures, or pad the spectrogram with zeros instead.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ PACKAGES = {
     "openai": ("whisper", "openai-whisper"),
 }
 """For each format the module that runs it, and what to install."""
+BY_DEFAULT = {
+    "huggingface": "pipeline(): greedy, clip padded with silence",
+    "ctranslate2": "transcribe(): 5 beams, timestamps, temperature fallback, spectrogram padded with zeros",
+    "ggml": "transcribe(): greedy, timestamps, temperature fallback, clip padded with silence",
+    "openai": "transcribe(): greedy, timestamps, temperature fallback, spectrogram padded with zeros",
+}
+"""For each format what its program does with a short clip if it is told nothing but the language and the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,10 @@ def require_runtime(kind: str) -> None:
         raise RecipeError(f"--verify runs the export in {package}, which is not installed: pip install {package}")
 
 
-def open_runtime(kind: str, folder: Path, task: Task) -> Transcribe:
+def open_runtime(kind: str, folder: Path, task: Task, *, by_default: bool = False) -> Transcribe:
     """The program for this format with the model in `folder` loaded.
+
+    by_default: run with its own defaults, on the clip as it is; otherwise all programs compute the same.
 
     Raises RecipeError if it is not installed; ExportError, then or when it transcribes, if it fails.
     """
@@ -66,7 +75,7 @@ def open_runtime(kind: str, folder: Path, task: Task) -> Transcribe:
         "openai": _openai_whisper,
     }
     with _its_errors(kind):
-        run = openers[kind](folder, task)
+        run = openers[kind](folder, task, by_default)
 
     def transcribe(waveform: np.ndarray) -> str:
         with _its_errors(kind):
@@ -94,13 +103,17 @@ def padded(waveform: np.ndarray) -> np.ndarray:
     return np.pad(waveform, (0, WINDOW_SAMPLES - len(waveform))).astype(np.float32)
 
 
-def _transformers(folder: Path, task: Task) -> Transcribe:
+def _transformers(folder: Path, task: Task, by_default: bool) -> Transcribe:
     import torch
 
     transformers = import_module("transformers")
     model = transformers.WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = transformers.WhisperProcessor.from_pretrained(folder)
     told = {} if task.language is None else {"language": task.language, "task": task.task}
+    if by_default:
+        parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+        recognize = transformers.pipeline("automatic-speech-recognition", model=model, device="cpu", **parts)
+        return lambda waveform: str(recognize(waveform.copy(), generate_kwargs=dict(told))["text"]).strip()
 
     @torch.inference_mode()
     def transcribe(waveform: np.ndarray) -> str:
@@ -111,12 +124,16 @@ def _transformers(folder: Path, task: Task) -> Transcribe:
     return transcribe
 
 
-def _faster_whisper(folder: Path, task: Task) -> Transcribe:
+def _faster_whisper(folder: Path, task: Task, by_default: bool) -> Transcribe:
     model = import_module("faster_whisper").WhisperModel(
         str(folder), device="cpu", cpu_threads=_threads(), local_files_only=True
     )
 
     def transcribe(waveform: np.ndarray) -> str:
+        if by_default:
+            import_module("ctranslate2").set_random_seed(0)  # of the temperature fallback
+            segments, _ = model.transcribe(waveform, language=task.language or "en", task=task.task)
+            return "".join(segment.text for segment in segments).strip()
         segments, _ = model.transcribe(
             padded(waveform), language=task.language or "en", task=task.task,
             beam_size=1, best_of=1, temperature=0.0, without_timestamps=True, condition_on_previous_text=False,
@@ -128,7 +145,9 @@ def _faster_whisper(folder: Path, task: Task) -> Transcribe:
     return transcribe
 
 
-def _openai_whisper(folder: Path, task: Task) -> Transcribe:
+def _openai_whisper(folder: Path, task: Task, by_default: bool) -> Transcribe:
+    import torch
+
     whisper = import_module("whisper")
     model = whisper.load_model(str(folder / "model.pt"), device="cpu")
     options = whisper.DecodingOptions(
@@ -137,30 +156,37 @@ def _openai_whisper(folder: Path, task: Task) -> Transcribe:
     )  # fmt: skip
 
     def transcribe(waveform: np.ndarray) -> str:
+        if by_default:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # of the temperature fallback
+                found = model.transcribe(waveform, language=task.language or "en", task=task.task, fp16=False)
+            return str(found["text"]).strip()
         log_mel = whisper.log_mel_spectrogram(padded(waveform), n_mels=model.dims.n_mels)
         return str(whisper.decode(model, log_mel, options).text).strip()
 
     return transcribe
 
 
-def _whisper_cpp(folder: Path, task: Task) -> Transcribe:
+def _whisper_cpp(folder: Path, task: Task, by_default: bool) -> Transcribe:
     # In a process of its own: where something is wrong with a model, whisper.cpp ends the process it runs in.
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _open_whisper_cpp, (folder, task, _threads()))
-    return lambda waveform: pool.submit(_run_whisper_cpp, padded(waveform)).result()
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _open_whisper_cpp, (folder, task, _threads(), by_default))
+    return lambda waveform: pool.submit(_run_whisper_cpp, waveform if by_default else padded(waveform)).result()
 
 
-def _open_whisper_cpp(folder: Path, task: Task, threads: int) -> None:
+def _open_whisper_cpp(folder: Path, task: Task, threads: int, by_default: bool) -> None:
     global _cpp
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    alike = {} if by_default else {
+        "no_timestamps": True, "single_segment": True, "no_context": True, "greedy": {"best_of": 1},
+        "temperature": 0.0, "temperature_inc": 0.0,
+        "entropy_thold": 0.0, "logprob_thold": -1e9, "no_speech_thold": 1e9,
+        "suppress_blank": bool(task.begin_suppress), "suppress_nst": bool(task.suppress),
+    }  # fmt: skip
     _cpp = import_module("pywhispercpp.model").Model(
         str(folder / "ggml-model.bin"), redirect_whispercpp_logs_to=None, n_threads=threads,
         context_params={"use_gpu": False, "flash_attn": False},
         language=task.language or "en", translate=task.task == "translate",
-        no_timestamps=True, single_segment=True, no_context=True, greedy={"best_of": 1},
-        temperature=0.0, temperature_inc=0.0,
-        entropy_thold=0.0, logprob_thold=-1e9, no_speech_thold=1e9,
-        suppress_blank=bool(task.begin_suppress), suppress_nst=bool(task.suppress),
-        print_progress=False, print_timestamps=False,
+        print_progress=False, print_timestamps=False, **alike,
     )  # fmt: skip
 
 

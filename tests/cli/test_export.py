@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from cli_samples import Command, example_rows, write_manifest
 from standard_samples import standard
 
-from whispertune import runtimes
+from whispertune import runtimes, verification
 from whispertune.checkpoints import ctranslate2_write
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
+from whispertune.data.audio import load_utterance
+from whispertune.data.utterances import Utterance
 from whispertune.errors import CheckpointError, ExportError
 from whispertune.export_mark import MARK
 
@@ -248,21 +254,23 @@ def test_without_the_program_to_verify_in(
 def echoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Transcripts of the source, without running it; the exported model says them in another case from the third."""
     said = ["uno", "due", "tre"]
-    monkeypatch.setattr(export, "our_transcripts", lambda checkpoint, clips, task: said[: len(clips)])
+    monkeypatch.setattr(verification, "our_transcripts", lambda checkpoint, clips, task: said[: len(clips)])
     monkeypatch.setattr(export, "require_runtime", lambda to: None)
     heard: list[np.ndarray] = []
 
-    def open_runtime(to: str, folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+    def open_runtime(to: str, folder: Path, task: runtimes.Task, *, by_default: bool) -> runtimes.Transcribe:
         assert (folder / "model.pt").exists()
         assert (task.language, list(task.suppress)) == ("it", [1, 2, 7])
 
         def transcribe(waveform: np.ndarray) -> str:
+            if by_default:
+                return "uno due"
             heard.append(waveform)
             return said[len(heard) - 1] if len(heard) < 3 else "TRE"
 
         return transcribe
 
-    monkeypatch.setattr(export, "open_runtime", open_runtime)
+    monkeypatch.setattr(verification, "open_runtime", open_runtime)
     return said
 
 
@@ -315,6 +323,60 @@ def test_verify_allows_a_share(model: Path, tmp_path: Path, command: Command, ec
     assert (tmp_path / "out" / "model.pt").exists()
 
 
+def test_verify_tells_what_the_program_says_by_default(
+    model: Path, tmp_path: Path, command: Command, echoing: list[str]
+) -> None:
+    """Its own defaults decide nothing; with the texts at hand, error rates say whether they do any harm."""
+    rows = [{**row, "text": text} for row, text in zip(example_rows("test", 2), echoing, strict=False)]
+    manifest = write_manifest(tmp_path / "data.csv", rows)
+    outcome = command([*flags(model, "openai", tmp_path / "out"), "--verify", f"--data={manifest}"])
+    assert outcome.status == 0, outcome.err
+    shown = " ".join(outcome.out.split())
+    assert "2 of 2 transcripts are the same in openai-whisper" in shown
+    assert "0 of 2 are the same as openai-whisper is run by default (transcribe(): greedy, timestamps" in shown
+    assert "source, greedy: 0.0 % (0.0 to 0.0)" in shown
+    assert "the same computation: 0.0 % (0.0 to 0.0); against the source +0.00 (+0.00 to +0.00) points" in shown
+    # `uno due` for `uno` and for `due`: a word too many each, in every draw of the bootstrap.
+    assert "by default: 100.0 % (100.0 to 100.0); against the source +100.00 (+100.00 to +100.00) points" in shown
+    assert "2 clips say little about error rates" in shown
+    assert "exported 'uno due'" in " ".join(outcome.err.split())
+
+
+def test_verify_without_texts_tells_no_error_rates(
+    model: Path, tmp_path: Path, command: Command, echoing: list[str]
+) -> None:
+    audio = [row["audio"] for row in example_rows("test", 2)]
+    outcome = command([*flags(model, "openai", tmp_path / "out"), "--verify", *audio])
+    assert outcome.status == 0, outcome.err
+    assert "0 of 2 are the same as openai-whisper is run by default" in " ".join(outcome.out.split())
+    assert "WER" not in outcome.out
+
+
+def test_defaults_are_the_programs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same computation is asked for in full and padded; by default only language and task are told."""
+    told: list[tuple[int, dict[str, Any]]] = []
+
+    class WhisperModel:
+        def __init__(self, folder: str, **options: Any) -> None:
+            pass
+
+        def transcribe(self, waveform: np.ndarray, **options: Any) -> tuple[list[Any], None]:
+            told.append((len(waveform), options))
+            return [], None
+
+    modules = {"faster_whisper": SimpleNamespace(WhisperModel=WhisperModel)}
+    modules["ctranslate2"] = SimpleNamespace(set_random_seed=lambda seed: None)
+    monkeypatch.setattr(runtimes, "import_module", modules.__getitem__)
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
+    for by_default in (False, True):
+        task = runtimes.Task("it", "transcribe", [1], [2])
+        runtimes.open_runtime("ctranslate2", tmp_path, task, by_default=by_default)(np.zeros(1000, np.float32))
+    (padded, alike), (as_it_is, usual) = told
+    assert (padded, as_it_is) == (480_000, 1000)
+    assert usual == {"language": "it", "task": "transcribe"}
+    assert (alike["beam_size"], alike["without_timestamps"], alike["temperature"]) == (1, True, 0.0)
+
+
 def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = standard()
     del checkpoint.generation["language"]
@@ -331,7 +393,7 @@ def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: 
 def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
 
-    def broken(folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+    def broken(folder: Path, task: runtimes.Task, by_default: bool) -> runtimes.Transcribe:
         raise RuntimeError("bad magic\nat byte 0")
 
     monkeypatch.setattr(runtimes, "_openai_whisper", broken)
@@ -344,12 +406,12 @@ def test_a_program_that_ends_its_process_is_one_line(
 ) -> None:
     """As whisper.cpp does on float32 weights; what then is to be done is said before it, too."""
 
-    def dead(folder: Path, task: runtimes.Task) -> runtimes.Transcribe:
+    def dead(folder: Path, task: runtimes.Task, by_default: bool) -> runtimes.Transcribe:
         return lambda waveform: ProcessPoolExecutor(1, get_context("spawn")).submit(os._exit, 3).result()
 
     monkeypatch.setattr(runtimes, "find_spec", lambda name: object())
     monkeypatch.setattr(runtimes, "_whisper_cpp", dead)
-    monkeypatch.setattr(export, "our_transcripts", lambda checkpoint, clips, task: ["uno"])
+    monkeypatch.setattr(verification, "our_transcripts", lambda checkpoint, clips, task: ["uno"])
     audio = example_rows("test", 1)[0]["audio"]
     given = flags(model, "ggml", tmp_path / "out", "--quantization=float32")
     outcome = command([*given, "--verify", audio])
@@ -375,3 +437,28 @@ def test_real_models_in_their_programs(tmp_path: Path, command: Command, to: str
     given = flags(Path(f"packaged:{name}"), to, tmp_path / "out", *language)
     outcome = command([*given, "--verify", f"--data={manifest}", "--clips=3"])
     assert outcome.status == 0, outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("to", list(runtimes.PACKAGES))
+def test_the_code_in_the_documents_transcribes_as_evaluate_does(
+    tmp_path: Path, command: Command, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    module = runtimes.PACKAGES[to][0]
+    pytest.importorskip(module)
+    pytest.importorskip(MODELS["whisper-base"].parts[0][0])
+    text = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f" {module}" in block)
+    monkeypatch.chdir(tmp_path)
+    assert command(["export", "--model=packaged:whisper-base", f"--to={to}", "--output=out"]).status == 0
+    (audio,) = (row["audio"] for row in example_rows("test", 12)[-1:])
+    waveform = load_utterance(Utterance(id="clip", audio=Path(audio), text=""))
+    soundfile.write("clip.wav", waveform, 16_000, subtype="FLOAT")
+    if to == "openai":  # load_audio asks for ffmpeg
+        monkeypatch.setattr("whisper.load_audio", lambda name: waveform)
+    clip = verification.Clip("clip", waveform, "it")
+    (ours,) = verification.our_transcripts(load_checkpoint("packaged:whisper-base"), [clip], "transcribe")
+    capfd.readouterr()
+    exec(code, {})
+    assert capfd.readouterr().out.strip().splitlines()[-1].strip() == ours

@@ -21,27 +21,25 @@ from whispertune.console import console, progress_bar, results
 from whispertune.data.audio import load_utterance
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
-from whispertune.decoding.windows import GREEDY, decode_windows
-from whispertune.errors import AudioError, DataError, ExportError, RecipeError, RunFolderError
+from whispertune.errors import AudioError, DataError, RecipeError, RunFolderError
 from whispertune.export_mark import contents, held_source, not_exported, write_mark
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
-from whispertune.frames import DENSE
 from whispertune.home import expand_home
-from whispertune.loading import ready_model, ready_to_decode
 from whispertune.run_folder import make_writable, recover_folder, replacing_folder
-from whispertune.runtimes import PACKAGES, Task, open_runtime, require_runtime
-from whispertune.states import encode, window_features
-from whispertune.targets import MAX_TOKENS
+from whispertune.runtimes import require_runtime
 from whispertune.text.languages import language_code
+from whispertune.verification import Clip, verify
 
 USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai --output DIR [--field value …]
        … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source"""
 
 DESCRIPTION = """Write a model for what runs Whisper: transformers, faster-whisper, whisper.cpp, openai-whisper.
 
-With --verify the exported model is run in its own program before it is put in place. Both searches are greedy,
-without timestamps. If a transcript differs, both are shown, nothing is written and the exit status is 1."""
+With --verify the exported model is run in its own program before it is put in place, twice. First in the same
+computation as the source: greedy, without timestamps, clips padded with silence. If a transcript differs, both are
+shown, nothing is written and the exit status is 1. Then by the program's own defaults, on the clips as they are: what
+differs is only reported, with the error rates of both where --data has the texts."""
 
 Format = Literal["huggingface", "ctranslate2", "ggml", "openai"]
 Quantization = Literal[
@@ -120,15 +118,6 @@ class ExportOptions:
         return self.quantization or ("float16" if self.to == "ggml" else "float32")
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording to verify with, and the code of its language (None: English-only model)."""
-
-    name: str
-    waveform: np.ndarray
-    language: str | None
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune export ARGUMENTS`."""
     if any(flag in ("-h", "--help") for flag in arguments):
@@ -153,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
     with replacing_folder(output) as folder:
         write(folder, checkpoint, options)
         if clips:
-            verify(folder, checkpoint, clips, options)
+            verify(options.to, folder, checkpoint, clips, options.task, options.max_different)
         write_mark(folder, model=options.model, to=options.to, quantization=options.stored)
         if contents(output) != before:
             raise RunFolderError(
@@ -258,60 +247,6 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
             raise DataError(
                 f"{utterance.id}: lasts {len(waveform) / 16_000:.1f} s; --verify takes clips of at most 30 s"
             )
-        clips.append(Clip(utterance.id, waveform, language if multilingual else None))
+        text = None if options.data is None else utterance.text
+        clips.append(Clip(utterance.id, waveform, language if multilingual else None, text))
     return clips
-
-
-@torch.inference_mode()
-def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) -> list[str]:
-    """Dense and greedy, in float32, one clip at a time."""
-    ready = ready_to_decode(ready_model(checkpoint, torch.device("cpu")))
-    found = []
-    with progress_bar("source", len(clips)) as advance:
-        for clip in clips:
-            prompt = ready.tokenizer.prompt_tokens(clip.language, task)
-            states = encode(ready.whisper.encoder, [window_features(clip.waveform, ready.n_mels, DENSE)])
-            (hypothesis,) = decode_windows(
-                ready.whisper.decoder, states, [prompt], ready.rules, ready.tokenizer.eot,
-                [MAX_TOKENS - len(prompt)], GREEDY,
-            )  # fmt: skip
-            found.append(ready.tokenizer.decode(hypothesis.tokens).strip())
-            advance(1)
-    return found
-
-
-def their_transcripts(folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], options: ExportOptions) -> list[str]:
-    """By the program that the export is for."""
-    generation = checkpoint.generation
-    found: dict[int, str] = {}
-    with progress_bar(PACKAGES[options.to][1], len(clips)) as advance:
-        for language in dict.fromkeys(clip.language for clip in clips):
-            task = Task(language, options.task, generation["suppress_tokens"], generation["begin_suppress_tokens"])
-            transcribe = open_runtime(options.to, folder, task)
-            for index, clip in enumerate(clips):
-                if clip.language == language:
-                    found[index] = transcribe(clip.waveform)
-                    advance(1)
-    return [found[index] for index in range(len(clips))]
-
-
-def verify(folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], options: ExportOptions) -> None:
-    """Compare the exported model's transcripts with the source's.
-
-    Raises:
-        ExportError: if more of them differ than allowed.
-    """
-    ours = our_transcripts(checkpoint, clips, options.task)
-    theirs = their_transcripts(folder, checkpoint, clips, options)
-    different = [index for index in range(len(clips)) if ours[index] != theirs[index]]
-    for index in different:
-        console.print(f"differs   {clips[index].name}", style="red")
-        console.print(f"  source    {ours[index]!r}\n  exported  {theirs[index]!r}")
-    results.print(
-        f"{len(clips) - len(different)} of {len(clips)} transcripts are the same in {PACKAGES[options.to][1]}"
-    )
-    if len(different) > options.max_different * len(clips):
-        raise ExportError(
-            f"the {options.to} export transcribes {len(different)} of {len(clips)} clips differently; nothing was "
-            "written (--max_different allows a share of them)"
-        )
