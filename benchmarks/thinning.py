@@ -1,7 +1,7 @@
-"""What thinned windows cost and save: divergence from dense ones and seconds, over stride, margin, edge, and variants.
+"""What thinned windows cost and save: divergence from dense ones and seconds, over stride, margin and edge.
 
     python benchmarks/thinning.py                         # whisper-base on the Italian valid and test clips
-    python benchmarks/thinning.py --english               # whisper-tiny.en on English ones (fetched from Debian)
+    python benchmarks/thinning.py --model packaged:whisper-tiny.en --manifest ENGLISH.csv   # its own transcripts
     python benchmarks/thinning.py --strides 30 60 --margins 10 25 --edges 25 40 --grid
     python benchmarks/thinning.py --limit 8 --strides 60 --margins 10 --edges 40     # a smoke test
 
@@ -25,8 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import DATA, add_common, markdown, publish
-from english_clips import english_manifest
-from thinning_variants import attention_comparison, constant, pauses_thinned
 
 from whispertune.allocator import keep_freed_memory
 from whispertune.data.audio import load_waveform
@@ -150,38 +148,23 @@ def step_seconds(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common(parser, "thinning")
-    parser.add_argument("--english", action="store_true", help="whisper-tiny.en on English clips, its own transcripts")
-    parser.add_argument("--model", help="default: packaged:whisper-base; with --english packaged:whisper-tiny.en")
+    parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--manifest", type=Path, nargs="+", help="default: the Italian valid and test clips")
-    parser.add_argument("--language", help="default: it; none with --english")
+    parser.add_argument("--language", default="it", help="not asked of English-only models")
     parser.add_argument("--targets", choices=["transcripts", "greedy"], help="teacher; greedy: its own, dense")
     parser.add_argument("--strides", type=int, nargs="+")
     parser.add_argument("--margins", type=int, nargs="+")
     parser.add_argument("--edges", type=int, nargs="+")
     parser.add_argument("--grid", action="store_true", help="all combinations of strides, margins and edges")
-    parser.add_argument(
-        "--constant", nargs="*", default=["30:25:50"], metavar="STRIDE:MARGIN:EDGE",
-        help="blocks of one size wherever they lie (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--pauses", nargs="*", default=["0.3:20:10"], metavar="LEVEL:SHORTEST:STRIDE",
-        help="pauses inside the speech thinned too; LEVEL above the floor, 1 is 40 dB (%(default)s)",
-    )  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, help="only so many clips, spread over the lengths")
     parser.add_argument("--step-batches", type=int, default=6, help="batches that the decoder step is timed on")
-    parser.add_argument("--max-kl", type=float, help="bar; default 0.015, with --english 0.025")
-    parser.add_argument("--min-argmax", type=float, help="bar, percent; default 95, with --english 93")
+    parser.add_argument("--max-kl", type=float, help="bar; default 0.015, English-only 0.025")
+    parser.add_argument("--min-argmax", type=float, help="bar, percent; default 95, English-only 93")
     parser.add_argument("--no-times", action="store_true", help="only how far thinned strays; for a busy machine")
     options = parser.parse_args()
     keep_freed_memory()  # as the commands do
-    english = options.english
-    model = options.model or ("packaged:whisper-tiny.en" if english else "packaged:whisper-base")
-    manifests = options.manifest or ([english_manifest()] if english else [DATA / "valid.csv", DATA / "test.csv"])
-    language = options.language or (None if english else "it")
-    teacher = options.targets or ("greedy" if english else "transcripts")
-    max_kl, min_argmax = options.max_kl or (0.025 if english else 0.015), options.min_argmax or (93 if english else 95)
     if not any((options.strides, options.margins, options.edges)):
         axes = tuple(POINTS.values())
     else:
@@ -190,8 +173,14 @@ def main() -> None:
         parser.error("without --grid, give as many --strides as --margins and --edges")
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    ready = load_model(model, device)
-    waveforms, targets = read(manifests, ready, language)
+    ready = load_model(options.model, device)
+    english = not ready.tokenizer.multilingual
+    language, teacher = (
+        None if english else options.language,
+        options.targets or ("greedy" if english else "transcripts"),
+    )
+    max_kl, min_argmax = options.max_kl or (0.025 if english else 0.015), options.min_argmax or (93 if english else 95)
+    waveforms, targets = read(options.manifest or [DATA / "valid.csv", DATA / "test.csv"], ready, language)
     if options.limit:
         chosen = np.linspace(0, len(waveforms) - 1, min(options.limit, len(waveforms))).round().astype(int)
         waveforms, targets = [waveforms[i] for i in chosen], [targets[i] for i in chosen]
@@ -210,24 +199,6 @@ def main() -> None:
     for stride, margin, edge in itertools.product(*axes) if options.grid else zip(*axes, strict=True):
         frames = FrameOptions(stride=stride, margin=margin, edge=edge)
         points.append((f"stride {stride}, margin {margin}, edge {edge}", partial(features, frames=frames)))
-    for text in options.constant:
-        stride, margin, edge = (int(part) for part in text.split(":"))
-        points.append(
-            (
-                f"constant: stride {stride}, margin {margin}, edge {edge}",
-                lambda i, s=stride, m=margin, e=edge: constant(features(i), samples[i], stride=s, margin=m, edge=e),
-            )
-        )
-    for text in options.pauses:
-        level, shortest, stride = (float(part) for part in text.split(":"))
-        points.append(
-            (
-                f"pauses: level {level:g}, from {shortest:g} frames, stride {stride:g}",
-                lambda i, a=level, b=shortest, c=stride: pauses_thinned(
-                    features(i), samples[i], level=a, shortest=int(b), stride=int(c)
-                ),
-            )
-        )
 
     def times(point: Features) -> tuple[str, str]:
         if options.no_times:
@@ -255,25 +226,9 @@ def main() -> None:
             )
         )  # fmt: skip
         print(rows[-1], flush=True)
-    kernels: list[str] = []
-    if not options.no_times:
-        config, kept = ready.checkpoint.config, round(float(np.mean([len(features(i).positions) for i in every])))
-        heads = config.decoder_attention_heads
-        compared = attention_comparison(
-            dtype, device, heads=heads, width=config.d_model // heads, kept=kept, repeats=3 if options.limit else 20
-        )
-        headings = (
-            "shape",
-            "weights",
-            "forward, ms",
-            "forward + backward, ms",
-            "largest error, in standard deviations",
-        )
-        kernels = ["Attention with weights, as a bias and as one more dimension:", markdown(headings, compared)]
-    table = options.table.with_stem(options.table.stem + "-english") if english else options.table
     publish(
-        table,
-        f"thinned windows, {model}, {precision_name(dtype)}",
+        options.table,
+        f"thinned windows, {options.model}, {precision_name(dtype)}",
         [
             f"{len(waveforms)} clips, mean {np.mean(samples) / 16_000:.1f} s; {found.num_tokens} target tokens, "
             f"{'its own dense greedy transcripts' if teacher == 'greedy' else 'the transcripts'}. "
@@ -281,7 +236,6 @@ def main() -> None:
             markdown(
                 ("", "frames", "encode, s a clip", "step, s", "KL", "same argmax", "NLL / dense", "within bars"), rows
             ),
-            *kernels,
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The benchmarks: their FLOP formulas against PyTorch's own counter, their tables' statistics, their variants."""
+"""The benchmarks: their FLOP formulas against PyTorch's own counter, their tables' statistics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from whispertune.frames import WINDOW_FRAMES, FrameOptions
 from whispertune.model import attention, loss
 from whispertune.model import whisper as model
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
-from whispertune.states import encode, window_features
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "hf_trainer")  # that one loads transformers
@@ -112,31 +110,6 @@ def test_weight_products_add_up_to_the_formulas(script):
     everything += flops.backward_products(weights_only, input_gradient=False)
     attention = 3 * CONFIG.decoder_layers * 4 * CONFIG.d_model * (tokens * frames + tokens * (tokens + 1) // 2)
     assert sum(p.flops for p in everything) + attention == flops.decoder_training(CONFIG, frames, tokens, scored)
-
-
-@pytest.mark.parametrize("num_samples", [1, 40_000, 16_000 * 29])
-def test_variants_keep_every_frame_accounted_for(script, num_samples):
-    variants = script("thinning_variants")
-    waveform = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32)
-    waveform[num_samples // 4 : num_samples // 2] = 0  # a pause
-    plain = window_features(waveform, CONFIG.num_mel_bins, FrameOptions())
-    found = [
-        variants.constant(plain, num_samples, stride=30, margin=25, edge=50),
-        variants.pauses_thinned(plain, num_samples, level=0.1, shortest=20, stride=10),
-    ]
-    for features in found:
-        assert features.counts.sum() == WINDOW_FRAMES
-        assert (np.diff(features.positions) > 0).all()
-        assert encode(Whisper(CONFIG).encoder, [features]).states.isfinite().all()
-    if num_samples > 16_000:
-        assert len(found[1].positions) < len(plain.positions)
-
-
-def test_a_further_dimension_carries_the_weights(script):
-    rows = script("thinning_variants").attention_comparison(
-        torch.float32, torch.device("cpu"), heads=2, width=16, kept=40, repeats=1
-    )
-    assert all(float(error) < 1e-5 for _, way, _, _, error in rows if way != "no weights")
 
 
 def results_file(folder: Path, gain: float) -> Path:
