@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -63,12 +64,17 @@ def _tell(error: BaseException, status: int, message: str = "") -> int:
     """One line on standard error; with WHISPERTUNE_TRACEBACK set, the error itself."""
     if os.environ.get("WHISPERTUNE_TRACEBACK"):
         raise error
-    print(f"error: {message or ' '.join(str(error).split())}", file=sys.stderr)
+    from whispertune.console import printable  # not at the top: it loads rich, which --help need not wait for
+
+    print(f"error: {printable(message or ' '.join(str(error).split()))}", file=sys.stderr)
     return status
 
 
 def entry_point() -> NoReturn:
     """The command line as a process of its own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on standard error: a letter that a terminal's or a pipe's encoding lacks ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     status = main()
     processes = sys.modules.get("whispertune.processes")
     if processes is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import resource
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -16,10 +17,33 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Text with control characters, line ends and lone surrogates as escapes (ESC as `\\x1b`), but for those to keep.
+
+    A terminal obeys the first: a file's name could retitle it or clear it. The last stand for the bytes of a name that
+    is not UTF-8, and no stream takes them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(char)[1:-1] if char not in keep and unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
+        for char in text
+    )
+
+
+class EscapingConsole(Console):
+    """A console on which names and transcripts cannot command the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, keep="\n\t"), **options)
+
 
 # No markup and no emoji: a path or a transcript may hold [brackets] and :words: of its own.
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-results = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = EscapingConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+results = EscapingConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Advance(Protocol):
