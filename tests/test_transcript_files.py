@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.rules import Hypothesis
 from whispertune.errors import RecipeError
-from whispertune.transcript_files import Recordings, as_json, as_lines, as_srt, as_txt, as_vtt, clock, output_names
+from whispertune.recordings import Recordings, output_names
+from whispertune.transcript_files import SubtitleLines, as_json, as_lines, as_srt, as_txt, as_vtt, clock
 
 RESULT = WindowResult(Hypothesis((5, 6), -1.5), "x", 0.2, -0.51234567, 1.25, 0.0123)
 
@@ -56,6 +58,55 @@ def test_subtitles_are_read_back(cues: list[tuple[int, int, str]]) -> None:
         found = list(read_cues("x", content)) if content else []
         assert [(round(1000 * c.start), round(1000 * c.end)) for c in found] == [(a, a + b) for a, b, _ in cues]
         assert [cue.text for cue in found] == [" ".join(text.split()) for _, _, text in cues]
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4), st.sampled_from([10, 42, None]), st.integers(1, 3))
+def test_any_text_is_one_subtitle_after_another(texts: list[str], width: int | None, count: int) -> None:
+    """No text ends its subtitle early (a blank line), nor stands outside of one; none is lost, times go forwards."""
+    spoken = transcript(*((float(n), n + 1.0, text) for n, text in enumerate(texts) if text.strip()))
+    for write in (as_srt, as_vtt):
+        content = write(spoken, SubtitleLines(width, count))
+        cues = list(read_cues("x", content)) if content else []
+        joined = "".join("".join(cue.text.split()) for cue in cues)
+        if not any(char in "<>&{}-" for text in texts for char in text):  # what readers take for markup
+            assert joined == "".join("".join(s.text.split()) for s in spoken.segments)
+        assert all(a.end <= b.start for a, b in pairwise(cues))
+
+
+LONG = (
+    "Il numero da lei chiamato non è al momento raggiungibile, la preghiamo di richiamare più tardi oppure di "
+    "lasciare un messaggio dopo il segnale acustico."
+)
+
+
+def test_long_segments_become_subtitles_of_two_lines_of_42() -> None:
+    cues = list(read_cues("x", as_srt(transcript((0.0, 10.0, LONG)))))
+    shown = [line for line in as_srt(transcript((0.0, 10.0, LONG))).splitlines() if line and line[0].isalpha()]
+    assert max(map(len, shown)) <= 42
+    assert " ".join(shown) == LONG
+    assert min(map(len, shown)) > 25  # of about one length
+    assert len(cues) == 2
+    assert (cues[0].start, cues[-1].end) == (0.0, 10.0)
+    share = len(cues[0].text) / len(LONG)
+    assert cues[0].end == cues[1].start == pytest.approx(10 * share, abs=0.1)  # as long as its text
+    unlimited = list(read_cues("x", as_srt(transcript((0.0, 10.0, LONG)), SubtitleLines(None))))
+    assert [cue.text for cue in unlimited] == [LONG]
+    # No subtitle is too short to be read; then it has more lines.
+    assert len(list(read_cues("x", as_srt(transcript((0.0, 0.6, LONG)))))) == 1
+
+
+def test_lines_without_spaces_break_between_characters() -> None:
+    text = "今天天气很好我们去公园散步吧。" * 2
+    lines = as_srt(transcript((0.0, 10.0, text))).split("\n")[2:4]
+    assert "".join(lines) == text
+    assert max(map(len, lines)) <= 23  # two columns each
+    assert not lines[1].startswith("。")
+
+
+def test_line_limits_are_checked() -> None:
+    for width, count in ((9, 2), (42, 0)):
+        with pytest.raises(RecipeError, match="max_line_"):
+            SubtitleLines(width, count)
 
 
 def test_json_holds_times_scores_and_hypotheses() -> None:

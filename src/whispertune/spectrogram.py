@@ -39,13 +39,13 @@ SILENT_LOG_POWER = -10.0
 
 
 class Spectrogram:
-    """The log-mel of one recording. num_frames: 10 ms each, without those behind its end.
+    """The log-mel of one recording, or of one channel of it. num_frames: 10 ms each, without those behind its end.
 
     Raises:
         AudioError: if the recording cannot be read, now or in `window`.
     """
 
-    def __init__(self, audio: Path, n_mels: int) -> None:
+    def __init__(self, audio: Path, n_mels: int, channel: int | None = None) -> None:
         self.audio = audio
         self._n_mels = n_mels
         kept: list[Tensor] | None = []
@@ -53,7 +53,7 @@ class Spectrogram:
 
         def counted() -> Iterator[Waveform]:
             nonlocal num_samples
-            for block in stream_waveform(audio):
+            for block in stream_waveform(audio, channel):
                 num_samples += len(block)
                 yield block
 
@@ -67,7 +67,7 @@ class Spectrogram:
         self.num_frames = num_samples // HOP_SAMPLES
         self.duration = num_samples / SAMPLE_RATE
         self._floor = loudest - DYNAMIC_RANGE
-        self._source = iter(kept) if kept is not None else _log_power(stream_waveform(audio), n_mels)
+        self._source = iter(kept) if kept is not None else _log_power(stream_waveform(audio, channel), n_mels)
         self._blocks: deque[Tensor] = deque()
         self._begin = self._end = 0  # what the blocks at hand span
 

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import html
 import json
-import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.errors import RecipeError
+
+LINE_ENDS = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
+"""What some reader of these files takes for the end of a line: a blank one ends a subtitle."""
+SHORTEST_CUE = 0.5
+"""Seconds that a part of a segment is shown at least; nobody can read it in less."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubtitleLines:
+    """How subtitles are laid out. width: of a line, in columns (a Chinese character takes two), None: unlimited;
+    count: of lines in one subtitle."""
+
+    width: int | None = 42
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 10 <= self.width <= 1000:
+            raise RecipeError(f"max_line_width is {self.width}; it must lie between 10 and 1000 columns, or be null")
+        if not 1 <= self.count <= 100:
+            raise RecipeError(f"max_line_count is {self.count}; it must lie between 1 and 100")
 
 
 def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
@@ -26,32 +48,102 @@ def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
 def as_lines(transcript: Transcript) -> str:
     """For people: `[00:00.000 --> 00:02.400] Pronto.`, a segment a line."""
     return "".join(
-        f"[{clock(segment.start, hours=False)} --> {clock(segment.end, hours=False)}] {segment.text.strip()}\n"
+        f"[{clock(segment.start, hours=False)} --> {clock(segment.end, hours=False)}] {_said(segment)}\n"
         for segment in transcript.segments
     )
 
 
 def as_txt(transcript: Transcript) -> str:
-    """The text alone, a segment a line."""
-    return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+    """The text alone, a segment a line; of channels, each with its name before it."""
+    return "".join(f"{_said(segment)}\n" for segment in transcript.segments)
 
 
-def as_srt(transcript: Transcript) -> str:
+def as_srt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
     """SubRip. An arrow in the text would be read as times."""
-    cues = []
-    for number, segment in enumerate(transcript.segments, start=1):
-        times = f"{clock(segment.start, decimal=',')} --> {clock(segment.end, decimal=',')}"
-        cues.append(f"{number}\n{times}\n{segment.text.strip().replace('-->', '->')}\n\n")
+    cues: list[str] = []
+    for segment in transcript.segments:
+        for start, end, text in _cues(segment, _said(segment).replace("-->", "->"), lines):
+            times = f"{clock(start, decimal=',')} --> {clock(end, decimal=',')}"
+            cues.append(f"{len(cues) + 1}\n{times}\n{text}\n\n")
     return "".join(cues)
 
 
-def as_vtt(transcript: Transcript) -> str:
-    """WebVTT, in which & and < are escaped (W3C)."""
+def as_vtt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
+    """WebVTT, in which & and < are escaped (W3C), and a channel is a voice."""
     cues = ["WEBVTT\n\n"]
     for segment in transcript.segments:
-        text = html.escape(segment.text.strip(), quote=False)
-        cues.append(f"{clock(segment.start)} --> {clock(segment.end)}\n{text}\n\n")
+        voice = "" if segment.speaker is None else f"<v {html.escape(segment.speaker, quote=False)}>"
+        for start, end, text in _cues(segment, _one_line(segment.text), lines):
+            cues.append(f"{clock(start)} --> {clock(end)}\n{voice}{html.escape(text, quote=False)}\n\n")
     return "".join(cues)
+
+
+def _one_line(text: str) -> str:
+    return LINE_ENDS.sub(" ", text.strip())
+
+
+def _said(segment: Segment) -> str:
+    text = _one_line(segment.text)
+    return text if segment.speaker is None else f"{segment.speaker}: {text}"
+
+
+def _cues(segment: Segment, text: str, lines: SubtitleLines | None) -> Iterator[tuple[float, float, str]]:
+    """(start, end, text) of the subtitles that a segment fills.
+
+    Where it fills several, the time between them follows from the lengths of their texts: the model gives none.
+    """
+    lines = SubtitleLines() if lines is None else lines
+    wrapped = _wrapped(text, lines.width)
+    most = max(1, int((segment.end - segment.start) / SHORTEST_CUE))
+    number = min(most, -(-len(wrapped) // lines.count))
+    parts = [wrapped[len(wrapped) * n // number : len(wrapped) * (n + 1) // number] for n in range(number)]
+    total, done, start = sum(map(len, wrapped)), 0, segment.start
+    for part in parts:
+        done += sum(map(len, part))
+        end = segment.end if part is parts[-1] else segment.start + (segment.end - segment.start) * done / total
+        yield start, end, "\n".join(part)
+        start = end
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    """Lines of at most `width` columns, as few as possible and of about one length."""
+    if width is None or cell_len(text) <= width:
+        return [text]
+    pieces = list(_pieces(text, width))
+    fewest = len(_filled(pieces, width))
+    narrow, wide = 1, width  # the narrowest that needs no more lines
+    while narrow < wide:
+        middle = (narrow + wide) // 2
+        if len(_filled(pieces, middle)) <= fewest:
+            wide = middle
+        else:
+            narrow = middle + 1
+    return _filled(pieces, wide)
+
+
+def _filled(pieces: Sequence[str], width: int) -> list[str]:
+    lines, line = [], ""
+    for piece in pieces:
+        if line and cell_len((line + piece).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece
+    return [*lines, line.rstrip()]
+
+
+def _pieces(text: str, width: int) -> Iterator[str]:
+    """What a line may end behind: words with their space; characters of those that are longer than a line."""
+    for word in re.findall(r"[^ ]+ *", text):
+        if cell_len(word.rstrip()) <= width:
+            yield word
+            continue
+        piece = ""
+        for char in word:  # marks and closing punctuation stay with what is before them
+            if piece and not (unicodedata.category(char) in ("Mn", "Mc", "Me", "Pe", "Pf", "Po", "Cf") or char == " "):
+                yield piece
+                piece = ""
+            piece += char
+        yield piece
 
 
 def as_json(transcript: Transcript, *, audio: Path, model: str, n_best: int = 1) -> str:
@@ -65,22 +157,42 @@ def as_json(transcript: Transcript, *, audio: Path, model: str, n_best: int = 1)
         "text": transcript.text,
         "segments": [_entry(number, segment) for number, segment in enumerate(transcript.segments)],
     }
+    if transcript.channels:
+        content["channels"] = [
+            {
+                "channel": number,
+                "speaker": name,
+                "language": channel.language,
+                "language_prob": _rounded(channel.language_prob),
+                "text": channel.text,
+            }
+            for number, (name, channel) in enumerate(transcript.channels)
+        ]
     if n_best > 1:
         content["windows"] = [
             {
+                **({} if number is None else {"channel": number}),
                 "start": round(window, 2),
                 "hypotheses": [
                     {"text": text, "score": _rounded(score), "log_prob": _rounded(log_prob)}
                     for text, score, log_prob in hypotheses[:n_best]
                 ],
             }
-            for window, hypotheses in transcript.alternatives
+            for number, part in _parts(transcript)
+            for window, hypotheses in part.alternatives
         ]
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
+def _parts(transcript: Transcript) -> list[tuple[int | None, Transcript]]:
+    """The channels, or the whole."""
+    return list(enumerate(channel for _, channel in transcript.channels)) or [(None, transcript)]
+
+
 def _entry(number: int, segment: Segment) -> dict[str, Any]:
+    channel = {} if segment.channel is None else {"channel": segment.channel, "speaker": segment.speaker}
     return {
+        **channel,
         "id": number,
         "start": round(segment.start, 2),
         "end": round(segment.end, 2),
@@ -97,70 +209,10 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-WRITERS: dict[str, Callable[[Transcript], str]] = {"txt": as_txt, "srt": as_srt, "vtt": as_vtt}
+WRITERS: dict[str, Callable[[Transcript, SubtitleLines], str]] = {
+    "txt": lambda transcript, _: as_txt(transcript),
+    "srt": as_srt,
+    "vtt": as_vtt,
+}
 """Formats that need nothing but the transcript."""
 FORMATS = (*WRITERS, "json")
-
-
-def output_names(audios: Sequence[Path]) -> list[str]:
-    """A name, without the format's suffix, for the transcript of each recording; no two alike.
-
-    The file's own, if no other has the same; else with its folders below the one that all recordings share; else
-    with its own suffix too. Raises RecipeError for recordings that none of that tells apart.
-    """
-    shared = Path(os.path.commonpath([path.resolve().parent for path in audios])) if audios else Path()
-    below = [path.resolve().relative_to(shared) for path in audios]
-    names = [path.stem for path in audios]
-    for longer in ([str(path.with_suffix("")) for path in below], [str(path) for path in below]):
-        # Names that differ in nothing but case are one file on some systems.
-        counts = Counter(name.casefold() for name in names)
-        names = [long if counts[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
-    first: dict[str, Path] = {}
-    for name, path in zip(names, audios, strict=True):
-        if name.casefold() in first:
-            both = f"{first[name.casefold()]} and {path}"
-            raise RecipeError(f"{both} would be written to the same file; rename one or transcribe them one by one")
-        first[name.casefold()] = path
-    return names
-
-
-class Recordings:
-    """Which recording each transcript in a folder is of, in a file of its own there (a line a transcript)."""
-
-    FILE = ".recordings.jsonl"
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / self.FILE
-        self._known: dict[str, dict[str, Any]] = {}
-        for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.exists() else []:
-            with suppress(json.JSONDecodeError):  # torn, by a kill
-                entry = json.loads(line)
-                self._known[entry["name"]] = entry
-
-    def other_than(self, name: str, audio: Path) -> str | None:
-        """The recording that a transcript is of, if it is known to be another: another file, not one that was moved."""
-        entry = self._known.get(name)
-        return None if entry is None or _same_recording(entry, _described(name, audio)) else str(entry["audio"])
-
-    def add(self, name: str, audio: Path) -> None:
-        """Raises OSError if it cannot be written."""
-        entry = _described(name, audio)
-        if self._known.get(name) != entry:
-            self._known[name] = entry
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps(entry))  # a torn line before it stays a line of its own
-
-
-def _described(name: str, audio: Path) -> dict[str, Any]:
-    found = audio.stat() if audio.exists() else None
-    return {
-        "name": name,
-        "audio": str(audio.resolve()),
-        "bytes": None if found is None else found.st_size,
-        "modified": None if found is None else found.st_mtime_ns,
-    }
-
-
-def _same_recording(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    moved = one["bytes"] is not None and (one["bytes"], one["modified"]) == (other["bytes"], other["modified"])
-    return one["audio"] == other["audio"] or moved

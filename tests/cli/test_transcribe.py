@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +18,11 @@ from cli_samples import Command, example_rows
 from safetensors.torch import load_file, save_file
 
 from whispertune import loading
-from whispertune.commands.transcribe import find_audio
+from whispertune.commands import transcribe
+from whispertune.data.audio import load_waveform
+from whispertune.data.subtitles import read_cues
 from whispertune.errors import RecipeError
+from whispertune.recordings import find_audio
 
 CLIP = Path(example_rows("test", 1)[0]["audio"])
 QUICK = ("--language=it", "--beam_size=1", "--temperature=0", "--precision=fp32")
@@ -33,6 +40,21 @@ def tiny_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     weights[bias] += 10 * weights[embedding][eot]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="module")
+def talking_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model without what stops it: it writes nonsense that depends on what is said."""
+    folder = tmp_path_factory.mktemp("talking") / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    (bias,) = [name for name in weights if name.endswith("decoder.layer_norm.bias")]
+    weights[bias] *= 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+TALKS = ("--timestamps=false", "--no_speech_threshold=null", "--repetition_guard=false")
 
 
 def arguments(model: Path, *others: object) -> list[str]:
@@ -136,6 +158,122 @@ def test_bad_recordings_are_reported_and_the_others_finish(
     assert sorted(path.name for path in output.iterdir()) == [".recordings.jsonl", "one.txt"]
 
 
+def test_a_long_name_fails_alone(command: Command, tiny_model: Path, recordings: Path, tmp_path: Path) -> None:
+    """Whatever name a recording may have, those behind it are transcribed, and every rerun says the same."""
+    letters = recordings / f"{'क' * 83}.wav"  # 253 bytes
+    shutil.copy(CLIP, letters)
+    too_long = recordings / f"{'a' * 251}.wav"  # .json behind its name makes 256
+    shutil.copy(CLIP, too_long)
+    output = tmp_path / "out"
+    call = arguments(tiny_model, too_long, letters, recordings / "one.opus", "--format", "txt,json", "--output", output)
+    for _ in range(2):
+        outcome = command(call)
+        assert outcome.status == 2
+        (line,) = [line for line in outcome.err.splitlines() if line.startswith("not transcribed: ")]
+        assert str(too_long) in line
+        assert "shorter name" in line
+        assert "1 of 3 recordings could not be transcribed" in outcome.err
+        names = {path.name for path in output.iterdir()} - {".recordings.jsonl"}
+        assert names == {f"{stem}.{kind}" for stem in (letters.stem, "one") for kind in ("txt", "json")}
+    assert command(arguments(tiny_model, "a" * 5000, recordings / "one.opus")).status == 2
+
+
+def test_a_write_that_fails_is_its_recordings_failure(
+    command: Command, tiny_model: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    both = arguments(tiny_model, recordings / "b", recordings / "one.opus", "--output", output)
+    real = transcribe.write_text
+
+    def fail_first(fault: int) -> None:
+        calls = []
+
+        def write(path: Path, text: str) -> None:
+            calls.append(path)
+            if len(calls) == 1:
+                raise OSError(fault, os.strerror(fault))
+            real(path, text)
+
+        monkeypatch.setattr(transcribe, "write_text", write)
+
+    fail_first(errno.EACCES)
+    outcome = command(both)
+    assert outcome.status == 2
+    assert "1 of 2 recordings could not be transcribed" in outcome.err
+    assert len(list(output.rglob("*.txt"))) == 1
+    fail_first(errno.ENOSPC)  # no other would fare better
+    outcome = command(both)
+    assert outcome.status == 1
+    assert "free some disk space" in outcome.error
+
+
+def stereo(path: Path, *clips: Path) -> Path:
+    waveforms = [load_waveform(clip) for clip in clips]
+    length = max(map(len, waveforms))
+    samples = np.stack([np.pad(waveform, (0, length - len(waveform))) for waveform in waveforms], axis=1)
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    return path
+
+
+def test_channels_apart_are_what_each_is_alone(command: Command, talking_model: Path, tmp_path: Path) -> None:
+    """One time line, each segment under its channel: the segments that a file of that channel alone has."""
+    clips = [Path(row["audio"]) for row in example_rows("test", 2)]
+    call = stereo(tmp_path / "call.wav", *clips)
+    for number in (0, 1):
+        samples = soundfile.read(call, always_2d=True, dtype="float32")[0][:, number]
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+    output = tmp_path / "out"
+    formats = [*TALKS, "--format", "all", "--output", output]
+    outcome = command(arguments(talking_model, call, "--channels", "separate", "--channel_names=agent,A & B", *formats))
+    assert outcome.status == 0, outcome.err
+    alone = arguments(talking_model, tmp_path / "0.wav", tmp_path / "1.wav", "--channels=separate", *formats)
+    assert command(alone).status == 0
+    found, *each = (json.loads((output / f"{name}.json").read_text("utf-8")) for name in ("call", "0", "1"))
+    for number, single in enumerate(each):
+        assert "channels" not in single
+        own = [{**segment, "id": 0} for segment in found["segments"] if segment["channel"] == number]
+        name = ["agent", "A & B"][number]
+        assert own == [{**segment, "channel": number, "speaker": name, "id": 0} for segment in single["segments"]]
+        assert own
+        assert found["channels"][number]["text"] == single["text"]
+    starts = [segment["start"] for segment in found["segments"]]
+    assert starts == sorted(starts)
+    text = (output / "call.txt").read_text("utf-8").splitlines()
+    assert [line.split(":")[0] for line in text] == [segment["speaker"] for segment in found["segments"]]
+    cues = list(read_cues("x.vtt", (output / "call.vtt").read_text("utf-8")))
+    assert {cue.speaker for cue in cues} == {"agent", "A & B"} or {cue.speaker for cue in cues} == {
+        "agent",
+        "A & B",
+    }
+    assert "agent: " in (output / "call.srt").read_text("utf-8")
+    mixed = command(arguments(talking_model, call))
+    assert "agent" not in mixed.out
+    assert "left: " in command(arguments(talking_model, call, *TALKS, "--channels=separate")).out
+
+
+def test_channels_that_are_too_many_or_alike(command: Command, talking_model: Path, tmp_path: Path) -> None:
+    alike, three = stereo(tmp_path / "alike.wav", CLIP, CLIP), stereo(tmp_path / "three.wav", CLIP, CLIP, CLIP)
+    outcome = command(arguments(talking_model, three, alike, *TALKS, "--channels=separate", "--channel_names=a,b"))
+    assert outcome.status == 2
+    assert "three.wav: has 3 channels" in outcome.err
+    assert "its channels hold the same" in outcome.err
+    assert "a: " in outcome.out
+
+
+def test_an_output_that_is_not_utf8_keeps_the_transcript(command: Command, talking_model: Path, tmp_path: Path) -> None:
+    shutil.copy(CLIP, tmp_path / "perché.opus")
+    given = arguments(talking_model, tmp_path / "perché.opus", CLIP, *TALKS)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    call = [sys.executable, "-m", "whispertune", *given]
+    done = subprocess.run(call, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"PYTHONUTF8" in done.stderr
+    printed = command(given)
+    assert "PYTHONUTF8" not in printed.err
+    assert not printed.out.isascii()
+    assert done.stdout.decode("ascii") == printed.out.encode("ascii", "backslashreplace").decode()
+
+
 def test_a_wrong_suffix_does_not_matter(command: Command, tiny_model: Path, tmp_path: Path) -> None:
     shutil.copy(CLIP, tmp_path / "opus.wav")
     outcome = command(arguments(tiny_model, tmp_path / "opus.wav"))
@@ -170,6 +308,10 @@ def test_find_audio(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--channels=both"], ["channels is 'both'", "mix or separate"]),
+        (["--channel_names=a,b"], ["--channels separate"]),
+        (["--channels=separate", "--channel_names=a,a"], ["names that differ"]),
+        (["--max_line_width=3"], ["max_line_width is 3"]),
         (["--format=doc"], ["format is 'doc'", "txt, srt, vtt, json"]),
         (["--temperature=[0,99]"], ["temperature"]),
         (["--beam_size=0"], ["beam_size is 0"]),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.rules import LogitRules
+from whispertune.decoding.segments import split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.decoding.windows import SearchOptions, decode_windows
 from whispertune.states import EncoderStates
@@ -123,3 +124,9 @@ def test_searches_under_the_grammar(beam_size: int) -> None:
             pairs += sum(a >= BEGIN and b >= BEGIN for a, b in pairwise(tokens))
     assert ended > 0
     assert pairs > 5
+
+
+def test_no_segment_begins_before_its_window() -> None:
+    """Without the grammar a pair of timestamps may stand in the middle of text."""
+    spans, _ = split_window([5, 1001, 1002, 6, 1003], 1000, 3000)
+    assert [(round(span.start, 2), round(span.end, 2)) for span in spans] == [(0.0, 0.02), (0.04, 0.06)]

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import glob
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from whispertune.allocator import keep_freed_memory
 from whispertune.checkpoints.generation import own_language
-from whispertune.console import console, progress_bar, results
-from whispertune.data.audio import probe_audio
-from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
-from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
-from whispertune.decoding.timestamps import MAX_INITIAL
-from whispertune.errors import AudioError, RecipeError
+from whispertune.commands.transcribe_options import TranscribeOptions
+from whispertune.console import console, printable, progress_bar, results
+from whispertune.data.audio import num_channels, probe_audio
+from whispertune.decoding.channels import channel_names, on_one_time_line
+from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.errors import AudioError, RecipeError, StorageError
 from whispertune.flags import help_text, parse_fields
-from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import load_model, ready_to_decode
-from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.precision import precision_name, resolve_device, resolve_precision
 from whispertune.processes import were_launched
+from whispertune.recordings import Recordings, find_audio, output_names
 from whispertune.run_folder import make_writable, write_text
 from whispertune.text.languages import spoken_language
-from whispertune.transcript_files import FORMATS, WRITERS, Recordings, as_json, as_lines, output_names
+from whispertune.transcript_files import WRITERS, as_json, as_lines
+
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV)
+"""Errors after which nothing more can be written."""
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
        [--field value …]
@@ -40,138 +42,11 @@ are there already are kept, and what they hold is not transcribed again: the sam
 interrupted. --overwrite true replaces them. Another recording of the same name is told from the one that is there
 already (by .recordings.jsonl beside the files), and refused.
 
-A recording that cannot be read is reported, the others are transcribed, and the exit status is 2."""
+--channels separate writes down the channels of a recording apart, on one time line, each under its name: for calls
+with a speaker a channel.
 
-AUDIO_SUFFIXES = (
-    *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"),
-    *(".snd", ".caf", ".sph", ".m4a", ".m4b", ".mp4", ".aac", ".mov", ".webm", ".mkv"),
-)
-"""What counts as audio in a folder; a file that is named itself is tried whatever it is called."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TranscribeOptions:
-    """One call."""
-
-    model: str
-    """Model: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub id, a run
-    (its best/), or packaged:whisper-base."""
-
-    language: str | None = None
-    """Language spoken. Default: the one that the model was fine-tuned on, else detected in each recording."""
-
-    language_token: str | None = None
-    """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
-
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """What to write down: what is said, or that in English."""
-
-    format: str = "txt"
-    """Of the files: txt, srt, vtt, json, several with commas between, or all."""
-
-    output: str | None = None
-    """Folder for the files; without it the text is printed."""
-
-    overwrite: bool = False
-    """Replace files that are there already."""
-
-    beam_size: int = 5
-    """Hypotheses kept side by side at temperature 0; 1 is greedy search, the fastest."""
-
-    patience: float = 1.0
-    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
-
-    length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by (beam search)."""
-
-    n_best: int = 1
-    """Hypotheses of each window that JSON holds, with their scores."""
-
-    temperature: float | tuple[float, ...] = TEMPERATURES
-    """Tried one after the other until a result passes: at 0 the likeliest is taken, above it tokens are drawn."""
-
-    best_of: int = 5
-    """Samples drawn at a temperature above 0, of which the likeliest is taken."""
-
-    compression_ratio_threshold: float | None = 2.4
-    """A text that zlib compresses by more than this repeats itself: the next temperature is tried."""
-
-    logprob_threshold: float | None = -1.0
-    """A result whose tokens have a mean log-probability below this is tried again."""
-
-    no_speech_threshold: float | None = 0.6
-    """A window with a higher probability of no speech, and a result below logprob_threshold, is silence."""
-
-    repetition_guard: bool = True
-    """Cut a window's output where it begins to repeat itself, and try again."""
-
-    timestamps: bool = True
-    """Let the model say when each segment begins and ends; without, each window of 30 s is one segment."""
-
-    max_initial_timestamp: float | None = MAX_INITIAL
-    """The latest time, seconds into a window, at which its first segment may begin."""
-
-    prompt: str | None = None
-    """Text that the first window is told came before: spellings of names, a style of punctuation."""
-
-    condition_on_previous_text: bool = True
-    """Tell each window what was said before: names and style stay the same, but a mistake may spread."""
-
-    batch_size: int = 8
-    """Recordings decoded side by side."""
-
-    seed: int = 0
-    """Of what is drawn at temperatures above 0."""
-
-    frames: FrameOptions = field(default_factory=lambda: DENSE)
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-
-    precision: Precision = "auto"
-    """Of matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a CPU."""
-
-    def __post_init__(self) -> None:
-        if self.language_token is not None and self.language is None:
-            raise RecipeError("language_token is given without language: name the language that borrows it")
-        if self.n_best < 1:
-            raise RecipeError(f"n_best is {self.n_best}; it must be at least 1")
-        self.formats, self.search, self.windows  # noqa: B018 - built to have their values checked
-
-    @property
-    def formats(self) -> list[str]:
-        """The formats asked for, each once."""
-        given = [name.strip().lower() for name in self.format.split(",") if name.strip()]
-        if not given or (unknown := [name for name in given if name not in (*FORMATS, "all")]):
-            named = unknown[0] if given else self.format
-            raise RecipeError(f"format is {named!r}; it takes {', '.join(FORMATS)}, several with commas, or all")
-        return [name for name in FORMATS if name in given or "all" in given]
-
-    @property
-    def search(self) -> FallbackOptions:
-        temperature = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
-        return FallbackOptions(
-            beam_size=self.beam_size,
-            patience=self.patience,
-            length_penalty=self.length_penalty,
-            temperature=temperature,
-            best_of=self.best_of,
-            compression_ratio_threshold=self.compression_ratio_threshold,
-            logprob_threshold=self.logprob_threshold,
-            no_speech_threshold=self.no_speech_threshold,
-            repetition_guard=self.repetition_guard,
-            seed=self.seed,
-        )
-
-    @property
-    def windows(self) -> LongFormOptions:
-        return LongFormOptions(
-            timestamps=self.timestamps,
-            condition_on_previous_text=self.condition_on_previous_text,
-            prompt=self.prompt,
-            max_initial_timestamp=self.max_initial_timestamp,
-            batch_size=self.batch_size,
-        )
+A recording that cannot be read, or whose transcript cannot be written, is reported, the others are transcribed, and the
+exit status is 2."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -206,30 +81,26 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return audios, flags
 
 
-def find_audio(given: Sequence[str]) -> list[Path]:
-    """The recordings that files, folders and patterns stand for, each once, in that order.
+@dataclass(slots=True)
+class _Job:
+    """A recording that is still to be transcribed. files: to be written, by format; parts: its channels done so far."""
 
-    Raises:
-        RecipeError: if nothing is given, or a folder or pattern holds no audio.
-    """
-    if not given:
-        raise RecipeError("nothing to transcribe; name files or folders: whispertune transcribe --model M talk.mp3")
-    found: dict[Path, Path] = {}
-    for text in given:
-        path = Path(text)
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-            if not matches:
-                raise RecipeError(f"{path}: no audio in this folder; if it is called otherwise, name the files")
-        elif not path.exists() and glob.has_magic(text):
-            matches = sorted(p for p in map(Path, glob.iglob(text, recursive=True)) if p.is_file())  # noqa: PTH207
-            if not matches:
-                raise RecipeError(f"{text}: no file matches this pattern; check the path")
-        else:
-            matches = [path]
-        for match in matches:
-            found.setdefault(match.resolve(), match)
-    return list(found.values())
+    audio: Path
+    name: str
+    files: dict[str, Path]
+    seconds: float = 0.0
+    channels: tuple[int | None, ...] = (None,)
+    names: Sequence[str] = ()
+    parts: dict[int | None, Transcript] = field(default_factory=dict)
+    failed: bool = False
+
+    def transcript(self) -> Transcript | None:
+        """All of it, once every channel is there."""
+        if self.failed or len(self.parts) < len(self.channels):
+            return None
+        if len(self.channels) == 1:
+            return self.parts[self.channels[0]]
+        return on_one_time_line(self.names, [self.parts[channel] for channel in self.channels])
 
 
 def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path | None) -> int:
@@ -237,33 +108,52 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
 
     Raises:
         UserError: whatever is wrong with options, model or output folder.
+        StorageError: if the disk is full or gone, which no other recording would fare better with.
     """
-    names = output_names(audios)
     known = None if output is None else Recordings(output)
-    wanted = [_missing(output, name, options) for name in names]
-    for name, audio, files in zip(names, audios, wanted, strict=True):
-        if known is None or options.overwrite or len(files) == len(options.formats):
-            continue  # nothing of that name is there
-        if (other := known.other_than(name, audio)) is not None:
-            raise RecipeError(
-                f"{output}/{name}: a transcript of {other} is there already, not of {audio}; "
-                "name another --output, or --overwrite true"
-            )
-    done = sum(not files for files in wanted)
-    if output is not None and done:
+    jobs = [_Job(audio, name, {}) for name, audio in zip(output_names(audios), audios, strict=True)]
+    for job in jobs:
+        _prepare(job, options, output, known)
+    wanted = [job for job in jobs if job.files and not job.failed]
+    if output is not None and (done := sum(not job.files and not job.failed for job in jobs)):
         console.print(f"{done} of {len(audios)} are there already and kept; --overwrite true does them again")
-    failures = 0
-    durations: dict[int, float] = {}
-    for number, audio in enumerate(audios):
-        try:
-            if wanted[number]:
-                num_frames, rate = probe_audio(audio)
-                durations[number] = num_frames / rate
-        except AudioError as error:
-            failures += 1
-            _tell_failure(error)
-    if not durations:
-        return failures
+    if wanted:
+        _decode(wanted, options, output, known)
+    failures = sum(job.failed for job in jobs)
+    if failures:
+        console.print(f"{failures} of {len(audios)} recordings could not be transcribed, see above", style="red")
+    return failures
+
+
+def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
+    """What is to be written of a recording, how long it is, and its channels.
+
+    Raises:
+        RecipeError: if what is there under its name is another recording's.
+    """
+    try:
+        job.files = _missing(output, job.name, options)
+        if known is not None and not options.overwrite and len(job.files) < len(options.formats):
+            other = known.other_than(job.name, job.audio)
+            if other is not None:
+                raise RecipeError(
+                    f"{output}/{job.name}: a transcript of {other} is there already, not of {job.audio}; "
+                    "name another --output, or --overwrite true"
+                )
+        if job.files:
+            num_frames, rate = probe_audio(job.audio)
+            job.seconds = num_frames / rate
+            if options.channels == "separate" and (count := num_channels(job.audio)) > 1:
+                job.names, job.channels = channel_names(count, options.names), tuple(range(count))
+                if len(job.names) < count:
+                    _fail(job, f"{job.audio}: has {count} channels; name so many in channel_names")
+    except AudioError as error:
+        _fail(job, str(error))
+    except OSError as error:
+        _fail_to_write(job, error)
+
+
+def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
     language = None if options.language is None else spoken_language(options.language, options.language_token)
@@ -278,50 +168,77 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
         search=options.search, options=options.windows, language=language, token=token, task=options.task,
         frames=options.frames,
     )  # fmt: skip
-    numbers = list(durations)
-    hours = sum(durations.values()) / 3600
-    console.print(f"{len(numbers)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision_name(dtype)}")
-    with progress_bar("transcribing, seconds", sum(int(seconds) for seconds in durations.values())) as advance:
-        for place, found in long_form.transcribe([audios[number] for number in numbers], advance):
-            number = numbers[place]
+    if output is None and not results.encoding.startswith("utf"):
+        console.print(
+            f"standard output is {results.encoding}: letters that it lacks are written as \\x… and \\u…; "
+            "PYTHONUTF8=1 in the environment makes it UTF-8, and --output writes files in UTF-8",
+            style="yellow",
+        )
+    items = [(job, channel) for job in jobs for channel in job.channels]
+    hours = sum(job.seconds for job in jobs) / 3600
+    console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision_name(dtype)}")
+    with progress_bar("transcribing, seconds", sum(int(job.seconds) for job, _ in items)) as advance:
+        for place, found in long_form.transcribe(
+            [job.audio for job, _ in items], advance, channels=[channel for _, channel in items]
+        ):
+            job, channel = items[place]
             if isinstance(found, AudioError):
-                failures += 1
-                _tell_failure(found)
-            elif known is None:
-                _show(found, audios[number], several=len(audios) > 1)
+                if not job.failed:  # once, whatever its other channels come to
+                    _fail(job, str(found))
+                continue
+            job.parts[channel] = found
+            transcript = job.transcript()
+            if transcript is None:
+                continue
+            if len(job.parts) > 1 and len({part.text for part in job.parts.values()}) == 1 and transcript.segments:
+                console.print(f"{job.audio}: its channels hold the same; --channels mix does it in less time")
+            if known is None:
+                _show(transcript, job.audio, several=len(jobs) > 1)
             else:
-                known.add(names[number], audios[number])
-                _write(found, audios[number], wanted[number], options)
+                try:
+                    known.add(job.name, job.audio)
+                    _write(transcript, job, options)
+                except OSError as error:
+                    _fail_to_write(job, error)
+            job.parts.clear()
     if output is not None:
         results.print(f"transcripts: {output}")
-    if failures:
-        console.print(f"{failures} of {len(audios)} recordings could not be transcribed, see above", style="red")
-    return failures
 
 
 def _missing(output: Path | None, name: str, options: TranscribeOptions) -> dict[str, Path]:
-    """The files that a recording is still to be written to, by format."""
+    """The files that a recording is still to be written to, by format; OSError where there cannot be such a file."""
     if output is None:
         return {"": Path()}
     files = {kind: output / f"{name}.{kind}" for kind in options.formats}
-    return {kind: path for kind, path in files.items() if options.overwrite or not path.exists()}
+    return {kind: path for kind, path in files.items() if not path.exists() or options.overwrite}
 
 
 def _show(transcript: Transcript, audio: Path, *, several: bool) -> None:
     if several:
-        results.print(f"{audio} ({transcript.language})")
+        results.print(printable(f"{audio} ({transcript.language})"))
     results.print(as_lines(transcript), end="\n" if several else "")
 
 
-def _write(transcript: Transcript, audio: Path, files: dict[str, Path], options: TranscribeOptions) -> None:
-    for kind, path in files.items():
+def _write(transcript: Transcript, job: _Job, options: TranscribeOptions) -> None:
+    for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "json":
-            content = as_json(transcript, audio=audio, model=options.model, n_best=options.n_best)
+            content = as_json(transcript, audio=job.audio, model=options.model, n_best=options.n_best)
         else:
-            content = WRITERS[kind](transcript)
+            content = WRITERS[kind](transcript, options.subtitle_lines)
         write_text(path, content)
 
 
-def _tell_failure(error: AudioError) -> None:
-    console.print(f"not transcribed: {error}", style="red")
+def _fail(job: _Job, problem: str) -> None:
+    job.failed = True
+    console.print(f"not transcribed: {printable(problem)}", style="red")
+
+
+def _fail_to_write(job: _Job, error: OSError) -> None:
+    if error.errno in DISK_FAULTS:
+        raise StorageError(
+            f"{job.audio}: its transcript cannot be written ({error.strerror}); free some disk space, then give the "
+            "same command: what is written is kept"
+        ) from None
+    remedy = "give the recording a shorter name" if error.errno == errno.ENAMETOOLONG else "choose another --output"
+    _fail(job, f"{job.audio}: its transcript cannot be written ({error.strerror or error}); {remedy}")

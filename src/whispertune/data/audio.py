@@ -15,7 +15,14 @@ import soundfile
 import soxr
 
 from whispertune.data import containers
-from whispertune.data.av_decoder import AvError, decode_with_av, needs_av, probe_with_av, stream_with_av
+from whispertune.data.av_decoder import (
+    AvError,
+    channels_with_av,
+    decode_with_av,
+    needs_av,
+    probe_with_av,
+    stream_with_av,
+)
 from whispertune.data.levels import mixed, require_usual_levels
 from whispertune.data.recording import Recording, convert, fail, fail_channel, fail_cut_short
 from whispertune.data.utterances import Utterance
@@ -60,7 +67,7 @@ def load_waveform(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def stream_waveform(audio: Path) -> Iterator[Waveform]:
+def stream_waveform(audio: Path, channel: int | None = None) -> Iterator[Waveform]:
     """A whole recording in blocks, together what `load_waveform` gives (to rounding), however long it is.
 
     Raises AudioError as `load_waveform` does, of a damaged place when it comes to it.
@@ -68,7 +75,7 @@ def stream_waveform(audio: Path) -> Iterator[Waveform]:
     with _opened(audio, None) as recording:
         total = 0
         resampler: soxr.ResampleStream | None = None
-        for samples, sample_rate, last in _blocks(recording):
+        for samples, sample_rate, last in _blocks(recording, channel):
             if sample_rate != SAMPLE_RATE:
                 if resampler is None:
                     resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -96,6 +103,16 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
             return _av_length(recording)
         with _sound_file(recording) as file:
             return _num_frames(recording, file), _sample_rate(recording, file)
+
+
+def num_channels(audio: Path) -> int:
+    """How many channels a recording has, from its headers; raises AudioError as above."""
+    with _opened(audio, None) as recording:
+        if needs_av(recording.head):
+            with recording.open() as raw:
+                return channels_with_av(raw)
+        with _sound_file(recording) as file:
+            return int(file.channels)
 
 
 def num_samples_between(
@@ -189,18 +206,20 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
         return _completed(recording, samples, first, last, rate), rate
 
 
-def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
+def _blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Waveform, int, bool]]:
     """All of a recording: mono samples at its own rate, that rate, and whether they are the last."""
     if needs_av(recording.head):
-        yield from _av_blocks(recording)
+        yield from _av_blocks(recording, channel)
         return
     with _sound_file(recording) as file:
         rate = _sample_rate(recording, file)
+        if channel is not None and channel >= file.channels:
+            fail_channel(recording, channel, file.channels)
         num_frames = _num_frames(recording, file)
         size = max(1, STREAM_SAMPLES // file.channels)
         for first in range(0, num_frames, size):
             last = min(first + size, num_frames)
-            samples = _read(recording, file, last - first, None)
+            samples = _read(recording, file, last - first, channel)
             # What the end lacks by rounding is silence; anything before it is not there.
             whole = _completed(recording, samples, first, last, rate)
             if last < num_frames and len(samples) < last - first:
@@ -208,14 +227,14 @@ def _blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
             yield whole, rate, last == num_frames
 
 
-def _av_blocks(recording: Recording) -> Iterator[tuple[Waveform, int, bool]]:
+def _av_blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Waveform, int, bool]]:
     num_frames, rate = _av_length(recording)
     first, block = 0, np.zeros(0, np.float32)
     with recording.open() as raw:
         for part in stream_with_av(raw, num_frames, AV_SECONDS * rate):
             if len(block):  # one is held back: the last is known only when no other follows
                 yield block, rate, False
-            first, block = first + len(block), mixed(recording, part.T)
+            first, block = first + len(block), _one_channel(recording, part, channel)
     yield _completed(recording, block, first, num_frames, rate), rate, True
 
 
@@ -227,10 +246,15 @@ def _decode_av(recording: Recording, start: float, end: float | None, channel: i
     last = min(last, num_frames)
     with recording.open() as raw:
         found = decode_with_av(raw, first / rate, last / rate)
+    samples = _one_channel(recording, found, channel)
+    return _completed(recording, samples[: last - first], first, last, rate), rate
+
+
+def _one_channel(recording: Recording, found: Waveform, channel: int | None) -> Waveform:
+    """One of (channels, samples), or their mean."""
     if channel is not None and channel >= len(found):
         fail_channel(recording, channel, len(found))
-    samples = mixed(recording, found.T) if channel is None else found[channel]
-    return _completed(recording, samples[: last - first], first, last, rate), rate
+    return mixed(recording, found.T) if channel is None else found[channel]
 
 
 def _av_length(recording: Recording) -> tuple[int, int]:

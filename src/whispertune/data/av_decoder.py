@@ -46,6 +46,12 @@ def probe_with_av(file: BinaryIO | Path) -> tuple[int, int]:
         return total, sound.rate
 
 
+def channels_with_av(file: BinaryIO | Path) -> int:
+    """How many channels a recording has; raises AvError as `probe_with_av` does."""
+    with _opened(file) as sound:
+        return int(sound.stream.codec_context.layout.nb_channels)
+
+
 def decode_with_av(file: BinaryIO | Path, start: float, end: float) -> Part:
     """The span `start` to `end` (seconds) as (channels, samples): fewer samples if the recording ends before.
 

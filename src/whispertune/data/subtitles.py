@@ -91,7 +91,7 @@ def _cue(source: str, row: int, times: str, lines: list[str], report: Callable[[
     speaker = SPEAKER.search(joined)
     text = " ".join(html.unescape(TAG.sub("", joined)).split())
     if text:
-        yield Cue(row, start, end, text, speaker[1].strip() if speaker else None)
+        yield Cue(row, start, end, text, html.unescape(speaker[1]).strip() if speaker else None)
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +66,8 @@ class LongFormOptions:
 class Segment:
     """A stretch of speech. start, end: seconds; tokens: timestamps included; text: as emitted, with its space.
 
-    window: where its 30 s window begins, seconds; result: how that window was decoded.
+    window: where its 30 s window begins, seconds; result: how that window was decoded. channel: of the recording, from
+    0, and what that is called, where channels are transcribed apart.
     """
 
     start: float
@@ -74,6 +76,8 @@ class Segment:
     tokens: tuple[int, ...]
     window: float
     result: WindowResult
+    channel: int | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Transcript:
     """One recording. duration: seconds; language_prob: None where the language was given.
 
     alternatives: for each window, where it begins (seconds), and text, score and log-probability of all hypotheses
-    of its search, best first.
+    of its search, best first. channels: the name and the transcript of each, where they were transcribed apart.
     """
 
     segments: list[Segment]
@@ -89,10 +93,14 @@ class Transcript:
     language_prob: float | None
     duration: float
     alternatives: list[tuple[float, list[tuple[str, float | None, float]]]]
+    channels: tuple[tuple[str, Transcript], ...] = ()
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """All of it in one line; of channels, a line a turn."""
+        if self.channels:
+            turns = groupby(self.segments, lambda segment: segment.speaker)
+            return "\n".join(f"{speaker}: {''.join(s.text for s in segments).strip()}" for speaker, segments in turns)
         return "".join(segment.text for segment in self.segments).strip()
 
 
@@ -175,22 +183,28 @@ class LongForm:
         self._prompt = tokenizer.encode(f" {prompt}") if prompt else []
 
     def transcribe(
-        self, audios: Sequence[Path], advance: Callable[[int], None] = lambda seconds: None
+        self,
+        audios: Sequence[Path],
+        advance: Callable[[int], None] = lambda seconds: None,
+        *,
+        channels: Sequence[int | None] | None = None,
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """(its place in `audios`, what it holds) of each recording as it is done; an error where it can't be read.
 
+        channels: the one to transcribe of each, None (and by default) the mean of all.
         advance: told the seconds of audio that are done. Which recordings run side by side follows from `audios`
         and the options alone.
         """
         n_mels = self._whisper.config.num_mel_bins
-        upcoming = iter(enumerate(audios))
+        upcoming = iter(enumerate(zip(audios, channels or [None] * len(audios), strict=True)))
         opening: deque[tuple[int, Future[Spectrogram]]] = deque()
         active: list[_Progress] = []
         with ThreadPoolExecutor(OPEN_AHEAD, "audio") as pool:
             while True:
                 while len(active) < self._options.batch_size:
                     while len(opening) < OPEN_AHEAD and (entry := next(upcoming, None)) is not None:
-                        opening.append((entry[0], pool.submit(Spectrogram, entry[1], n_mels)))
+                        number, (audio, channel) = entry
+                        opening.append((number, pool.submit(Spectrogram, audio, n_mels, channel)))
                     if not opening:
                         break
                     number, future = opening.popleft()

@@ -40,7 +40,8 @@ def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -
         cuts.append(len(tokens))
     spans = []
     for begin, end in pairwise([0, *cuts]):
-        times = [(tokens[place] - timestamp_begin) * SECONDS_PER_TIMESTAMP for place in (begin, end - 1)]
+        # Text where a timestamp should stand (without their grammar anything may) would lie before the recording.
+        times = [max(0, tokens[place] - timestamp_begin) * SECONDS_PER_TIMESTAMP for place in (begin, end - 1)]
         spans.append(Span(times[0], times[1], tuple(tokens[begin:end])))
     if ends_in_single:
         return spans, num_frames

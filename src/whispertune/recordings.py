@@ -1,0 +1,117 @@
+"""Recordings and the transcripts that belong to them: which are found, what each is called, what is there already."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from whispertune.errors import RecipeError
+
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"),
+    *(".snd", ".caf", ".sph", ".m4a", ".m4b", ".mp4", ".aac", ".mov", ".webm", ".mkv"),
+)
+"""What counts as audio in a folder; a file that is named itself is tried whatever it is called."""
+
+
+def find_audio(given: Sequence[str]) -> list[Path]:
+    """The recordings that files, folders and patterns stand for, each once, in that order.
+
+    Raises:
+        RecipeError: if nothing is given, or a folder or pattern holds no audio.
+    """
+    if not given:
+        raise RecipeError("nothing to transcribe; name files or folders: whispertune transcribe --model M talk.mp3")
+    found: dict[Path, Path] = {}
+    for text in given:
+        for match in _matching(text):
+            found.setdefault(match.resolve(), match)
+    return list(found.values())
+
+
+def _matching(text: str) -> list[Path]:
+    path = Path(text)
+    try:
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            if not matches:
+                raise RecipeError(f"{path}: no audio in this folder; if it is called otherwise, name the files")
+            return matches
+        if not path.exists() and glob.has_magic(text):
+            matches = sorted(p for p in map(Path, glob.iglob(text, recursive=True)) if p.is_file())  # noqa: PTH207
+            if not matches:
+                raise RecipeError(f"{text}: no file matches this pattern; check the path")
+            return matches
+    except OSError:  # of a name too long for any file: reading it will tell
+        pass
+    return [path]
+
+
+def output_names(audios: Sequence[Path]) -> list[str]:
+    """A name, without the format's suffix, for the transcript of each recording; no two alike.
+
+    The file's own, if no other has the same; else with its folders below the one that all recordings share; else
+    with its own suffix too. Raises RecipeError for recordings that none of that tells apart.
+    """
+    shared = Path(os.path.commonpath([path.resolve().parent for path in audios])) if audios else Path()
+    below = [path.resolve().relative_to(shared) for path in audios]
+    names = [path.stem for path in audios]
+    for longer in ([str(path.with_suffix("")) for path in below], [str(path) for path in below]):
+        # Names that differ in nothing but case are one file on some systems.
+        counts = Counter(name.casefold() for name in names)
+        names = [long if counts[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
+    first: dict[str, Path] = {}
+    for name, path in zip(names, audios, strict=True):
+        if name.casefold() in first:
+            both = f"{first[name.casefold()]} and {path}"
+            raise RecipeError(f"{both} would be written to the same file; rename one or transcribe them one by one")
+        first[name.casefold()] = path
+    return names
+
+
+class Recordings:
+    """Which recording each transcript in a folder is of, in a file of its own there (a line a transcript)."""
+
+    FILE = ".recordings.jsonl"
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / self.FILE
+        self._known: dict[str, dict[str, Any]] = {}
+        for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.exists() else []:
+            with suppress(json.JSONDecodeError):  # torn, by a kill
+                entry = json.loads(line)
+                self._known[entry["name"]] = entry
+
+    def other_than(self, name: str, audio: Path) -> str | None:
+        """The recording that a transcript is of, if it is known to be another: another file, not one that was moved."""
+        entry = self._known.get(name)
+        return None if entry is None or _same_recording(entry, _described(name, audio)) else str(entry["audio"])
+
+    def add(self, name: str, audio: Path) -> None:
+        """Raises OSError if it cannot be written."""
+        entry = _described(name, audio)
+        if self._known.get(name) != entry:
+            self._known[name] = entry
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps(entry))  # a torn line before it stays a line of its own
+
+
+def _described(name: str, audio: Path) -> dict[str, Any]:
+    found = audio.stat() if os.path.exists(audio) else None  # noqa: PTH110 - raises for no name
+    return {
+        "name": name,
+        "audio": str(audio.resolve()),
+        "bytes": None if found is None else found.st_size,
+        "modified": None if found is None else found.st_mtime_ns,
+    }
+
+
+def _same_recording(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    moved = one["bytes"] is not None and (one["bytes"], one["modified"]) == (other["bytes"], other["modified"])
+    return one["audio"] == other["audio"] or moved
