@@ -28,7 +28,7 @@ ERRORS: dict[str, str] = {
     "too_many_tokens": "text longer than Whisper's 448 tokens",
     "markup": "tags, bracketed sounds, HTML or links that nobody says",
     "other_script": "written in another script than the language's",
-    "encoding_damage": "characters that a wrong encoding has spoilt",
+    "encoding_damage": "characters that a wrong encoding has spoilt, or question marks in place of letters",
     "unknown_language": "a language that Whisper has no token for",
     "leaked_audio": "the same recording stands in two of train, valid and test",
     "wrong_transcript": "the model hears something else",
@@ -44,6 +44,7 @@ NOTES: dict[str, str] = {
     "fast": "much text for the audio",
     "slow": "little text for the audio",
     "digits": "digits: the error rate depends on how numbers are written",
+    "question_mark": "a question mark in mid-sentence: in place of a letter, perhaps",
     "symbols": "symbols that are read aloud in more than one way",
     "foreign_letters": "a few letters of another script",
     "duplicate_audio": "the same recording twice in one set",
@@ -57,8 +58,8 @@ MEANINGS = {**ERRORS, **NOTES}
 FIELDS: dict[str, tuple[str, ...]] = {
     "text": (
         "too_fast", "empty_text", "unspoken_text", "too_many_tokens", "markup", "special_token", "other_script",
-        "encoding_damage", "wrong_transcript", "fast", "slow", "digits", "symbols", "foreign_letters", "duplicate_text",
-        "leaked_text", "doubtful_transcript",
+        "encoding_damage", "wrong_transcript", "fast", "slow", "digits", "question_mark", "symbols", "foreign_letters",
+        "duplicate_text", "leaked_text", "doubtful_transcript",
     ),
     "id": ("repeated_id",),
     "language": ("unknown_language",),

@@ -1,11 +1,13 @@
-"""Clips that do not fit the others of their set: too much or too little text for the audio, a wrong sample rate."""
+"""How far a clip's tempo, pitch and spectrum lie from those of its set, and from those of people."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.check.measures import STEPS_PER_OCTAVE, Array
+from whispertune.check.measures import STEPS_PER_OCTAVE, Array, log_frequencies
 
 NEIGHBOURS = 61
 """Clips of about the same number of letters that a clip's tempo is compared with."""
@@ -22,8 +24,29 @@ MOST_AGAINST = -0.4
 """Nats: where tempo speaks against it as clearly as this, the rate is right."""
 ENOUGH_EVIDENCE = 8.5
 """Nats: more than any one of them can give."""
-SMALLEST_SPREAD = 0.12
-"""Octaves. Below it a set is too uniform for its own spread to be believed."""
+SPREAD_QUANTILE, SIGMAS = 0.7, 0.524
+"""Of the residuals in a normal distribution. Higher ones are those of the faulty where a tenth is faulty."""
+SMALLEST_SPREAD, LARGEST_SPREAD = 0.12, 0.3
+"""Octaves. Below the first a set is too uniform for its own spread to be believed, above the second too mixed."""
+HUMAN_HZ = 165.0
+"""Median pitch: between the usual 120 of men, 210 of women, 260 of children."""
+HUMAN_SPREADS = (0.25, 0.45, 0.35)
+"""Octaves, between people: of the spectrum (formants), of pitch and of tempo."""
+HUMAN_EVIDENCE = MOST_EVIDENCE
+"""Nats: more than one of the three can give."""
+FASTEST, TYPICAL = 22 / 35, 16 / 35
+"""Of the letters a second that nobody speaks over an utterance: 22 letters of an alphabet a second are 9 syllables,
+which is faster than the fastest of 17 languages are read on average (8 syllables: Pellegrino et al. 2019); 16 are
+usual."""
+FASTEST_PAUSE, TYPICAL_PAUSE = 0.15, 0.3
+"""Seconds that an utterance takes besides: its last syllable is drawn out."""
+SPEECH_LEVELS = {
+    63: 38.6, 80: 43.5, 100: 54.4, 125: 57.7, 160: 56.8, 200: 60.2, 250: 60.3, 315: 59.0, 400: 62.1, 500: 62.1,
+    630: 60.5, 800: 56.8, 1000: 53.7, 1250: 53.0, 1600: 52.0, 2000: 48.7, 2500: 48.1, 3150: 46.8, 4000: 45.6,
+    5000: 44.5, 6300: 44.3, 8000: 43.7,
+}  # fmt: skip
+"""dB by third of an octave (Hz): the average spectrum of speech in 12 languages, which differ little (Byrne et al.
+1994)."""
 
 
 Float = npt.NDArray[np.float64]
@@ -34,7 +57,7 @@ def tempo(num_letters: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Float, Fl
 
     num_letters, seconds: (n,), of sound clips. Short texts take longer a letter and vary more, so what is expected
     is a + b letters, then the running median of the residual over the clips nearest in length; the spread is that
-    of the faster half alone (the slower half holds pauses).
+    of the faster half alone (the slower half holds pauses), and of its slower part: the faulty clips are the fastest.
     """
     letters, time = np.asarray(num_letters, float), np.maximum(np.asarray(seconds, float), 0.02)
     if len(letters) < FEWEST:
@@ -45,11 +68,11 @@ def tempo(num_letters: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Float, Fl
     size = min(NEIGHBOURS, len(order))
     starts = np.clip(np.arange(len(order)) - size // 2, 0, len(order) - size)
     windows = np.lib.stride_tricks.sliding_window_view(residual[order], size)
-    quantiles = np.quantile(windows, [0.5, 0.8], axis=1)  # 0.8: 0.84 sigma above the median of a normal
+    quantiles = np.quantile(windows, [0.5, SPREAD_QUANTILE], axis=1)
     middle, upper = quantiles[0][starts], quantiles[1][starts]
     faster, spread = np.empty_like(residual), np.empty_like(residual)
     faster[order] = residual[order] - middle
-    spread[order] = np.maximum((upper - middle) / 0.84, SMALLEST_SPREAD)
+    spread[order] = np.clip((upper - middle) / SIGMAS, SMALLEST_SPREAD, LARGEST_SPREAD)
     return faster, faster / spread
 
 
@@ -109,6 +132,42 @@ def wrong_rates(shift: Float, pitch: Float, faster: Float) -> tuple[Float, Float
     against = np.nan_to_num(_surprise(faster, spreads[2]) - _surprise(faster - octaves[best], spreads[2]))
     strength = np.where(against < MOST_AGAINST, 0.0, strength)
     return np.where(strength > 0, 2 ** octaves[best], 1.0), strength
+
+
+def inhumanly_fast(num_letters: Float, seconds: Float, nobody: float) -> npt.NDArray[np.bool_]:
+    """(n,) whether so many letters in so many seconds of speech are faster than people speak.
+
+    nobody: letters a second of their script that nobody speaks over an utterance (`scripts.FASTEST`).
+    """
+    faster: npt.NDArray[np.bool_] = seconds < FASTEST_PAUSE + num_letters / (FASTEST * nobody)
+    return faster
+
+
+def inhuman(spectra: Array, hertz: Float, num_letters: Float, seconds: Float, factors: Float, nobody: float) -> Float:
+    """(n,) nats by which each clip is likelier to be a person's if it is played `factors` times as slowly.
+
+    As `wrong_rates`, but against what is known of people, whatever else is in the set. spectra: (n, F) dB. hertz: (n,)
+    median pitch, nan where unknown. nobody: as in `inhumanly_fast`.
+    """
+    typical = TYPICAL_PAUSE + num_letters / (TYPICAL * nobody)
+    features = (
+        spectral_shift(spectra, human_spectrum()),
+        np.log2(hertz / HUMAN_HZ),
+        np.log2(typical / np.maximum(seconds, 0.02)),
+    )
+    evidence = np.zeros(len(factors))
+    for values, spread in zip(features, HUMAN_SPREADS, strict=True):
+        evidence += np.nan_to_num(_surprise(values, spread) - _surprise(values - np.log2(factors), spread))
+    return evidence
+
+
+@cache
+def human_spectrum() -> Array:
+    """(F,) dB on the logarithmic axis: the average spectrum of speech."""
+    hertz = np.array(list(SPEECH_LEVELS), float)
+    density = np.array(list(SPEECH_LEVELS.values())) - 10 * np.log10(hertz)
+    levels: Array = np.interp(np.log(log_frequencies()), np.log(hertz), density).astype(np.float32)
+    return levels
 
 
 def _surprise(values: Float, spread: float) -> Float:

@@ -1,4 +1,4 @@
-"""Checks of rows against each other: duplicates, leakage between the sets, clips that do not fit the rest."""
+"""Checks of rows against each other: duplicates, leakage between the sets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ import numpy.typing as npt
 
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import Finding, Source
-from whispertune.check.outliers import ENOUGH_EVIDENCE, FEWEST, spectral_shift, tempo, wrong_rates
-from whispertune.check.scripts import FASTEST, NAMES
 from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
 from whispertune.data.manifest import repeated_id
 from whispertune.data.utterances import Utterance
 from whispertune.scoring.error_rates import count_characters
 from whispertune.text.normalizer import basic_normalize
 
-LETTERS_A_DIGIT = 4
-"""A digit is spoken as a word."""
-TOO_FAST_SPREADS, TOO_FAST_OCTAVES = 2.5, 0.45
-"""From both on the text does not fit. On 542 clips 0.7 % (half of them indeed wrong) and 93 % of halved ones."""
-FAST_SPREADS = 2.0
-SLOWEST = 2.0
-"""Letters a second, over 3 s and more, below which much of the audio is not in the text."""
 SAME_BITS = 40
 """Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26; two different clips of one length
 differed in 74 and more."""
@@ -44,37 +35,6 @@ def locate(sources: Sequence[Source]) -> npt.NDArray[np.int32]:
 def source_of(sources: Sequence[Source], row: int) -> Source:
     """The source of a row."""
     return sources[bisect_right(sources, row, key=lambda source: source.first) - 1]
-
-
-def misfits(texts: TextFacts, audio: AudioFacts, sound: npt.NDArray[np.bool_]) -> Iterator[Finding]:
-    """Too much or too little text for the audio, and wrong sample rates; among `sound` rows alone, by script."""
-    for script in np.unique(texts.scripts[sound]):
-        members = np.flatnonzero(sound & (texts.scripts == script))
-        letters = texts.letters[members] + (LETTERS_A_DIGIT - 1) * texts.digits[members]
-        seconds, speech = audio.seconds[members].astype(float), audio.speech[members].astype(float)
-        faster, spreads = tempo(letters, speech)
-        factors, evidence = np.ones(len(members)), np.zeros(len(members))
-        if len(members) >= FEWEST:
-            spectra = audio.spectra[members].astype(np.float32)
-            usual = np.median(spectra - spectra.mean(axis=1, keepdims=True), axis=0)
-            pitch = np.where(audio.pitch[members] > 0, audio.pitch[members], np.nan)
-            pitch = np.log2(pitch / np.nanmedian(pitch)) if np.isfinite(pitch).any() else pitch
-            factors, evidence = wrong_rates(spectral_shift(spectra, usual), pitch, faster)
-        fastest = FASTEST.get(NAMES[script], FASTEST[""])
-        for i, row in enumerate(members.tolist()):
-            rate = letters[i] / max(speech[i], 0.02)
-            told = f"{letters[i]} letters in {speech[i]:.2f} s of speech"
-            if evidence[i] > ENOUGH_EVIDENCE:
-                yield Finding(row, "wrong_sample_rate", f"plays {factors[i]:.2g} times as fast as the others")
-            elif (rate > fastest and letters[i] >= 10) or (
-                spreads[i] > TOO_FAST_SPREADS and faster[i] > TOO_FAST_OCTAVES
-            ):
-                times = f", {2 ** faster[i]:.1f} times as many as usual" if faster[i] > 0 else ""
-                yield Finding(row, "too_fast", told + times)
-            elif spreads[i] > FAST_SPREADS and faster[i] > TOO_FAST_OCTAVES:
-                yield Finding(row, "fast", f"{told}, {2 ** faster[i]:.1f} times as many as usual")
-            elif seconds[i] > 3 and letters[i] / seconds[i] < SLOWEST:
-                yield Finding(row, "slow", f"{letters[i]} letters in {seconds[i]:.1f} s")
 
 
 def repeated_ids(sources: Sequence[Source]) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from whispertune.check.encoding import encoding_damage, looks_misread
 from whispertune.check.findings import Finding
+from whispertune.check.question_marks import SUSPECT, VOCABULARY_ROWS, lost_letters, vocabulary
 from whispertune.check.scripts import (
     ANY,
     BRACKET,
@@ -88,8 +89,10 @@ def check_texts(
     first = 0
     for source in sources:
         rows = source if isinstance(source, Utterances) else Utterances(source)
-        for begin in range(0, max(len(rows), 1), CHUNK_ROWS):  # one without rows is a chunk of none
-            part = range(len(rows))[begin : begin + CHUNK_ROWS]
+        suspects: list[tuple[int, str, str | None]] = []
+        begin_of_source = first
+        for part in _chunks(range(len(rows))):  # one without rows is a chunk of none
+            begin = part.start
             _, paths, texts = rows.strings(part)
             kinds = list(map(rows.kinds.__getitem__, rows.kind_numbers[begin : part.stop].tolist()))
             spans = (column.tolist() for column in rows.spans(part))
@@ -101,15 +104,25 @@ def check_texts(
             chunk.languages = languages.numbers_of([kind.language for kind in kinds])
             chunk.speakers = speakers.numbers_of([kind.speaker for kind in kinds])
             findings += _chunk_findings(rows, begin, texts, chunk, first, count_tokens)
+            suspects += (
+                (begin + i, texts[i], kinds[i].language)
+                for i in np.flatnonzero(chunk.asking).tolist()
+                if SUSPECT.search(texts[i])
+            )
             chunks.append(chunk)
             first += len(part)
             advance(len(part))
+        findings += _question_mark_findings(rows, suspects, language_of, begin_of_source)
 
     def joined(name: str) -> npt.NDArray[Any]:
         return np.concatenate([getattr(chunk, name) for chunk in chunks])
 
-    letters = joined("by_script")
-    findings += _script_findings(letters, joined("languages"), languages.names, language_of)
+    letters, numbers = joined("by_script"), joined("languages")
+    first = 0
+    for source in sources:
+        own = slice(first, first + len(source))
+        findings += _script_findings(letters[own], numbers[own], languages.names, language_of, first)
+        first = own.stop
     facts = TextFacts(
         letters=joined("letters"), digits=joined("digits"),
         scripts=np.where(letters.any(axis=1), letters.argmax(axis=1), 0).astype(np.uint8),
@@ -142,6 +155,7 @@ class _Chunk:
     symbols: Ints
     marked: npt.NDArray[np.bool_]
     damaged: npt.NDArray[np.bool_]
+    asking: npt.NDArray[np.bool_]
     num_bytes: Ints
     keys: Hashes
     sketches: Hashes
@@ -174,6 +188,7 @@ def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
         symbols=count(kinds == SYMBOL),
         marked=count((kinds == BRACKET) | (codes == ord("&")) | (codes == ord("/"))) > 0,
         damaged=count((kinds == DAMAGE) | looks_misread(codes)) > 0,
+        asking=count(codes == ord("?")) > 0,
         num_bytes=lengths + count(codes > 0x7F) + count(codes > 0x7FF) + count(codes > 0xFFFF),
         keys=_row_hashes(kept, kept_counts),
         sketches=_sketches(kept, kept_counts) if sketches else np.zeros((0, NUM_HASHES), np.uint64),
@@ -265,8 +280,10 @@ def _script_findings(
     languages: npt.NDArray[np.int32],
     names: list[str | None],
     language_of: Callable[[str | None], str | None],
+    first: int,
 ) -> Iterator[Finding]:
-    """letters (n, scripts): rows whose letters are not of their language's scripts, or of the set's one script."""
+    """letters (n, scripts): rows whose letters are not of their language's scripts, or of this source's one script;
+    its first row is row `first` of the check."""
     overall = letters.sum(axis=0, dtype=np.int64)
     majority = int(overall.argmax()) if overall.max(initial=0) > MAJORITY * overall.sum() else 0
     for number, name in enumerate(names):
@@ -274,7 +291,7 @@ def _script_findings(
         try:
             code = language_of(name)
         except RecipeError as error:
-            yield from (Finding(int(row), "unknown_language", str(error)) for row in members)
+            yield from (Finding(first + int(row), "unknown_language", str(error)) for row in members)
             continue
         own = scripts_of(code) if code else frozenset({majority})
         if own == {0}:
@@ -285,4 +302,30 @@ def _script_findings(
             total = int(row.sum())
             row[sorted(own)] = 0
             kind = "other_script" if counts[at] >= FOREIGN_SHARE * total else "foreign_letters"
-            yield Finding(int(members[at]), kind, f"{counts[at]} of {total} letters are {NAMES[int(row.argmax())]}")
+            detail = f"{counts[at]} of {total} letters are {NAMES[int(row.argmax())]}"
+            yield Finding(first + int(members[at]), kind, detail)
+
+
+def _question_mark_findings(
+    rows: Utterances,
+    suspects: Sequence[tuple[int, str, str | None]],
+    language_of: Callable[[str | None], str | None],
+    first: int,
+) -> Iterator[Finding]:
+    """suspects: (row, text, language named) of a source whose first row is row `first` of the check."""
+    if not suspects:
+        return
+    sample = (rows.strings(part)[2] for part in _chunks(range(min(len(rows), VOCABULARY_ROWS))))
+    known = vocabulary(text for texts in sample for text in texts)
+    for row, text, named in suspects:
+        try:
+            found = lost_letters(text, language_of(named), known)
+        except RecipeError:  # told as unknown_language
+            continue
+        if found is not None:
+            verdict, detail = found
+            yield Finding(first + row, "encoding_damage" if verdict == "lost" else "question_mark", detail)
+
+
+def _chunks(rows: range) -> Iterator[range]:
+    return (rows[begin : begin + CHUNK_ROWS] for begin in range(0, max(len(rows), 1), CHUNK_ROWS))

@@ -13,10 +13,11 @@ from rich.table import Table
 from whispertune.check.audio import AudioFacts, check_audio
 from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
+from whispertune.check.misfits import misfits
 from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
 from whispertune.check.report import Report, summary, write_findings
-from whispertune.check.sets import misfits, repeated_ids, same_audio, same_text, shared_speakers
+from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
@@ -192,7 +193,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
             rows = [row for source in sources for row in source.rows]
             found, audio = check_audio(rows, workers=options.workers, advance=advance)
         findings += found
-        findings += misfits(texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
+        findings += misfits(sources, texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
     findings += repeated_ids(sources)
     findings += same_audio(sources, texts, audio)
     findings += same_text(sources, texts)
