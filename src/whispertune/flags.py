@@ -21,6 +21,8 @@ from whispertune.errors import RecipeError
 
 OptionsT = TypeVar("OptionsT")
 
+SHORT = {"columns": "data.columns", "audio_root": "data.audio_root"}
+"""Flags of `evaluate` and `check` by the names that `train` has for them, so that one command line serves all."""
 HELP_WIDTH = 100
 MOST = 2.0**62
 """No number of a recipe reaches this, so that none overflows later on."""
@@ -280,6 +282,7 @@ def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) 
             raise RecipeError(f"unexpected argument {flag!r}; options are given as --field value")
         name, equals, value = flag[2:].partition("=")
         name = name.replace("-", "_")
+        name = SHORT[name] if name not in known and SHORT.get(name) in known else name
         field = _known_field(name, known, f"unknown flag --{name}", command)
         if not equals:
             following = next(remaining, None)

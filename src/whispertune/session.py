@@ -183,7 +183,7 @@ def _told(arranged: Arranged) -> str:
 def _load(
     name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes
 ) -> Split:
-    rows = merged_rows(read_rows(name, manifest), text, recipe.data)
+    rows = merged_rows(read_rows(name, manifest, recipe.data.reading), text, recipe.data)
     with progress_bar(f"checking {name}", len(rows)) as advance:
         pace = Pace(advance, len(range(processes.rank, len(rows), processes.world)), len(rows))
 

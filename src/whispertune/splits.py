@@ -8,7 +8,7 @@ from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from unicodedata import unidata_version
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from whispertune import targets, transcripts
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
+from whispertune.data.options import DataOptions as DataOptions
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.utterances import Utterance, Utterances
-from whispertune.errors import DataError, RecipeError
+from whispertune.errors import DataError
 from whispertune.features import SAMPLE_RATE
 from whispertune.inspection import Known, Look, hear_rows, plain_languages, skim_rows
 from whispertune.lazy import Lazy
@@ -36,41 +37,6 @@ JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer)
 """The modules that say whether a text can be a target; what they find is kept in the index."""
 MOST_COMPARED = 5_000
 """Rows of one split that are decoded to be compared with those of another of the same length."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Reading the data."""
-
-    max_excluded: float = 0.05
-    """Share of a split's rows that may be unusable before the run refuses to start."""
-
-    workers: int = 2
-    """Threads that decode audio and compute features; their number changes no result."""
-
-    empty_text: Literal["exclude", "keep"] = "exclude"
-    """Rows without any text. `keep` teaches the model to write nothing, for clips of silence or noise, and allows it to
-    when it decodes (generation config)."""
-
-    merge_segments: float = 0.0
-    """Join neighbouring segments of a recording up to so many seconds (at most 30); 0 leaves them as they are."""
-
-    temperature: float = 1.0
-    """Draw the languages of the training data with p ~ n^(1/temperature), n being a language's (weighted) number of
-    rows; 1 takes every row once an epoch, more evens the languages out."""
-
-    check_audio: Literal["auto", "all", "headers"] = "auto"
-    """Before training decode every recording (`all`), or read its headers only; auto: headers from 20,000 rows on."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_excluded <= 1:
-            raise RecipeError(f"data.max_excluded is {self.max_excluded}; it must lie between 0 and 1")
-        if self.workers < 1:
-            raise RecipeError(f"data.workers is {self.workers}; it must be at least 1")
-        if not 0 <= self.merge_segments <= 30:
-            raise RecipeError(f"data.merge_segments is {self.merge_segments}; it must lie between 0 and 30 s")
-        if not 1 <= self.temperature <= 100:
-            raise RecipeError(f"data.temperature is {self.temperature}; it must lie between 1 and 100")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.data import manifest
+from whispertune.data import reading, tables
 from whispertune.data.manifest import read_manifest
+from whispertune.data.reading import Reading, parse_columns
+from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError
 
@@ -50,8 +53,8 @@ def test_plain_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
-@pytest.mark.parametrize("audio", manifest.AUDIO_COLUMNS)
-@pytest.mark.parametrize("text", manifest.TEXT_COLUMNS)
+@pytest.mark.parametrize("audio", reading.AUDIO_COLUMNS)
+@pytest.mark.parametrize("text", reading.TEXT_COLUMNS)
 def test_audio_and_text_columns(tmp_path: Path, ending: str, audio: str, text: str) -> None:
     check_one(tmp_path, ending, {audio: "a.wav", text: "Ciao."}, text="Ciao.", id="a.wav")
 
@@ -83,7 +86,7 @@ def check_one(folder: Path, ending: str, record: dict[str, str], **expected: obj
     if ending == ".jsonl":
         content = json_lines(record)
     else:
-        delimiter = manifest.DELIMITERS[ending]
+        delimiter = tables.DELIMITERS[ending]
         content = delimiter.join(record) + "\n" + delimiter.join(record.values()) + "\n"
     (utterance,) = read_manifest(write(folder, "m" + ending, content))
     assert {name: getattr(utterance, name) for name in expected} == expected
@@ -144,7 +147,7 @@ def test_common_voice(tmp_path: Path) -> None:
         "it",
     )
     assert (second.audio, second.text) == (tmp_path / "here.mp3", '"Era, lì')
-    assert (third.audio, third.language) == (tmp_path / "gone.mp3", None)
+    assert (third.audio, third.language) == (tmp_path / "clips" / "gone.mp3", None)
 
 
 def test_huggingface_audiofolder(tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_example(request: pytest.FixtureRequest) -> None:
 # --- what does not --------------------------------------------------------------------------------------
 
 NUMBER_FAULTS = [
-    ("start", "1,5", "finite number"),
+    ("start", "1,5,5", "finite number"),
     ("offset", "abc", "finite number"),
     ("start", "-1", "negative"),
     ("end", "nan", "finite number"),
@@ -251,7 +254,7 @@ def test_end_before_start(tmp_path: Path) -> None:
     [
         ({"audio": "a.wav", "text": 5}, "text"),
         ({"audio": "a.wav", "text": ["x"]}, "text"),
-        ({"audio": {"path": "a.wav"}, "text": "x"}, "audio"),
+        ({"audio": {"file": "a.wav"}, "text": "x"}, "audio"),
         ({"audio": 5, "text": "x"}, "audio"),
         ({"audio": None, "text": "x"}, "audio"),
         ({"audio": "", "text": "x"}, "audio"),
@@ -294,16 +297,146 @@ def test_missing_column(tmp_path: Path, ending: str, kind: str, columns: tuple[s
     if ending == ".jsonl":
         content = json_lines(dict.fromkeys(columns, "x"))
     else:
-        content = manifest.DELIMITERS[ending].join(columns) + "\n"
+        content = tables.DELIMITERS[ending].join(columns) + "\n"
     message = fault(write(tmp_path, "m" + ending, content))
     assert f"no {kind} column" in message
     assert all(repr(column) in message for column in columns)
-    accepted = manifest.AUDIO_COLUMNS if kind == "audio" else manifest.TEXT_COLUMNS
+    accepted = reading.AUDIO_COLUMNS if kind == "audio" else reading.TEXT_COLUMNS
     assert ", ".join(accepted) in message
 
 
-def test_semicolons(tmp_path: Path) -> None:
-    assert "semicolons" in fault(write(tmp_path, "m.csv", "audio;text\na.wav;x\n"))
+@pytest.mark.parametrize(("ending", "delimiter"), [(".csv", ";"), (".csv", "\t"), (".csv", "|"), (".tsv", ",")])
+def test_the_header_says_what_separates_values(tmp_path: Path, ending: str, delimiter: str) -> None:
+    """As spreadsheets write it where a comma stands in numbers; rows are counted as an editor does."""
+    lines = ["audio;text;start;end", "a.wav;Sì, certo.;0;1,5", "b c.wav;Ciao;1,234;2.5", "c.wav;;;0,25"]
+    content = "\r\n".join(lines).replace("Sì, certo", "Sì certo" if delimiter == "," else "Sì, certo")
+    if delimiter == ",":
+        content = content.replace("1,5", '"1,5"').replace("1,234", "1.234").replace("0,25", '"0,25"')
+    rows = read_manifest(write(tmp_path, f"m{ending}", content.replace(";", delimiter)))
+    assert [row.text for row in rows] == ["Sì certo." if delimiter == "," else "Sì, certo.", "Ciao", ""]
+    assert [(row.start, row.end, row.row) for row in rows] == [(0.0, 1.5, 2), (1.234, 2.5, 3), (0.0, 0.25, 4)]
+
+
+def test_a_spreadsheet_that_names_its_separator(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path, "m.csv", 'sep=;\r\naudio;text\r\na.wav;"Si; no"\r\n'))
+    assert [(row.text, row.row) for row in rows] == [("Si; no", 3)]
+    assert "row 3: has 3 fields" in fault(write(tmp_path, "n.csv", "sep=;\r\naudio;text\r\na.wav;x;y\r\n"))
+
+
+@pytest.mark.parametrize("value", ["1,234", "12,345"])
+def test_a_comma_that_may_stand_between_thousands(tmp_path: Path, value: str) -> None:
+    message = fault(write(tmp_path, "m.csv", f'audio,text,end\na.wav,x,"{value}"\n'))
+    assert f"row 2, field 'end': '{value}' may be {value.replace(',', '.')} or {value.replace(',', '')} s" in message
+
+
+def test_columns_by_the_names_that_the_user_gives(tmp_path: Path) -> None:
+    named = Reading(parse_columns("text = Transkript; audio=Datei"))
+    content = "Datei;text;Transkript;Sprecher\nä.wav;alt;neu;s1\n"
+    (row,) = read_utterances("train", str(write(tmp_path, "m.csv", content)), named)
+    assert (row.text, row.audio, row.speaker) == ("neu", tmp_path / "ä.wav", None)
+    lines = '{"Datei": "a.wav", "Transkript": "eins"}\n{"Datei": "b.wav", "Transkript": 2}\n'
+    path = write(tmp_path, "m.jsonl", lines)
+    with pytest.raises(ManifestError, match="row 2, field 'Transkript': 2 is no text"):
+        read_utterances("train", str(path), named)
+    with pytest.raises(ManifestError, match=r"no column 'Sprecher' \(for speaker\) among 'Datei', 'Transkript'"):
+        read_utterances("train", str(write(tmp_path, "m.jsonl", lines.replace("2}", '"zwei"}'))),
+                        Reading(parse_columns("text=Transkript,audio=Datei,speaker=Sprecher")))  # fmt: skip
+    described = f"{path} [columns=text=Transkript;audio=Datei]"
+    assert [row.text for row in read_utterances("train", described)] == ["eins", "zwei"]
+    for written, said in (("txt=a", "there are audio, text, id"), ("text", "write it as"), ("text=a,text=b", "twice")):
+        with pytest.raises(ManifestError, match=said):
+            parse_columns(written)
+
+
+def test_json_lines_as_other_trainers_nest_them(tmp_path: Path) -> None:
+    segments = [{"start": 0, "end": 1.5, "text": "Uno."}, {"start": 1.5, "end": 3.25, "text": "Due."}]
+    records: list[dict[str, object]] = [
+        {"audio": {"path": "a.wav", "sampling_rate": 16_000}, "sentence": "Uno. Due.", "language": "it",
+         "duration": 3.25, "sentences": segments},
+        {"audio": {"path": "b.wav"}, "sentence": "Tre.", "sentences": []},
+        {"id": "c", "audio": "c.wav", "segments": segments},
+    ]  # fmt: skip
+    path = write(tmp_path, "m.jsonl", "\n".join(map(json.dumps, records)))
+    rows = read_manifest(path)
+    assert [(u.id, u.audio.name, u.start, u.end, u.text, u.language, u.row) for u in rows] == [
+        ("a.wav#0.00-1.50", "a.wav", 0.0, 1.5, "Uno.", "it", 1),
+        ("a.wav#1.50-3.25", "a.wav", 1.5, 3.25, "Due.", "it", 1),
+        ("b.wav", "b.wav", 0.0, None, "Tre.", None, 2),
+        ("c#1", "c.wav", 0.0, 1.5, "Uno.", None, 3), ("c#2", "c.wav", 1.5, 3.25, "Due.", None, 3),
+    ]  # fmt: skip
+    for change, said in (
+        ({"audio": {"array": [0.0]}}, "field 'audio': {'array': [0.0]} names no path; write the recordings to files"),
+        ({"sentences": "Uno."}, "field 'sentences': 'Uno.' is no list of objects"),
+        ({"sentences": [{"start": 0, "text": "Uno."}]}, "field 'sentences': segment 1 has no start or no end"),
+        ({"sentences": [{"start": 2, "end": 1, "text": "Uno."}]}, "field 'end': the end, 1 s, is not after"),
+        ({"start": 1.0}, "field 'start': the row starts at 1 s and has segments of its own"),
+    ):
+        assert said in fault(write(tmp_path, "n.jsonl", json.dumps(records[0] | change)))
+
+
+def test_channels_of_one_file_are_two_utterances(tmp_path: Path) -> None:
+    """A call in stereo, a speaker a channel, without ids."""
+    rows = read_manifest(write(tmp_path, "m.csv", "audio,text,end,channel\na.wav,x,1,0\na.wav,y,1,1\na.wav,z,1,\n"))
+    assert [row.id for row in rows] == ["a.wav#0.00-1.00#channel-0", "a.wav#0.00-1.00#channel-1", "a.wav#0.00-1.00"]
+    message = fault(write(tmp_path, "n.csv", "audio,text,channel\na.wav,x,1\na.wav,y,1\n"))
+    assert "field 'audio': the id 'a.wav#channel-1' is repeated" in message
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("folder", ["", "sé/"])
+def test_names_in_another_spelling(tmp_path: Path, form: str, folder: str) -> None:
+    """macOS writes accents apart; Windows separates folders by backslashes."""
+    there = unicodedata.normalize(form, f"{folder}perché.wav")
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", f"{folder}perché.wav")
+    names = [there, other, there.replace("/", "\\"), other.replace("/", "\\")]
+    content = "id,audio,text\n" + "".join(f"{n},{name},x\n" for n, name in enumerate(names))
+    for chosen in (content, content + '4,"absent é.wav",x\n'):
+        rows = read_manifest(write(tmp_path, "m.csv", chosen))
+        assert [row.audio for row in rows[:4]] == 4 * [tmp_path / there]
+        assert rows.follows_from_files
+    assert rows[4].audio == tmp_path / "absent é.wav"
+    assert "field 'audio': 'C:\\\\a.wav' is a path on a Windows drive; write paths relative to one folder" in fault(
+        write(tmp_path, "n.csv", "audio,text\nC:\\a.wav,x\n")
+    )
+
+
+def test_the_path_that_was_tried_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (row,) = read_manifest(write(tmp_path, "train.tsv", "path\tsentence\nabsent.mp3\tx\n"))
+    assert row.audio == tmp_path / "clips" / "absent.mp3"
+
+
+def test_recordings_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "sounds").mkdir()
+    path = write(tmp_path, "m.csv", "audio,text\na.wav,x\n")
+    (row,) = read_utterances("train", str(path), Reading(audio_root=str(tmp_path / "sounds")))
+    assert row.audio == tmp_path / "sounds" / "a.wav"
+    (row,) = read_utterances("train", f"{path} [audio_root={tmp_path}/sounds]")
+    assert row.audio == tmp_path / "sounds" / "a.wav"
+    with pytest.raises(ManifestError, match="audio_root absent: no such folder"):
+        read_utterances("train", str(path), Reading(audio_root="absent"))
+
+
+@pytest.mark.parametrize("value", ["1e308", "1" * 400, "1e10"])
+def test_seconds_beyond_all_bounds(tmp_path: Path, value: str) -> None:
+    assert "row 2, field 'end': '1" in fault(write(tmp_path, "m.csv", f"audio,text,end\na.wav,x,{value}\n"))
+    assert "row 1, field 'duration': 1" in fault(
+        write(tmp_path, "m.jsonl", f'{{"audio": "a.wav", "text": "x", "duration": {value}}}\n')
+    )
+
+
+def test_a_field_that_is_longer_than_any_text(tmp_path: Path) -> None:
+    message = fault(write(tmp_path, "m.csv", f'audio,text\na.wav,"{"x" * 140_000}\n'))
+    assert "row 2: a field of more than 131,072 characters; is a quote in it never closed?" in message
+
+
+def test_a_path_that_is_too_long_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"cannot be read \(File name too long\)"):
+        read_utterances("train", str(tmp_path / ("x" * 5_000)))
+    with pytest.raises(ManifestError, match=r"cannot be read \(File name too long\)"):
+        read_manifest(tmp_path / ("x" * 5_000 + ".csv"))
 
 
 def test_column_there_twice(tmp_path: Path) -> None:
@@ -358,7 +491,7 @@ def test_quote_never_closed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("control", ["\x00", "\x07", "\x1b", "\x7f"])
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 def test_control_characters(tmp_path: Path, control: str, ending: str) -> None:
-    delimiter = manifest.DELIMITERS[ending]
+    delimiter = tables.DELIMITERS[ending]
     content = f"audio{delimiter}text\na.wav{delimiter}a{control}b\n"
     message = fault(write(tmp_path, "m" + ending, content))
     assert "row 2, field 'text'" in message

@@ -7,9 +7,10 @@ import io
 import json
 import shutil
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 
 from whispertune.data import index
 from whispertune.data.audio import load_utterance, load_waveform
+from whispertune.data.reading import Reading
 from whispertune.data.segments import merge_segments
 from whispertune.data.sources import Source, parse_sources, read_utterances, require_sources
 from whispertune.data.subtitles import read_cues
+from whispertune.data.tar_shards import expand_shards
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import ManifestError
 
@@ -413,6 +416,12 @@ def cut_with(**changes: object) -> dict[str, object]:
         ({"recording": {"sources": [{"type": "file", "source": "a"}], "transforms": [{"name": "Speed"}]}}, "by Speed"),
         ({"start": "soon"}, "field 'start': 'soon' is no number"),
         ({"supervisions": 3}, "field 'supervisions'"),
+        ({"type": ["MonoCut"]}, "field 'type': a ['MonoCut'] is no span"),
+        ({"start": 1e308}, "field 'start': 1e+308 is no number of seconds"),
+        ({"supervisions": [{"id": "s", "text": "Sì.", "duration": 1e308}]}, "field 'duration': 1e+308 is longer than"),
+        ({"recording": {"sources": [{"type": "file", "source": 5}]}}, "its source, 5, is no path"),
+        ({"recording": {"sources": [{"type": "file", "source": "a"}], "transforms": 5}}, "its transforms, 5, are no"),
+        ({"recording": {"sources": [{"type": "file", "source": "a"}], "channel_ids": 5}}, "its channels, 5, are no"),
     ],
 )
 def test_broken_cuts(tmp_path: Path, changes: dict[str, object], said: str) -> None:
@@ -469,6 +478,124 @@ def test_packed_and_cut_tars(tmp_path: Path) -> None:
         read_utterances("train", str(tmp_path / "packed.tar"))
     with pytest.raises(ManifestError, match=r"cut\.tar"):
         read_utterances("train", str(tmp_path / "cut.tar"))
+
+
+def test_headers_of_long_names_without_end(tmp_path: Path) -> None:
+    """Each is read within the one before it."""
+    with tarfile.open(tmp_path / "names.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        add_member(tar, "x" * 101, b"")
+    header = (tmp_path / "names.tar").read_bytes()[:1024]
+    (tmp_path / "deep.tar").write_bytes(header * 3_000)
+    with pytest.raises(ManifestError, match=r"deep\.tar: its headers are nested without end; make the tar anew"):
+        read_utterances("train", str(tmp_path / "deep.tar"))
+
+
+def test_ranges_of_shards_are_bounded_together() -> None:
+    assert [str(path) for path in expand_shards("a-{08..10}-{0..1}.tar")] == [
+        f"a-{a}-{b}.tar" for a in ("08", "09", "10") for b in (0, 1)
+    ]
+    for pattern, said in (
+        ("a-{0..99999}-{0..9}.tar", "would be 1,000,000 shards"),
+        ("a-" + "{0..9}" * 60 + ".tar", "would be 1,000,000,"),
+        ("a-{3..1}.tar", "{3..1} is no range of shards"),
+    ):
+        with pytest.raises(ManifestError) as caught:
+            expand_shards(pattern)
+        assert said in str(caught.value)
+
+
+# Recordings in another folder than what is said in them, and subtitles alone.
+
+
+@pytest.mark.parametrize("ending", ["srt", "vtt"])
+def test_subtitles_alone(tmp_path: Path, ending: str) -> None:
+    subtitles(ending)(tmp_path)
+    expected = list(read_utterances("train", str(tmp_path)))
+    path = tmp_path / f"talk.it.{ending}"
+    assert list(read_utterances("train", str(path))) == expected
+    assert expected[0].language == "it"
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "talk.wav").rename(tmp_path / "sounds" / "talk.wav")
+    with pytest.raises(ManifestError, match=r"talk\.it\.\w+: no recording of that name in .*; .* --audio_root DIR"):
+        read_utterances("train", str(path))
+    elsewhere = Reading(audio_root=str(tmp_path / "sounds"))
+    for source in (path, tmp_path):
+        found = read_utterances("train", str(source), elsewhere)
+        assert [row.text for row in found] == list(TEXTS.values())
+        assert {row.audio for row in found} == {tmp_path / "sounds" / "talk.wav"}
+    (tmp_path / "sounds" / "talk.mp3").touch()
+    with pytest.raises(ManifestError, match=r"several recordings of that name \(talk\.mp3, talk\.wav\)"):
+        read_utterances("train", str(path), elsewhere)
+
+
+@pytest.mark.parametrize("name", ["common voice", "librispeech", "kaldi segments", "nemo", "lhotse", "text beside"])
+def test_recordings_in_another_folder(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    where = FORMATS[name](tmp_path / "texts")
+    for path in sorted((tmp_path / "texts").rglob("*")):
+        if path.suffix in (".wav", ".flac"):
+            inside = path.relative_to(where if Path(where).is_dir() else Path(where).parent)
+            inside = Path(*[part for part in inside.parts if part != "clips"])
+            (tmp_path / "sounds" / inside).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(tmp_path / "sounds" / inside)
+    if name == "lhotse":  # it holds the absolute path
+        content = gzip.decompress(Path(where).read_bytes()).decode().replace(f"{tmp_path}/texts/", "")
+        Path(where).write_bytes(gzip.compress(content.encode()))
+    found = read_utterances("train", where, Reading(audio_root="sounds"))
+    assert [utterance.text for utterance in found] == list(TEXTS.values())
+    for utterance, key in zip(found, TEXTS, strict=True):
+        np.testing.assert_array_equal(load_utterance(utterance), waveform(key).astype(np.float32) / 32_768)
+
+
+def test_options_that_a_format_has_no_use_for_are_refused(tmp_path: Path) -> None:
+    for name in ("librispeech", "kaldi", "lhotse", "srt", "text beside"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ManifestError, match="columns text=t is given, but this format has no columns"):
+            read_utterances("train", FORMATS[name](tmp_path / name), Reading((("text", "t"),)))
+    with pytest.raises(ManifestError, match="this format holds its recordings itself"):
+        read_utterances("train", shards(tmp_path), Reading(audio_root=str(tmp_path)))
+
+
+def test_columns_of_a_saved_data_set(tmp_path: Path) -> None:
+    where = saved_data_set(tmp_path)
+    datasets = pytest.importorskip("datasets")
+    renamed = datasets.load_from_disk(where).rename_column("sentence", "satz").rename_column("audio", "ton")
+    renamed.save_to_disk(tmp_path / "renamed")
+    named = Reading((("text", "satz"), ("audio", "ton")))
+    assert [row.text for row in read_utterances("train", str(tmp_path / "renamed"), named)] == list(TEXTS.values())
+    with pytest.raises(ManifestError, match="no audio column among 'ton', 'satz'"):
+        read_utterances("train", str(tmp_path / "renamed"))
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """As an archive from Windows leaves them: read, decoded, and with ids that can be written down."""
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    audio_file(tmp_path / "a.wav", "a").rename(tmp_path / f"{name}.wav")
+    (tmp_path / f"{name}.txt").write_text("Un caffè.", encoding="utf-8")
+    (row,) = read_utterances("train", str(tmp_path))
+    np.testing.assert_array_equal(load_utterance(row), waveform("a").astype(np.float32) / 32_768)
+    assert row.id == "caf\\udce9.wav"
+    (tmp_path / f"{name}.txt").rename(tmp_path / f"{name}.srt")
+    (tmp_path / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:00,500\nUn.\n", encoding="utf-8")
+    for source in (tmp_path, tmp_path / f"{name}.srt"):
+        (row,) = read_utterances("train", str(source))
+        assert len(load_utterance(row)) == RATE // 2
+        row.id.encode()
+
+
+@pytest.mark.parametrize("there", ["NFC", "NFD"])
+def test_transcripts_in_another_spelling_than_their_recordings(tmp_path: Path, there: Literal["NFC", "NFD"]) -> None:
+    other: Literal["NFC", "NFD"] = "NFD" if there == "NFC" else "NFC"
+    audio_file(tmp_path / unicodedata.normalize(there, "perché.wav"), "a")
+    (tmp_path / unicodedata.normalize(other, "perché.txt")).write_text("Perché?", encoding="utf-8")
+    (tmp_path / "wav.scp").write_text(unicodedata.normalize(other, "a perché.wav\n"), encoding="utf-8")
+    (tmp_path / "text").write_text("a Perché?\n", encoding="utf-8")
+    (row,) = read_utterances("train", str(tmp_path))  # as Kaldi has it
+    assert row.audio.exists()
+    (tmp_path / "wav.scp").unlink()
+    (row,) = read_utterances("train", str(tmp_path))
+    assert (row.text, row.audio.exists()) == ("Perché?", True)
 
 
 # Several sources.

@@ -13,29 +13,17 @@ from whispertune.check.findings import Finding, Source
 from whispertune.check.report import Report
 from whispertune.check.written import writing
 from whispertune.data.manifest import is_manifest, manifest_rows
-from whispertune.data.rows import (
-    AUDIO_COLUMNS,
-    CHANNEL_COLUMNS,
-    END_COLUMNS,
-    ID_COLUMNS,
-    LANGUAGE_COLUMNS,
-    PROMPT_COLUMNS,
-    SPEAKER_COLUMNS,
-    START_COLUMNS,
-    TASK_COLUMNS,
-    TEXT_COLUMNS,
-    Row,
-)
-from whispertune.data.sources import holds_cuts
-from whispertune.data.utterances import Utterance
+from whispertune.data.reading import KINDS
+from whispertune.data.rows import Row
+from whispertune.data.sources import holds_cuts, reading_of
+from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError, RecipeError
 
 EXCLUDED = "excluded.jsonl"
 NAMES = {
-    "id": ID_COLUMNS, "audio": AUDIO_COLUMNS, "text": TEXT_COLUMNS, "start": START_COLUMNS, "end": END_COLUMNS,
-    "language": LANGUAGE_COLUMNS, "task": TASK_COLUMNS, "speaker": SPEAKER_COLUMNS, "prompt": PROMPT_COLUMNS,
-    "channel": CHANNEL_COLUMNS,
-}  # fmt: skip
+    name: KINDS[name]
+    for name in ("id", "audio", "text", "start", "end", "language", "task", "speaker", "prompt", "channel")
+}
 """Fields of a cleaned row, and what each may be called in the manifest it comes from."""
 
 
@@ -81,7 +69,7 @@ def write_cleaned(report: Report, folder: Path) -> list[Path]:
             reasons.setdefault(finding.row, []).append(finding)
     written = [folder / name for name in cleaned_names(report.sources)]
     for source, path in zip(report.sources, written, strict=True):
-        given = _Records()
+        given = _Records(source.rows)
         with writing(path) as file:
             for number, row in enumerate(source.rows, start=source.first):
                 record = given.of(row)
@@ -110,7 +98,8 @@ def _excluded_rows(report: Report, reasons: Mapping[int, Sequence[Finding]]) -> 
 class _Records:
     """Rows as they stand in their manifests, which are read again beside the utterances, in the same order."""
 
-    def __init__(self) -> None:
+    def __init__(self, utterances: Utterances) -> None:
+        self._utterances = utterances
         self._source = ""
         self._rows: Iterator[Row] | None = None
         self._last: Row | None = None
@@ -121,7 +110,8 @@ class _Records:
             path = Path(row.source)
             is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)
             self._source, self._last = row.source, None
-            self._rows = manifest_rows(path, lambda _: None, lenient=True) if is_read else None
+            reading = reading_of(self._utterances, path)
+            self._rows = manifest_rows(path, lambda _: None, reading, lenient=True) if is_read else None
         if self._rows is not None and (self._last is None or self._last.number != row.row):
             self._last = next((found for found in self._rows if found.number == row.row), None)
             if self._last is None:

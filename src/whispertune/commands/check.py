@@ -22,6 +22,7 @@ from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.console import console, progress_bar, results
+from whispertune.data.reading import reading_as
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError, RecipeError
@@ -76,6 +77,12 @@ class CheckOptions:
 
     no_audio: bool = False
     """Look at manifests and texts alone."""
+
+    columns: str | None = None
+    """What the columns of manifests are called, where that is unusual: text=transkript,audio=datei."""
+
+    audio_root: str | None = None
+    """The folder that recordings lie in, where that is not the one of the manifests or the subtitles."""
 
     workers: int = 2
     """Threads that decode and measure audio."""
@@ -163,7 +170,7 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
     first = 0
     for role, path in given:
         faults: list[ManifestError] = []
-        rows = read_rows(role or "data", path, faults=faults)
+        rows = read_rows(role or "data", path, reading_as(options.columns, options.audio_root), faults=faults)
         sources.append(Source(Path(path), role, rows, first, faults))
         if options.fix is not None:
             require_fixable(sources[-1])

@@ -92,6 +92,12 @@ class EvaluateOptions:
     merge_segments: float = 0.0
     """Join neighbouring segments of a recording up to so many seconds; 0 leaves them as they are."""
 
+    columns: str | None = None
+    """What the columns of a manifest are called, where that is unusual: text=transkript,audio=datei."""
+
+    audio_root: str | None = None
+    """The folder that recordings lie in, where that is not the one of the manifest or the subtitles."""
+
     timestamps: bool = False
     """Decode the clips once more, stitched and with timestamps: how many outputs have valid ones (monotonic, paired,
     inside the audio), and how far they are from the clips' boundaries."""
@@ -131,6 +137,8 @@ class EvaluateOptions:
             workers=self.workers,
             empty_text=self.empty_text,
             merge_segments=self.merge_segments,
+            columns=self.columns,
+            audio_root=self.audio_root,
         )
 
 
@@ -170,7 +178,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
     language = None if options.language is None else spoken_language(options.language, options.language_token)
-    read = read_rows("data", options.data)
+    read = read_rows("data", options.data, options.reading.reading)
     ready = ready_to_decode(load_model(options.model, device, dtype))
     if language is not None:
         token = options.language_token or language

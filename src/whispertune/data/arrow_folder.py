@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, TEXT_COLUMNS, make_row, shown
+from whispertune.data.reading import ALL_COLUMNS, AS_USUAL, AUDIO_COLUMNS, Reading, choose_columns
+from whispertune.data.rows import make_row, shown
 from whispertune.data.split_names import choose_split, require_no_split
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
@@ -24,18 +25,17 @@ def is_arrow_folder(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def add_arrow_folder(folder: Path, name: str, utterances: Utterances, *, asked: str | None = None) -> None:
+def add_arrow_folder(
+    folder: Path, name: str, utterances: Utterances, reading: Reading = AS_USUAL, *, asked: str | None = None
+) -> None:
     """Add the split of a saved data set that is asked for or serves as `name`, or all of one without splits.
 
     Raises:
         ManifestError: if pyarrow is missing, or the folder or a row is at fault.
     """
     place = folder
-    if (folder / "dataset_dict.json").is_file():
-        splits = _json(folder / "dataset_dict.json").get("splits")
-        if not isinstance(splits, list) or not splits:
-            raise ManifestError(f"{folder / 'dataset_dict.json'}: names no splits; save the data set again")
-        place = folder / choose_split(folder, asked or name, [str(there) for there in splits])
+    if splits := splits_of(folder):
+        place = folder / choose_split(folder, asked or name, splits)
     else:
         require_no_split(folder, asked)
     files = _json(place / "state.json").get("_data_files")
@@ -46,10 +46,26 @@ def add_arrow_folder(folder: Path, name: str, utterances: Utterances, *, asked: 
         file = str(entry["filename"])
         if Path(file).name != file:
             raise ManifestError(f"{place / 'state.json'}: {shown(file)} is no file in this folder; save it again")
-        row = add_arrow_file(place / file, utterances, taken, row)
+        row = add_arrow_file(place / file, utterances, reading, taken, row)
 
 
-def add_arrow_file(path: Path, utterances: Utterances, taken: set[str], row: int) -> int:
+def splits_of(folder: Path) -> list[str]:
+    """The splits of a saved data set; none if it comes in one piece.
+
+    Raises:
+        ManifestError: if the file that lists them is at fault.
+    """
+    path = folder / "dataset_dict.json"
+    if not path.is_file():
+        return []
+    splits = _json(path).get("splits")
+    names = splits if isinstance(splits, list) else []
+    if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
+        raise ManifestError(f"{path}: names no splits; save the data set again")
+    return names
+
+
+def add_arrow_file(path: Path, utterances: Utterances, reading: Reading, taken: set[str], row: int) -> int:
     """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
 
     taken: the ids of the rows before them, and then theirs too.
@@ -67,7 +83,7 @@ def add_arrow_file(path: Path, utterances: Utterances, taken: set[str], row: int
             begin = source.read_buffer(source.size()).address
             source.seek(0)
             for batch in pyarrow.ipc.open_stream(source):
-                row = _add_batch(path, batch, begin, source.size(), utterances, taken, row)
+                row = _add_batch(path, batch, begin, source.size(), utterances, reading, taken, row)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; save the data set again") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -76,13 +92,21 @@ def add_arrow_file(path: Path, utterances: Utterances, taken: set[str], row: int
     return row
 
 
-def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Utterances, taken: set[str], row: int) -> int:
+def _add_batch(
+    path: Path,
+    batch: Any,
+    begin: int,
+    size: int,
+    utterances: Utterances,
+    reading: Reading,
+    taken: set[str],
+    row: int,
+) -> int:
     columns = batch.schema.names
-    audio_name = next((name for name in AUDIO_COLUMNS if name in columns), None)
-    if audio_name is None or not any(name in columns for name in TEXT_COLUMNS):
-        remedy = f"rename_column one each to {AUDIO_COLUMNS[0]} and {TEXT_COLUMNS[0]}"
-        raise ManifestError(f"{path}, row 1: no audio or no text column among {', '.join(columns)}; {remedy}")
-    values = {name: batch.column(name).to_pylist() for name in columns if name in ALL_COLUMNS - set(AUDIO_COLUMNS)}
+    reading.require_columns(path, 1, columns)
+    audio_name = choose_columns(tuple(columns), reading.columns).audio
+    kept = wanted_columns(reading)
+    values = {name: batch.column(name).to_pylist() for name in columns if name in kept}
     audio = batch.column(audio_name)
     offsets = None
     if hasattr(audio, "field") and {"bytes", "path"} <= {field.name for field in audio.type}:
@@ -91,19 +115,28 @@ def _add_batch(path: Path, batch: Any, begin: int, size: int, utterances: Uttera
     elif str(audio.type) in ("string", "large_string"):
         paths = audio.to_pylist()
     else:
-        remedy = "save it with cast_column('audio', Audio())"
+        remedy = f"save it with cast_column({audio_name!r}, Audio())"
         raise ManifestError(f"{path}, row 1, field {audio_name!r}: its type is {shown(str(audio.type))}; {remedy}")
     # A duration there is the whole recording's, and no span.
     spanned = "start" in values or "offset" in values
+    base = reading.base(path.absolute().parent)
     for index in range(batch.num_rows):
         row += 1
         record = {name: entries[index] for name, entries in values.items() if name != "duration" or spanned}
+        record = reading.renamed(record)
         within = None if offsets is None else offsets[index]
         record["audio"] = paths[index] or (f"row-{row}" if within else None)
         make_id_distinct(record, row, taken)
-        base = str(path.absolute()) if within else str(path.absolute().parent)
-        make_row(str(path), row, record).add_to(utterances, base, within=within)
+        if within:
+            reading.require_no_root(path)
+        make_row(str(path), row, record).add_to(utterances, str(path.absolute()) if within else base, within=within)
     return row
+
+
+def wanted_columns(reading: Reading) -> frozenset[str]:
+    """The columns whose values are read, beside that of the audio."""
+    named = {name for kind, name in reading.columns if kind != "audio"}
+    return (ALL_COLUMNS - set(AUDIO_COLUMNS)) | named
 
 
 def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:

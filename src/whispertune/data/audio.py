@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,7 +176,7 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
 
 def _sound_file(recording: Recording) -> Any:
     try:
-        return soundfile.SoundFile(str(recording.audio) if recording.content is None else recording.open())
+        return soundfile.SoundFile(os.fsencode(recording.audio) if recording.content is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw
         fail(recording, "is raw audio without a header", convert(recording))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.data.manifest import add_manifest, manifest_rows
+from whispertune.data.reading import AS_USUAL, Reading
 from whispertune.data.split_names import NAMES, choose_split, require_no_split
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
@@ -19,7 +20,9 @@ def is_audiofolder(folder: Path) -> bool:
     return any(_metadata(place) for place in _places(folder))
 
 
-def add_audiofolder(folder: Path, name: str, utterances: Utterances, *, asked: str | None = None) -> None:
+def add_audiofolder(
+    folder: Path, name: str, utterances: Utterances, reading: Reading = AS_USUAL, *, asked: str | None = None
+) -> None:
     """Add the split that is asked for or serves as `name`, or all of one without splits.
 
     With folders named like splits a row belongs to the one its recording lies in.
@@ -31,25 +34,26 @@ def add_audiofolder(folder: Path, name: str, utterances: Utterances, *, asked: s
         split_folders = [split for split in SPLITS if (root / split).is_dir()]
         with_metadata = [split for split in split_folders if _metadata(root / split)]
         if with_metadata:
-            add_manifest(_only(root / choose_split(folder, asked or name, with_metadata)), utterances)
+            add_manifest(_only(root / choose_split(folder, asked or name, with_metadata)), utterances, reading)
             return
         if _metadata(root):
             path = _only(root)
             if split_folders:
-                _add_part(path, choose_split(folder, asked or name, split_folders), utterances)
+                _add_part(path, choose_split(folder, asked or name, split_folders), utterances, reading)
             else:
                 require_no_split(folder, asked)
-                add_manifest(path, utterances)
+                add_manifest(path, utterances, reading)
             return
 
 
-def _add_part(path: Path, split: str, utterances: Utterances) -> None:
+def _add_part(path: Path, split: str, utterances: Utterances, reading: Reading) -> None:
     """Rows whose recording lies below the folder of that name."""
     found = False
-    for row in manifest_rows(path, utterances.report):
+    base = reading.base(path.absolute().parent)
+    for row in manifest_rows(path, utterances.report, reading):
         name = row.columns.audio
         if str(row.record.get(name or "", "")).strip().removeprefix("./").startswith(f"{split}/"):
-            row.add_to(utterances, str(path.absolute().parent))
+            row.add_to(utterances, base)
             found = True
     if not found:
         raise ManifestError(

@@ -12,8 +12,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from whispertune.data.arrow_folder import add_arrow_file, make_id_distinct
-from whispertune.data.rows import ALL_COLUMNS, AUDIO_COLUMNS, make_row
+from whispertune.data.arrow_folder import add_arrow_file, make_id_distinct, wanted_columns
+from whispertune.data.reading import AS_USUAL, Reading, choose_columns
+from whispertune.data.rows import make_row
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, RecipeError
@@ -23,13 +24,20 @@ PREFIX = "hub:"
 
 
 def add_hub_data(
-    address: str, name: str, utterances: Utterances, *, asked: str | None = None, first: int | None = None
+    address: str,
+    name: str,
+    utterances: Utterances,
+    reading: Reading = AS_USUAL,
+    *,
+    asked: str | None = None,
+    first: int | None = None,
 ) -> None:
     """Add the split of a data set on the Hub that is asked for or serves as `name`, or only its `first` rows.
 
     Raises:
         ManifestError: if `datasets` is missing, or the Hub or the data set says no.
     """
+    reading.require_no_root(address)
     corpus, _, rest = address.removeprefix(PREFIX).partition(":")
     config, _, own_split = rest.partition(":")
     if own_split and asked is not None:
@@ -46,7 +54,7 @@ def add_hub_data(
             loaded = datasets.load_dataset(corpus, config or None, split=chosen)
             files = [Path(entry["filename"]) for entry in loaded.cache_files]
         else:
-            index = _stream(datasets, address, corpus, config, chosen, first)
+            index = _stream(datasets, address, corpus, config, chosen, first, reading)
     except (ManifestError, RecipeError):
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
@@ -57,26 +65,26 @@ def add_hub_data(
         return
     row, taken = 0, set[str]()
     for path in files:
-        row = add_arrow_file(path, utterances, taken, row)
+        row = add_arrow_file(path, utterances, reading, taken, row)
 
 
-def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int) -> Path:
+def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
     """Fetch the first rows, unless they are there: an index of JSON lines, and the recordings in one file."""
-    key = hashlib.sha256(f"{address}\n{split}\n{first}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{address}\n{split}\n{first}{reading.columns or ''}".encode()).hexdigest()[:16]
     index = cache_folder() / "streams" / f"{key}.jsonl"
     if index.is_file():
         return index
     index.parent.mkdir(parents=True, exist_ok=True)
     stream = datasets.load_dataset(name, config or None, split=split, streaming=True)
-    audio = next((c for c in AUDIO_COLUMNS if c in (stream.column_names or ())), None)
-    if audio is None:
-        raise ManifestError(f"{address}: no audio column among {', '.join(stream.column_names or ())}; rename it")
+    columns = tuple(stream.column_names or ())
+    reading.require_columns(address, None, columns)
+    audio, kept = choose_columns(columns, reading.columns).audio, wanted_columns(reading)
     stream = stream.cast_column(audio, datasets.Audio(decode=False))
     unfinished = index.with_suffix(f".{os.getpid()}")
     with index.with_suffix(".audio").open("wb") as recordings, unfinished.open("w", encoding="utf-8") as rows:
         for sample in stream.take(first):
             content, path = sample[audio]["bytes"], sample[audio]["path"]
-            record = {c: v for c, v in sample.items() if c in ALL_COLUMNS and c not in (*AUDIO_COLUMNS, "duration")}
+            record = reading.renamed({c: v for c, v in sample.items() if c in kept and c not in (audio, "duration")})
             if content is None:
                 content = Path(path).read_bytes()
             record |= {"audio": Path(path or "audio").name, "within": [recordings.tell(), len(content)]}

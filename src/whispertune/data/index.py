@@ -24,7 +24,18 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from whispertune.data import audio, av_decoder, containers, manifest, plain_rows, rows, utterances
+from whispertune.data import (
+    audio,
+    av_decoder,
+    containers,
+    manifest,
+    nested,
+    plain_rows,
+    reading,
+    rows,
+    tables,
+    utterances,
+)
 from whispertune.data.utterances import Utterances
 from whispertune.errors import RecipeError
 from whispertune.home import cache_folder
@@ -33,7 +44,7 @@ FEWEST_ROWS = 20_000
 """Fewer are read anew in a moment."""
 MOST_BYTES = 4 * 10**9
 """Of all entries together; those that were not used for longest go first."""
-READING: tuple[ModuleType, ...] = (manifest, plain_rows, rows, utterances)
+READING: tuple[ModuleType, ...] = (manifest, nested, plain_rows, reading, rows, tables, utterances)
 PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, utterances)
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]

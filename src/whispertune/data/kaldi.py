@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-from whispertune.data.rows import make_row, shown
+from whispertune.data.reading import AS_USUAL, Reading
+from whispertune.data.rows import base_with, make_row, shown
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
@@ -20,13 +21,14 @@ def is_kaldi(folder: Path) -> bool:
     return (folder / "wav.scp").is_file()
 
 
-def add_kaldi(folder: Path, utterances: Utterances) -> None:
+def add_kaldi(folder: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
     """Add every utterance of `text`, in its order.
 
     Raises:
         ManifestError: for a command or an archive in place of a file, an utterance without a recording, a bad
             line. Nothing in such a folder is ever run.
     """
+    reading.require_no_columns(folder)
     recordings = _table(folder / "wav.scp")
     segments = _table(folder / "segments") if (folder / "segments").exists() else None
     speakers, languages = (
@@ -34,7 +36,8 @@ def add_kaldi(folder: Path, utterances: Utterances) -> None:
     )
     path = folder / "text"
     # Paths in a wav.scp are relative to where Kaldi's scripts run; that may be here, or the folder itself.
-    bases = [str(Path.cwd()), str(folder.absolute())]
+    usual = [str(Path.cwd()), str(folder.absolute())]
+    bases = usual if reading.audio_root is None else [reading.base(folder)]
     for number, id_, text in _lines(path):
         try:
             recording, span = _span(folder, number, id_, segments)
@@ -48,8 +51,7 @@ def add_kaldi(folder: Path, utterances: Utterances) -> None:
             continue
         record = {"id": id_, "text": text, **span, "audio": audio}
         record |= {"speaker": speakers.get(id_, (0, ""))[1], "language": languages.get(id_, (0, ""))[1]}
-        base = next((base for base in bases if (Path(base) / audio).exists()), bases[1])
-        make_row(str(path), number, record).add_to(utterances, base)
+        make_row(str(path), number, record).add_to(utterances, base_with(audio, bases))
 
 
 def _span(folder: Path, number: int, id_: str, segments: _Table | None) -> tuple[str, dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from whispertune.data.reading import AS_USUAL, Reading
 from whispertune.data.rows import exists, make_row
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
@@ -18,7 +19,9 @@ def transcripts_in(folder: Path) -> Iterator[Path]:
     return iter(sorted(folder.rglob("*.trans.txt")))
 
 
-def add_librispeech(folder: Path, utterances: Utterances, *, asked: str | None = None) -> None:
+def add_librispeech(
+    folder: Path, utterances: Utterances, reading: Reading = AS_USUAL, *, asked: str | None = None
+) -> None:
     """Add every line `ID TEXT` of every *.trans.txt below the folder; the speaker is the id up to its first dash.
 
     asked: the folder in it, such as dev-clean, that alone is meant.
@@ -26,13 +29,15 @@ def add_librispeech(folder: Path, utterances: Utterances, *, asked: str | None =
     Raises:
         ManifestError: for a line without text, or without a recording, or if there is no such folder.
     """
+    reading.require_no_columns(folder)
+    root, corpus = reading.base(folder.absolute()), folder
     if asked is not None:
         folder = folder / asked
-        if next(transcripts_in(folder), None) is None:
+        if asked.startswith("/") or next(transcripts_in(folder), None) is None:
             remedy = f"[split=…] is the name of a folder in {folder.parent}"
             raise ManifestError(f"{folder}: no such folder with *.trans.txt in it; {remedy}")
     for path in transcripts_in(folder):
-        beside = str(path.parent.absolute())
+        beside = str(Path(root, path.parent.relative_to(corpus)))
         for number, line in enumerate(read_text(path, empty="write a line `ID TEXT` per utterance").split("\n"), 1):
             if not line.strip():
                 continue

@@ -7,7 +7,6 @@ SpeechBrain CSV, Common Voice TSV, Hugging Face audiofolder `metadata.csv` and N
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -18,23 +17,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from whispertune.data.nested import SEGMENTS, nested_rows
 from whispertune.data.plain_rows import CHUNK_ROWS, add_plain_rows
-from whispertune.data.rows import (
-    ALL_COLUMNS,
-    AUDIO_COLUMNS,
-    TEXT_COLUMNS,
-    Row,
-    choose_columns,
-    shown,
-)
+from whispertune.data.reading import AS_USUAL, TEXT_COLUMNS, Reading, choose_columns
+from whispertune.data.rows import Row, exists, shown
+from whispertune.data.tables import DELIMITERS, Line, open_table
 from whispertune.data.text_files import EMPTY, decode_text, require_readable
 from whispertune.data.utterances import Utterance as Utterance
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, refuse
 
-_Line = tuple[int, list[str]]
 Report = Callable[[ManifestError], None]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json-lines", ".json")
 
 
@@ -80,45 +73,41 @@ def repeated_id(first: Utterance, second: Utterance) -> ManifestError:
     return ManifestError(f"{problem}; {remedy}", file=second.source, row=second.row, field=field)
 
 
-def add_manifest(path: Path, utterances: Utterances) -> None:
+def add_manifest(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
     """Add the rows of a manifest."""
-    base, clips = str(path.absolute().parent), path.absolute().parent / "clips"
-    has_clips = str(clips) if clips.is_dir() else None
-    ending, report = ending_of(path), utterances.report
+    base, clips = reading.base(path.absolute().parent), None
+    if reading.audio_root is None and exists(str(path.absolute().parent / "clips")):
+        clips = str(path.absolute().parent / "clips")
     with opened_text(path, lenient=utterances.faults is not None) as file:
-        if ending in JSON_LINES:
-            for row in _json_rows(path, file, report):
-                row.add_to(utterances, base, clips=has_clips)
+        if ending_of(path) in JSON_LINES:
+            for row in _json_rows(path, file, reading, utterances.report):
+                row.add_to(utterances, base, clips=clips)
             return
-        lines = _delimited_lines(str(path), file, DELIMITERS[ending], report)
-        _, header = next(lines, (0, []))
-        columns = choose_columns(tuple(header))
-        for chunk in _in_chunks(lines):
+        table = open_table(path, file, reading, utterances.report)
+        for chunk in _in_chunks(table.lines):
             numbers, values = zip(*chunk, strict=True)
-            fields = dict(zip(header, zip(*values, strict=True), strict=True))
-            if not add_plain_rows(utterances, str(path), numbers, fields, columns, base, has_clips):
-                for number, line in chunk:
-                    row = Row(str(path), number, dict(zip(header, line, strict=True)), columns)
-                    row.add_to(utterances, base, clips=has_clips)
+            fields = dict(zip(table.header, zip(*values, strict=True), strict=True))
+            if not add_plain_rows(utterances, str(path), numbers, fields, table.columns, base, clips):
+                for line in chunk:
+                    table.row(*line).add_to(utterances, base, clips=clips)
 
 
-def manifest_rows(path: Path, report: Report = refuse, *, lenient: bool = False) -> Iterator[Row]:
+def manifest_rows(
+    path: Path, report: Report = refuse, reading: Reading = AS_USUAL, *, lenient: bool = False
+) -> Iterator[Row]:
     """The rows of a CSV, TSV or JSONL, before their values are checked.
 
     report: is given what is wrong with a row that is left out. lenient: as in `opened_text`.
     """
-    ending = ending_of(path)
     with opened_text(path, lenient=lenient) as file:
-        if ending in DELIMITERS:
-            lines = _delimited_lines(str(path), file, DELIMITERS[ending], report)
-            _, header = next(lines, (0, []))
-            for number, line in lines:
-                yield Row(str(path), number, dict(zip(header, line, strict=True)), choose_columns(tuple(header)))
+        if ending_of(path) in DELIMITERS:
+            table = open_table(path, file, reading, report)
+            yield from (table.row(*line) for line in table.lines)
         else:
-            yield from _json_rows(path, file, report)
+            yield from _json_rows(path, file, reading, report)
 
 
-def _in_chunks(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
+def _in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
     """Lists of many rows; a fault of the file is raised behind the rows before it, whose own come first."""
     fault: Exception | None = None
     while fault is None:
@@ -166,48 +155,6 @@ def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
         raise ManifestError(f"{path}: cannot be unpacked ({error}); fetch or write it again") from None
 
 
-def _delimited_lines(source: str, file: TextIO, delimiter: str, report: Report) -> Iterator[_Line]:
-    """The header, then each row with as many values; each with the line that it begins in."""
-    if delimiter == "\t":
-        # Common Voice's sentences hold stray quotes, and a TSV has no quoting.
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        # SpeechBrain's files may have a space behind the comma. strict: a quote that is never closed
-        # would otherwise swallow the rest of the file unseen.
-        reader = csv.reader(file, skipinitialspace=True, strict=True)
-    header: list[str] = []
-    width = -1
-    while True:
-        number = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
-            report(ManifestError(f"bad quoting ({error}); {remedy}", file=source, row=number))
-            continue
-        if len(values) == width and values[0][:1].strip():  # as nearly all are
-            yield number, values
-            continue
-        if not "".join(values).strip():
-            continue
-        if not header:
-            header = [value.strip() for value in values]
-            _require_columns(source, header)
-            width = len(header)
-            yield number, header
-            continue
-        if len(values) != len(header):
-            if any(value.strip() for value in values[len(header) :]):
-                remedy = "quote texts that hold a comma" if delimiter == "," else "remove the tabs inside texts"
-                problem = f"has {len(values)} fields, the header has {len(header)}"
-                report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
-                continue
-            values = (values + [""] * (len(header) - len(values)))[: len(header)]
-        yield number, values
-
-
 def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[tuple[int, dict[str, object]]]:
     """(line, object) of JSON lines; report: is given what is wrong with others."""
     for number, line in enumerate(file, start=1):
@@ -227,31 +174,28 @@ def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[t
         yield number, record
 
 
-def _json_rows(path: Path, file: Iterable[str], report: Report) -> Iterator[Row]:
+def _json_rows(path: Path, file: Iterable[str], reading: Reading, report: Report) -> Iterator[Row]:
     # A column that one row lacks may stand in another; so nothing is said of it before the end.
     found: dict[str, None] = {}
     everywhere: dict[str, None] = {}
     for number, record in json_records(str(path), file, report):
         found.update(dict.fromkeys(record))
-        columns = choose_columns(tuple(record))
-        if columns.audio is None and not everywhere:
+        row = Row(str(path), number, record, choose_columns(tuple(record), reading.columns))
+        if row.columns.audio is None and not everywhere:
             with opened_text(path, lenient=True) as again:
                 others = json_records(str(path), again, lambda _: None)
                 everywhere = dict.fromkeys(name for _, other in others for name in other)
-            _require_columns(str(path), list(everywhere))
-        yield Row(str(path), number, record, columns)
+            _require_json_columns(path, everywhere, reading)
+        try:
+            yield from nested_rows(row)
+        except ManifestError as fault:
+            report(fault)
     if found:
-        _require_columns(str(path), list(found))
+        _require_json_columns(path, found, reading)
 
 
-def _require_columns(source: str, columns: list[str]) -> None:
-    found = ", ".join(shown(column) for column in columns) or "none"
-    for kind, names in (("audio", AUDIO_COLUMNS), ("text", TEXT_COLUMNS)):
-        if not any(name in columns for name in names):
-            remedy = f"name one of them {', '.join(names)}"
-            if len(columns) == 1 and (";" in columns[0] or "\t" in columns[0]):
-                remedy += " (is the file separated by semicolons or tabs? .csv takes commas, .tsv tabs)"
-            raise ManifestError(f"{source}, row 1: no {kind} column among {found}; {remedy}")
-    for name in columns:
-        if name in ALL_COLUMNS and columns.count(name) > 1:
-            raise ManifestError(f"{source}, row 1, field {name!r}: the column is there twice; remove one")
+def _require_json_columns(path: Path, found: Iterable[str], reading: Reading) -> None:
+    names = list(found)
+    if any(name in names for name in SEGMENTS):
+        names.append(TEXT_COLUMNS[0])
+    reading.require_columns(path, 1, names)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
-from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, Columns, audio_path, made_id
+from whispertune.data.reading import Columns
+from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, MOST_SECONDS, WINDOWS_DRIVE, audio_path, made_id
 from whispertune.data.utterances import Utterances
 
 CHUNK_ROWS = 512
@@ -58,10 +58,14 @@ def add_plain_rows(
         texts = _strings(fields, columns.text)
     except _UnusualError:
         return False
-    if clips is None and "/" not in joined:
+    if (":/" in joined or ":\\" in joined) and any(map(WINDOWS_DRIVE.match, audio)):
+        return False
+    if clips is None and "/" not in joined and "\\" not in joined and joined.isascii():
         folders, names = [f"{base}/"] * len(audio), audio
     else:
-        parts = [audio_path(name, base, clips).rpartition("/") for name in audio]
+        found = [audio_path(name, base, clips) for name in audio]
+        utterances.follows_from_files |= not all(sure for _, sure in found)
+        parts = [path.rpartition("/") for path, _ in found]
         folders, names = [folder + slash for folder, slash, _ in parts], [name for *_, name in parts]
     utterances.add_all(
         ids=ids,
@@ -109,7 +113,7 @@ def _seconds(fields: Mapping[str, Sequence[str]], name: str | None, size: int) -
         seconds = list(map(float, values))
     except ValueError:
         raise _UnusualError from None
-    if math.inf in seconds:
+    if max(seconds) > MOST_SECONDS:
         raise _UnusualError
     return seconds
 

@@ -6,30 +6,13 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
+from whispertune.data.reading import AUDIO_COLUMNS, Columns, choose_columns
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
-
-# The first of these columns that is present counts.
-AUDIO_COLUMNS = ("audio", "audio_filepath", "wav", "path", "file_name")
-TEXT_COLUMNS = ("text", "wrd", "sentence", "transcription", "transcript")
-ID_COLUMNS = ("id", "ID")
-LANGUAGE_COLUMNS = ("language", "locale")
-TASK_COLUMNS = ("task",)
-START_COLUMNS = ("start", "offset")
-END_COLUMNS = ("end",)
-DURATION_COLUMNS = ("duration",)
-SPEAKER_COLUMNS = ("speaker", "client_id")
-PROMPT_COLUMNS = ("prompt",)
-CHANNEL_COLUMNS = ("channel",)
-ALL_COLUMNS = frozenset(
-    AUDIO_COLUMNS + TEXT_COLUMNS + ID_COLUMNS + LANGUAGE_COLUMNS + TASK_COLUMNS + START_COLUMNS
-    + END_COLUMNS + DURATION_COLUMNS + SPEAKER_COLUMNS + PROMPT_COLUMNS + CHANNEL_COLUMNS
-)  # fmt: skip
 
 MAX_CHANNEL = 1023  # libsndfile opens no file with more channels
 # float() alone would also take "1_000", "infinity" and digits of other scripts.
@@ -37,48 +20,36 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # tab and line ends are fine in a text
 CONTROL_OR_LINE_END = re.compile(r"[\x00-\x1f\x7f]")
 PLACEHOLDER = re.compile(r"(\$\{\w+\}|\$\w+(?=[/\\])|\{\w+\}(?=[/\\]))")  # SpeechBrain's $data_root/…
+DECIMAL_COMMA = re.compile(r"([0-9]+),([0-9]+)")  # as spreadsheets write it where people count so
+THOUSANDS = re.compile(r"[1-9][0-9]{0,2},[0-9]{3}")  # 1,234: not so long after one second, or after twenty minutes?
+MOST_SECONDS = 1e9
+"""Of any time in a recording, 31 years: beyond, sums and products with rates would overflow."""
+WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
-
-
-class Columns(NamedTuple):
-    """Which column counts for each kind, of those that are present."""
-
-    audio: str | None
-    text: str | None
-    id: str | None
-    language: str | None
-    task: str | None
-    start: str | None
-    end: str | None
-    duration: str | None
-    speaker: str | None
-    prompt: str | None
-    channel: str | None
-
-
-@lru_cache(maxsize=64)
-def choose_columns(present: tuple[str, ...]) -> Columns:
-    """The first column of each kind that is present."""
-    kinds = (
-        AUDIO_COLUMNS, TEXT_COLUMNS, ID_COLUMNS, LANGUAGE_COLUMNS, TASK_COLUMNS, START_COLUMNS, END_COLUMNS,
-        DURATION_COLUMNS, SPEAKER_COLUMNS, PROMPT_COLUMNS, CHANNEL_COLUMNS,
-    )  # fmt: skip
-    return Columns(*(next((name for name in kind if name in present), None) for kind in kinds))
 
 
 @dataclass(slots=True)
 class Row:
-    """A row before its values are checked. source: the file, number: the line it stands in."""
+    """A row before its values are checked.
+
+    source: the file, number: the line it stands in. decimal_comma: whether `1,234` is surely between 1 and 2.
+    listed: whether the audio's name was found in a folder, where it may hold bytes that are not UTF-8 (in Python, lone
+    surrogates).
+    """
 
     source: str
     number: int
     record: Mapping[str, object]
     columns: Columns
+    decimal_comma: bool = False
+    listed: bool = False
 
     def fault(self, field: str, problem: str, remedy: str) -> ManifestError:
         return ManifestError(f"{problem}; {remedy}", file=self.source, row=self.number, field=field)
 
-    def string(self, name: str | None, *, numbers: bool = False, one_line: bool = False) -> str:
+    def string(
+        self, name: str | None, *, numbers: bool = False, one_line: bool = False, encoding_errors: str = "strict"
+    ) -> str:
         """The value, stripped; "" if there is none. `numbers`: JSON integers will do, as in `"id": 17`."""
         if name is None:
             return ""
@@ -97,7 +68,7 @@ class Row:
             problem = f"{shown(value)} holds the control character {control.group()!r}"
             raise self.fault(name, problem, "remove it")
         try:
-            value.encode()
+            value.encode("utf-8", encoding_errors)
         except UnicodeEncodeError as error:
             code = ord(value[error.start])
             if 0xDC80 <= code <= 0xDCFF:  # what Python makes of a byte that it can't decode
@@ -119,9 +90,17 @@ class Row:
         remedy = "give seconds as a plain number, such as 3.25"
         if isinstance(value, (bool, list, dict)):
             raise self.fault(name, f"{shown(value)} is no number", remedy)
+        if DECIMAL_COMMA.fullmatch(text):
+            if THOUSANDS.fullmatch(text) and not self.decimal_comma:
+                other = text.replace(",", "")
+                problem = f"{shown(value)} may be {text.replace(',', '.')} or {other} seconds"
+                raise self.fault(name, problem, "write it with a decimal point")
+            text = text.replace(",", ".")
         seconds = float(text) if NUMBER.fullmatch(text) else math.nan
         if not math.isfinite(seconds):
             raise self.fault(name, f"{shown(value)} is no finite number", remedy)
+        if seconds > MOST_SECONDS:
+            raise self.fault(name, f"{shown(value)} is longer than any recording", remedy)
         if seconds < 0:
             raise self.fault(name, f"{shown(value)} is negative", "give seconds from the file's beginning")
         return seconds
@@ -153,7 +132,8 @@ class Row:
 
     def audio(self) -> str:
         """The audio's path as written."""
-        audio = self.string(self.columns.audio, one_line=True)
+        errors = "surrogateescape" if self.listed else "strict"
+        audio = self.string(self.columns.audio, one_line=True, encoding_errors=errors)
         name = self.columns.audio or AUDIO_COLUMNS[0]
         if not audio:
             raise self.fault(name, "no audio file is given", "fill it in or delete the row")
@@ -163,6 +143,9 @@ class Row:
             raise self.fault(name, problem, "replace it by the folder that it stands for")
         if "://" in audio and URL.match(audio):
             raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
+        if WINDOWS_DRIVE.match(audio) and os.name != "nt":
+            remedy = "write paths relative to one folder, and name that with --audio_root"
+            raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", remedy)
         return audio
 
     def add_to(
@@ -187,9 +170,14 @@ class Row:
         audio = self.audio()
         start, end = self.span()
         id_ = self.string(self.columns.id, numbers=True, one_line=True)
+        channel = self.channel() if columns.channel else None
+        path = base
+        if within is None:
+            path, sure = audio_path(audio, base, clips)
+            utterances.follows_from_files |= not sure
         utterances.add(
-            id=id_ or made_id(audio, start, end),
-            audio=base if within is not None else audio_path(audio, base, clips),
+            id=id_ or made_id(audio, start, end, channel).encode("utf-8", "backslashreplace").decode(),
+            audio=path,
             text=self.string(self.columns.text),
             start=start,
             end=end,
@@ -197,16 +185,16 @@ class Row:
             task=(self.string(columns.task, one_line=True) or None) if columns.task else None,
             speaker=(self.string(columns.speaker, numbers=True, one_line=True) or None) if columns.speaker else None,
             prompt=(self.string(columns.prompt) or None) if columns.prompt else None,
-            channel=self.channel() if columns.channel else None,
+            channel=channel,
             within=within,
             source=self.source,
             row=self.number,
         )
 
 
-def make_row(source: str, number: int, record: Mapping[str, object]) -> Row:
+def make_row(source: str, number: int, record: Mapping[str, object], *, listed: bool = False) -> Row:
     """A row of a format that has no columns of its own: `record` names fields as a manifest would."""
-    return Row(source, number, record, choose_columns(tuple(record)))
+    return Row(source, number, record, choose_columns(tuple(record)), listed=listed)
 
 
 def shown(value: object) -> str:
@@ -224,22 +212,48 @@ def exists(path: str) -> bool:
     return True
 
 
-def audio_path(audio: str, base: str, clips: str | None) -> str:
-    """Where a row's audio lies: relative to the folder `base` or, where that lacks it, to `clips`."""
-    if audio[0] == "/":
-        return audio
-    path = f"{base}/{audio}"
+def audio_path(audio: str, base: str, clips: str | None) -> tuple[str, bool]:
+    """Where a row's audio lies, and whether that is so whatever files there are.
+
+    It is relative to the folder `base` or, where that lacks it, to `clips`. A name that is there in another spelling
+    alone (accents composed or not, as macOS writes them; the backslashes of Windows) is taken in that.
+    """
+    path = audio if audio[0] == "/" else f"{base}/{audio}"
+    has_spellings = not audio.isascii() or "\\" in audio
+    if clips is None and not has_spellings:
+        return path, True
+    if exists(path):
+        return path, not has_spellings
     # Common Voice keeps its audio in clips/, beside the manifest, and does not say so.
-    if clips is not None and not exists(path) and exists(inside := f"{clips}/{audio}"):
-        return inside
-    return path
+    inside = None if clips is None or audio[0] == "/" else f"{clips}/{audio}"
+    for tried in (path, inside):
+        for spelling in spellings(tried) if tried is not None else ():
+            if exists(spelling):
+                return spelling, False
+    return (path if inside is None or "/" in audio else inside), not has_spellings
 
 
-def made_id(audio: str, start: float, end: float | None) -> str:
-    """The id of a row that has none: its audio and span."""
+def spellings(path: str) -> Iterator[str]:
+    """The path, and the others that may be meant by it."""
+    yield path
+    for separated in dict.fromkeys((path, path.replace("\\", "/"))):
+        for form in ("NFC", "NFD"):
+            if (spelling := unicodedata.normalize(form, separated)) != path:
+                yield spelling
+
+
+def base_with(audio: str, bases: Sequence[str]) -> str:
+    """The first of these folders that the audio lies in; the last if none has it."""
+    there = (base for base in bases if audio and exists(audio_path(audio, base, None)[0]))
+    return next(there, bases[-1])
+
+
+def made_id(audio: str, start: float, end: float | None, channel: int | None = None) -> str:
+    """The id of a row that has none: its audio, span and channel."""
+    side = "" if channel is None else f"#channel-{channel}"
     if start == 0 and end is None:
-        return audio
-    return f"{audio}#{_id_seconds(start)}-{'' if end is None else _id_seconds(end)}"
+        return audio + side
+    return f"{audio}#{_id_seconds(start)}-{'' if end is None else _id_seconds(end)}{side}"
 
 
 def _id_seconds(seconds: float) -> str:

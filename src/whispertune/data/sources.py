@@ -3,7 +3,7 @@
     read_utterances("train", "cv-corpus/it + calls.csv [language=it weight=2]")
 
 Several are joined by ` + ` (with spaces); `[key=value …]` behind one says its language, its weight in training, which
-of its splits is meant, or how many of its first rows (Hub only).
+of its splits is meant, how many of its first rows (Hub only), or how it is read (`audio_root`, `columns`).
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from whispertune.data.common_voice import add_common_voice, is_common_voice
 from whispertune.data.hub_data import PREFIX, add_hub_data
 from whispertune.data.index import index_rows, indexed_rows, rows_key
 from whispertune.data.kaldi import add_kaldi, is_kaldi
-from whispertune.data.lhotse_cuts import add_cuts
+from whispertune.data.lhotse_cuts import CUTS, add_cuts
 from whispertune.data.librispeech import add_librispeech, transcripts_in
-from whispertune.data.manifest import (
-    DELIMITERS,
-    JSON_LINES,
-    add_manifest,
-    ending_of,
-    is_manifest,
-    require_unique_ids,
-)
+from whispertune.data.manifest import JSON_LINES, add_manifest, ending_of, is_manifest, require_unique_ids
+from whispertune.data.reading import AS_USUAL, Named, Reading, parse_columns
 from whispertune.data.rows import exists
 from whispertune.data.split_names import require_no_split
+from whispertune.data.tables import DELIMITERS
 from whispertune.data.tar_shards import add_shard, expand_shards
 from whispertune.data.text_files import require_readable
-from whispertune.data.transcript_folder import add_transcript_folder, recordings_in
+from whispertune.data.transcript_folder import (
+    SUBTITLES,
+    add_subtitles,
+    add_transcript_folder,
+    holds_transcripts,
+    recordings_in,
+)
 from whispertune.data.utterances import Utterances
 from whispertune.errors import DataError, ManifestError
 
 OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
 
 MOST_LINE_BYTES = 1 << 20
-CUTS = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
+KEYS = ("split", "language", "weight", "first", "audio_root", "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,12 @@ class Source:
     language: str | None = None
     weight: float = 1.0
     first: int | None = None
+    audio_root: str | None = None
+    columns: Named | None = None
+
+    def reading(self, usual: Reading) -> Reading:
+        """How it is read: as said of it, else as said of all."""
+        return Reading(usual.columns if self.columns is None else self.columns, self.audio_root or usual.audio_root)
 
 
 def parse_sources(described: str) -> list[Source]:
@@ -76,8 +83,8 @@ def _parse_source(part: str, described: str) -> Source:
         return Source(part)
     path, given = match[1], dict(option.partition("=")[::2] for option in match[2].replace(",", " ").split())
     for name, value in given.items():
-        if name not in ("split", "language", "weight", "first"):
-            raise ManifestError(f"{part}: unknown option {name!r}; it is one of split, language, weight, first")
+        if name not in KEYS:
+            raise ManifestError(f"{part}: unknown option {name!r}; it is one of {', '.join(KEYS)}")
         if not value:
             raise ManifestError(f"{part}: {name} has no value; write it as {name}=…")
     weight, first = given.get("weight", "1"), given.get("first")
@@ -87,10 +94,20 @@ def _parse_source(part: str, described: str) -> Source:
         raise ManifestError(f"{part}: first is {first}; it is a number of rows")
     if first is not None and not path.startswith(PREFIX):
         raise ManifestError(f"{part}: first is for {PREFIX} data sets; cut other manifests yourself")
-    return Source(path, given.get("split"), given.get("language"), float(weight), None if first is None else int(first))
+    return Source(
+        path,
+        given.get("split"),
+        given.get("language"),
+        float(weight),
+        None if first is None else int(first),
+        given.get("audio_root"),
+        parse_columns(given["columns"]) if "columns" in given else None,
+    )
 
 
-def read_utterances(name: str, described: str, *, faults: list[ManifestError] | None = None) -> Utterances:
+def read_utterances(
+    name: str, described: str, reading: Reading = AS_USUAL, *, faults: list[ManifestError] | None = None
+) -> Utterances:
     """The utterances of a run's split (train, valid, test; data: of whatever there is).
 
     The ids of several sources get the source's name in front. Audio files are not opened.
@@ -104,19 +121,30 @@ def read_utterances(name: str, described: str, *, faults: list[ManifestError] | 
     files = [Path(source.path) for source in sources]
     key = None
     asked = any(source.split is not None for source in sources)  # then a manifest is refused, kept or not
-    if not asked and all(path.is_file() and is_manifest(path) and not holds_cuts(path) for path in files):
-        key = rows_key(described, files)
+    if not asked and all(_is_file(path) and is_manifest(path) and not holds_cuts(path) for path in files):
+        key = rows_key(f"{described}\0{reading}", files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
-        utterances = _read_sources(name, sources, faults)
+        utterances = _read_sources(name, sources, reading, faults)
         clean = faults is None or (not faults and utterances.repeated_id() is None)
-        if key is not None and clean and key == rows_key(described, files):  # nobody wrote to them meanwhile
+        # Whether nobody wrote to them meanwhile.
+        unchanged = key is not None and key == rows_key(f"{described}\0{reading}", files)
+        if key is not None and clean and unchanged and not utterances.follows_from_files:
             index_rows(key, utterances)
+    utterances.readings = {source.path: source.reading(reading) for source in sources}
     utterances.fingerprint = _fingerprint(sources, utterances)
     return utterances
 
 
-def read_rows(name: str, manifest: Path | str, *, faults: list[ManifestError] | None = None) -> Utterances:
+def reading_of(utterances: Utterances, manifest: Path) -> Reading:
+    """How a manifest was read that these utterances come from."""
+    inside = (str(path) for path in (manifest, *manifest.parents))
+    return next((utterances.readings[path] for path in inside if path in utterances.readings), AS_USUAL)
+
+
+def read_rows(
+    name: str, manifest: Path | str, reading: Reading = AS_USUAL, *, faults: list[ManifestError] | None = None
+) -> Utterances:
     """The rows of a split: of one corpus in any known format, or of several (`parse_sources`).
 
     faults: as in `read_utterances`.
@@ -125,14 +153,14 @@ def read_rows(name: str, manifest: Path | str, *, faults: list[ManifestError] | 
         ManifestError: if a corpus can't be used.
         DataError: if it has no rows.
     """
-    utterances = read_utterances(name, str(manifest), faults=faults)
+    utterances = read_utterances(name, str(manifest), reading, faults=faults)
     if not utterances and not faults:
         found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
         raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     return utterances
 
 
-def _read_sources(name: str, sources: list[Source], faults: list[ManifestError] | None) -> Utterances:
+def _read_sources(name: str, sources: list[Source], reading: Reading, faults: list[ManifestError] | None) -> Utterances:
     utterances = Utterances(faults=faults)
     taken: set[str] = set()
     for number, source in enumerate(sources):
@@ -141,7 +169,7 @@ def _read_sources(name: str, sources: list[Source], faults: list[ManifestError] 
         taken.add(label)
         prefix = f"{label}/" if len(sources) > 1 else ""
         utterances.begin_source(prefix=prefix, language=source.language, weight=source.weight)
-        _add_source(source, name, utterances)
+        _add_source(source, name, utterances, source.reading(reading))
     if faults is None:
         require_unique_ids(utterances)
     return utterances
@@ -163,10 +191,10 @@ def require_sources(field: str, described: str) -> None:
                 raise ManifestError(f"--{field} {path}: no such file; check the path")
 
 
-def _add_source(source: Source, name: str, utterances: Utterances) -> None:
+def _add_source(source: Source, name: str, utterances: Utterances, reading: Reading) -> None:
     asked = source.split
     if source.path.startswith(PREFIX):
-        add_hub_data(source.path, name, utterances, asked=asked, first=source.first)
+        add_hub_data(source.path, name, utterances, reading, asked=asked, first=source.first)
         return
     paths = expand_shards(source.path)
     for path in paths:
@@ -174,41 +202,44 @@ def _add_source(source: Source, name: str, utterances: Utterances) -> None:
             require_readable(path)  # says why not
         is_shard = len(paths) > 1 or path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
         if path.is_dir() and not is_shard:
-            _add_folder(path, name, asked, utterances)
+            _add_folder(path, name, asked, utterances, reading)
             continue
         require_no_split(path, asked)
         if is_shard:
-            add_shard(path, utterances)
+            add_shard(path, utterances, reading)
         elif holds_cuts(path):
-            add_cuts(path, utterances)
+            add_cuts(path, utterances, reading)
+        elif path.suffix.lower() in SUBTITLES:
+            add_subtitles(path, utterances, reading)
         elif not is_manifest(path):
             endings = ", ".join((*DELIMITERS, *JSON_LINES))
             raise ManifestError(
-                f"{path}: unknown ending {path.suffix.lower()!r}; a manifest is one of {endings}, shards are .tar"
+                f"{path}: unknown ending {path.suffix.lower()!r}; a manifest is one of {endings}, subtitles are one "
+                f"of {', '.join(SUBTITLES)}, shards are .tar"
             )
         else:
-            add_manifest(path, utterances)
+            add_manifest(path, utterances, reading)
 
 
-def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances) -> None:
+def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances, reading: Reading) -> None:
     if is_arrow_folder(path):
-        add_arrow_folder(path, name, utterances, asked=asked)
+        add_arrow_folder(path, name, utterances, reading, asked=asked)
     elif is_kaldi(path):
         require_no_split(path, asked)
-        add_kaldi(path, utterances)
+        add_kaldi(path, utterances, reading)
     elif is_common_voice(path):
-        add_common_voice(path, asked or name, utterances)
+        add_common_voice(path, asked or name, utterances, reading)
     elif is_audiofolder(path):
-        add_audiofolder(path, name, utterances, asked=asked)
+        add_audiofolder(path, name, utterances, reading, asked=asked)
     elif shards := sorted(path.glob("*.tar")):
         require_no_split(path, asked)
         for shard in shards:
-            add_shard(shard, utterances)
+            add_shard(shard, utterances, reading)
     elif next(transcripts_in(path), None) is not None:
-        add_librispeech(path, utterances, asked=asked)
-    elif next(recordings_in(path), None) is not None:
+        add_librispeech(path, utterances, reading, asked=asked)
+    elif next(recordings_in(path), None) is not None or (reading.audio_root and holds_transcripts(path)):
         require_no_split(path, asked)
-        add_transcript_folder(path, utterances)
+        add_transcript_folder(path, utterances, reading)
     else:
         raise ManifestError(
             f"{path}: is a folder with no corpus in it that whispertune knows (Common Voice's *.tsv with clips/, "
@@ -219,7 +250,7 @@ def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances
 
 def holds_cuts(path: Path) -> bool:
     """Whether the first line of a JSONL is one of lhotse's cuts."""
-    if ending_of(path) not in JSON_LINES or not path.is_file():
+    if ending_of(path) not in JSON_LINES or not _is_file(path):
         return False
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
@@ -229,10 +260,17 @@ def holds_cuts(path: Path) -> bool:
     return isinstance(record, dict) and ("supervisions" in record or record.get("type") in CUTS)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long to be one; its reader will say so
+        return False
+
+
 def _fingerprint(sources: list[Source], utterances: Utterances) -> str:
     """sha256 of the manifest or, where there is more than one file to it, of all that was read."""
     path = Path(sources[0].path)
-    if len(sources) == 1 and path.is_file() and is_manifest(path):
+    if len(sources) == 1 and _is_file(path) and is_manifest(path):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return utterances.digest()

@@ -12,61 +12,58 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import chain, product
 from pathlib import Path
 from typing import NoReturn
 
-from whispertune.data.rows import (
-    ID_COLUMNS,
-    LANGUAGE_COLUMNS,
-    PROMPT_COLUMNS,
-    SPEAKER_COLUMNS,
-    TASK_COLUMNS,
-    TEXT_COLUMNS,
-    Row,
-    make_row,
-)
+from whispertune.data.reading import AS_USUAL, KINDS, TEXT_COLUMNS, Reading
+from whispertune.data.rows import Row, make_row
 from whispertune.data.text_files import decode_text
 from whispertune.data.transcript_folder import AUDIO
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}", re.ASCII)
 MOST_SHARDS = 100_000
 MOST_TEXT_BYTES = 1 << 20
-KEPT = (*TEXT_COLUMNS, *ID_COLUMNS, *LANGUAGE_COLUMNS, *TASK_COLUMNS, *SPEAKER_COLUMNS, *PROMPT_COLUMNS)
+KEPT = [name for kind in ("text", "id", "language", "task", "speaker", "prompt") for name in KINDS[kind]]
 
 
 def expand_shards(pattern: str) -> list[Path]:
     """`a-{000..002}.tar` as a-000.tar, a-001.tar, a-002.tar; a path without a range as it is.
 
     Raises:
-        ManifestError: for a range that goes backwards or is endless.
+        ManifestError: for a range that goes backwards, and for more than 100,000 shards.
     """
-    match = RANGE.search(pattern)
-    if match is None:
-        return [Path(pattern)]
-    first, last = int(match[1]), int(match[2])
-    if not first <= last < first + MOST_SHARDS:
-        raise ManifestError(f"{pattern}: {match[0]} is no range of shards; write it as {{000..010}}")
-    width = len(match[1])
-    numbers = [f"{number:0{width}d}" for number in range(first, last + 1)]
-    return [path for n in numbers for path in expand_shards(pattern[: match.start()] + n + pattern[match.end() :])]
+    constants = RANGE.split(pattern)[::3]
+    ranges = [(match[0], match[1], int(match[1]), int(match[2])) for match in RANGE.finditer(pattern)]
+    total = 1
+    for written, _, first, last in ranges:
+        if not first <= last:
+            raise ManifestError(f"{pattern}: {written} is no range of shards; write it as {{000..010}}")
+        total *= last - first + 1
+    if total > MOST_SHARDS:
+        raise ManifestError(f"{pattern}: would be {total:,} shards; a source has {MOST_SHARDS:,} at most")
+    numbers = [[f"{n:0{len(width)}d}" for n in range(first, last + 1)] for _, width, first, last in ranges]
+    joined = ("".join(chain.from_iterable(zip(constants, [*chosen, ""], strict=True))) for chosen in product(*numbers))
+    return [Path(path) for path in joined]
 
 
-def add_shard(path: Path, utterances: Utterances) -> None:
+def add_shard(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
     """Add every sample of one tar, in its order. Rows are counted in members of the tar.
 
     Raises:
         ManifestError: for a tar that is none, packed or cut short; names that point outside; links; samples without
             audio or without text.
     """
-    key, sample = "", _Sample()
+    reading.require_no_root(path)
+    key, sample = "", _Sample(reading)
     for number, member, file in _members(path):
         name, _, ending = member.name.rpartition("/")[2].partition(".")
         sample_key = f"{member.name.rpartition('/')[0]}/{name}".removeprefix("/").removeprefix("./")
         if sample_key != key:
             sample.add_to(path, key, utterances)
-            key, sample = sample_key, _Sample()
+            key, sample = sample_key, _Sample(reading)
         sample.row = sample.row or number
         try:
             sample.take(path, number, member, "." + ending.lower().rpartition(".")[2], file)
@@ -79,7 +76,8 @@ def add_shard(path: Path, utterances: Utterances) -> None:
 class _Sample:
     """The members of one key."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self.row = 0
         self.audio: tuple[int, int] | None = None
         self.name = ""
@@ -109,6 +107,7 @@ class _Sample:
             record = None
         if not isinstance(record, dict):
             _fail(path, number, name, "no JSON object", 'write {"text": "Ciao."}')
+        record = self.reading.renamed(record)
         self.record = {field: record[field] for field in KEPT if field in record}
 
     def add_to(self, path: Path, key: str, utterances: Utterances) -> None:
@@ -154,6 +153,8 @@ def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileO
                 yield number, member, file  # type: ignore[misc]
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; check the path") from None
+    except RecursionError:  # tarfile reads each header of a long name within that of the one before
+        raise ManifestError(f"{path}: its headers are nested without end; make the tar anew from plain files") from None
     except tarfile.TarError as error:
         packed = ", if it is packed: gunzip it, since recordings are read from their place" if _packed(path) else ""
         raise ManifestError(f"{path}: is no plain tar ({error}); fetch it again{packed}") from None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from whispertune.data.reading import Reading
 from whispertune.errors import ManifestError
 
 
@@ -75,12 +76,13 @@ Kind = tuple[str, str | None, str | None, str | None, str | None]
 class Utterances(Sequence[Utterance]):
     """Utterances in the order they were added, kept in columns; each is made when it is asked for.
 
-    fingerprint: sha256 of what they were read from. faults: what is wrong with rows that were left out, if that is
-    wanted; else readers raise at the first of them.
+    fingerprint: sha256 of what they were read from. follows_from_files: whether a later look may find files of other
+    spelling. readings: of each source, by its path. faults: of rows that were left out; None: readers raise instead.
     """
 
     def __init__(self, utterances: Iterable[Utterance] = (), *, faults: list[ManifestError] | None = None) -> None:
-        self.fingerprint, self.faults = "", faults
+        self.fingerprint, self.faults, self.follows_from_files = "", faults, False
+        self.readings: dict[str, Reading] = {}
         self._texts = bytearray()  # id, file name and text of each, a NUL behind each of them
         self._text_ends = array("q")
         self._shared: list[Shared] = []
@@ -103,13 +105,12 @@ class Utterances(Sequence[Utterance]):
             raise fault
         self.faults.append(fault)
 
-    def append(self, utterance: Utterance) -> None:
+    def append(self, one: Utterance) -> None:
         """Add one."""
         self.add(
-            id=utterance.id, audio=str(utterance.audio), text=utterance.text, start=utterance.start,
-            end=utterance.end, language=utterance.language, task=utterance.task, speaker=utterance.speaker,
-            prompt=utterance.prompt, channel=utterance.channel, within=utterance.within,
-            weight=utterance.weight, source=utterance.source, row=utterance.row,
+            id=one.id, audio=str(one.audio), text=one.text, start=one.start, end=one.end, language=one.language,
+            task=one.task, speaker=one.speaker, prompt=one.prompt, channel=one.channel, within=one.within,
+            weight=one.weight, source=one.source, row=one.row,
         )  # fmt: skip
 
     def add(
@@ -282,8 +283,7 @@ class Utterances(Sequence[Utterance]):
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def inside_archives(self) -> bool:
-        """Whether any recording is a part of a larger file, such as a tar."""
+    def inside_archives(self) -> bool:  # whether any recording is a part of a larger file, such as a tar
         return bool(self._places)
 
     @property

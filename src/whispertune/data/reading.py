@@ -1,0 +1,145 @@
+"""How a corpus is read: which column is what, and which folder its recordings lie in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from whispertune.errors import ManifestError
+
+# The first of these columns that is present counts.
+AUDIO_COLUMNS = ("audio", "audio_filepath", "wav", "path", "file_name")
+TEXT_COLUMNS = ("text", "wrd", "sentence", "transcription", "transcript")
+KINDS: dict[str, tuple[str, ...]] = {
+    "audio": AUDIO_COLUMNS,
+    "text": TEXT_COLUMNS,
+    "id": ("id", "ID"),
+    "language": ("language", "locale"),
+    "task": ("task",),
+    "start": ("start", "offset"),
+    "end": ("end",),
+    "duration": ("duration",),
+    "speaker": ("speaker", "client_id"),
+    "prompt": ("prompt",),
+    "channel": ("channel",),
+}
+ALL_COLUMNS = frozenset(name for names in KINDS.values() for name in names)
+
+Named = tuple[tuple[str, str], ...]
+"""(kind, column) pairs: what the user says that columns are called."""
+
+
+class Columns(NamedTuple):
+    """Which column counts for each kind, of those that are present."""
+
+    audio: str | None
+    text: str | None
+    id: str | None
+    language: str | None
+    task: str | None
+    start: str | None
+    end: str | None
+    duration: str | None
+    speaker: str | None
+    prompt: str | None
+    channel: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the user says of how a corpus is to be read.
+
+    columns: what its columns are called, where that is unusual. audio_root: the folder that relative audio paths are
+    relative to (None: as each format has it).
+    """
+
+    columns: Named = ()
+    audio_root: str | None = None
+
+    def base(self, usual: Path | str) -> str:
+        """The folder that audio paths are relative to; `usual` if the user names none.
+
+        Raises:
+            ManifestError: if the user names what is no folder.
+        """
+        if self.audio_root is None:
+            return str(usual)
+        try:
+            if Path(self.audio_root).is_dir():
+                return str(Path(self.audio_root).absolute())
+        except (OSError, ValueError):
+            pass
+        raise ManifestError(f"audio_root {self.audio_root}: no such folder; give the one that the recordings lie in")
+
+    def require_no_columns(self, corpus: Path | str) -> None:
+        """Refuse names of columns for a format that has none."""
+        if self.columns:
+            named = ", ".join("=".join(pair) for pair in self.columns)
+            raise ManifestError(f"{corpus}: columns {named} is given, but this format has no columns; leave it out")
+
+    def require_no_root(self, corpus: Path | str) -> None:
+        """Refuse a folder of recordings for a format that holds them itself."""
+        if self.audio_root is not None:
+            problem = f"audio_root {self.audio_root} is given, but this format holds its recordings itself"
+            raise ManifestError(f"{corpus}: {problem}; leave it out")
+
+    def require_columns(self, file: Path | str, row: int | None, present: Sequence[str]) -> None:
+        """Refuse a corpus that lacks a column that the user names, or one with audio or text."""
+        found = ", ".join(map(repr, present)) or "none"
+        for kind, name in self.columns:
+            if name not in present:
+                problem = f"no column {name!r} (for {kind}) among {found}; correct --columns"
+                raise ManifestError(problem, file=file, row=row)
+        columns = choose_columns(tuple(present), self.columns)
+        for kind, chosen in (("audio", columns.audio), ("text", columns.text)):
+            if chosen is None:
+                remedy = f"name one of them {', '.join(KINDS[kind])}, or say which it is: --columns {kind}=NAME"
+                raise ManifestError(f"no {kind} column among {found}; {remedy}", file=file, row=row)
+
+    def renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A record whose columns have their usual names, of the kinds that the user names."""
+        result = dict(record)
+        for kind, name in self.columns:
+            if name in record:
+                for usual in KINDS[kind]:
+                    result.pop(usual, None)
+                result[kind] = record[name]
+        return result
+
+
+AS_USUAL = Reading()
+
+
+def reading_as(columns: str | None, audio_root: str | None) -> Reading:
+    """What the options `columns` and `audio_root` say; raises ManifestError for names that are none."""
+    return Reading(parse_columns(columns) if columns else (), audio_root or None)
+
+
+def parse_columns(given: str) -> Named:
+    """The pairs of `text=transkript, audio=datei`; also separated by semicolons.
+
+    Raises:
+        ManifestError: for a kind that there is none of, one that is named twice, or no name.
+    """
+    pairs: dict[str, str] = {}
+    for part in re.split("[,;]", given):
+        kind, equals, name = (piece.strip() for piece in part.partition("="))
+        if not equals or not name or kind not in KINDS:
+            kinds = ", ".join(KINDS)
+            raise ManifestError(f"columns {given!r}: write it as text=NAME, audio=NAME; there are {kinds}")
+        if kind in pairs:
+            raise ManifestError(f"columns {given!r}: {kind} is named twice; leave one")
+        pairs[kind] = name
+    return tuple(pairs.items())
+
+
+@lru_cache(maxsize=64)
+def choose_columns(present: tuple[str, ...], named: Named = ()) -> Columns:
+    """The first column of each kind that is present; one that the user names goes before all."""
+    own = {kind: (name,) for kind, name in named if name in present}
+    chosen = ((own.get(kind, names)) for kind, names in KINDS.items())
+    return Columns(*(next((name for name in names if name in present), None) for names in chosen))

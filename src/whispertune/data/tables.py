@@ -1,0 +1,148 @@
+"""Tables of delimited text: CSV and TSV as Python, SpeechBrain, Common Voice and spreadsheets write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from whispertune.data.reading import ALL_COLUMNS, Columns, Reading, choose_columns
+from whispertune.data.rows import Row
+from whispertune.errors import ManifestError, refuse
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""By the file's ending; a header that is separated otherwise says so itself."""
+OTHERS = (",", ";", "\t", "|")
+SEPARATOR = re.compile(r"\"?sep=([,;|\t])\"?\r?\n?")  # Excel's first line
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+Line = tuple[int, list[str]]
+Report = Callable[[ManifestError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened table: its header, what counts of it, and the lines behind it with the numbers of their rows."""
+
+    source: str
+    header: list[str]
+    columns: Columns
+    lines: Iterator[Line]
+    decimal_comma: bool
+
+    def row(self, number: int, values: Sequence[str]) -> Row:
+        record = dict(zip(self.header, values, strict=True))
+        return Row(self.source, number, record, self.columns, decimal_comma=self.decimal_comma)
+
+
+def open_table(path: Path, file: TextIO, reading: Reading, report: Report = refuse) -> Table:
+    """The table in a file whose name ends in .csv or .tsv (and maybe .gz).
+
+    What separates its values is seen in its first line: what the ending says unless that leaves no column for audio
+    and text, and a semicolon or a tab (comma) does.
+
+    report: is given what is wrong with a row of `lines` that is left out.
+
+    Raises:
+        ManifestError: for a header without the columns that are needed.
+    """
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    first, skipped = _first_line(file)
+    delimiter = DELIMITERS[ending]
+    if (given := SEPARATOR.fullmatch(first)) is not None:
+        delimiter, skipped = given[1], skipped + 1
+        first = file.readline()
+    else:
+        fits = [one for one in (delimiter, *OTHERS) if _has_columns(first, one, reading)]
+        fits += [one for one in OTHERS if len(_split(first, one)) > 1]
+        delimiter = fits[0] if fits else delimiter
+    # A TSV has no quoting, and Common Voice's sentences hold stray quotes.
+    quoted = not (delimiter == "\t" and ending == ".tsv")
+    lines = _lines(str(path), itertools.chain([first], file), delimiter, quoted, skipped, reading, report)
+    _, header = next(lines, (0, []))
+    return Table(str(path), header, choose_columns(tuple(header), reading.columns), lines, delimiter != ",")
+
+
+def _first_line(file: TextIO) -> tuple[str, int]:
+    """The first line that is not blank, and how many are before it; "" if there is none."""
+    for skipped in itertools.count():
+        line = file.readline()
+        if not line or line.strip(" \t\r\n;,"):
+            return line, skipped
+    raise AssertionError
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    try:
+        return [value.strip() for value in next(csv.reader(io.StringIO(line), delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def _has_columns(line: str, delimiter: str, reading: Reading) -> bool:
+    columns = choose_columns(tuple(_split(line, delimiter)), reading.columns)
+    return columns.audio is not None and columns.text is not None
+
+
+def _lines(
+    source: str, file: Iterator[str], delimiter: str, quoted: bool, skipped: int, reading: Reading, report: Report
+) -> Iterator[Line]:
+    """The header, then each row with as many values; each with the line that it begins in."""
+    if quoted:
+        # SpeechBrain's files may have a space behind the comma. strict: a quote that is never closed
+        # would otherwise swallow the rest of the file unseen.
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+    else:
+        reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    header: list[str] = []
+    width = -1
+    while True:
+        number = reader.line_num + 1 + skipped
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            report(ManifestError(_explained(error), file=source, row=number))
+            continue
+        if len(values) == width and values[0][:1].strip():  # as nearly all are
+            yield number, values
+            continue
+        if not "".join(values).strip():
+            continue
+        if not header:
+            header = [value.strip() for value in values]
+            _require_columns(source, number, header, reading)
+            width = len(header)
+            yield number, header
+            continue
+        if len(values) != len(header):
+            if any(value.strip() for value in values[len(header) :]):
+                what = NAMES[delimiter]
+                remedy = f"quote texts that hold {what}" if quoted else f"remove the {what} inside texts"
+                problem = f"has {len(values)} fields, the header has {len(header)}"
+                report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
+                continue
+            values = (values + [""] * (len(header) - len(values)))[: len(header)]
+        yield number, values
+
+
+def _explained(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        limit = f"more than {csv.field_size_limit():,} characters"
+        return f"a field of {limit}; is a quote in it never closed? else cut the text"
+    remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
+    return f"bad quoting ({error}); {remedy}"
+
+
+def _require_columns(source: str, number: int, header: list[str], reading: Reading) -> None:
+    reading.require_columns(source, number, header)
+    named = {name for _, name in reading.columns}
+    for name in header:
+        if name in ALL_COLUMNS | named and header.count(name) > 1:
+            raise ManifestError("the column is there twice; remove one", file=source, row=number, field=name)
