@@ -53,7 +53,7 @@ class Recipe:
 
     language_token: str | None = None
     """A language of Whisper's whose token stands for `language`: for one that Whisper does not know (--language sc
-    --language_token it). The saved model is then asked for by the borrowed language."""
+    --language_token it). The saved model knows its language by either name."""
 
     task: Literal["transcribe", "translate"] = "transcribe"
     """What to learn, where a row names none."""

@@ -27,7 +27,7 @@ from whispertune.states import (
     WindowFeatures,
     window_features,
 )
-from whispertune.text.languages import LANGUAGES, language_code, spoken_language
+from whispertune.text.languages import language_name
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen
 from whispertune.training.plan import expected_draws
 from whispertune.training.resume import StopSignal
@@ -110,17 +110,19 @@ def open_session(
         manifest = getattr(recipe, name)
         if manifest is not None:
             require_sources(name, manifest)
-    language = None if recipe.language is None else spoken_language(recipe.language, recipe.language_token)
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
     ready = load_model(recipe.model, device)
     if recipe.data.empty_text == "keep":
         ready = may_say_nothing(ready, device)
+    language = None
+    if recipe.language is not None:
+        language = ready.tokenizer.spoken_language(recipe.language, recipe.language_token)
     text = TextSettings(ready.tokenizer, language, recipe.task, recipe.loss.prompt_tokens, recipe.language_token)
     if language is not None:
         token = recipe.language_token or language
         ready.tokenizer.prompt_tokens(token, recipe.task)  # refuses what this model does not know
-        if recipe.language_token is not None:
-            console.print(f"language  {language}, under the token of {LANGUAGES[language_code(token)]}")
+        if (borrowed := text.token_for(language)) != language:
+            console.print(f"language  {language}, under the token of {language_name(borrowed)}")
     splits = {
         name: _load(name, manifest, text, recipe, stop, processes)
         for name in ("train", "valid", "test")
@@ -135,6 +137,11 @@ def open_session(
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
     arranged = splits["train"].arrange(recipe.windows, text, recipe.seed)
+    if arranged.timestamps and not ready.tokenizer.has_timestamps:
+        raise RecipeError(
+            f"windows.timestamps is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
+            "have no timestamps among them; set --windows.timestamps 0, or train a model that has them"
+        )
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)

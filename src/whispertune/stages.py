@@ -20,7 +20,7 @@ from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run_folder import replacing_folder
 from whispertune.run_states import plan_states
 from whispertune.session import Session
-from whispertune.text.languages import LANGUAGES
+from whispertune.text.languages import language_name
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.resume import Progress, load_state
@@ -180,7 +180,8 @@ def _common(values: Sequence[str]) -> str | None:
 def save_best(session: Session, weights: dict[str, torch.Tensor]) -> None:
     """Write the model with these weights to best/, replacing what is there at once."""
     language = _common(session.train.languages)
-    token = _common(sorted({session.text.token_for(code) for code in session.train.languages}))
+    borrowed = {code: session.text.token_for(code) for code in sorted(set(session.train.languages))}
+    token = _common(sorted(set(borrowed.values())))
     tasks = [task or session.recipe.task for task in session.train.tasks]
     with replacing_folder(session.folder.best) as folder:
         save_huggingface(
@@ -190,6 +191,7 @@ def save_best(session: Session, weights: dict[str, torch.Tensor]) -> None:
             language=token,
             task=_common(tasks) or "transcribe",
             model_card=model_card(session, language, token),
+            aliases={code: own for code, own in borrowed.items() if own != code},
         )
 
 
@@ -198,7 +200,7 @@ def model_card(session: Session, language: str | None, token: str | None) -> str
     recipe = session.recipe
     header = [f"language: {language}"] if language else []
     borrowed = (
-        f"Whisper has no token for `{language}`: this model uses that of {LANGUAGES[token]} (`{token}`)."
+        f"Whisper has no token for `{language}`: this model uses that of {language_name(token)} (`{token}`)."
         if (token and language != token)
         else ""
     )

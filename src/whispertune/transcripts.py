@@ -6,13 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 from whispertune.data.utterances import Utterance
 from whispertune.errors import RecipeError
 from whispertune.targets import MAX_TOKENS, Target, make_target
-from whispertune.text.languages import LANGUAGES, language_code, spoken_language
+from whispertune.text.languages import LANGUAGES
 from whispertune.text.normalizer import normalizer_for
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 from whispertune.windows import Window
@@ -28,8 +27,6 @@ BLOCK_ROWS = 64
 BRACKET = re.compile(r"[\[<(]")
 LETTER = re.compile(r"[^\W_]")
 LONG_WORD = re.compile(r"[^\W\d_]{4,}")
-
-_spoken = lru_cache(maxsize=1024)(spoken_language)
 
 
 class Said(Protocol):
@@ -57,6 +54,8 @@ class TextSettings:
     """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
     known_prompts: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
     """Languages and tasks that this model was found to have."""
+    known_codes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Codes of the languages that were named."""
 
     def language_of(self, utterance: Utterance) -> str:
         """Code of the row's own language, else of the run's; `en` for an English-only model given none.
@@ -73,7 +72,10 @@ class TextSettings:
             if not self.tokenizer.multilingual:
                 return "en"
             raise RecipeError("no language given: add --language, or a language column")
-        return _spoken(named, self.language_token)
+        code = self.known_codes.get(named)
+        if code is None:
+            code = self.known_codes[named] = self.tokenizer.spoken_language(named, self.language_token)
+        return code
 
     def written_in(self, language: str, task: str | None) -> str:
         """Code of the language that a text is in, spoken in this one: English where it translates."""
@@ -82,8 +84,8 @@ class TextSettings:
     def token_for(self, language: str) -> str:
         """Code of the language whose token stands for this code's: its own, or the one that the run's borrows."""
         if self.language_token and self.language and language == self.language_code_of(None):
-            return language_code(self.language_token)
-        return language
+            return self.tokenizer.token_language(self.language_token)
+        return self.tokenizer.aliases.get(language, language)
 
     def token_language(self, utterance: Utterance) -> str:
         """Code of the language whose token heads the row."""

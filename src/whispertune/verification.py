@@ -29,7 +29,7 @@ MOST_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording to verify with, and the code of its language (None: English-only model).
+    """One recording to verify with, and the code of the language whose token it has (None: English-only model).
 
     text: what is said in it, where that is known.
     """

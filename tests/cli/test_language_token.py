@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from cli_samples import Command, Workspace
 
@@ -19,6 +20,51 @@ def test_a_borrowed_token_is_named_by_the_saved_model(workspace: Workspace, comm
     card = (best / "README.md").read_text()
     assert "language: sc" in card
     assert "Whisper has no token for `sc`: this model uses that of Italian (`it`)." in card
+
+
+def test_the_saved_model_knows_its_language_by_either_name(
+    workspace: Workspace, command: Command, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    flags = ["--language=zap", "--language_token=es", "--max_steps=1"]
+    workspace.valid_rows = workspace.valid_rows[:1]
+    assert command(workspace.train(*flags, without=["language"])).status == 0
+    best = workspace.run / "best"
+    generation = json.loads((best / "generation_config.json").read_text())
+    assert (generation["language"], generation["language_aliases"]) == ("<|es|>", {"zap": "es"})
+    audio = workspace.valid_rows[0]["audio"]
+    said = {}
+    for name, more in {
+        "zap": ["--language=zap"],
+        "es": ["--language=Spanish"],
+        "own": [],
+    }.items():
+        outcome = command(
+            ["transcribe", f"--model={workspace.run}", audio, "--temperature=[0]", "--beam_size=1", *more]
+        )
+        assert outcome.status == 0, outcome.err
+        said[name] = outcome.out
+        spoken = "es (Spanish)" if name == "es" else "zap (Zapotec) under the token of Spanish"
+        origin = "what the model was trained on" if name == "own" else "as asked for"
+        assert f"language  {spoken}, {origin}" in outcome.err
+    assert len(set(said.values())) == 1
+    scores = []
+    for more in (["--language=zap"], ["--language=es"], ["--language=zap", "--language_token=es"]):
+        given = [flag for flag in workspace.evaluate() if not flag.startswith(("--language", "--model"))]
+        outcome = command([*given, f"--model={best}", *more, f"--output={tmp_path / 'scored'}"])
+        assert outcome.status == 0, outcome.err
+        scores.append((tmp_path / "scored" / "hypotheses.jsonl").read_text().replace('"zap"', '"es"'))
+    assert len(set(scores)) == 1
+    # Trained on, and exported, it stays what it is.
+    again = workspace.train("--language=zap", "--max_steps=1", f"--output={tmp_path / 'again'}", without=["language"])
+    again = [*(flag for flag in again if not flag.startswith("--model")), f"--model={best}"]
+    outcome = command([*(f for f in again if f != f"--output={workspace.run}"), f"--output={tmp_path / 'again'}"])
+    assert outcome.status == 0, outcome.err
+    for folder in (tmp_path / "again" / "best", tmp_path / "exported"):
+        if folder.name == "exported":
+            assert command(["export", f"--model={best}", "--to=huggingface", f"--output={folder}"]).status == 0
+        generation = json.loads((folder / "generation_config.json").read_text())
+        assert (generation["language"], generation["language_aliases"]) == ("<|es|>", {"zap": "es"})
+    refused(["transcribe", f"--model={best}", audio, "--language=mix"], "unknown language 'mix'", "--language_token")
 
 
 def test_what_is_refused(workspace: Workspace, refused: Callable[..., str]) -> None:

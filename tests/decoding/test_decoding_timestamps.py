@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.segments import split_window
+from whispertune.decoding.segments import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.decoding.windows import SearchOptions, decode_windows
 from whispertune.states import EncoderStates
@@ -130,3 +131,41 @@ def test_no_segment_begins_before_its_window() -> None:
     """Without the grammar a pair of timestamps may stand in the middle of text."""
     spans, _ = split_window([5, 1001, 1002, 6, 1003], 1000, 3000)
     assert [(round(span.start, 2), round(span.end, 2)) for span in spans] == [(0.0, 0.02), (0.04, 0.06)]
+
+
+def test_text_that_a_user_added_is_text() -> None:
+    """Its ids lie behind the timestamps; a vocabulary in which they lie before end of text must give the same."""
+    content = json.loads(TOKENIZER)
+    content["added_tokens"] += [
+        content["added_tokens"][-1] | {"id": VOCAB_SIZE + number, "content": name, "special": special}
+        for number, (name, special) in enumerate([("zzz", False), ("yyy", False), ("<|cough|>", True)])
+    ]
+    added = TimestampRules(Tokenizer(json.dumps(content), VOCAB_SIZE + 5))
+    assert added.added_text == [VOCAB_SIZE, VOCAB_SIZE + 1]
+    moved = [*range(VOCAB_SIZE)]
+    moved[7], moved[8] = added.added_text  # 7 and 8 are text for which the added tokens stand in
+    generator = torch.Generator().manual_seed(0)
+    text = timestamps = 0
+    for _ in range(40):
+        plain, larger = RULES.start(3, CPU), added.start(3, CPU)
+        for _ in range(6):
+            logits = 3 * torch.randn(3, VOCAB_SIZE, generator=generator)
+            logits[:, :BEGIN] += 3
+            logits[:, 7:9] += 4
+            wide = torch.full((3, VOCAB_SIZE + 5), -torch.inf)
+            wide[:, moved] = logits
+            wide[:, VOCAB_SIZE + 2 :] = 9.0  # of a special token, and of rows that no token has
+            expected = plain.restrict(logits.log_softmax(-1))
+            wide = larger.restrict(wide.log_softmax(-1))
+            torch.testing.assert_close(wide[:, moved], expected)
+            assert torch.isneginf(wide[:, VOCAB_SIZE + 2 :]).all()
+            assert torch.isneginf(wide[:, 7:9]).all()
+            tokens = torch.multinomial(expected.exp(), 1, generator=generator)[:, 0]
+            plain.append(tokens)
+            larger.append(torch.tensor(moved)[tokens])
+            text += int(((tokens == 7) | (tokens == 8)).sum())
+            timestamps += int((tokens >= BEGIN).sum())
+    assert text > 20
+    assert timestamps > 50
+    tokens = [BEGIN, VOCAB_SIZE, BEGIN + 50]
+    assert split_window(tokens, BEGIN, 300) == ([Span(0.0, 1.0, tuple(tokens))], 300)

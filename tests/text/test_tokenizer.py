@@ -261,6 +261,119 @@ def test_a_language_that_someone_added_to_their_model_is_known(base: Tokenizer) 
     assert extended.decode([51865, *extended.text_ids("Uè", "nap")]) == " Uè"
 
 
+ADDED = ["ŋgarra", "zzz", "<|breath|>", "Ωmega"]
+
+
+def add_text(*names: str, first: int, special: bool = False) -> Callable[[list[dict[str, Any]]], None]:
+    def add(added: list[dict[str, Any]]) -> None:
+        for number, name in enumerate(names, first):
+            added.append(added[-1] | {"id": number, "content": name, "special": special, "normalized": True})
+
+    return add
+
+
+@settings(deadline=None, max_examples=60)
+@given(parts=st.lists(st.sampled_from([*ADDED, " ", "a", " so", "zz", "ŋ", "gar", "é"]), max_size=8))
+def test_text_that_a_user_added_is_encoded_and_decoded_as_transformers_does(
+    with_text: tuple[Tokenizer, Any], parts: list[str]
+) -> None:
+    ours, theirs = with_text
+    text = "".join(parts)
+    ids = ours.encode(text)
+    assert ids == theirs(text, add_special_tokens=False).input_ids
+    assert ours.decode(ids) == text
+    assert ours.decode([ours.sot, *ids, ours.timestamp(1.0), ours.eot, 51_869]) == text
+    assert all(i < ours.eot or i in ours.added_text for i in ids)
+
+
+@pytest.fixture(scope="module")
+def with_text(base: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
+    """A tokenizer with four text tokens and a special one added by transformers; ours, and theirs."""
+    from transformers import WhisperTokenizer
+
+    def list_timestamps(added: list[dict[str, Any]]) -> None:
+        names = [f"<|{i * 0.02:.2f}|>" for i in range(1501)]
+        added += [added[-1] | {"id": 50_364 + i, "content": name, "special": False} for i, name in enumerate(names)]
+
+    folder = tmp_path_factory.mktemp("added")
+    (folder / "tokenizer.json").write_text(changed(base, list_timestamps), encoding="utf-8")
+    theirs = WhisperTokenizer(tokenizer_object=tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+    assert theirs.add_tokens(ADDED) == 4
+    assert theirs.add_tokens(["<|spoken_noise|>"], special_tokens=True) == 1
+    theirs.save_pretrained(folder)
+    ours = Tokenizer.from_file(folder / "tokenizer.json", 51_870)
+    assert ours.added_text == (51_865, 51_866, 51_867, 51_868)
+    return ours, theirs
+
+
+def test_special_tokens_that_a_user_added_are_no_text(with_text: tuple[Tokenizer, Any]) -> None:
+    ours, _ = with_text
+    assert ours.decode([51_869]) == ""
+    assert 51_869 not in ours.encode("<|spoken_noise|>")
+    assert ours.decode(ours.encode("<|spoken_noise|>")) == "<|spoken_noise|>"
+
+
+def test_exactly_one_added_token_is_no_other_whispers_tokenizer(base: Tokenizer, english: Tokenizer) -> None:
+    """51866 rows are large-v3's, and 51865 a multilingual model's; here they are base's and tiny.en's and one more."""
+    for tokenizer, size in ((base, 51_866), (english, 51_865), (english, 51_866)):
+        last = size - 1
+        text = changed(tokenizer, add_text(*["zzz", "yyy"][: size - tokenizer.vocab_size], first=tokenizer.vocab_size))
+        one = Tokenizer.from_json(text, size)
+        assert one.added_text[-1] == last
+        assert one.multilingual == tokenizer.multilingual
+        assert one.timestamp_begin == tokenizer.timestamp_begin
+        assert one.encode("a zzz")[-1] == tokenizer.vocab_size
+        assert Tokenizer.from_json(text).vocab_size == size
+        with pytest.raises(CheckpointError, match="resize_token_embeddings"):
+            Tokenizer.from_json(text, tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize("rows", [50_364, 50_368])
+def test_a_vocabulary_cut_before_the_timestamps(base: Tokenizer, rows: int) -> None:
+    """As `resize_token_embeddings(len(tokenizer))` cuts it where the tokenizer lists no timestamps."""
+    cut = Tokenizer.from_json(base.json, rows)
+    assert not cut.has_timestamps
+    assert cut.multilingual
+    assert cut.prompt_tokens("it") == base.prompt_tokens("it")
+    with pytest.raises(RecipeError, match=f"{rows} tokens have no timestamps among them"):
+        cut.prompt_tokens("it", timestamps=True)
+    added = Tokenizer.from_json(changed(base, add_text("zzz", first=50_364)), 50_365)
+    assert not added.has_timestamps
+    assert added.decode(added.encode("a zzz")) == "a zzz"
+    assert added.encode("zzz") == [50_364]
+
+
+def test_a_token_with_the_id_of_a_timestamp_is_refused(base: Tokenizer) -> None:
+    with pytest.raises(CheckpointError, match=r"gives 'zzz' the id 50364, which is a timestamp's"):
+        Tokenizer.from_json(changed(base, add_text("zzz", first=50_364)), 51_865)
+    for rows in (50_363, 50_365, 50_367, 51_000 + 1):
+        with pytest.raises(CheckpointError, match="belongs to another Whisper"):
+            Tokenizer.from_json(base.json, rows)
+
+
+def test_languages_of_the_models_own(base: Tokenizer) -> None:
+    """By `lang_to_id`, listed as a token or not; never under an id that is another token's."""
+    text = changed(base, add_text("<|sc|>", first=51_865, special=True))
+    given = {"<|sc|>": 51_865, "<|qu-x-cuzco|>": 51_866, "<|yue|>": 50_358, "<|it|>": 7, "<|zap|>": 60_000}
+    own = Tokenizer.from_json(text, 51_872, lang_to_id=given, aliases={"nah": "sc", "mix": "zap"})
+    assert own.prompt_tokens("sc")[1] == own.prompt_tokens("nah")[1] == 51_865
+    assert own.prompt_tokens("qu-x-cuzco")[1] == 51_866
+    assert own.languages["it"] == base.languages["it"]
+    assert "yue" not in own.languages  # 50358 is <|translate|> here: the list is large-v3's
+    assert "zap" not in own.languages
+    assert own.aliases == {"nah": "sc"}
+    assert own.spoken_language("sc") == "sc"
+    assert own.spoken_language(" nah ") == "nah"
+    assert own.spoken_language("Italiano") == "it"
+    assert own.spoken_language("mix", "sc") == "mix"
+    assert own.text_ids("x", "nah") == own.text_ids("x", "qu-x-cuzco") == base.encode(" x")
+    for wrong in ("mix", "zap"):
+        with pytest.raises(RecipeError, match="unknown language"):
+            own.prompt_tokens(wrong)
+        with pytest.raises(RecipeError, match="unknown language"):
+            own.spoken_language(wrong)
+
+
 def test_timestamps_are_arithmetic(base: Tokenizer) -> None:
     assert base.timestamp(0.0) == base.timestamp_begin
     assert base.timestamp(30.0) == base.timestamp_begin + 1500 == 51864

@@ -69,7 +69,8 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
         if not isinstance(language_ids, list) or not all(isinstance(number, int) for number in language_ids):
             raise CheckpointError(f"{settings_path}: `lang_ids` is no list of token ids")
         names = {number: name for name, number in ids.items()}
-        generation["lang_to_id"] = {names[number]: number for number in language_ids if number in names}
+        listed = {names[number]: number for number in language_ids if number in names}
+        generation["lang_to_id"] = {**generation.get("lang_to_id", {}), **listed}  # the former knows added ones
     preprocessor_path = folder / "preprocessor_config.json"
     preprocessor = read_json(preprocessor_path) if preprocessor_path.exists() else {}
     return Checkpoint(

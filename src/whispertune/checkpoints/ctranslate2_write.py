@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from whispertune.checkpoints.generation import upper_heads
 from whispertune.checkpoints.layout import EMBEDDING, Checkpoint
 from whispertune.checkpoints.side_files import write_side_files
 from whispertune.errors import CheckpointError
+from whispertune.text.languages import LANGUAGES
 
 QUANTIZATIONS = (
     *("float32", "float16", "bfloat16"),
@@ -47,8 +49,9 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
     generation = checkpoint.generation
     spec.config.suppress_ids = generation["suppress_tokens"]
     spec.config.suppress_ids_begin = generation["begin_suppress_tokens"]
-    spec.config.lang_ids = sorted(generation["lang_to_id"].values())
-    spec.config.alignment_heads = generation["alignment_heads"] or upper_heads(checkpoint)
+    # faster-whisper fails where it detects a language that it does not know.
+    spec.config.lang_ids = sorted(i for name, i in generation["lang_to_id"].items() if name.strip("<|>") in LANGUAGES)
+    spec.config.alignment_heads = generation["alignment_heads"] or upper_heads(config)
     spec.register_vocabulary(_vocabulary(checkpoint))
     try:
         spec.validate()
@@ -57,12 +60,6 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
         write_side_files(folder, checkpoint)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
-
-
-def upper_heads(checkpoint: Checkpoint) -> list[list[int]]:
-    """[layer, head] of every head in the upper half of the decoder: what aligns words if nothing better is known."""
-    layers, heads = checkpoint.config.decoder_layers, checkpoint.config.decoder_attention_heads
-    return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
 
 
 def _fill(spec: Any, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:

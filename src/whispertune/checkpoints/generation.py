@@ -6,14 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, NO_TIMESTAMPS, START
+from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, NO_TIMESTAMPS, START, TIMESTAMPS
 from whispertune.errors import CheckpointError, RecipeError
 from whispertune.model.config import WhisperConfig
 from whispertune.text.languages import language_code
 
 MULTILINGUAL_VOCABULARY = 51865
-"""Tokens, at least, of a multilingual Whisper; English-only ones have 51864, but their tokenizer files may
-list the languages all the same."""
+"""Tokens, timestamps included, that a multilingual Whisper has before any are added; English-only ones have 51864, but
+their tokenizer files may list the languages all the same."""
+
+ALIASES = "language_aliases"
+"""Key of the languages that borrow another's token, by code: {"zap": "es"}. Whisper and transformers don't know it."""
 
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 
@@ -34,16 +37,19 @@ def complete_generation(
         # The first is deprecated and may contradict `language`; the others describe who wrote the file.
         if key not in ("forced_decoder_ids", "transformers_version", "_from_model_config") and value is not None
     }
-    multilingual = generation.get("is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY)
+    whispers_own = ids[NO_TIMESTAMPS] + 1 + len(TIMESTAMPS)  # whatever was added to it or cut off since
+    multilingual = generation.get("is_multilingual", whispers_own >= MULTILINGUAL_VOCABULARY)
     start, end = ids[START], ids[END_OF_TEXT]
     languages, tasks = generation.get("lang_to_id"), generation.get("task_to_id")
     if not multilingual:
         languages, tasks = {}, {}
-    if languages is None:
+    if multilingual:
         last = ids.get("<|translate|>", ids[NO_TIMESTAMPS])
-        languages = {
-            name: number for name, number in ids.items() if _LANGUAGE.fullmatch(name) and start < number < last
-        }
+        listed = {name: number for name, number in ids.items() if _LANGUAGE.fullmatch(name)}
+        added = {name: number for name, number in listed.items() if number >= whispers_own}
+        if languages is None:
+            languages = {name: number for name, number in listed.items() if start < number < last}
+        languages = added | _named_ids(languages, "lang_to_id", where)
     if tasks is None:
         tasks = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate") if f"<|{task}|>" in ids}
     if "<|startofprev|>" in ids:
@@ -55,7 +61,7 @@ def complete_generation(
             generation[key] = end
     generation |= {
         "is_multilingual": bool(multilingual),
-        "lang_to_id": _named_ids(languages, "lang_to_id", where),
+        "lang_to_id": _own_languages(_named_ids(languages, "lang_to_id", where), ids, config.vocab_size),
         "task_to_id": _named_ids(tasks, "task_to_id", where),
         "eos_token_id": end,
         "decoder_start_token_id": start,
@@ -69,7 +75,9 @@ def complete_generation(
             for name, number in generation[names].items():
                 if [position, number] in forced:
                     generation[key] = name
-    generation.setdefault("alignment_heads", [])
+    generation["alignment_heads"] = _alignment_heads(generation.get("alignment_heads", []), config, where)
+    if aliases := _aliases(generation.pop(ALIASES, {}), generation["lang_to_id"], where):
+        generation[ALIASES] = aliases
     generation.setdefault("max_initial_timestamp_index", 50)  # 1 s, as in Whisper's own decoding
     generation.setdefault("return_timestamps", False)
     return generation
@@ -78,18 +86,32 @@ def complete_generation(
 def own_language(generation: Mapping[str, Any]) -> str | None:
     """Code of the language that a fine-tuned model was trained on, by its complete generation config.
 
-    Stored as a token (`<|hi|>`), a code, or a name (`hindi`). Raises CheckpointError if it is none of these.
+    Stored as a token (`<|hi|>`), a code, or a name (`hindi`); where one language alone borrows its token, that is the
+    one. Raises CheckpointError if it is none of these.
     """
     named = generation.get("language")
     if not isinstance(named, str):
         return None
     code = named.strip("<|>")
-    if f"<|{code}|>" in generation["lang_to_id"]:  # first, as a model may have languages that are not Whisper's
-        return code
-    try:
-        return language_code(code)
-    except RecipeError as error:
-        raise CheckpointError(f"`language` of the model's generation_config.json: {error}") from None
+    if f"<|{code}|>" not in generation["lang_to_id"]:  # first, as a model may have languages that are not Whisper's
+        try:
+            code = language_code(code)
+        except RecipeError as error:
+            raise CheckpointError(f"`language` of the model's generation_config.json: {error}") from None
+    borrowers = [language for language, token in generation.get(ALIASES, {}).items() if token == code]
+    return borrowers[0] if len(borrowers) == 1 else code
+
+
+def token_code(generation: Mapping[str, Any], language: str) -> str:
+    """Code of the language whose token this one is asked for with: its own, or the one that it borrows."""
+    aliases: dict[str, str] = generation.get(ALIASES, {})
+    return aliases.get(language, language)
+
+
+def upper_heads(config: WhisperConfig) -> list[list[int]]:
+    """[layer, head] of every head in the upper half of the decoder: what aligns words if nothing better is known."""
+    layers, heads = config.decoder_layers, config.decoder_attention_heads
+    return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
 
 
 def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where: str) -> dict[str, Any]:
@@ -119,6 +141,33 @@ def _ids(generation: Mapping[str, Any], key: str, where: str) -> list[int]:
     if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
         raise CheckpointError(f"{where}: `{key}` is no list of token ids")
     return [value for value in values if value >= 0]
+
+
+def _alignment_heads(heads: Any, config: WhisperConfig, where: str) -> list[list[int]]:
+    """The heads that align words. Some that the decoder does not have are of another one (a student's config is often
+    its teacher's), and so are the others of that list: programs read past the end of memory for them."""
+    pairs = isinstance(heads, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in heads)
+    if not pairs or not all(isinstance(number, int) for pair in heads for number in pair):
+        raise CheckpointError(f"{where}: `alignment_heads` is no list of [layer, head]")
+    layers, width = config.decoder_layers, config.decoder_attention_heads
+    here = all(0 <= layer < layers and 0 <= head < width for layer, head in heads)
+    return heads if here else upper_heads(config)
+
+
+def _own_languages(languages: Mapping[str, int], ids: Mapping[str, int], vocab_size: int) -> dict[str, int]:
+    """`languages` without those whose id is another token's (the list of another Whisper), or no token's."""
+    names = {number: name for name, number in ids.items()}
+    return {
+        name: ids.get(name, number)
+        for name, number in languages.items()
+        if 0 <= ids.get(name, number) < vocab_size and (name in ids or number not in names)
+    }
+
+
+def _aliases(aliases: Any, lang_to_id: Mapping[str, int], where: str) -> dict[str, str]:
+    if not isinstance(aliases, dict) or not all(isinstance(text, str) for item in aliases.items() for text in item):
+        raise CheckpointError(f"{where}: `{ALIASES}` does not map codes of languages to codes")
+    return {code: token for code, token in aliases.items() if f"<|{token}|>" in lang_to_id}
 
 
 def _named_ids(values: Any, key: str, where: str) -> dict[str, int]:

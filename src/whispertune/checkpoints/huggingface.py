@@ -13,7 +13,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
-from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
+from whispertune.checkpoints.generation import ALIASES, complete_generation, complete_preprocessor, token_code
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
 from whispertune.checkpoints.pickled import load_pickled
@@ -92,13 +92,15 @@ def save_huggingface(
     task: str = "transcribe",
     model_card: str | None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    aliases: Mapping[str, str] | None = None,
 ) -> None:
     """Write `weights` (fp32) and all that belongs to them into `folder`, each file fsynced.
 
     `checkpoint` is the model that was trained; it gives config, tokenizer and generation settings. `weights`
     are named as in `expected_shapes`, of any float dtype and on any device. `language` (a code such as `it`)
     and `task` become what the model does when it is told neither; None, for a model trained on several
-    languages, leaves the language to be detected. English-only models have neither. `model_card` is the text
+    languages, leaves the language to be detected. English-only models have neither. `aliases` are the languages that
+    were trained under another's token (`zap`: `es`). `model_card` is the text
     of the README. Weights of more than `max_shard_bytes` are cut into several files, with an index.
     The caller makes it atomic: by writing into a temporary folder, then renaming.
 
@@ -110,7 +112,11 @@ def save_huggingface(
         for name, tensor in canonical_weights(weights, str(folder)).items()
     }
     check_weights(stored, checkpoint.config, str(folder))
-    generation = _generation_to_save(checkpoint.generation, language, task)
+    known = dict(checkpoint.generation)
+    if aliases:
+        known[ALIASES] = {**known.get(ALIASES, {}), **aliases}
+    language = None if language is None else token_code(known, language)
+    generation = _generation_to_save(known, language, task)
     multilingual = generation["is_multilingual"]
     files = {
         "config.json": as_json(_config_to_save(checkpoint, generation)),

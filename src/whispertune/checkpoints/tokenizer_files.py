@@ -47,9 +47,11 @@ def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dic
                 "this tokenizer is not this model's"
             )
     first = ids[NO_TIMESTAMPS] + 1
-    missing = [
-        (first + step, name) for step, name in enumerate(TIMESTAMPS) if name not in ids and first + step < vocab_size
-    ]
+    # A vocabulary that was cut before them has none, and tokens that were added since may have their ids.
+    room = first + len(TIMESTAMPS) <= vocab_size and set(ids.values()).isdisjoint(
+        first + step for step, name in enumerate(TIMESTAMPS) if name not in ids
+    )
+    missing = [(first + step, name) for step, name in enumerate(TIMESTAMPS) if name not in ids] if room else []
     restored = _restore_first_merge(vocab, merges)
     if missing or restored:
         listed.extend(_added_token(number, name) for number, name in missing)

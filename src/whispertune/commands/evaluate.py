@@ -30,7 +30,6 @@ from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
 from whispertune.splits import DataOptions, Split, excluded_summary, load_split, merged_rows, require_usable
 from whispertune.states import ComputedStates, window_features
-from whispertune.text.languages import spoken_language
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
 from whispertune.transcripts import TextSettings
 from whispertune.windows import window_waveform
@@ -177,10 +176,13 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     """
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    language = None if options.language is None else spoken_language(options.language, options.language_token)
     read = read_rows("data", options.data, options.reading.reading)
     ready = ready_to_decode(load_model(options.model, device, dtype))
-    if language is not None:
+    if options.timestamps or options.long_form:
+        ready.tokenizer.require_timestamps()
+    language = None
+    if options.language is not None:
+        language = ready.tokenizer.spoken_language(options.language, options.language_token)
         token = options.language_token or language
         ready.tokenizer.prompt_tokens(token, options.task)  # refuses what this model does not know
     elif ready.tokenizer.multilingual:

@@ -26,9 +26,9 @@ from whispertune.export_mark import contents, held_source, not_exported, write_m
 from whispertune.features import WINDOW_SAMPLES
 from whispertune.flags import help_text, parse_fields
 from whispertune.home import expand_home
+from whispertune.loading import require_whispers_vocabulary, tokenizer_of
 from whispertune.run_folder import make_writable, recover_folder, replacing_folder
-from whispertune.runtimes import require_runtime
-from whispertune.text.languages import language_code
+from whispertune.runtimes import PACKAGES, require_runtime
 from whispertune.verification import Clip, verify
 
 USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai --output DIR [--field value …]
@@ -138,6 +138,8 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"reading   {options.model}")
     tokenizer = None if options.tokenizer is None else expand_home(options.tokenizer)
     checkpoint = load_checkpoint(options.model, tokenizer)
+    if options.to != "huggingface":
+        require_whispers_vocabulary(checkpoint, PACKAGES[options.to][1])
     clips = [] if audio is None else read_clips(options, audio, checkpoint)
     with replacing_folder(output) as folder:
         write(folder, checkpoint, options)
@@ -226,8 +228,8 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
     Raises:
         UserError: a file or row that cannot be used, or no language given for a multilingual model.
     """
-    multilingual = checkpoint.generation["is_multilingual"]
-    spoken = own_language(checkpoint.generation) if options.language is None else language_code(options.language)
+    multilingual, tokenizer = checkpoint.generation["is_multilingual"], tokenizer_of(checkpoint)
+    spoken = options.language or own_language(checkpoint.generation)
     if options.data is None:
         for name in audio:
             if not Path(name).is_file():
@@ -239,7 +241,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
         found = [rows[i] for i in chosen.tolist()]
     clips = []
     for utterance in found:
-        language = spoken if utterance.language is None else language_code(utterance.language)
+        language = utterance.language or spoken
         if multilingual and language is None:
             raise RecipeError("--verify needs the language spoken in the clips: add --language")
         waveform = load_utterance(utterance)
@@ -248,5 +250,6 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
                 f"{utterance.id}: lasts {len(waveform) / 16_000:.1f} s; --verify takes clips of at most 30 s"
             )
         text = None if options.data is None else utterance.text
-        clips.append(Clip(utterance.id, waveform, language if multilingual else None, text))
+        token = tokenizer.token_language(language) if multilingual and language else None
+        clips.append(Clip(utterance.id, waveform, token, text))
     return clips

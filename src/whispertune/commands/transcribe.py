@@ -21,7 +21,7 @@ from whispertune.precision import precision_name, resolve_device, resolve_precis
 from whispertune.processes import were_launched
 from whispertune.recordings import Recordings, find_audio, output_names
 from whispertune.run_folder import make_writable, write_text
-from whispertune.text.languages import spoken_language
+from whispertune.text.languages import language_name
 from whispertune.transcript_files import WRITERS, as_json, as_lines
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV)
@@ -156,13 +156,23 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
 def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    language = None if options.language is None else spoken_language(options.language, options.language_token)
     ready = ready_to_decode(load_model(options.model, device, dtype))
-    if language is None and ready.tokenizer.multilingual:
-        language = own_language(ready.checkpoint.generation)
+    language, origin = None, "detected in each recording"
+    if options.language is not None:
+        language, origin = ready.tokenizer.spoken_language(options.language, options.language_token), "as asked for"
+    elif ready.tokenizer.multilingual:
+        if (language := own_language(ready.checkpoint.generation)) is not None:
+            origin = "what the model was trained on"
+    else:
+        origin = "English, the only one that the model knows"
     token = options.language_token or language
     if token is not None or options.task != "transcribe":
         ready.tokenizer.prompt_tokens(token or "en", options.task)  # refuses what this model does not know
+    if language is not None:
+        borrowed = ready.tokenizer.token_language(token or language)
+        under = f" under the token of {language_name(borrowed)}" if borrowed != language else ""
+        origin = f"{language} ({language_name(language)}){under}, {origin}"
+    console.print(f"language  {origin}")
     long_form = LongForm(
         ready.whisper, ready.tokenizer, ready.rules,
         search=options.search, options=options.windows, language=language, token=token, task=options.task,

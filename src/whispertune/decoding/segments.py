@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from whispertune.text.tokenizer import SECONDS_PER_TIMESTAMP
+from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP
 
 MEL_FRAMES_PER_TIMESTAMP = 2
 MEL_FRAMES_PER_SECOND = 100
@@ -28,7 +28,7 @@ def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -
     and the whole window is done; if it ends in text, that speech goes on behind the window, is dropped here and the
     next window begins at the last timestamp pair. Without any pair it is one span, up to its last timestamp.
     """
-    stamped = [token >= timestamp_begin for token in tokens]
+    stamped = [timestamp_begin <= token < timestamp_begin + NUM_TIMESTAMPS for token in tokens]
     cuts = [place for place, pair in enumerate(pairwise(stamped), start=1) if all(pair)]
     if not cuts:
         last = max((place for place, is_stamp in enumerate(stamped) if is_stamp), default=None)

@@ -26,14 +26,18 @@ class TimestampRules:
     """The grammar of a tokenizer's timestamps; `start` begins a search under it.
 
     Prompts must then end without `<|notimestamps|>` (`Tokenizer.prompt_tokens(..., timestamps=True)`). Ids are
-    arithmetic, so the tokenizer need not list them. max_initial: seconds; None allows any first timestamp.
+    arithmetic, so the tokenizer need not list them. max_initial: seconds; None allows any first timestamp. Raises
+    RecipeError if the model has no timestamps.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_initial: float | None = MAX_INITIAL) -> None:
+        tokenizer.require_timestamps()
         self.eot = tokenizer.eot
         self.no_timestamps = tokenizer.no_timestamps
         self.begin = tokenizer.timestamp_begin
         self.end = tokenizer.timestamp_begin + NUM_TIMESTAMPS
+        # Text that users added has ids behind the timestamps'.
+        self.added_text = [token for token in tokenizer.added_text if token >= self.end]
         initial = NUM_TIMESTAMPS - 1 if max_initial is None else round(max_initial / SECONDS_PER_TIMESTAMP)
         self.last_initial = self.begin + min(initial, NUM_TIMESTAMPS - 1)
 
@@ -81,6 +85,7 @@ class TimestampHistory:
         rules = self._rules
         text, stamps = log_probs[:, : rules.begin], log_probs[:, rules.begin : rules.end]
         log_probs[:, rules.no_timestamps] = -torch.inf
+        added = log_probs[:, rules.added_text] if rules.added_text else None  # a copy
         log_probs[:, rules.end :] = -torch.inf  # of a padded or extended vocabulary: no one knows what they mean
         if self._num_tokens == 0:
             text.fill_(-torch.inf)
@@ -91,6 +96,12 @@ class TimestampHistory:
         earliest = earliest.masked_fill(self._last & self._before, rules.end)  # a pair: text must follow
         stamps.masked_fill_(self._stamps < earliest[:, None], -torch.inf)
         text[:, : rules.eot].masked_fill_(closing[:, None], -torch.inf)
-        timestamp_wins = stamps.logsumexp(-1) > text.amax(-1)
+        likeliest = text.amax(-1)
+        if added is not None:
+            added.masked_fill_(closing[:, None], -torch.inf)
+            likeliest = torch.maximum(likeliest, added.amax(-1))
+        timestamp_wins = stamps.logsumexp(-1) > likeliest
         text.masked_fill_(timestamp_wins[:, None], -torch.inf)
+        if added is not None:
+            log_probs[:, rules.added_text] = added.masked_fill_(timestamp_wins[:, None], -torch.inf)
         return log_probs.sub_(log_probs.logsumexp(-1, keepdim=True))

@@ -1,9 +1,11 @@
-"""Whisper's languages: codes, English names and aliases, and which are written without spaces."""
+"""Whisper's languages: codes, names in English and their own, aliases, and which are written without spaces."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
+from functools import cache
 
 from whispertune.errors import RecipeError
 
@@ -148,10 +150,43 @@ _ALIASES: dict[str, str] = {
     "zh-yue": "yue",
 }
 
+_NATIVE = """
+zh 中文, 汉语, 漢語, 普通话, 國語; de deutsch; es español, castellano; ru русский, русский язык; ko 한국어;
+fr français; ja 日本語; pt português; tr türkçe; pl polski, język polski; ca català, valencià;
+nl nederlands, vlaams; ar العربية, عربي; sv svenska; it italiano; id bahasa indonesia;
+hi हिन्दी, हिंदी; fi suomi; vi tiếng việt; he עברית; uk українська; el ελληνικά;
+ms bahasa melayu, bahasa malaysia; cs čeština, český; ro română; da dansk; hu magyar; ta தமிழ்;
+no norsk, norsk bokmål; th ไทย, ภาษาไทย; ur اردو; hr hrvatski; bg български; lt lietuvių;
+la latina, lingua latina; mi māori, te reo māori; ml മലയാളം; cy cymraeg; sk slovenčina; te తెలుగు;
+fa فارسی; lv latviešu; bn বাংলা; sr српски, srpski; az azərbaycan, azərbaycan dili; sl slovenščina;
+kn ಕನ್ನಡ; et eesti; mk македонски; br brezhoneg; eu euskara; is íslenska; hy հայերեն; ne नेपाली;
+mn монгол; bs bosanski; kk қазақ, қазақ тілі; sq shqip; sw kiswahili; gl galego; mr मराठी;
+pa ਪੰਜਾਬੀ, پنجابی; si සිංහල; km ខ្មែរ, ភាសាខ្មែរ; sn chishona; yo yorùbá, èdè yorùbá;
+so soomaali, af soomaali; oc lenga d'òc; ka ქართული; be беларуская; tg тоҷикӣ; sd سنڌي; gu ગુજરાતી;
+am አማርኛ; yi ייִדיש, יידיש; lo ລາວ, ພາສາລາວ; uz o'zbek, o'zbekcha; fo føroyskt; ht kreyòl ayisyen;
+ps پښتو; tk türkmen, türkmen dili; nn nynorsk, norsk nynorsk; mt malti;
+sa संस्कृतम्, संस्कृत, संस्कृत भाषा; lb lëtzebuergesch; my မြန်မာ, မြန်မာဘာသာ; bo བོད་སྐད་, བོད་སྐད;
+tl wikang filipino; as অসমীয়া; tt татар, татарча; haw 'ōlelo hawai'i; ln lingála;
+ba башҡорт, башҡортса, башҡорт теле; jw basa jawa, jawa; su basa sunda; yue 粵語, 粤语, 廣東話, 广东话
+"""
+"""Of each language its names in itself, where they are not its English one."""
+
+
+def _key(name: str) -> str:
+    """A name as it is looked up: lower case, single spaces, plain apostrophes, no Latin accents."""
+    text = unicodedata.normalize("NFD", re.sub("[\u2018\u2019\u02bb\u02bc`]", "'", " ".join(name.casefold().split())))
+    return unicodedata.normalize("NFC", "".join(char for char in text if not "\u0300" <= char <= "\u036f"))
+
+
 _NAMES_AND_CODES: dict[str, str] = {
     **{code: code for code in LANGUAGES},
-    **{name.lower(): code for code, name in LANGUAGES.items()},
-    **_ALIASES,
+    **{_key(name): code for code, name in LANGUAGES.items()},
+    **{_key(alias): code for alias, code in _ALIASES.items()},
+    **{
+        _key(name): entry.split()[0]
+        for entry in _NATIVE.replace("\n", " ").split(";")
+        for name in entry.strip().partition(" ")[2].split(",")
+    },
 }
 
 # Where openai-whisper splits words at every character (`Tokenizer.split_to_word_tokens`).
@@ -159,43 +194,106 @@ WRITTEN_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 
 def language_code(name_or_code: str) -> str:
-    """Whisper's code of a language: `it` from `it`, `Italian`, `italian`, `it-IT` or `it_IT`.
+    """Whisper's code of a language: `it` from `it`, `ita`, `Italian`, `italiano`, `it-IT` or `it_IT`.
 
-    Raises RecipeError, naming the nearest known ones, for a language that Whisper has no token for.
+    Raises RecipeError for a language that Whisper has no token for; it says how another's is borrowed, and names the
+    nearest known ones for what is no language at all.
     """
-    text = " ".join(name_or_code.lower().split())
-    tag = text.replace("_", "-")
-    for candidate in (text, tag, tag.split("-")[0] if re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]+)+", tag) else ""):
-        if candidate in _NAMES_AND_CODES:
-            return _NAMES_AND_CODES[candidate]
-    nearest = difflib.get_close_matches(text, _NAMES_AND_CODES, n=3, cutoff=0.5)
+    if (code := _whispers_code(name_or_code)) is not None:
+        return code
+    if (other := _other_language(name_or_code)) is not None:
+        code, name = other
+        raise RecipeError(
+            f"unknown language '{name_or_code}': Whisper has no token for {name}; borrow that of a similar language, "
+            f"such as: --language {code} --language_token es"
+        )
+    nearest = difflib.get_close_matches(_key(name_or_code), [n for n in _NAMES_AND_CODES if len(n) > 3], 3, cutoff=0.75)
     codes = dict.fromkeys(_NAMES_AND_CODES[name] for name in nearest)
     known = " or ".join(f"'{code}' ({LANGUAGES[code]})" for code in codes)
     raise RecipeError(
         f"unknown language '{name_or_code}': "
-        + (f"did you mean {known}?" if known else "")
-        + ("" if known else "give a code or an English name such as 'it' or 'Italian'")
+        + (f"did you mean {known}?" if known else "give an ISO 639 code or a name such as 'it' or 'Italian';")
+        + " a language that Whisper lacks borrows the token of another with --language_token"
     )
 
 
 def spoken_language(name_or_code: str, token: str | None = None) -> str:
-    """Whisper's code of a language; with `token`, the language whose token is borrowed, also any other two or three
-    letters (ISO 639), which are then only a name for texts that are normalised as most languages are.
+    """Whisper's code of a language; with `token`, the language whose token is borrowed, also that of any other language
+    (ISO 639) and any other two or three letters: a name for texts that are normalised as most languages are.
 
     Raises RecipeError for a language that Whisper has no token for, or a token that is none of its languages.
     """
     if token is None:
         return language_code(name_or_code)
     language_code(token)
+    return borrowing_language(name_or_code)
+
+
+def borrowing_language(name_or_code: str) -> str:
+    """Code of a language that has a token or borrows one. Raises RecipeError for what is no language."""
+    if (code := _whispers_code(name_or_code)) is not None:
+        return code
+    if (other := _other_language(name_or_code)) is not None:
+        return other[0]
+    code = name_or_code.strip().lower()
+    return code if re.fullmatch("[a-z]{2,3}", code) else language_code(name_or_code)
+
+
+def language_name(code: str) -> str:
+    """English name of a language, by its code; the code itself where there is none."""
+    if code in LANGUAGES:
+        return LANGUAGES[code]
+    other = _other_language(code)
+    return code if other is None else other[1]
+
+
+def _whispers_code(name_or_code: str) -> str | None:
+    """By name, by code, or by another code of the same language (`spa`, `cmn`, `es-MX`)."""
+    text = _key(name_or_code)
+    tag = text.replace("_", "-")
+    subtag = tag.split("-")[0] if re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]+)*", tag) else ""
+    for candidate in (text, tag, subtag):
+        if candidate in _NAMES_AND_CODES:
+            return _NAMES_AND_CODES[candidate]
+    return _NAMES_AND_CODES.get(_shortest(subtag)) if subtag else None
+
+
+def _other_language(name_or_code: str) -> tuple[str, str] | None:
+    """Code and English name of a language that Whisper does not know, from its code or its English name."""
+    text = _key(name_or_code)
+    names, codes = _registry()
+    tag = text.replace("_", "-").split("-")[0]
+    code = _shortest(tag) if is_language_code(tag) else codes.get(text, "")
+    return (code, names[code]) if code in names else None
+
+
+def _shortest(code: str) -> str:
+    """The usual code of an ISO 639 one: `es` of `spa`, `zh` of `cmn`; a code that is none is returned as it is."""
+    import langcodes  # most commands name a language that needs no looking up
+    from langcodes.tag_parser import LanguageTagError
+
     try:
-        return language_code(name_or_code)
-    except RecipeError:
-        code = name_or_code.strip().lower()
-        if is_language_code(code):
-            return code
-        raise
+        return langcodes.standardize_tag(code, macro=True).split("-")[0]
+    except LanguageTagError:
+        return code
+
+
+@cache
+def _registry() -> tuple[dict[str, str], dict[str, str]]:
+    """Code -> English name, and name -> code, of the 8,000 languages of the IANA registry that langcodes carries."""
+    from langcodes.registry_parser import parse_registry
+
+    names: dict[str, str] = {}
+    codes: dict[str, str] = {}
+    for entry in parse_registry():  # type: ignore[no-untyped-call]
+        code = entry.get("Subtag")
+        if entry["Type"] == "language" and isinstance(code, str) and is_language_code(code):
+            names[code] = entry["Description"][0].removesuffix(" languages")
+            for name in entry["Description"]:
+                codes.setdefault(_key(name.removesuffix(" languages")), code)
+    return names, codes
 
 
 def is_language_code(code: str) -> bool:
-    """Whether it has the form of an ISO 639 code."""
-    return re.fullmatch("[a-z]{2,3}", code) is not None
+    """Whether it has the form of an ISO 639 code, or of one with a variety behind it (`nah-x-huasteca`)."""
+    return re.fullmatch("[a-z]{2,3}([-_][a-z0-9]+)*", code) is not None

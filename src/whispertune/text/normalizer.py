@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 from whispertune.errors import RecipeError
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES, is_language_code, language_code
@@ -56,14 +56,15 @@ def leads_with_cer(language: str) -> bool:
     return _known_code(language) in WRITTEN_WITHOUT_SPACES
 
 
+@lru_cache(maxsize=1024)
 def _known_code(language: str) -> str | None:
     """Whisper's code; None for a language that it does not know and that borrows another's token."""
-    try:
-        return language_code(language)
-    except RecipeError:
-        if is_language_code(language):
+    if is_language_code(language):  # a model's own code need not be ISO's
+        try:
+            return language_code(language)
+        except RecipeError:
             return None
-        raise
+    return language_code(language)
 
 
 def _is_variation_selector(char: str) -> bool:

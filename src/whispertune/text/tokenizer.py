@@ -4,7 +4,7 @@ Ids are looked up by name, never written as constants: English-only models, mult
 large-v3 each shift them. Layout of a vocabulary, by rising id:
 
     text | <|endoftext|> <|startoftranscript|> <|en|> … <|translate|> <|transcribe|> <|startoflm|>
-    <|startofprev|> <|nospeech|> <|notimestamps|> | <|0.00|> <|0.02|> … <|30.00|>
+    <|startofprev|> <|nospeech|> <|notimestamps|> | <|0.00|> <|0.02|> … <|30.00|> | text and languages that users added
 
 Many tokenizer.json files do not list the timestamps: their ids are arithmetic.
 """
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from whispertune.errors import CheckpointError, RecipeError
-from whispertune.text.languages import LANGUAGES, WRITTEN_WITHOUT_SPACES, language_code
+from whispertune.text.languages import LANGUAGES, WRITTEN_WITHOUT_SPACES, borrowing_language, language_code
 
 SECONDS_PER_TIMESTAMP = 0.02
 NUM_TIMESTAMPS = 1501  # 0.00 to 30.00 s
@@ -28,14 +29,31 @@ MULTILINGUAL_VOCAB_SIZE = 51865  # openai-whisper's rule: multilingual from this
 OPENAI_VOCAB_SIZES = (51864, 51865, 51866)  # English-only, multilingual, large-v3
 
 
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
+_TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+_NAMES = {
+    "eot": "<|endoftext|>",
+    "sot": "<|startoftranscript|>",
+    "translate": "<|translate|>",
+    "transcribe": "<|transcribe|>",
+    "sot_lm": "<|startoflm|>",
+    "sot_prev": "<|startofprev|>",
+    "no_speech": "<|nospeech|>",
+    "no_timestamps": "<|notimestamps|>",
+}
+
+
 class Tokenizer:
     """A Whisper model's tokenizer.
 
     `text` is the content of a `tokenizer.json`. `vocab_size` is the model's (rows of its token
     embedding); without one it is the tokenizer's own, timestamps included. Size decides whether a model
-    is multilingual, not names: an English-only tokenizer.json may list the language tokens too.
+    is multilingual, not names: an English-only tokenizer.json may list the language tokens too. `lang_to_id` names
+    language tokens of the model's own (`<|sc|>`) that are not listed like Whisper's; `aliases` are languages that
+    borrow another's token, by code (`zap`: `es`).
 
-    Raises CheckpointError if the text is no Whisper tokenizer, or not that of a model of this size.
+    Tokens that a user added and that are not special (`add_tokens` of transformers) are text: encoded and decoded as
+    transformers does. Raises CheckpointError if the text is no Whisper tokenizer, or not that of a model of this size.
     """
 
     json: str
@@ -50,58 +68,94 @@ class Tokenizer:
     timestamp_begin: int
     vocab_size: int
     multilingual: bool
+    has_timestamps: bool  # False where the vocabulary was cut behind <|notimestamps|>
+    added_text: tuple[int, ...]  # ids of text tokens that a user added, above <|endoftext|>
     languages: dict[str, int]  # code -> id of its token; empty for an English-only model
+    aliases: dict[str, str]  # code of a language without a token -> that of the one whose token it borrows
 
-    def __init__(self, text: str, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        vocab_size: int | None = None,
+        *,
+        lang_to_id: Mapping[str, int] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         try:
             content = json.loads(text)
-            added = {token["content"]: int(token["id"]) for token in content["added_tokens"]}
-            # Without its added tokens the tokenizer can't turn '<|endoftext|>' in a transcript into the
+            listed = content["added_tokens"]
+            added = {token["content"]: int(token["id"]) for token in listed}
+            own = [token for token in listed if _is_text(token, lang_to_id or {})]
+            # Without its special tokens the tokenizer can't turn '<|endoftext|>' in a transcript into the
             # special token; nor does it put a prompt of its own around the text.
-            content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+            content |= {"added_tokens": own, "post_processor": None, "truncation": None, "padding": None}
             self._text = tokenizers.Tokenizer.from_str(json.dumps(content))
+            # It numbers them anew, as the special tokens are not there.
+            numbers = {added[token["content"]]: int(self._text.token_to_id(token["content"]) or 0) for token in own}
         except Exception as error:  # `tokenizers` raises bare Exceptions
             raise CheckpointError(f"tokenizer.json cannot be read as a tokenizer: {error}") from error
         if "<|nocaptions|>" in added:  # the older name of the same token
             added.setdefault("<|nospeech|>", added["<|nocaptions|>"])
 
-        names = {
-            "eot": "<|endoftext|>",
-            "sot": "<|startoftranscript|>",
-            "translate": "<|translate|>",
-            "transcribe": "<|transcribe|>",
-            "sot_lm": "<|startoflm|>",
-            "sot_prev": "<|startofprev|>",
-            "no_speech": "<|nospeech|>",
-            "no_timestamps": "<|notimestamps|>",
-        }
-        if missing := [name for name in names.values() if name not in added]:
+        if missing := [name for name in _NAMES.values() if name not in added]:
             raise CheckpointError(
                 f"tokenizer.json is not a Whisper tokenizer: it lacks {', '.join(missing)}; "
                 "take the one that came with the model"
             )
-        for attribute, name in names.items():
+        for attribute, name in _NAMES.items():
             setattr(self, attribute, added[name])
         self.json = text
         self.timestamp_begin = added.get("<|0.00|>", self.no_timestamps + 1)
+        self._inner = {number: inner for number, inner in numbers.items() if number != inner}
+        self._outer = {inner: number for number, inner in self._inner.items()}
+        self.added_text = tuple(sorted(number for number in numbers if number > self.eot))
+        self._is_text = frozenset(self.added_text)
+        self.has_timestamps, self.vocab_size = self._fit(added, vocab_size)
+        # By the size that Whisper gave it, whatever was added or cut off since.
+        self.multilingual = self.timestamp_begin + NUM_TIMESTAMPS >= MULTILINGUAL_VOCAB_SIZE
+        self.languages = _languages(added, lang_to_id or {}, self.vocab_size) if self.multilingual else {}
+        self.aliases = {code: token for code, token in (aliases or {}).items() if token in self.languages}
 
+    def _fit(self, added: Mapping[str, int], vocab_size: int | None) -> tuple[bool, int]:
+        """Whether the model has timestamps, and its vocabulary size; raises if it is not one that fits the tokens."""
         own_size = self.timestamp_begin + NUM_TIMESTAMPS
-        self.vocab_size = own_size if vocab_size is None else vocab_size
+        others = {name: number for name, number in added.items() if not _TIMESTAMP.fullmatch(name)}
+        # Others' ids may lie among those of the timestamps where a vocabulary was cut before tokens were added.
+        taken = [name for name, number in others.items() if self.timestamp_begin <= number < own_size]
+        last = max(others.values()) + 1
+        if vocab_size is None:
+            return not taken, last if taken else max(own_size, last)
+        cut = last <= vocab_size < own_size and (vocab_size == last or vocab_size % 8 == 0)  # padded, as GPUs like it
         # A larger vocabulary may be padded or extended; one of OpenAI's sizes goes with its own tokenizer.
-        if self.vocab_size < own_size or (self.vocab_size in OPENAI_VOCAB_SIZES and self.vocab_size != own_size):
+        foreign = vocab_size in OPENAI_VOCAB_SIZES and vocab_size not in (own_size, last)
+        if (vocab_size < own_size and not cut) or foreign:
             raise CheckpointError(
-                f"tokenizer.json has {own_size} tokens (timestamps included), the model {self.vocab_size}: "
+                f"tokenizer.json has {max(own_size, last)} tokens (timestamps included), the model {vocab_size}: "
                 "it belongs to another Whisper; take the one that came with the model"
             )
-        # By the tokenizer's own size, which is the model's unless that is padded.
-        self.multilingual = own_size >= MULTILINGUAL_VOCAB_SIZE
-        listed = {m[1]: i for name, i in added.items() if (m := re.fullmatch(r"<\|([a-z]{2,3})\|>", name))}
-        self.languages = listed if self.multilingual else {}
+        if taken and not cut:
+            raise CheckpointError(
+                f"tokenizer.json gives {taken[0]!r:.60} the id {added[taken[0]]}, which is a timestamp's in this "
+                f"model: it was added to a tokenizer that lists none; give it an id from {own_size} on"
+            )
+        if homeless := [name for name, number in others.items() if number >= vocab_size and number in self._is_text]:
+            raise CheckpointError(
+                f"tokenizer.json has {homeless[0]!r:.60} with the id {added[homeless[0]]}, but the model has "
+                f"{vocab_size} tokens: resize it with model.resize_token_embeddings(len(tokenizer)), save and train it"
+            )
+        return not cut, vocab_size
 
     @classmethod
-    def from_json(cls, text: str, vocab_size: int | None = None) -> Tokenizer:
+    def from_json(
+        cls,
+        text: str,
+        vocab_size: int | None = None,
+        *,
+        lang_to_id: Mapping[str, int] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> Tokenizer:
         """The tokenizer from the content of a `tokenizer.json`; see the class."""
-        return cls(text, vocab_size)
+        return cls(text, vocab_size, lang_to_id=lang_to_id, aliases=aliases)
 
     @classmethod
     def from_file(cls, path: Path, vocab_size: int | None = None) -> Tokenizer:
@@ -115,11 +169,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no prompt, no end; what looks like a special token stays text."""
-        return list(self._text.encode(text, add_special_tokens=False).ids)
+        ids = self._text.encode(text, add_special_tokens=False).ids
+        return [self._outer.get(i, i) for i in ids] if self._outer else list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens and timestamps dropped; a broken character becomes U+FFFD."""
-        return str(self._text.decode([i for i in ids if i < self.eot], skip_special_tokens=False))
+        kept = [self._inner.get(i, i) for i in ids if i < self.eot or i in self._is_text]
+        return str(self._text.decode(kept, skip_special_tokens=False))
 
     def text_ids(self, text: str, language: str | None = None) -> list[int]:
         """A transcript's ids as Whisper itself would emit them: with a leading space; [] if blank.
@@ -133,7 +189,7 @@ class Tokenizer:
         text = text.strip()
         if not text:
             return []
-        spaceless = language is not None and self._code(language) in WRITTEN_WITHOUT_SPACES
+        spaceless = language is not None and self._written(language) in WRITTEN_WITHOUT_SPACES
         return self.encode(text if spaceless else " " + text)
 
     def prompt_tokens(
@@ -147,7 +203,7 @@ class Tokenizer:
 
         [sot, language, task, no_timestamps]; English-only models: [sot, no_timestamps]; no_timestamps is
         absent where the text is to have timestamps. Before it, with a previous text: [sot_prev, *its last
-        223 tokens]. Raises RecipeError for a task or language that this model does not have.
+        223 tokens]. Raises RecipeError for a task or language that this model does not have, or timestamps.
         """
         if task not in ("transcribe", "translate"):
             raise RecipeError(f"unknown task '{task}': it is 'transcribe' or 'translate'")
@@ -161,7 +217,9 @@ class Tokenizer:
             raise RecipeError(f"this model knows English only, not '{language}': take a multilingual one")
         elif task == "translate":
             raise RecipeError("this model knows English only and cannot translate: take a multilingual one")
-        if not timestamps:
+        if timestamps:
+            self.require_timestamps()
+        else:
             prompt.append(self.no_timestamps)
         written = "en" if task == "translate" else language
         previous = self.text_ids(previous_text or "", written)[-MAX_PREVIOUS_TOKENS:]
@@ -174,12 +232,40 @@ class Tokenizer:
             raise ValueError(f"a timestamp lies in 0 to 30 s, not at {seconds} s")
         return self.timestamp_begin + index
 
-    def _code(self, language: str) -> str:
-        # A token of the model's own comes first: someone may have added a language to their model.
-        return language if language in self.languages else language_code(language)
+    def _written(self, language: str) -> str:
+        """Code of the language that a text is in; one of the model's own is not written as the one it borrows from."""
+        return language if language in self.languages or language in self.aliases else language_code(language)
+
+    def require_timestamps(self) -> None:
+        """Raise RecipeError if the model has no timestamps."""
+        if not self.has_timestamps:
+            raise RecipeError(
+                f"this model's {self.vocab_size} tokens have no timestamps among them (they were cut off when it was "
+                "resized to its tokenizer): it can be trained and transcribe without timestamps only"
+            )
+
+    def spoken_language(self, name_or_code: str, token: str | None = None) -> str:
+        """Code of a language as this model knows it: its own languages and aliases go before Whisper's names.
+
+        token: the language whose token is borrowed by one without. Raises RecipeError as `spoken_language` does.
+        """
+        named = name_or_code.strip()
+        if named in self.languages or named in self.aliases:
+            return named
+        if token is None:
+            return language_code(name_or_code)
+        self.token_language(token)  # refuses what is none
+        return borrowing_language(name_or_code)
+
+    def token_language(self, language: str) -> str:
+        """Code of the language whose token stands for this one: its own, or the one that it borrows."""
+        language = language.strip()
+        if language in self.languages:
+            return language
+        return self.aliases[language] if language in self.aliases else language_code(language)
 
     def _language_token(self, language: str) -> int:
-        code = self._code(language)
+        code = self.token_language(language)
         if code not in self.languages:
             name = LANGUAGES[code]
             raise RecipeError(
@@ -188,3 +274,20 @@ class Tokenizer:
                 + (", such as large-v3" if code == "yue" else "")
             )
         return self.languages[code]
+
+
+def _is_text(token: Mapping[str, Any], lang_to_id: Mapping[str, int]) -> bool:
+    """Whether an entry of `added_tokens` is text that a user added, not a token of Whisper's or a special one."""
+    name = token["content"]
+    whispers = name in (*_NAMES.values(), "<|nocaptions|>") or _LANGUAGE.fullmatch(name) or _TIMESTAMP.fullmatch(name)
+    return bool(name) and not whispers and name not in lang_to_id and not token.get("special")
+
+
+def _languages(added: Mapping[str, int], lang_to_id: Mapping[str, int], vocab_size: int) -> dict[str, int]:
+    """Code -> id: those that are listed, and those of `lang_to_id` whose ids no other token has."""
+    listed = {m[1]: number for name, number in added.items() if (m := _LANGUAGE.fullmatch(name))}
+    names = {number: name for name, number in added.items()}
+    for name, number in lang_to_id.items():
+        if added.get(name, number) == number and names.get(number, name) == name:
+            listed.setdefault(name.strip("<|>"), number)
+    return {code: number for code, number in listed.items() if number < vocab_size}
