@@ -9,6 +9,7 @@ from rich.table import Table
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.console import console, peak_memory_gb, percent, results
+from whispertune.next_step import evaluation_commands
 from whispertune.run_folder import read_jsonl, write_jsonl, write_text
 from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
 from whispertune.session import Session
@@ -103,9 +104,5 @@ def report(
     )
     results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     results.print(f"model: {session.folder.best}")
-    flag = f" --language {session.recipe.language}" if session.recipe.language else ""
-    flag += f" --language_token {session.recipe.language_token}" if session.recipe.language_token else ""
-    results.print(
-        f"next:  whispertune evaluate --model {session.folder.path} "
-        f"--data {session.recipe.test or session.recipe.valid}{flag}"
-    )
+    for command in evaluation_commands(session.recipe):
+        results.print(f"next:  {command}")

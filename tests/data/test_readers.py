@@ -23,6 +23,7 @@ from whispertune.data.audio import load_utterance, load_waveform
 from whispertune.data.reading import Reading
 from whispertune.data.segments import merge_segments
 from whispertune.data.sources import Source, parse_sources, read_utterances, require_sources
+from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.subtitles import read_cues
 from whispertune.data.tar_shards import expand_shards
 from whispertune.data.utterances import Utterance, Utterances
@@ -250,6 +251,37 @@ def test_splits(tmp_path: Path, name: str) -> None:
         read_utterances(missing, where)
     with pytest.raises(ManifestError, match="which of its splits is meant"):
         read_utterances("data", where)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_source_that_says_its_split_reads_the_same_without_its_part(tmp_path: Path, name: str) -> None:
+    """As the commands do that are printed at the end of a run."""
+    where = FORMATS[name](tmp_path)
+    expected = list(read_utterances("train", where))
+    assert list(read_utterances("data", as_data(where, "train"))) == expected
+    found = read_utterances("data", as_data(f"{where} [language=fr weight=2]", "train"))
+    assert [(row.id, row.weight) for row in found] == [(row.id, 1.0) for row in expected]
+    assert {row.language for row in found} <= {"it", "fr"}
+    splits = every_split(where)
+    if name in ("common voice", "audiofolder", "audiofolder, one table", "saved data set"):
+        assert [part for part, _ in splits] == ["train", "test" if name.endswith(("table", "set")) else "valid"]
+        assert list(read_utterances("data", splits[0][1])) == expected
+    else:
+        assert splits == []
+
+
+def test_only_the_splits_of_common_voice_are_offered(tmp_path: Path) -> None:
+    where = Path(common_voice(tmp_path))
+    (where / "clip_durations.tsv").write_text("clip\tduration[ms]\na.mp3\t1000\n", encoding="utf-8")
+    (where / "reported.tsv").write_text("sentence_id\tsentence\tlocale\treason\n", encoding="utf-8")
+    (where / "validated.tsv").write_text("path\tsentence\n", encoding="utf-8")
+    (where / "mine.tsv").write_text("path\tsentence\na.mp3\tSì.\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match="is not said; it has dev, mine, train, validated: name one as"):
+        read_utterances("data", str(where))
+    assert every_split(str(where)) == [("train", f"{where} [split=train]"), ("valid", f"{where} [split=dev]")]
+    (where / "train.tsv").unlink()
+    (where / "dev.tsv").unlink()
+    assert every_split(str(where)) == [("", f"{where} [split=mine]"), ("", f"{where} [split=validated]")]
 
 
 WITHOUT_SPLITS = ["kaldi", "nemo", "lhotse", "srt", "text beside", "shards"]

@@ -22,12 +22,14 @@ from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.console import console, progress_bar, results
-from whispertune.data.reading import reading_as
+from whispertune.data.reading import AS_USUAL, reading_as
 from whispertune.data.sources import read_rows
+from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError, RecipeError
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
+from whispertune.next_step import training_command
 from whispertune.precision import Precision, resolve_device, resolve_precision
 from whispertune.run_folder import make_writable
 from whispertune.text.languages import LANGUAGES, spoken_language
@@ -131,11 +133,35 @@ def main(arguments: Sequence[str]) -> int:
         with writing(output / "check.html") as file:
             file.write(page(report, figures))
     tell(report, output)
+    cleaned = [] if fix is None else write_cleaned(report, fix)
+    for path in cleaned:
+        results.print(f"cleaned: {path}")
     if fix is not None:
-        for path in write_cleaned(report, fix):
-            results.print(f"cleaned: {path}")
         results.print(f"left out, with reasons: {fix / EXCLUDED}")
+    if (command := next_command(sources, cleaned, report, options)) is not None:
+        results.print(f"next:  {command}")
     return 2 if report.num_errors else 0
+
+
+def next_command(
+    sources: Sequence[Source], cleaned: Sequence[Path], report: Report, options: CheckOptions
+) -> str | None:
+    """What trains on the rows that were checked, or on the cleaned ones; None where errors are still in the way."""
+    if report.num_errors and not cleaned:
+        return None
+    given: dict[str, list[str]] = {}
+    for number, source in enumerate(sources):
+        path = str(cleaned[number]) if cleaned else as_data(str(source.path), source.role or "data")
+        given.setdefault(source.role, []).append(path)
+    language = []
+    if options.language is not None:
+        language = ["--language", options.language]
+    elif not all(kind.language for source in sources for kind in source.rows.kinds):
+        return None
+    if options.language_token is not None:
+        language += ["--language_token", options.language_token]
+    reading = AS_USUAL if cleaned else reading_as(options.columns, options.audio_root)
+    return training_command(given, options.model or "openai/whisper-base", language, reading)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -163,7 +189,10 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
         ManifestError: if one can't be used.
     """
     named = [(role, path) for role in SPLITS if (path := getattr(options, role)) is not None]
-    given: list[tuple[Role, str]] = [*named, *((guessed_role(Path(file)), file) for file in files)]
+    given: list[tuple[Role, str]] = [*named]
+    for file in files:
+        splits = [(role, path) for name, path in every_split(file) for role in (*SPLITS, "") if role == name]
+        given += splits or [(guessed_role(Path(file)), file)]
     if not given:
         raise RecipeError("nothing to check: name a manifest; see whispertune check --help")
     sources: list[Source] = []

@@ -30,20 +30,31 @@ def add_audiofolder(
     Raises:
         ManifestError: if the split is missing, or a row is at fault.
     """
+    root, splits, in_each = _layout(folder)
+    if not splits:
+        require_no_split(folder, asked)
+        add_manifest(_only(root), utterances, reading)
+    elif in_each:
+        add_manifest(_only(root / choose_split(folder, asked or name, splits)), utterances, reading)
+    else:
+        _add_part(_only(root), choose_split(folder, asked or name, splits), utterances, reading)
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The splits of an audiofolder; none if it comes in one piece, or is none."""
+    return _layout(folder)[1]
+
+
+def _layout(folder: Path) -> tuple[Path, list[str], bool]:
+    """The folder with the metadata or the splits' folders, these splits, and whether each has metadata of its own."""
     for root in (folder, folder / "data"):
         split_folders = [split for split in SPLITS if (root / split).is_dir()]
         with_metadata = [split for split in split_folders if _metadata(root / split)]
         if with_metadata:
-            add_manifest(_only(root / choose_split(folder, asked or name, with_metadata)), utterances, reading)
-            return
+            return root, with_metadata, True
         if _metadata(root):
-            path = _only(root)
-            if split_folders:
-                _add_part(path, choose_split(folder, asked or name, split_folders), utterances, reading)
-            else:
-                require_no_split(folder, asked)
-                add_manifest(path, utterances, reading)
-            return
+            return root, split_folders, False
+    return folder, [], False
 
 
 def _add_part(path: Path, split: str, utterances: Utterances, reading: Reading) -> None:

@@ -43,10 +43,7 @@ def add_hub_data(
     if own_split and asked is not None:
         problem = f"the address names the split {own_split} already"
         raise ManifestError(f"{address} [split={asked}]: {problem}; leave one of the two out")
-    try:
-        import datasets
-    except ImportError:
-        raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
+    datasets = _library(address)
     try:
         known = datasets.get_dataset_split_names(corpus, config or None)
         chosen = choose_split(address, own_split or asked or name, known)
@@ -58,14 +55,43 @@ def add_hub_data(
     except (ManifestError, RecipeError):
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ManifestError(f"{address}: cannot be loaded ({reason}); check name, config, split and access") from None
+        raise _not_loaded(address, error) from None
     if first is not None:
         _add_stream(address, index, utterances)
         return
     row, taken = 0, set[str]()
     for path in files:
         row = add_arrow_file(path, utterances, reading, taken, row)
+
+
+def splits_of(address: str) -> list[str]:
+    """The splits of a data set on the Hub; none if the address names one.
+
+    Raises:
+        ManifestError: as above.
+    """
+    corpus, _, rest = address.removeprefix(PREFIX).partition(":")
+    config, _, own_split = rest.partition(":")
+    if own_split:
+        return []
+    datasets = _library(address)
+    try:
+        return list(datasets.get_dataset_split_names(corpus, config or None))
+    except Exception as error:  # as above
+        raise _not_loaded(address, error) from None
+
+
+def _library(address: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
+    return datasets
+
+
+def _not_loaded(address: str, error: Exception) -> ManifestError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ManifestError(f"{address}: cannot be loaded ({reason}); check name, config, split and access")
 
 
 def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
