@@ -22,6 +22,8 @@ MOST_EVIDENCE = 6.0
 """Nats that one of the three may add: a creaky or a whispered clip has no pitch worth the name."""
 MOST_AGAINST = -0.4
 """Nats: where tempo speaks against it as clearly as this, the rate is right."""
+OVERWHELMING = 10.0
+"""Nats of spectrum and pitch together (12 at most), from which on tempo does not matter: one word may be drawn out."""
 ENOUGH_EVIDENCE = 8.5
 """Nats: more than any one of them can give."""
 SPREAD_QUANTILE, SIGMAS = 0.7, 0.524
@@ -32,8 +34,8 @@ HUMAN_HZ = 165.0
 """Median pitch: between the usual 120 of men, 210 of women, 260 of children."""
 HUMAN_SPREADS = (0.25, 0.45, 0.35)
 """Octaves, between people: of the spectrum (formants), of pitch and of tempo."""
-HUMAN_EVIDENCE = MOST_EVIDENCE
-"""Nats: more than one of the three can give."""
+HUMAN_EVIDENCE = 5.0
+"""Nats: nearly as much as one of the three can give (6), so that two must agree."""
 FASTEST, TYPICAL = 22 / 35, 16 / 35
 """Of the letters a second that nobody speaks over an utterance: 22 letters of an alphabet a second are 9 syllables,
 which is faster than the fastest of 17 languages are read on average (8 syllables: Pellegrino et al. 2019); 16 are
@@ -121,16 +123,19 @@ def wrong_rates(shift: Float, pitch: Float, faster: Float) -> tuple[Float, Float
     octaves = np.log2(sorted(ratios))
     features = (shift, pitch, faster)
     spreads = [max(least, _spread(values)) for values, least in zip(features, SPREADS, strict=True)]
-    evidence = np.zeros((len(octaves), len(shift)))
-    for values, spread in zip(features, spreads, strict=True):
+    witnesses = np.zeros((3, len(octaves), len(shift)))
+    for witness, values, spread in zip(witnesses, features, spreads, strict=True):
         here = _surprise(values, spread)
         for row, octave in enumerate(octaves):
-            evidence[row] += np.nan_to_num(here - _surprise(values - octave, spread))
-    best = evidence.argmax(axis=0)
-    strength = evidence[best, np.arange(len(shift))]
+            witness[row] = np.nan_to_num(here - _surprise(values - octave, spread))
+    evidence = witnesses.sum(axis=0)
+    best, clips = evidence.argmax(axis=0), np.arange(len(shift))
+    strength = evidence[best, clips]
     # Words full of s lie lower in spectrum and pitch, but are spoken as fast as others.
-    against = np.nan_to_num(_surprise(faster, spreads[2]) - _surprise(faster - octaves[best], spreads[2]))
-    strength = np.where(against < MOST_AGAINST, 0.0, strength)
+    overwhelming = witnesses[0, best, clips] + witnesses[1, best, clips] > OVERWHELMING
+    against = (witnesses[2, best, clips] < MOST_AGAINST) & ~overwhelming
+    strength = np.where(against, 0.0, strength)
+    strength = np.where(overwhelming, np.maximum(strength, OVERWHELMING), strength)
     return np.where(strength > 0, 2 ** octaves[best], 1.0), strength
 
 
