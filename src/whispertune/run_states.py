@@ -15,7 +15,7 @@ from whispertune.processes import Pace
 from whispertune.session import Session
 from whispertune.splits import Split
 from whispertune.states import ComputedStates, StateSource, WindowFeatures
-from whispertune.store.cache import is_begun, make_room
+from whispertune.store.cache import make_room
 from whispertune.store.files import StateFolder
 from whispertune.store.key import encoder_digest, store_key
 from whispertune.store.plan import FRESH_EPOCHS, Place, choose_place, stored_views
@@ -147,49 +147,32 @@ class RunStates:
 
     def _make_room(self, layout: StateLayout, key: str) -> None:
         options = self.session.recipe.states
-        if not is_begun(options.path, key):
-            dropped = make_room(options.path, layout.num_bytes, options.max_bytes)
-            if dropped:
-                console.print(f"states    {dropped} unused stores dropped, to stay below {options.max_gb:g} GB")
+        evicted = make_room(options.path, key, layout.num_bytes, options.max_bytes)
+        if evicted:
+            console.print(f"states    {evicted} unused stores evicted, to stay below {options.max_gb:g} GB")
 
     def _fill(self, store: StoredStates, features: Callable[[int], WindowFeatures], what: str) -> StoredStates:
-        session, told = self.session, False
-        processes, layout = session.processes, store.layout
-        share = (processes.rank, processes.world) if self.place == "disk" else (0, 1)
+        session, processes, layout = self.session, self.session.processes, store.layout
+        together = self.place == "disk" and processes.world > 1
+        batches = store.missing(processes.rank, processes.world) if together else store.missing()
+        mine = sum(len(layout.batches[number]) for number in batches)
+        every, damaged = map(int, processes.sum([mine, store.damaged])) if together else (mine, store.damaged)
+        if damaged:
+            console.print(f"encoding {what}: {damaged} parts of the store are damaged and made anew", style="yellow")
+        if every < len(layout.num_samples):
+            console.print(f"encoding {what}: {len(layout.num_samples) - every} windows read from the store")
 
-        def waiting() -> None:
-            nonlocal told
-            if not told:
-                console.print(f"encoding {what}: another run is at it; waiting for its states")
-            told = True
-            session.stop.check_together()
+        def encode() -> None:
+            with progress_bar(f"encoding {what}", every) as advance:
+                encoder, workers = session.working.model.encoder, session.recipe.data.workers
+                pace = Pace(advance, mine, every)
+                for count in store.fill(batches, encoder, features, workers=workers):
+                    pace(count)
+                    session.stop.check()
 
-        def agree(own: bool) -> bool:
-            return processes.from_main(lambda: own)
-
-        with store.filling(share=share, barrier=processes.wait, waiting=waiting, agree=agree) as batches:
-            mine = sum(len(layout.batches[number]) for number in batches)
-            every, damaged = mine, store.damaged
-            if share[1] > 1:
-                every, damaged = map(int, processes.sum([mine, store.damaged]))
-            found = len(layout.num_samples) - every
-            if damaged:
-                console.print(
-                    f"encoding {what}: {damaged} parts of the store are damaged and made anew", style="yellow"
-                )
-            if found:
-                console.print(f"encoding {what}: {found} windows read from the store")
-
-            def encode() -> None:
-                with progress_bar(f"encoding {what}", every) as advance:
-                    encoder, workers = session.working.model.encoder, session.recipe.data.workers
-                    pace = Pace(advance, mine, every)
-                    for count in store.fill(batches, encoder, features, workers=workers):
-                        pace(count)
-                        session.stop.check()
-
-            if every:
-                processes.share(encode)
+        if every:
+            processes.share(encode)
+            store.require_others()
         give_back_freed_memory()
         if store.moved is not None:
             console.print(f"states    {what}: the disk failed ({store.moved}); kept in memory instead", style="yellow")

@@ -42,9 +42,9 @@ def on_disk(folder: Path, dtype: torch.dtype = torch.float32, key: str = KEY) ->
 
 def fill(store: StoredStates) -> list[int]:
     """Encode what is missing; the batches that were."""
-    with store.filling() as batches:
-        windows = sum(store.fill(batches, ENCODER, features, workers=2))
-        assert windows == sum(len(store.layout.batches[number]) for number in batches)
+    batches = store.missing()
+    windows = sum(store.fill(batches, ENCODER, features, workers=2))
+    assert windows == sum(len(store.layout.batches[number]) for number in batches)
     return batches
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from whispertune.store import cache
-from whispertune.store.cache import default_folder, is_begun, make_room, room_for
+from whispertune.store.cache import default_folder, make_room, room_for
 from whispertune.store.files import StateFolder
+
+NEW = "9" * 64
 
 
 def store(folder: Path, digit: str, num_bytes: int, age: float) -> Path:
     """A store that was used `age` seconds ago, and that nobody uses now."""
     key = digit * 64
     files = StateFolder(folder / key, key, [num_bytes])
-    with files.filling():
-        files.write(0, memoryview(bytes(num_bytes)))
+    files.write(0, memoryview(bytes(num_bytes)))
     os.utime(folder / key / "use", (1e9 - age, 1e9 - age))
     return folder / key
 
@@ -29,11 +30,11 @@ def names(folder: Path) -> str:
 def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     for digit, age in (("a", 30), ("b", 50), ("c", 10), ("d", 40)):
         store(tmp_path, digit, 10_000, age)
-    assert make_room(tmp_path, 10_000, 52_000) == 0
+    assert make_room(tmp_path, NEW, 10_000, 52_000) == 0
     assert names(tmp_path) == "abcd"
-    assert make_room(tmp_path, 10_000, 35_000) == 2
+    assert make_room(tmp_path, NEW, 10_000, 35_000) == 2
     assert names(tmp_path) == "ac"
-    assert make_room(tmp_path, 10_000, 1) == 2
+    assert make_room(tmp_path, NEW, 10_000, 1) == 2
     assert names(tmp_path) == ""
 
 
@@ -41,7 +42,7 @@ def test_reading_a_store_makes_it_the_newest(tmp_path: Path) -> None:
     for digit, age in (("a", 30), ("b", 20)):
         store(tmp_path, digit, 10_000, age)
     StateFolder(tmp_path / ("a" * 64), "a" * 64, [10_000])
-    make_room(tmp_path, 10_000, 25_000)
+    make_room(tmp_path, NEW, 10_000, 25_000)
     assert names(tmp_path) == "a"
 
 
@@ -49,7 +50,7 @@ def test_what_is_in_use_stays(tmp_path: Path) -> None:
     for digit, age in (("a", 30), ("b", 20)):
         store(tmp_path, digit, 10_000, age)
     used = StateFolder(tmp_path / ("a" * 64), "a" * 64, [10_000])
-    assert make_room(tmp_path, 10_000, 1) == 1
+    assert make_room(tmp_path, NEW, 10_000, 1) == 1
     assert names(tmp_path) == "a"
     assert not room_for(tmp_path, 10_000, 15_000)
     del used
@@ -65,8 +66,8 @@ def test_a_disk_that_is_nearly_full_counts_too(tmp_path: Path, monkeypatch: pyte
     assert room_for(tmp_path, 5_000, 10**9)
     assert room_for(tmp_path, 24_000, 10**9)
     assert not room_for(tmp_path, 26_000, 10**9)
-    assert make_room(tmp_path, 5_000, 10**9) == 0
-    assert make_room(tmp_path, 14_000, 10**9) == 1
+    assert make_room(tmp_path, NEW, 5_000, 10**9) == 0
+    assert make_room(tmp_path, NEW, 14_000, 10**9) == 1
     assert names(tmp_path) == "b"
 
 
@@ -77,7 +78,7 @@ def test_nothing_else_is_ever_removed(tmp_path: Path) -> None:
         path.mkdir()
         (path / "states").write_bytes(b"years of work")
     (tmp_path / "letter.txt").write_text("dear")
-    make_room(tmp_path, 10_000, 1)
+    make_room(tmp_path, NEW, 10_000, 1)
     assert all((path / "states").exists() for path in theses)
     assert (tmp_path / "letter.txt").exists()
     assert not (tmp_path / ("a" * 64)).exists()
@@ -86,18 +87,26 @@ def test_nothing_else_is_ever_removed(tmp_path: Path) -> None:
 def test_one_that_was_half_removed_is_cleared_away(tmp_path: Path) -> None:
     half = store(tmp_path, "a", 10_000, 5)
     half.rename(half.with_name(half.name + ".dropped"))
-    make_room(tmp_path, 1, 10**9)
+    make_room(tmp_path, NEW, 1, 10**9)
     assert names(tmp_path) == ""
 
 
-def test_a_store_that_was_dropped_is_begun_anew(tmp_path: Path) -> None:
+def test_a_store_that_was_evicted_is_begun_anew(tmp_path: Path) -> None:
     path = store(tmp_path, "a", 10_000, 5)
-    assert is_begun(tmp_path, "a" * 64)
-    make_room(tmp_path, 1, 1)
-    assert not is_begun(tmp_path, "a" * 64)
-    files = StateFolder(path, "a" * 64, [10_000])
-    with files.filling():
-        assert files.verified([0]) == (set(), 0)
+    make_room(tmp_path, NEW, 1, 1)
+    assert not path.exists()
+    assert StateFolder(path, "a" * 64, [10_000]).verified([0]) == (set(), 0)
+
+
+def test_what_is_there_of_a_store_takes_no_further_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = store(tmp_path, "a", 10_000, 90)
+    store(tmp_path, "b", 10_000, 5)
+    assert make_room(tmp_path, own.name, 20_000, 31_000) == 0
+    assert names(tmp_path) == "ab"
+    monkeypatch.setattr(cache, "free_bytes", lambda folder: cache.SPARE_BYTES + 10_000)
+    assert make_room(tmp_path, own.name, 20_000, 31_000) == 0
+    assert make_room(tmp_path, own.name, 20_010, 10**9) == 1
+    assert names(tmp_path) == "a"
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -106,5 +115,5 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_folder() == tmp_path / "home" / ".cache" / "whispertune" / "states"
-    assert make_room(default_folder(), 1, 1) == 0
+    assert make_room(default_folder(), NEW, 1, 1) == 0
     assert room_for(default_folder(), 10, 100)

@@ -49,8 +49,8 @@ def test_auto_takes_the_disk_then_memory_then_neither(
 
 def test_a_store_in_use_takes_of_the_room(tmp_path: Path) -> None:
     files = StateFolder(tmp_path / KEY, KEY, [600_000])
-    with files.filling():
-        assert choose_place(StateOptions(folder=str(tmp_path), max_gb=1e-3), 500_000)[0] == "memory"
+    files.write(0, memoryview(bytes(600_000)))
+    assert choose_place(StateOptions(folder=str(tmp_path), max_gb=1e-3), 500_000)[0] == "memory"
     del files
     assert choose_place(StateOptions(folder=str(tmp_path), max_gb=1e-3), 500_000)[0] == "disk"
 

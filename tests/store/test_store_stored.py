@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import shutil
-import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -39,10 +35,9 @@ PLACES: dict[str, Build] = {
 def test_fetched_is_what_encoding_gives(tmp_path: Path, build: Build, frames: FrameOptions) -> None:
     """Each row is that of its window encoded alone, and padding behind."""
     store = build(layout(frames=frames), tmp_path)
-    with store.filling() as batches:
-        assert sorted(store.fill(batches, ENCODER, lambda i: features(i, frames), workers=2)) == sorted(
-            map(len, store.layout.batches)
-        )
+    assert sorted(store.fill(store.missing(), ENCODER, lambda i: features(i, frames), workers=2)) == sorted(
+        map(len, store.layout.batches)
+    )
     for indices in (list(range(len(LENGTHS))), [3], [5, 0, 5]):
         fetched = store.fetch(indices)
         for row, index in enumerate(indices):
@@ -60,6 +55,10 @@ def test_fetched_is_what_encoding_gives(tmp_path: Path, build: Build, frames: Fr
                 assert fetched.log_weights[row, num_frames:].eq(PADDING_LOG_WEIGHT).all()
 
 
+def state_files(folder: Path, key: str = KEY) -> list[Path]:
+    return sorted((folder / key).glob("*.states"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_files_hold_the_bits_that_memory_holds(tmp_path: Path, dtype: torch.dtype) -> None:
     expected = in_memory(dtype)
@@ -67,7 +66,7 @@ def test_files_hold_the_bits_that_memory_holds(tmp_path: Path, dtype: torch.dtyp
     store = on_disk(tmp_path, dtype)
     assert fill(store) == [0, 1, 2, 3, 4]
     assert torch.equal(everything(store), expected)
-    assert (tmp_path / KEY / "states").stat().st_size == store.layout.num_bytes
+    assert sum(path.stat().st_size - 4 for path in state_files(tmp_path)) == store.layout.num_bytes
     later = on_disk(tmp_path, dtype)
     assert fill(later) == []
     assert torch.equal(everything(later), expected)
@@ -89,100 +88,103 @@ def copy_of(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
 
 
 def test_the_files_are_those_that_are_tried_below(whole: tuple[Path, torch.Tensor]) -> None:
-    sizes = {path.name: path.stat().st_size for path in (whole[0] / KEY).iterdir()}
-    assert sizes.pop("use") == sizes.pop("fill") == 0
-    assert set(sizes) == {"states", "journal-0"}
+    files = state_files(whole[0])
+    assert len(files) == 5
+    assert {*(whole[0] / KEY).iterdir()} == {*files, whole[0] / KEY / "use"}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(["states", "journal-0"]), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@given(number=st.integers(0, 4), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_one_corrupted_byte_anywhere_is_found_and_mended(
-    whole: tuple[Path, torch.Tensor], tmp_path: Path, name: str, place: float, flip: int
+    whole: tuple[Path, torch.Tensor], tmp_path: Path, number: int, place: float, flip: int
 ) -> None:
     folder = copy_of(whole, tmp_path)
-    path = folder / KEY / name
+    path = state_files(folder)[number]
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= flip
     path.write_bytes(content)
     store = on_disk(folder)
-    again = fill(store)
-    assert again
-    assert store.damaged
+    assert fill(store) == [number]
+    assert store.damaged == 1
     assert torch.equal(everything(store), whole[1])
-    if name == "states":
-        assert len(again) == 1
     later = on_disk(folder)
     assert fill(later) == []
     assert not later.damaged
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(["states", "journal-0"]), share=st.floats(0, 1), longer=st.binary(max_size=30))
+@given(number=st.integers(0, 4), share=st.floats(0, 1), longer=st.binary(max_size=30))
 def test_files_cut_short_and_lengthened(
-    whole: tuple[Path, torch.Tensor], tmp_path: Path, name: str, share: float, longer: bytes
+    whole: tuple[Path, torch.Tensor], tmp_path: Path, number: int, share: float, longer: bytes
 ) -> None:
-    """As a kill within a write, or a lost write after a power failure, leaves them."""
+    """As a lost write after a power failure leaves them."""
     folder = copy_of(whole, tmp_path)
-    path = folder / KEY / name
+    path = state_files(folder)[number]
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))] + longer)
+    changed = content[: int(share * len(content))] + longer
+    path.write_bytes(changed)
     store = on_disk(folder)
-    fill(store)
+    assert fill(store) == ([] if changed == content else [number])
     assert torch.equal(everything(store), whole[1])
     assert fill(on_disk(folder)) == []
 
 
-@pytest.mark.parametrize("name", ["states", "journal-0"])
-def test_a_file_of_zeros_or_none(whole: tuple[Path, torch.Tensor], tmp_path: Path, name: str) -> None:
-    for content in (None, bytes((whole[0] / KEY / name).stat().st_size)):
+def test_files_of_zeros_or_none(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    for zeros in (True, False):
         folder = copy_of(whole, tmp_path)
-        path = folder / KEY / name
-        path.unlink() if content is None else path.write_bytes(content)
+        for path in state_files(folder):
+            path.write_bytes(bytes(path.stat().st_size)) if zeros else path.unlink()
         store = on_disk(folder)
         assert fill(store) == [0, 1, 2, 3, 4]
+        assert store.damaged == (5 if zeros else 0)
         assert torch.equal(everything(store), whole[1])
 
 
-def test_a_journal_of_another_store_counts_for_nothing(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
-    """Nor do its single lines."""
+def test_batches_of_another_store_or_place_count_for_nothing(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    """Files of the same size, with checksums of their own."""
     other = "f" * 64
-    store = on_disk(tmp_path, key=other)
-    fill(store)
-    ours, theirs = (
-        (folder / "journal-0").read_bytes().splitlines(keepends=True) for folder in (whole[0] / KEY, tmp_path / other)
-    )
-    for journal in (theirs, [ours[0], *theirs[1:]]):
-        folder = copy_of(whole, tmp_path)
-        (folder / KEY / "journal-0").write_bytes(b"".join(journal))
-        assert fill(on_disk(folder)) == [0, 1, 2, 3, 4]
+    fill(on_disk(tmp_path, key=other))
+    folder = copy_of(whole, tmp_path)
+    for ours, theirs in zip(state_files(folder), state_files(tmp_path, other), strict=True):
+        shutil.copyfile(theirs, ours)
+    assert fill(on_disk(folder)) == [0, 1, 2, 3, 4]
+    alike = StateFolder(tmp_path / "alike", KEY, [100, 100])
+    for number in (0, 1):
+        alike.write(number, memoryview(bytes(100)))
+    assert alike.verified([0, 1]) == ({0, 1}, 0)
+    shutil.copyfile(*state_files(tmp_path, "alike"))
+    assert alike.verified([0, 1]) == ({0}, 1)
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 5])
 def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path: Path, done: int) -> None:
     store = on_disk(tmp_path)
-    with contextlib.suppress(KeyboardInterrupt), store.filling() as batches:
-        for _ in itertools.islice(store.fill(batches, ENCODER, features, workers=1), done):
-            pass
-        raise KeyboardInterrupt
+    for _ in itertools.islice(store.fill(store.missing(), ENCODER, features, workers=1), done):
+        pass
     later = on_disk(tmp_path)
     assert fill(later) == list(range(done, 5))
     assert torch.equal(everything(later), in_memory())
 
 
-def test_readers_keep_what_they_have_while_the_files_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 100)], ids=["removed", "cut short"])
+def test_files_that_go_while_they_are_read(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     store = on_disk(tmp_path)
     fill(store)
-    expected = everything(store)
-    shutil.rmtree(tmp_path / KEY)
-    assert torch.equal(everything(store), expected)
-
-
-def test_files_cut_short_while_they_are_read(tmp_path: Path) -> None:
-    store = on_disk(tmp_path)
-    fill(store)
-    os.truncate(tmp_path / KEY / "states", 100)
-    with pytest.raises(RunFolderError, match="cut short while a run read it"):
+    damage(state_files(tmp_path)[2])
+    with pytest.raises(RunFolderError, match=r"0000002.states: was removed or cut short while a run read it"):
         everything(store)
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> None:
+    fill(on_disk(tmp_path))
+    unfinished = tmp_path / KEY / "1-00c0ffee.new"
+    unfinished.write_bytes(b"half a batch")
+    used = on_disk(tmp_path)
+    assert not unfinished.exists()
+    unfinished.write_bytes(b"what the other process is writing now")
+    on_disk(tmp_path)
+    assert unfinished.exists()
+    del used
 
 
 def test_audio_that_changed_its_length_is_an_error() -> None:
@@ -195,55 +197,16 @@ def test_audio_that_changed_its_length_is_an_error() -> None:
 # Several processes.
 
 
-class Ranks:
-    """Threads that play the ranks of a run: each with its own descriptors, locks and journal."""
-
-    def __init__(self, world: int) -> None:
-        self.world = world
-        self._met = threading.Barrier(world)
-        self._said = False
-        self.asked = 0
-
-    def barrier(self) -> None:
-        self._met.wait(20)
-
-    def agree(self, rank: int, own: bool) -> bool:
-        """What rank 0 says, in every rank."""
-        if rank == 0:
-            self._said = own
-            self.asked += 1
-        self.barrier()
-        said = self._said
-        self.barrier()
-        return said
-
-    def fill(self, stores: list[StoredStates], waiting: Callable[[], None] = lambda: None) -> dict[int, list[int]]:
-        """What each of them encoded."""
-        encoded: dict[int, list[int]] = {}
-
-        def work(rank: int) -> None:
-            with stores[rank].filling(
-                share=(rank, self.world), barrier=self.barrier, waiting=waiting, agree=partial(self.agree, rank)
-            ) as batches:
-                list(stores[rank].fill(batches, ENCODER, features, workers=1))
-                encoded[rank] = batches
-
-        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(self.world)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        return encoded
-
-
 def test_processes_fill_one_store_together(tmp_path: Path) -> None:
-    ranks = Ranks(3)
     stores = [on_disk(tmp_path) for _ in range(3)]
     for again in range(2):
-        assert ranks.fill(stores) == ({0: [], 1: [], 2: []} if again else {0: [0, 3], 1: [1, 4], 2: [2]})
+        shares = [store.missing(rank, 3) for rank, store in enumerate(stores)]
+        assert shares == ([[], [], []] if again else [[0, 3], [1, 4], [2]])
+        for store, share in zip(stores, shares, strict=True):
+            list(store.fill(share, ENCODER, features, workers=1))
         for store in stores:
+            store.require_others()
             assert torch.equal(everything(store), in_memory())
-    assert len(list((tmp_path / KEY).glob("journal-*"))) == (1 if again else 3)
     # One process alone reads what they wrote.
     alone = on_disk(tmp_path)
     assert fill(alone) == []
@@ -252,98 +215,47 @@ def test_processes_fill_one_store_together(tmp_path: Path) -> None:
 
 def test_a_part_that_another_process_did_not_write_is_an_error(tmp_path: Path) -> None:
     store = on_disk(tmp_path)
-    with (
-        pytest.raises(RunFolderError, match="2 batches of states that other processes encoded are not there"),
-        store.filling(share=(0, 2)) as batches,
-    ):
-        list(store.fill(batches, ENCODER, features, workers=1))
+    list(store.fill(store.missing(0, 2), ENCODER, features, workers=1))
+    with pytest.raises(RunFolderError, match="2 batches of states that other processes encoded are not there"):
+        store.require_others()
 
 
-def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
+def test_two_runs_at_once_write_the_same(tmp_path: Path) -> None:
+    """Each encodes what was missing when it looked; whoever is later replaces a batch by the same bytes."""
     first, second = on_disk(tmp_path), on_disk(tmp_path)
-    waited = threading.Event()
-    found: list[list[int]] = []
-
-    def work() -> None:
-        with second.filling(waiting=waited.set) as batches:
-            found.append(batches)
-
-    with first.filling() as batches:
-        filling = first.fill(batches, ENCODER, features, workers=1)
-        next(filling)
-        thread = threading.Thread(target=work)
-        thread.start()
-        assert waited.wait(20)
-        assert not found
-        list(filling)
-    thread.join(20)
-    assert found == [[]]
-    assert torch.equal(everything(second), everything(first))
-
-
-def test_all_ranks_of_a_second_run_wait_a_moment_at_a_time(tmp_path: Path) -> None:
-    """None sits in a barrier for as long as the first run takes: it would pass for dead."""
-    ranks, stores = Ranks(2), [on_disk(tmp_path) for _ in range(2)]
-    first = on_disk(tmp_path)
-    rounds = threading.Semaphore(0)
-    encoded: list[dict[int, list[int]]] = []
-    with first.filling() as batches:
-        second = threading.Thread(target=lambda: encoded.append(ranks.fill(stores, waiting=rounds.release)))
-        second.start()
-        for _ in range(2 * 3):  # three rounds of both ranks
-            assert rounds.acquire(timeout=20)
-        list(first.fill(batches, ENCODER, features, workers=1))
-    second.join(30)
-    assert encoded == [{0: [], 1: []}]
-    assert ranks.asked >= 4
-    assert all(torch.equal(everything(store), in_memory()) for store in stores)
-
-
-def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with on_disk(tmp_path).filling(), pytest.raises(KeyboardInterrupt), on_disk(tmp_path).filling(waiting=stop):
+    filling = [store.fill(store.missing(), ENCODER, features, workers=1) for store in (first, second)]
+    for _ in zip(*filling, strict=True):
         pass
+    for store in (first, second, on_disk(tmp_path)):
+        assert fill(store) == []
+        assert torch.equal(everything(store), in_memory())
 
 
 # A full disk.
 
 
-def full_at(monkeypatch: pytest.MonkeyPatch, name: str, nth: int) -> None:
-    original, calls = getattr(os, name), itertools.count(1)
-
-    def failing(*arguments: Any) -> Any:
-        if next(calls) >= nth:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return original(*arguments)
-
-    monkeypatch.setattr(os, name, failing)
-
-
 @pytest.mark.parametrize("nth", [1, 3, 5])
 def test_a_disk_that_fills_up_amid_goes_on_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
-    """Nothing encoded is lost, neither now nor for a later run."""
+    """Nothing encoded is lost, neither now nor for a later run, and nothing half written stays."""
     expected = in_memory()
-    calls = itertools.count()
-    original = states.encode
+    calls, writes = itertools.count(), itertools.count(1)
+    original, replace = states.encode, Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if next(writes) >= nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(path, target)
+
     monkeypatch.setattr(states, "encode", lambda *arguments: (next(calls), original(*arguments))[1])
     store = on_disk(tmp_path)
     with monkeypatch.context() as patch:
-        full_at(patch, "pwrite", nth)
-        full_at(patch, "fsync", 1)
+        patch.setattr(Path, "replace", full)
         assert fill(store) == [0, 1, 2, 3, 4]
     assert next(calls) == 5
     assert store.moved is not None
     assert store.moved.errno == errno.ENOSPC
     assert torch.equal(everything(store), expected)
+    assert not list((tmp_path / KEY).glob("*.new"))
     later = on_disk(tmp_path)
     assert fill(later) == list(range(nth - 1, 5))
     assert torch.equal(everything(later), expected)
-
-
-def test_a_disk_too_small_shows_before_anything_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full_at(monkeypatch, "posix_fallocate", 1)
-    with pytest.raises(OSError, match="No space"), on_disk(tmp_path).filling():
-        pytest.fail("there is no space")
-    assert not (tmp_path / KEY / "states").exists()

@@ -8,16 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from process_samples import Ended, Launcher, distance, lost_line, size, state_of
+from process_samples import Launcher, distance, lost_line, size, state_of
 from training_samples import (
     TEST_IDS,
     VALID_IDS,
@@ -33,7 +30,6 @@ from training_samples import (
 
 from whispertune import cli
 from whispertune.run_folder import read_jsonl
-from whispertune.store.files import try_lock
 
 TRAINER, VALIDATE = "whispertune.training.trainer", "whispertune.training.validate"
 INSPECTION = "whispertune.inspection"
@@ -129,66 +125,18 @@ def test_hypotheses_are_those_of_one_process(samples: Samples, launch: Launcher,
 def test_states_are_encoded_once_by_all_together(
     samples: Samples, launch: Launcher, tmp_path: Path, state_cache: Path
 ) -> None:
-    """Each batch by one process; the store then serves any number of them, to the same bits as one process's."""
-    assert launch(samples.arguments(tmp_path / "two", accumulation=1)).statuses == [0, 0]
-    written = [journal_numbers(state_cache, rank) for rank in (0, 1)]
-    assert all(written)
-    assert not written[0] & written[1]
-    contents = {path.parent.name: path.read_bytes() for path in state_cache.glob("*/states")}
-    assert len(contents) == 2
+    """The store then serves any number of them, to the same bits as one process's."""
+    ended = launch(samples.arguments(tmp_path / "two", accumulation=1))
+    assert ended.statuses == [0, 0]
+    contents = {path.relative_to(state_cache): path.read_bytes() for path in state_cache.glob("*/*.states")}
+    assert len({path.parent for path in contents}) == 2
     again = launch(samples.arguments(tmp_path / "again", accumulation=1))
     assert again.statuses == [0, 0]
     assert "encoding train: 11 windows read from the store" in again.logs[0]
     assert outcome(tmp_path / "again") == outcome(tmp_path / "two")
     shutil.rmtree(state_cache)
     assert launch(samples.arguments(tmp_path / "one"), world=1).statuses == [0]
-    assert {path.parent.name: path.read_bytes() for path in state_cache.glob("*/states")} == contents
-
-
-@contextmanager
-def another_run_at_it(cache: Path) -> Iterator[None]:
-    """Hold the right to write all stores, as a run that encodes does."""
-    locks = [try_lock(path) for path in cache.glob("*/fill")]
-    assert locks
-    assert all(lock is not None for lock in locks)
-    yield
-    for lock in locks:
-        os.close(lock or -1)
-
-
-def test_a_signal_while_all_wait_for_another_run_stops_all(
-    samples: Samples, launch: Launcher, tmp_path: Path, state_cache: Path
-) -> None:
-    assert launch(samples.arguments(tmp_path / "first"), world=1).statuses == [0]
-    moment = Moment("whispertune.training.resume", "StopSignal.check_together", 2, "before", signal.SIGTERM)
-    with another_run_at_it(state_cache):
-        ended = launch(samples.arguments(tmp_path / "run", accumulation=1), moment=moment)
-    assert ended.statuses == [1, 1], ended.logs
-    assert not ended.errors
-    assert "another run is at it" in ended.logs[0]
-
-
-@pytest.mark.slow
-def test_waiting_for_another_run_is_not_death(
-    samples: Samples, launch: Launcher, tmp_path: Path, state_cache: Path
-) -> None:
-    """All ranks wait for longer than a process may keep the others waiting."""
-    assert launch(samples.arguments(tmp_path / "first"), world=1).statuses == [0]
-    ended: list[Ended] = []
-    arguments = samples.arguments(tmp_path / "run", accumulation=1, processes__timeout_minutes=0.1)
-    second = threading.Thread(target=lambda: ended.append(launch(arguments)))
-    with another_run_at_it(state_cache):
-        second.start()
-        time.sleep(15)
-        assert not ended
-    second.join(60)
-    assert ended[0].statuses == [0, 0], ended[0].logs
-    assert "another run is at it" in ended[0].logs[0]
-
-
-def journal_numbers(cache: Path, rank: int) -> set[tuple[str, str]]:
-    journals = cache.glob(f"*/journal-{rank}")
-    return {(path.parent.name, line.split()[0]) for path in journals for line in path.read_text().splitlines()[1:]}
+    assert {path.relative_to(state_cache): path.read_bytes() for path in state_cache.glob("*/*.states")} == contents
 
 
 def test_rows_are_looked_at_by_all_together(samples: Samples, launch: Launcher, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from training_samples import Moment, Runner, Samples, metrics, outcome
 
 from whispertune import cli, states
+from whispertune.store import files
 
 # Two dense windows are encoded at once, so that there are six batches of train and two of valid; one update.
 SMALL: dict[str, object] = {"frames__selection": "dense", "max_steps": 1}
@@ -65,40 +66,36 @@ def test_a_later_run_reads_what_an_earlier_one_encoded(
     assert len(list((tmp_path / "stores").iterdir())) == len(list(state_cache.iterdir())) == 2
 
 
+FILES = "whispertune.store.files"
 KILLS = {
     "behind a batch": Moment("whispertune.states", "encode", 4, "after"),
-    "between data and journal": Moment("os", "pwrite", 4, "after"),
-    "before the data": Moment("os", "pwrite", 6),
-    "behind the reservation": Moment("os", "posix_fallocate", 1, "after"),
-    "in valid": Moment("os", "posix_fallocate", 2),
-    "at the end of train": Moment("os", "fsync", 6),
+    "amid writing a batch": Moment(FILES, "write_checked", 4, "amid"),
+    "before a batch is renamed": Moment(FILES, "write_checked", 6, "after"),
+    "in valid": Moment(FILES, "StateFolder.write", 7),
 }
 
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(n, marks=() if n in ("behind a batch", "between data and journal") else pytest.mark.slow)
-        for n in KILLS
-    ],
+    [pytest.param(n, marks=() if n in ("behind a batch", "amid writing a batch") else pytest.mark.slow) for n in KILLS],
 )
 def test_a_killed_encoding_goes_on_where_it_stopped(
-    samples: Samples, small: dict[str, Any], runner: Runner, tmp_path: Path, moment: str
+    samples: Samples, small: dict[str, Any], runner: Runner, tmp_path: Path, state_cache: Path, moment: str
 ) -> None:
     run = tmp_path / "run"
     assert runner(samples.arguments(run, **SMALL), KILLS[moment]) == -signal.SIGKILL, runner.log.read_text()
     assert runner(["resume", str(run)]) == 0, runner.log.read_text()
     log = runner.log.read_text()
-    kept = {"behind a batch": 3, "between data and journal": 3, "before the data": 5, "in valid": 11}
-    if moment in kept:
-        assert f"encoding train: {kept[moment]} windows read from the store" in log
+    kept = {"behind a batch": 6, "amid writing a batch": 6, "before a batch is renamed": 10, "in valid": 11}
+    assert f"encoding train: {kept[moment]} windows read from the store" in log
+    assert not list(state_cache.rglob("*.new"))
     assert "damaged" not in log
     assert outcome(run) == small
 
 
 @pytest.mark.slow
 def test_two_runs_at_once(samples: Samples, small: dict[str, Any], runner: Runner, tmp_path: Path) -> None:
-    """The second waits while the first encodes, and reads what it wrote."""
+    """Both encode, and write the same bytes."""
     other = Runner(tmp_path / "log")
     runs = {tmp_path / "a": runner, tmp_path / "b": other}
     status: dict[Path, int] = {}
@@ -115,23 +112,21 @@ def test_two_runs_at_once(samples: Samples, small: dict[str, Any], runner: Runne
     assert list(status.values()) == [0, 0]
     for run in runs:
         assert outcome(run) == small
-    logs = runner.log.read_text() + other.log.read_text()
-    assert logs.count("encoding train: 11 windows read from the store") == 1
 
 
-@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
+@pytest.mark.parametrize("first", [1, 3])
 def test_a_full_disk_is_told_and_the_run_goes_on(
     samples: Samples, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], call: str,
+    capsys: pytest.CaptureFixture[str], first: int,
 ) -> None:  # fmt: skip
-    original, calls = getattr(os, call), itertools.count(1)
+    original, calls = files.write_checked, itertools.count(1)
 
-    def full(*arguments: Any) -> Any:
-        if call == "posix_fallocate" or next(calls) > 2:
+    def full(*arguments: Any) -> None:
+        if next(calls) >= first:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return original(*arguments)
+        original(*arguments)
 
-    monkeypatch.setattr(os, call, full)
+    monkeypatch.setattr(files, "write_checked", full)
     assert samples.train_run(tmp_path / "run", **SMALL) == 0
     shown = capsys.readouterr().err
     assert "No space left on device" in shown
@@ -149,8 +144,8 @@ def test_full_disk_and_little_memory_is_one_line(
     def full(*arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    for module in ("run_states", "store.plan"):
+    monkeypatch.setattr(files, "write_checked", full)
+    for module in ("run_states", "store.plan", "store.stored"):
         monkeypatch.setattr(f"whispertune.{module}.free_memory", lambda: 1000)
     assert samples.train_run(tmp_path / "run", **SMALL) == status
     shown = capsys.readouterr().err

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.home import cache_folder
-from whispertune.store.files import STATES, USE, try_lock
+from whispertune.store.files import USE, try_lock
 
 SPARE_BYTES = 2 * 10**9
 """Of the disk, left free for everything else (a run's own checkpoints, for one)."""
@@ -72,22 +72,18 @@ def _in_use(store: Path) -> bool:
     return False
 
 
-def make_room(folder: Path, num_bytes: int, max_bytes: int) -> int:
-    """Drop the stores that were not used for longest, never one in use, until another one fits; how many."""
-    for leftover in folder.iterdir() if folder.is_dir() else []:  # of a process that was killed while it dropped one
+def make_room(folder: Path, key: str, num_bytes: int, max_bytes: int) -> int:
+    """Evict the least recently used stores, never one in use, until the store `key` fits; how many were evicted."""
+    for leftover in folder.iterdir() if folder.is_dir() else []:  # of a process that was killed while it evicted one
         if re.fullmatch(r"[0-9a-f]{64}\.dropped", leftover.name):
             shutil.rmtree(leftover, ignore_errors=True)
     stores = sorted(_stores(folder))
-    total, free = sum(size for _, size, _ in stores), free_bytes(folder)
-    dropped = 0
+    own = sum(size for _, size, path in stores if path.name == key)  # what is there of it takes no further room
+    total, free = sum(size for _, size, _ in stores) - own, free_bytes(folder) + own
+    evicted = 0
     for _, size, path in stores:
         if total + num_bytes <= max_bytes and free - num_bytes >= SPARE_BYTES:
             break
-        if _drop(path):
-            total, free, dropped = total - size, free + size, dropped + 1
-    return dropped
-
-
-def is_begun(folder: Path, key: str) -> bool:
-    """Whether a store of this key is there already, so that it needs no further room."""
-    return (folder / key / STATES).exists()
+        if path.name != key and _drop(path):
+            total, free, evicted = total - size, free + size, evicted + 1
+    return evicted

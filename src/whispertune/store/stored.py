@@ -4,22 +4,20 @@ What is encoded together is decided by `encoding_batches` alone, so the states a
 are kept and however often encoding was interrupted. Filling:
 
     store = StoredStates(StateLayout(num_samples, frames, d_model, dtype), files)      # files None: in memory
-    with store.filling() as batches:                                # those that are not there, or damaged
-        for num_windows in store.fill(batches, encoder, features, workers=2):
-            ...
+    batches = store.missing()                                       # those that are not there, or damaged
+    for num_windows in store.fill(batches, encoder, features, workers=2):
+        ...
 
-The processes of one run fill files together: each calls `filling(share=(rank, world), barrier=barrier)`, gets those
-missing batches whose number is `rank` modulo `world`, and behind the block everything is there for all. Each goes
-through the block, whether it has batches to encode or not (`barrier` is called twice, `agree` at least once). In
-memory each process keeps all the states, so it encodes all of them and `share` is (0, 1).
+The processes of one run fill files together: each asks for `missing(rank, world)`, those whose number is `rank` modulo
+`world`, fills them, waits for the others and calls `require_others`. In memory each process encodes all.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -37,7 +35,8 @@ from whispertune.store.files import StateFolder
 class StateLayout:
     """Which states are kept, and where: the kept frames of each window, in the order of encoding.
 
-    batches: windows encoded together. num_frames: kept frames of each window. begin: each window's first row.
+    batches: windows encoded together. first_rows: of each batch. num_frames: kept frames of each window. begin: each
+    window's first row.
     """
 
     def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
@@ -50,10 +49,15 @@ class StateLayout:
         begin[order] = ends - num_frames[order]
         self.num_frames, self.begin = array("i", num_frames.tobytes()), array("q", begin.tobytes())
         self.num_rows = int(ends[-1]) if len(ends) else 0
+        self.first_rows: list[int] = [self.begin[batch[0]] for batch in self.batches]
 
     def selection(self, index: int) -> FrameSelection:
         """The kept frames of a window."""
         return select_frames(self.num_samples[index], self.frames)
+
+    def batch_of(self, index: int) -> int:
+        """The number of the encoding batch that a window is in."""
+        return bisect_right(self.first_rows, self.begin[index]) - 1
 
     @property
     def row_bytes(self) -> int:
@@ -78,7 +82,7 @@ def _bytes(rows: Tensor) -> memoryview:
 class StoredStates:
     """States of fixed windows, encoded once; in `files`, else in memory.
 
-    damaged: batches and journal lines that were in the files and are not whole.
+    damaged: batches that were in the files and are not whole.
     moved: why the states went on to memory while they were being written, if so (a full disk).
     """
 
@@ -91,45 +95,30 @@ class StoredStates:
         self._rows = torch.empty(0 if files else layout.num_rows, layout.d_model, dtype=layout.dtype)
         self._done: set[int] = set()
 
-    @contextmanager
-    def filling(
-        self,
-        *,
-        share: tuple[int, int] = (0, 1),
-        barrier: Callable[[], None] = lambda: None,
-        waiting: Callable[[], None] = lambda: None,
-        agree: Callable[[bool], bool] = lambda own: own,
-    ) -> Iterator[list[int]]:
-        """Yield the encoding batches that this process is to `fill`; behind the block, all states are there.
+    def missing(self, rank: int = 0, world: int = 1) -> list[int]:
+        """The encoding batches that this process is to `fill`; every file of its share is read and compared."""
+        share = range(rank, len(self.layout.batches), world)
+        self._share = rank, world
+        if self._files is not None:
+            self._done, self.damaged = self._files.verified(share)
+        return [number for number in share if number not in self._done]
 
-        waiting, agree: called by all ranks again and again while another run is filling the same files; see
-        `StateFolder.filling`.
+    def require_others(self) -> None:
+        """Make sure that what other processes were to encode is there; call it once all have filled their shares.
 
         Raises:
-            OSError: if the files can't be made (the disk is full).
-            RunFolderError: if another process's part is not whole.
+            RunFolderError: if it is not.
         """
-        every = range(len(self.layout.batches))
-        if self._files is None:
-            yield [number for number in every if number not in self._done]
+        rank, world = self._share
+        if self._files is None or world == 1:
             return
-        self._share = rank, world = share
-        try:
-            with self._files.filling(rank=rank, barrier=barrier, waiting=waiting, agree=agree):
-                self._done, self.damaged = self._files.verified(every[rank::world])
-                self.damaged += self._files.bad_lines
-                yield [number for number in every[rank::world] if number not in self._done]
-        except OSError:
-            if self.moved is None or len(self._done) < len(every):
-                raise
-        if world > 1:
-            others = [number for number in every if number % world != rank]
-            missing = len(others) - len(self._files.verified(others)[0])
-            if missing:
-                raise RunFolderError(
-                    f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
-                    "do all machines share this folder (--states.folder)?"
-                )
+        others = [number for number in range(len(self.layout.batches)) if number % world != rank]
+        missing = len(others) - len(self._files.verified(others)[0])
+        if missing:
+            raise RunFolderError(
+                f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
+                "do all machines share this folder (--states.folder)?"
+            )
 
     def fill(
         self,
@@ -165,7 +154,7 @@ class StoredStates:
     def _keep(self, number: int, rows: Tensor) -> None:
         if self._files is not None:
             try:
-                self._files.write(number, _bytes(rows), rank=self._share[0])
+                self._files.write(number, _bytes(rows))
             except OSError as error:
                 if self._share != (0, 1):
                     raise
@@ -189,7 +178,7 @@ class StoredStates:
         for number in self._done:
             first, last = layout.batches[number][0], layout.batches[number][-1]
             rows = self._rows[layout.begin[first] : layout.begin[last] + layout.num_frames[last]]
-            files.read_into(_bytes(rows), layout.begin[first] * layout.row_bytes)
+            files.read_into(_bytes(rows), number)
         self._files, self.moved = None, error
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
@@ -202,6 +191,9 @@ class StoredStates:
             if self._files is None:
                 row[:size] = self._rows[begin : begin + size]
             else:
-                self._files.read_into(_bytes(row[:size]), begin * layout.row_bytes)
+                number = layout.batch_of(index)
+                self._files.read_into(
+                    _bytes(row[:size]), number, (begin - layout.first_rows[number]) * layout.row_bytes
+                )
         log_weights = padded_log_weights([layout.selection(index).counts for index in indices])
         return EncoderStates(fetched, log_weights, tuple(sizes))
