@@ -71,7 +71,7 @@ KILLS = {
     "behind a batch": Moment("whispertune.states", "encode", 4, "after"),
     "amid writing a batch": Moment(FILES, "write_checked", 4, "amid"),
     "before a batch is renamed": Moment(FILES, "write_checked", 6, "after"),
-    "in valid": Moment(FILES, "StateFolder.write", 7),
+    "in valid": Moment(FILES, "StateFolder.write", 13),
 }
 
 
@@ -86,7 +86,7 @@ def test_a_killed_encoding_goes_on_where_it_stopped(
     assert runner(samples.arguments(run, **SMALL), KILLS[moment]) == -signal.SIGKILL, runner.log.read_text()
     assert runner(["resume", str(run)]) == 0, runner.log.read_text()
     log = runner.log.read_text()
-    kept = {"behind a batch": 6, "amid writing a batch": 6, "before a batch is renamed": 10, "in valid": 11}
+    kept = {"behind a batch": 3, "amid writing a batch": 3, "before a batch is renamed": 5, "in valid": 11}
     assert f"encoding train: {kept[moment]} windows read from the store" in log
     assert not list(state_cache.rglob("*.new"))
     assert "damaged" not in log
