@@ -453,10 +453,12 @@ def test_the_code_in_the_documents_transcribes_as_evaluate_does(
     monkeypatch.chdir(tmp_path)
     assert command(["export", "--model=packaged:whisper-base", f"--to={to}", "--output=out"]).status == 0
     (audio,) = (row["audio"] for row in example_rows("test", 12)[-1:])
-    waveform = load_utterance(Utterance(id="clip", audio=Path(audio), text=""))
-    soundfile.write("clip.wav", waveform, 16_000, subtype="FLOAT")
-    if to == "openai":  # load_audio asks for ffmpeg
+    soundfile.write("clip.wav", load_utterance(Utterance(id="clip", audio=Path(audio), text="")), 16_000)
+    waveform = load_utterance(Utterance(id="clip", audio=Path("clip.wav"), text=""))
+    if to == "openai":  # these two ask for the program ffmpeg
         monkeypatch.setattr("whisper.load_audio", lambda name: waveform)
+    if to == "huggingface":
+        monkeypatch.setattr("transformers.pipelines.automatic_speech_recognition.ffmpeg_read", lambda *_: waveform)
     clip = verification.Clip("clip", waveform, "it")
     (ours,) = verification.our_transcripts(load_checkpoint("packaged:whisper-base"), [clip], "transcribe")
     capfd.readouterr()
