@@ -8,6 +8,8 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -443,7 +445,7 @@ def test_real_models_in_their_programs(tmp_path: Path, command: Command, to: str
 @pytest.mark.filterwarnings("ignore")  # theirs
 @pytest.mark.parametrize("to", list(runtimes.PACKAGES))
 def test_the_code_in_the_documents_transcribes_as_evaluate_does(
-    tmp_path: Path, command: Command, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to: str
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     module = runtimes.PACKAGES[to][0]
     pytest.importorskip(module)
@@ -461,6 +463,6 @@ def test_the_code_in_the_documents_transcribes_as_evaluate_does(
         monkeypatch.setattr("transformers.pipelines.automatic_speech_recognition.ffmpeg_read", lambda *_: waveform)
     clip = verification.Clip("clip", waveform, "it")
     (ours,) = verification.our_transcripts(load_checkpoint("packaged:whisper-base"), [clip], "transcribe")
-    capfd.readouterr()
-    exec(code, {})
-    assert capfd.readouterr().out.strip().splitlines()[-1].strip() == ours
+    with redirect_stdout(StringIO()) as shown:
+        exec(code, {})
+    assert shown.getvalue().strip().splitlines()[-1].strip() == ours
