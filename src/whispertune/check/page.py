@@ -195,6 +195,7 @@ def _examples(report: Report, players: _Players) -> Iterable[str]:
         shown = f" (the first {most} of {len(found):,})" if len(found) > most else ""
         yield f'<h2 id="{kind}">{title}<span class="soft">{shown}</span></h2>'
         rows = [_example(report, finding, players) for finding in found[:most]]
+        rows += [["", escape(one_line(line["detail"])), "", escape(one_line(place_of(line)))] for line in unread if kind == "bad_row"]
         yield _table(["transcript", "finding", "", "where"], rows)
 
 

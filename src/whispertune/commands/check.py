@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from whispertune.check.audio import AudioFacts, check_audio
 from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
@@ -18,6 +17,7 @@ from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
 from whispertune.check.report import Report, summary, write_findings
 from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers
+from whispertune.check.terminal import tell
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
@@ -297,25 +297,3 @@ def _without(kinds: Container[str], findings: Sequence[Finding], num_rows: int) 
     sound = np.ones(num_rows, bool)
     sound[[finding.row for finding in findings if finding.kind in kinds]] = False
     return sound
-
-
-def tell(report: Report, output: Path | None) -> None:
-    """Print the counts."""
-    table = Table(title=f"{report.num_rows} rows checked", title_justify="left")
-    table.add_column("")
-    table.add_column("kind")
-    names = list(dict.fromkeys(source.name for source in report.sources))
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("what it is")
-    for kind, counter in report.counts().items():
-        severity = "error" if kind in ERRORS else "note"
-        counts = [str(counter[name] or "") for name in names]
-        table.add_row(severity, kind, *counts, MEANINGS[kind], style="bold red" if kind in ERRORS else None)
-    if report.findings:
-        results.print(table)
-    errors = report.rows_with_errors()
-    results.print(f"{len(errors)} of {report.num_rows} rows have errors")
-    if output is not None:
-        results.print(f"every finding: {output / 'check.jsonl'}")
-        results.print(f"to look at and listen to: {output / 'check.html'}")
