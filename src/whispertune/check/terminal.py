@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whispertune.check.findings import ERRORS, MEANINGS
-from whispertune.check.report import Report, finding_rows
+from whispertune.check.report import Report, finding_rows, place_of
 from whispertune.console import results
 from whispertune.errors import one_line
 
@@ -53,13 +53,6 @@ def worst_findings(report: Report, most: int) -> list[dict[str, Any]]:
 def _in_turn(kinds: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     for place in range(max(map(len, kinds), default=0)):
         yield from (found[place] for found in kinds if place < len(found))
-
-
-def place_of(found: dict[str, Any]) -> str:
-    """Where a line of check.jsonl is about: file, row and field, as far as they are known."""
-    row = "" if found["row"] is None else f", row {found['row']}"
-    field = "" if found["field"] is None else f", {found['field']}"
-    return f"{Path(found['file']).name}{row}{field}"
 
 
 def _print_line(line: str, severity: str = "") -> None:

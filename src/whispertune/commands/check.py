@@ -26,7 +26,7 @@ from whispertune.data.reading import AS_USUAL, reading_as
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance
-from whispertune.errors import ManifestError, RecipeError
+from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.next_step import training_command
@@ -135,9 +135,9 @@ def main(arguments: Sequence[str]) -> int:
     tell(report, output)
     cleaned = [] if fix is None else write_cleaned(report, fix)
     for path in cleaned:
-        results.print(f"cleaned: {path}")
+        results.print(one_line(f"cleaned: {path}"))
     if fix is not None:
-        results.print(f"left out, with reasons: {fix / EXCLUDED}")
+        results.print(one_line(f"left out, with reasons: {fix / EXCLUDED}"))
     if (command := next_command(sources, cleaned, report, options)) is not None:
         results.print(f"next:  {command}")
     return 2 if report.num_errors else 0
