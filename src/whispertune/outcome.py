@@ -96,7 +96,7 @@ def report(
     results.print(table)
     for found in evaluations:
         if found.capped:
-            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into Whisper's 448 tokens (loops)")
+            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into the most tokens (loops)")
     change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
         f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) "

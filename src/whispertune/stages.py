@@ -111,7 +111,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         train_states.prepare([], progress.epoch)
         if stored_valid is not None:
             stored_valid.prepare([], 0)
-    caps = token_caps(session.valid, recipe.validation)
+    caps = token_caps(session.valid, recipe.validation, session.ready.tokenizer.max_tokens)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
         decoder = for_decoding(session.working.model.decoder, layers=False)
@@ -256,5 +256,6 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         return evaluate_together(
             session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
-            max_tokens=token_caps(split, None), cut_loops=False, advance=advance_or_stop,
+            max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
+            cut_loops=False, advance=advance_or_stop,
         )  # fmt: skip

@@ -32,6 +32,7 @@ from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.next_step import training_command
 from whispertune.precision import Precision, resolve_device, resolve_precision
 from whispertune.run_folder import make_writable
+from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES, spoken_language
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
     files, flags = split_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
-    if options.language is not None:
+    if options.language is not None and options.model is None:  # a model may have languages of its own
         spoken_language(options.language, options.language_token)  # refuses what is no language
     sources = open_sources(files, options)
     inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
@@ -214,14 +215,16 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         device = resolve_device(options.device)
         ready = ready_to_decode(load_model(options.model, device, resolve_precision(options.precision, device)))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
+    if ready is not None and options.language is not None:
+        ready.tokenizer.spoken_language(options.language, options.language_token)  # refuses what is no language
     if tokenizer is None:
         console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")
     num_rows = sum(len(source.rows) for source in sources)
     several = len({source.role for source in sources} - {""}) > 1
     with progress_bar("texts", num_rows) as advance:
         findings, texts = check_texts(
-            [source.rows for source in sources], _language(options), _token_counter(tokenizer, options),
-            sketches=several, advance=advance,
+            [source.rows for source in sources], _language(options, ready), _token_counter(tokenizer, options),
+            max_tokens=tokenizer.max_tokens if tokenizer else MAX_TOKENS, sketches=several, advance=advance,
         )  # fmt: skip
     audio: AudioFacts | None = None
     if not options.no_audio:
@@ -267,12 +270,14 @@ def _usual_tokenizer() -> Tokenizer | None:
     return None if content is None else Tokenizer.from_json(content)
 
 
-def _language(options: CheckOptions) -> Callable[[str | None], str | None]:
+def _language(options: CheckOptions, ready: ReadyModel | None) -> Callable[[str | None], str | None]:
+    spoken_by = ready.tokenizer.spoken_language if ready else spoken_language
+
     def code(named: str | None) -> str | None:
         given = named or options.language
         if given is None:
             return None
-        spoken = spoken_language(given, options.language_token)
+        spoken = spoken_by(given, options.language_token)
         return spoken if spoken in LANGUAGES else None  # None: its script is that of most of its letters
 
     return code
