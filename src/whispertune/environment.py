@@ -25,10 +25,12 @@ PACKAGES = (
 )
 
 
-def describe_environment(seed: int, digests: dict[str, str], processes: int, precision: str) -> dict[str, Any]:
+def describe_environment(
+    seed: int, model_sha256: str, splits: dict[str, str], processes: int, precision: str
+) -> dict[str, Any]:
     """The content of environment.json.
 
-    digests: sha256 of the model and of what each split was read from. processes: how many the run began with.
+    splits: sha256 of what each was read from. processes: how many the run began with.
     precision: `bf16` and the like, what `auto` came to.
     """
     return {
@@ -46,7 +48,7 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
         "processes": processes,
         "precision": precision,
         "seed": seed,
-        "sha256": digests,
+        "sha256": {"model": model_sha256, **splits},
     }
 
 
