@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from whispertune.data import audio as audio_module
 from whispertune.data import containers
-from whispertune.data.audio import SAMPLE_RATE, content_key, load_waveform
+from whispertune.data.audio import SAMPLE_RATE, content_key, load_waveform, probe_audio
 from whispertune.errors import AudioError
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -343,3 +345,51 @@ def test_damaged_files(folder: Path, name: str, draw: st.DataObject) -> None:
     path = folder / ("damaged." + name)
     path.write_bytes(data)
     loads_or_says_why(path, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_wav_that_was_written_to_a_pipe(tmp_path: Path, size: int, riff: int, inside: bool) -> None:
+    """Its header gives no length: all that follows is read."""
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8_000), 16_000, subtype="PCM_16")
+    expected = load_waveform(tmp_path / "a.wav")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"data")
+    content[4:8], content[at + 4 : at + 8] = struct.pack("<I", riff), struct.pack("<I", size)
+    path = tmp_path / "piped.wav"
+    path.write_bytes(b"x" * 5 * inside + content)
+    within = (5, len(content)) if inside else None
+    np.testing.assert_array_equal(load_waveform(path, within=within), expected)
+    np.testing.assert_array_equal(load_waveform(path, 0.1, 0.2, within=within), expected[1_600:3_200])
+    assert probe_audio(path, within=within) == (8_000, 16_000)
+    assert path.read_bytes() == b"x" * 5 * inside + content
+
+
+def test_a_wav_without_samples_is_still_none(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0, np.int16), 16_000)
+    content = (tmp_path / "a.wav").read_bytes()
+    for behind in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        (tmp_path / "b.wav").write_bytes(content + behind)
+        with pytest.raises(AudioError, match="holds no samples"):
+            load_waveform(tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize(
+    ("name", "coding"), [("a b.raw", "s16le"), ("a b.ulaw", "mulaw"), ("a.al", "alaw"), ("a.pcm", "s16le")]
+)
+def test_the_advice_for_raw_audio_is_a_command_that_works(tmp_path: Path, name: str, coding: str) -> None:
+    """FFmpeg guesses nothing of a file without a header: format, rate and channels stand before it."""
+    (tmp_path / name).write_bytes(bytes(range(1, 251)) * 8)
+    with pytest.raises(AudioError, match="is raw audio without a header") as caught:
+        load_waveform(tmp_path / name)
+    advice = re.search(r"(ffmpeg .*) \(16 bits", str(caught.value))
+    assert advice is not None
+    command = shlex.split(advice[1])
+    options = dict(zip(command[1:-1:2], command[2:-1:2], strict=True))
+    assert list(options) == ["-f", "-ar", "-ac", "-i"]
+    assert (options["-f"], options["-i"]) == (coding, str(tmp_path / name))
+    av = pytest.importorskip("av")
+    given = {"sample_rate": options["-ar"], "ch_layout": "mono"}
+    with av.open(options["-i"], format=options["-f"], options=given) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 2_000 // (2 if coding == "s16le" else 1)

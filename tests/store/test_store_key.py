@@ -115,8 +115,8 @@ def test_all_code_that_states_come_out_of_is_in_it() -> None:
     graph = grimp.build_graph("whispertune")
     used = {f"whispertune.{name}" for name in ("states", "windows", "augment.pipeline")}
     used |= {upstream for name in set(used) for upstream in graph.find_upstream_modules(name)}
-    decides_nothing = {"errors", "home", "lazy", "augment.bounds", "data.utterances", "model.config", "model.cache",
-                       "model.step_memory", "precision"}  # fmt: skip
+    decides_nothing = {"errors", "home", "lazy", "augment.bounds", "data.reading", "data.utterances", "model.config",
+                       "model.cache", "model.step_memory", "precision"}  # fmt: skip
     counted = {each.__name__ for each in (*module.COMPUTING, *module.AUGMENTING)}
     assert used - counted == {f"whispertune.{name}" for name in decides_nothing}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,16 @@ from whispertune.data.av_decoder import (
     stream_with_av,
 )
 from whispertune.data.levels import mixed, require_usual_levels
-from whispertune.data.recording import Recording, convert, fail, fail_channel, fail_cut_short
+from whispertune.data.recording import (
+    RAW_SUFFIXES,
+    Recording,
+    convert,
+    convert_headerless,
+    fail,
+    fail_channel,
+    fail_cut_short,
+)
+from whispertune.data.sound_files import open_sound_file
 from whispertune.data.utterances import Utterance
 
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
@@ -102,7 +110,7 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
     with _opened(audio, within) as recording:
         if needs_av(recording.head):
             return _av_length(recording)
-        with _sound_file(recording) as file:
+        with open_sound_file(recording) as file:
             return _num_frames(recording, file), _sample_rate(recording, file)
 
 
@@ -112,7 +120,7 @@ def num_channels(audio: Path) -> int:
         if needs_av(recording.head):
             with recording.open() as raw:
                 return channels_with_av(raw)
-        with _sound_file(recording) as file:
+        with open_sound_file(recording) as file:
             return int(file.channels)
 
 
@@ -164,7 +172,9 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
         fail(recording, "no such file", "correct the path")
     except soundfile.LibsndfileError as error:
         # What it says where it finds no format that it knows; the file is there, as was made sure above.
-        unknown = error.error_string.startswith("File does not exist")
+        unknown = error.error_string.startswith(("File does not exist", "Format not recognised"))
+        if unknown and audio.suffix.lower() in RAW_SUFFIXES:
+            fail(recording, "is raw audio without a header", convert_headerless(recording))
         reason = "no audio format is recognised" if unknown else error.error_string
         fail(recording, f"cannot be decoded ({reason})", convert(recording))
     except AvError as error:
@@ -172,13 +182,6 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         fail(recording, f"cannot be read ({reason})", "check the path and its rights")
-
-
-def _sound_file(recording: Recording) -> Any:
-    try:
-        return soundfile.SoundFile(os.fsencode(recording.audio) if recording.content is None else recording.open())
-    except TypeError:  # soundfile asks for the format of what ends in .raw
-        fail(recording, "is raw audio without a header", convert(recording))
 
 
 def _sample_rate(recording: Recording, file: Any) -> int:
@@ -192,7 +195,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
     """The span, mono, at the file's own sample rate."""
     if needs_av(recording.head):
         return _decode_av(recording, start, end, channel)
-    with _sound_file(recording) as file:
+    with open_sound_file(recording) as file:
         rate = _sample_rate(recording, file)
         if channel is not None and channel >= file.channels:
             fail_channel(recording, channel, file.channels)
@@ -212,7 +215,7 @@ def _blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Wavefor
     if needs_av(recording.head):
         yield from _av_blocks(recording, channel)
         return
-    with _sound_file(recording) as file:
+    with open_sound_file(recording) as file:
         rate = _sample_rate(recording, file)
         if channel is not None and channel >= file.channels:
             fail_channel(recording, channel, file.channels)

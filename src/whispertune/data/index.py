@@ -33,6 +33,7 @@ from whispertune.data import (
     plain_rows,
     reading,
     rows,
+    sound_files,
     tables,
     utterances,
 )
@@ -45,7 +46,7 @@ FEWEST_ROWS = 20_000
 MOST_BYTES = 4 * 10**9
 """Of all entries together; those that were not used for longest go first."""
 READING: tuple[ModuleType, ...] = (manifest, nested, plain_rows, reading, rows, tables, utterances)
-PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, utterances)
+PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, sound_files, utterances)
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]
 """(m, 5) of files: samples per channel and sample rate of the recording, size and time of change (ns) of its file, and

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from whispertune.errors import AudioError
+
+TELEPHONE = {"mulaw": (".ul", ".ulaw", ".mulaw", ".mu"), "alaw": (".al", ".alaw")}
+RAW_CODINGS = {suffix: (coding, 8_000) for coding, suffixes in TELEPHONE.items() for suffix in suffixes}
+RAW_SUFFIXES = (*RAW_CODINGS, ".raw", ".pcm", ".sln", ".s16")
 
 
 @dataclass(slots=True)
@@ -31,7 +36,17 @@ class Recording:
 
 def convert(recording: Recording) -> str:
     """What to do about a recording that is of a kind, or damaged, so that it cannot be read."""
-    return f"convert it, e.g. ffmpeg -i {recording.audio.name} -ar 16000 out.wav"
+    return f"convert it, e.g. ffmpeg -i {shlex.quote(str(recording.audio))} -ar 16000 out.wav"
+
+
+def convert_headerless(recording: Recording) -> str:
+    """What to do about a recording without a header: of its coding, rate and channels nothing is known."""
+    coding, rate = RAW_CODINGS.get(recording.audio.suffix.lower(), ("s16le", 16_000))
+    source = shlex.quote(str(recording.audio))
+    return (
+        f"convert it, saying how it was recorded, e.g. ffmpeg -f {coding} -ar {rate} -ac 1 -i {source} out.wav "
+        "(16 bits: s16le, telephone: -f mulaw or alaw -ar 8000, stereo: -ac 2)"
+    )
 
 
 def fail_channel(recording: Recording, channel: int, there: int) -> NoReturn:

@@ -20,7 +20,7 @@ import torch
 from whispertune import features, frames, states, windows
 from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spec_augment, speed
 from whispertune.augment.pipeline import AugmentOptions
-from whispertune.data import audio, av_decoder, containers, recording
+from whispertune.data import audio, av_decoder, containers, levels, recording, sound_files
 from whispertune.model import attention, rows, whisper
 from whispertune.model.whisper import Encoder
 from whispertune.precision import precision_name
@@ -29,7 +29,8 @@ from whispertune.store.stored import StateLayout
 from whispertune.windows import Window
 
 COMPUTING: tuple[ModuleType, ...] = (
-    audio, recording, containers, av_decoder, windows, features, frames, states, whisper, attention, rows,
+    audio, sound_files, levels, recording, containers, av_decoder, windows, features, frames, states, whisper,
+    attention, rows,
 )  # fmt: skip
 """The modules that states come out of: their source is part of the key, so no version number can be forgotten."""
 AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)
