@@ -374,13 +374,13 @@ def test_help_keeps_the_line_breaks_of_descriptions(capsys: pytest.CaptureFixtur
 
 
 def test_resume_tells_what_may_change(capsys: pytest.CaptureFixture[str]) -> None:
-    from whispertune.commands import train
+    from whispertune import resuming
 
     cli.main(["resume", "--help"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120
     *_, listed = shown.split("\n\n")
-    assert set(re.findall(r"--([\w.]+)", listed)) == set(train.FREE_TO_CHANGE) - {"output"}
+    assert set(re.findall(r"--([\w.]+)", listed)) == set(resuming.FREE_TO_CHANGE) - {"output"}
 
 
 def test_help_tells_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

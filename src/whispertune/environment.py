@@ -25,12 +25,10 @@ PACKAGES = (
 )
 
 
-def describe_environment(
-    seed: int, model_sha256: str, splits: dict[str, str], processes: int, precision: str
-) -> dict[str, Any]:
+def describe_environment(seed: int, digests: dict[str, str], processes: int, precision: str) -> dict[str, Any]:
     """The content of environment.json.
 
-    splits: sha256 of what each was read from. processes: how many the run began with.
+    digests: sha256 of the model and of what each split was read from. processes: how many the run began with.
     precision: `bf16` and the like, what `auto` came to.
     """
     return {
@@ -48,7 +46,7 @@ def describe_environment(
         "processes": processes,
         "precision": precision,
         "seed": seed,
-        "sha256": {"model": model_sha256, **splits},
+        "sha256": digests,
     }
 
 

@@ -19,6 +19,11 @@ The message is one line: what is wrong, where (file, row, field), and the remedy
 
 from __future__ import annotations
 
+import errno
+
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+"""Errors of the system that say that a disk is full, failing or gone: nothing that was given is at fault."""
+
 MOST_CHARACTERS = 1000
 """Of a message: whatever stands in a user's files, what is said of it can be read on a screen."""
 TAIL = 300
@@ -117,3 +122,8 @@ class CheckpointError(UserError):
 
 class RunFolderError(UserError):
     """The run folder cannot be used."""
+
+
+def is_disk_failure(error: OSError) -> bool:
+    """Whether an error tells of a full or failing disk."""
+    return error.errno in DISK_FAILURES

@@ -58,6 +58,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             checkpoint.config.vocab_size,
             lang_to_id=generation["lang_to_id"],
             aliases=generation.get(ALIASES),
+            positions=checkpoint.config.max_target_positions,
         )
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.source}: {error}") from None

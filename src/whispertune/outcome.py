@@ -10,7 +10,7 @@ from rich.table import Table
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.console import console, peak_memory_gb, percent, results
 from whispertune.next_step import evaluation_commands
-from whispertune.run_folder import read_jsonl, write_jsonl, write_text
+from whispertune.run_folder import BEST, read_jsonl, write_jsonl, write_text
 from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
 from whispertune.session import Session
 from whispertune.stages import save_best
@@ -36,8 +36,9 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")
-        save_best(session, load_checkpoint(session.recipe.model).weights)
+        save_best(session, progress, load_checkpoint(session.recipe.model).weights, 0)
         progress.best_step = progress.best_epoch = 0
+        progress.kept[BEST] = session.folder.best_digest()
     return comparison
 
 
@@ -59,9 +60,10 @@ def record_test(session: Session, progress: Progress, evaluations: Sequence[Eval
         )
         summary[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = found.summary()
     chosen = evaluations[-1]
-    write_jsonl(folder.test / "hypotheses.jsonl", chosen.rows())
+    hypotheses, figures = folder.test / "hypotheses.jsonl", folder.test / "summary.json"
     content = {**chosen.summary(), "model": chosen.name, "frames": "dense", "all": summary}
-    write_text(folder.test / "summary.json", json.dumps(content, indent=2) + "\n")
+    progress.kept[folder.name_of(hypotheses)] = write_jsonl(hypotheses, chosen.rows())
+    progress.kept[folder.name_of(figures)] = write_text(figures, json.dumps(content, indent=2) + "\n")
 
 
 def report(
@@ -96,7 +98,7 @@ def report(
     results.print(table)
     for found in evaluations:
         if found.capped:
-            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into Whisper's 448 tokens (loops)")
+            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into the most tokens (loops)")
     change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
         f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) "

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RunFolderError, StorageError
+from whispertune.locks import take_lock
 
-LONGEST_NAME = 238
+LONGEST_NAME = 229
 """Bytes of a file's name beside which a temporary one still has its place: file systems take 255."""
 
 
@@ -36,10 +41,27 @@ def _beside(path: Path, role: str) -> Path:
     return path.with_name(f".{name}.whispertune-{role}")
 
 
+def _new(path: Path) -> Path:
+    """A temporary name that no other process takes."""
+    return _beside(path, f"new-{secrets.token_hex(4)}")
+
+
+TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?", re.DOTALL)
+ABANDONED_AFTER = 3600.0
+"""Seconds after which a temporary folder in which nothing changes any more is taken for one of a killed process."""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there replaces `path` at once, or not at all."""
-    temporary = _beside(path, "new")
+    temporary = _new(path)
     try:
         yield temporary
         fsync_path(temporary)
@@ -55,9 +77,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Two renames, so a kill between them leaves only the old folder, under another name: `recover_folder` puts that back.
     """
-    temporary, old = _beside(path, "new"), _beside(path, "old")
+    temporary, old = _new(path), _beside(path, "old")
     recover_folder(path)
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_abandoned(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -73,6 +95,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True) if path.exists() else None
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes have left of folders that were to replace this one."""
+    start = _beside(path, "new").name
+    for folder in path.parent.iterdir() if path.parent.is_dir() else []:
+        if folder.name.startswith(start) and TEMPORARY.fullmatch(folder.name) and folder.is_dir():
+            changed = max(entry.lstat().st_mtime for entry in (folder, *folder.iterdir()))
+            if time.time() - changed > ABANDONED_AFTER:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def recover_folder(path: Path) -> None:
     """Undo a replacement that was killed between its two renames; clear up behind one killed after them."""
     old = _beside(path, "old")
@@ -82,16 +114,18 @@ def recover_folder(path: Path) -> None:
         old.rename(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file atomically."""
+def write_text(path: Path, text: str) -> str:
+    """Write a whole file atomically; returns its sha256."""
+    # Lone surrogates (from \udc80 in a JSONL manifest) have no UTF-8; as escapes they stay valid JSON and YAML.
+    content = text.encode("utf-8", errors="backslashreplace")
     with replacing_file(path) as temporary:
-        # Lone surrogates (from \udc80 in a JSONL manifest) have no UTF-8; as escapes they stay valid JSON and YAML.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows, one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows, one JSON object a line, atomically; returns the file's sha256."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -108,11 +142,15 @@ def make_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
+        probe = folder / f".whispertune-writable-{secrets.token_hex(8)}"
+        probe.touch(exist_ok=False)  # nobody else's
         probe.unlink()
     except OSError as error:
         raise RunFolderError(f"--output: cannot write to {folder} ({error.strerror}); choose another folder") from None
+
+
+BEST = "best/checksums.json"
+"""Of a run folder: what the model in best/ is known by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +184,26 @@ class RunFolder:
         return self.path / "last" / "state.safetensors"
 
     @property
+    def lock(self) -> Path:
+        """Locked while a run is going on; says by which process."""
+        return self.path / "last" / "lock"
+
+    @property
     def test(self) -> Path:
         return self.path / "test"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.path, self.state.parent, self.test, self.path / "valid")
+
+    def name_of(self, path: Path) -> str:
+        """A file's path within the run folder."""
+        return path.relative_to(self.path).as_posix()
+
+    def best_digest(self) -> str:
+        """sha256 of the list of checksums in best/, which stands for the whole of it; nothing if there is none."""
+        path = self.path / BEST
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
     def validation(self, step: int) -> Path:
         """Hypotheses of the validation behind `step` (0: the untouched model)."""
@@ -161,7 +217,7 @@ class RunFolder:
         """Whether files lie here that are not of a run, nor of one that was refused before it began."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
-        ours = {self.excluded, self.environment}
+        ours = {self.excluded, self.environment, self.lock}
         if self.environment.exists():  # a recipe.yaml without it was put here by the user
             ours.add(self.recipe)
         return any(not path.is_dir() and path not in ours for path in self.path.rglob("*"))
@@ -172,9 +228,58 @@ class RunFolder:
         Raises:
             RunFolderError: if the path is a file or cannot be written to.
         """
-        for folder in (self.path, self.state.parent, self.test, self.path / "valid"):
+        for folder in self.folders:
             make_writable(folder)
         recover_folder(self.best)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folders, keep other runs out while the block lasts, and clear up what a killed one left half done.
+
+        Behind the block, folders of a run that has not begun are removed again if they were made here.
+
+        Raises:
+            RunFolderError: if another run has the folder, the path is a file or cannot be written to.
+        """
+        made = [folder for folder in (*reversed(self.path.parents), *self.folders) if not folder.exists()]
+        for folder in self.folders:
+            make_writable(folder)
+        descriptor = take_lock(self.lock)
+        if descriptor is None:
+            raise RunFolderError(
+                f"{self.path}: another process is training here{self._holder()}; wait for it, or choose another "
+                "--output"
+            )
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+            recover_folder(self.best)
+            for folder in self.folders:
+                for path in folder.iterdir():
+                    if TEMPORARY.fullmatch(path.name):
+                        _remove(path)
+            yield
+        finally:
+            if not self.has_begun() and not self.recipe.exists():
+                self._discard(made)
+            os.close(descriptor)
+
+    def _holder(self) -> str:
+        try:
+            holder = " ".join(self.lock.read_text(encoding="utf-8", errors="replace").split())[:80]
+        except OSError:
+            return ""
+        return f" (process {holder})" if holder else ""
+
+    def _discard(self, made: Iterable[Path]) -> None:
+        """Leave no trace of a run that was refused, but for the list of the rows that it was refused for."""
+        with suppress(OSError):
+            self.lock.unlink()
+            if self.excluded.exists() and not self.excluded.stat().st_size:
+                self.excluded.unlink()
+        for folder in reversed(list(made)):
+            with suppress(OSError):
+                folder.rmdir()  # empty ones alone
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one row to metrics.jsonl.
@@ -190,12 +295,13 @@ class RunFolder:
                 f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
             ) from None
 
-    def metrics_size(self) -> int:
-        """Bytes of metrics.jsonl, made durable: what a state that is saved now may count on."""
+    def metrics_so_far(self) -> tuple[int, str]:
+        """Bytes of metrics.jsonl, made durable, and their sha256: what a state that is saved now may count on."""
         if not self.metrics.exists():
-            return 0
+            return 0, ""
         fsync_path(self.metrics)
-        return self.metrics.stat().st_size
+        with self.metrics.open("rb") as file:
+            return self.metrics.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
     def truncate_metrics(self, size: int) -> None:
         """Drop the rows written after the state that a run resumes from."""

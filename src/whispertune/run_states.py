@@ -192,7 +192,7 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
         )
     train = StateLayout(session.train.num_samples, session.frames, config.d_model, session.dtype)
     valid = StateLayout(session.valid.num_samples, session.frames, config.d_model, session.dtype)
-    views = _num_views(session, train) if progress.views is None else progress.views
+    views = _num_views(session, train, recipe.epochs) if progress.views is None else progress.views
 
     def place_for(views: int) -> tuple[Place, str]:
         clean = session.augmenter is None or session.copies == 2
@@ -221,19 +221,25 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
     return RunStates(session, place, views, train, valid, digest)
 
 
-def _num_views(session: Session, layout: StateLayout) -> int:
+def auto_views(session: Session, epochs: int) -> int:
+    """How many augmented views a run of so many epochs would store."""
+    width = session.ready.checkpoint.config.d_model
+    return _num_views(session, StateLayout(session.train.num_samples, session.frames, width, session.dtype), epochs)
+
+
+def _num_views(session: Session, layout: StateLayout, epochs: int) -> int:
     """0 for fresh ones."""
     recipe, wanted = session.recipe, session.recipe.augment.views
     if session.augmenter is None or wanted == "fresh":
         return 0
     if isinstance(wanted, int):
         return wanted
-    if not session.frozen or (recipe.epochs <= FRESH_EPOCHS and recipe.states.store in ("auto", "off")):
+    if not session.frozen or (epochs <= FRESH_EPOCHS and recipe.states.store in ("auto", "off")):
         return 0
     targets = session.train.targets
     return stored_views(
         session.ready.checkpoint.config,
         layout.num_rows / len(layout.num_samples),
         sum(len(target.input_ids) for target in targets) / len(targets),
-        recipe.epochs,
+        epochs,
     )

@@ -25,10 +25,10 @@ from whispertune.inspection import Known, Look, hear_rows, plain_languages, skim
 from whispertune.lazy import Lazy
 from whispertune.openings import likely_keys
 from whispertune.processes import ALONE, Processes
-from whispertune.targets import MAX_TOKENS, Target
+from whispertune.targets import Target
 from whispertune.text import normalizer
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
-from whispertune.transcripts import TextSettings, surely_fits
+from whispertune.transcripts import TextSettings
 from whispertune.windows import Window, WindowOptions, drawn, single_windows, stitched_windows, with_previous_texts
 
 MOST_HEARD = 20_000
@@ -160,9 +160,9 @@ class Split:
         tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length + spaces[i])
         longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
         windows = stitched_windows(
-            utterances, self.num_samples, tokens, options, seed, max_tokens=MAX_TOKENS - longest_prompt - 1
+            utterances, self.num_samples, tokens, options, seed, max_tokens=text.max_tokens - longest_prompt - 1
         )
-        windows = [w for w in windows if surely_fits(w.text) or len(text.target(w).input_ids) <= MAX_TOKENS]
+        windows = [w for w in windows if text.surely_fits(w.text) or len(text.target(w).input_ids) <= text.max_tokens]
         return with_previous_texts(windows, options.previous_text, seed)
 
 

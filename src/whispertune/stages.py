@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.console import console, progress_bar
 from whispertune.decoding.windows import GREEDY
@@ -111,7 +112,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         train_states.prepare([], progress.epoch)
         if stored_valid is not None:
             stored_valid.prepare([], 0)
-    caps = token_caps(session.valid, recipe.validation)
+    caps = token_caps(session.valid, recipe.validation, session.ready.tokenizer.max_tokens)
 
     def validate(advance: Callable[[int], None]) -> Evaluation:
         decoder = for_decoding(session.working.model.decoder, layers=False)
@@ -130,7 +131,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
     trainer = Trainer(
         model=whisper, working=session.working, shards=shards, optimizer=optimizer, schedule=schedule,
         train_split=session.train, train_states=train_states, targets=plan.targets,
-        validate=validate, save_best=partial(save_best, session), folder=session.folder, progress=progress,
+        validate=validate, save_best=partial(save_best, session, progress), folder=session.folder, progress=progress,
         stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
         epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
         accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
@@ -177,14 +178,17 @@ def _common(values: Sequence[str]) -> str | None:
     return values[0] if len(set(values)) == 1 else None
 
 
-def save_best(session: Session, weights: dict[str, torch.Tensor]) -> None:
-    """Write the model with these weights to best/, replacing what is there at once."""
+def save_best(session: Session, progress: Progress, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
+    """Write the model with these weights to best/, replacing what is there at once.
+
+    step: the update they are of, if not the latest.
+    """
     language = _common(session.train.languages)
     borrowed = {code: session.text.token_for(code) for code in sorted(set(session.train.languages))}
     token = _common(sorted(set(borrowed.values())))
     tasks = [task or session.recipe.task for task in session.train.tasks]
     with replacing_folder(session.folder.best) as folder:
-        save_huggingface(
+        digests = save_huggingface(
             folder,
             session.ready.checkpoint,
             weights,
@@ -193,6 +197,8 @@ def save_best(session: Session, weights: dict[str, torch.Tensor]) -> None:
             model_card=model_card(session, language, token),
             aliases={code: own for code, own in borrowed.items() if own != code},
         )
+        of_step = progress.step if step is None else step
+        write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
 
 
 def model_card(session: Session, language: str | None, token: str | None) -> str:
@@ -256,5 +262,6 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         return evaluate_together(
             session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
-            max_tokens=token_caps(split, None), cut_loops=False, advance=advance_or_stop,
+            max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
+            cut_loops=False, advance=advance_or_stop,
         )  # fmt: skip

@@ -3,15 +3,20 @@
 The library's own writer first makes one copy of all of them in memory, which for a training state is as much as the
 state itself. The format (github.com/huggingface/safetensors): 8 bytes with the size of the header, the header as
 JSON (name -> dtype, shape, offsets), then the bytes of the tensors.
+
+On request the metadata holds two checksums, sha256 in hex: `data_sha256` of the bytes of the tensors, `header_sha256`
+of the header without this entry. Readers that know nothing of them are not disturbed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,25 +28,87 @@ DTYPES = {
 ALIGNMENT = 8
 COPIED_AT_ONCE = 2**22
 """Bytes."""
+METADATA, DATA, HEADER = "__metadata__", "data_sha256", "header_sha256"
+UNKNOWN = "0" * 64
+"""In place of a checksum that is not known yet."""
 
 
-def _write_header(file: BinaryIO, header: Mapping[str, object]) -> None:
+def _packed(header: Mapping[str, object]) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    metadata = {key: value for key, value in header[METADATA].items() if key != HEADER}
+    return hashlib.sha256(json.dumps({**header, METADATA: metadata}, sort_keys=True).encode()).hexdigest()
+
+
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header
 
 
 def replace_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Copy a file of tensors under new metadata, a block at a time.
+    """Copy a file of tensors under new metadata, a block at a time. The checksum of its tensors stays as it was: damage
+    to them that nobody has noticed is not sealed.
 
     Raises:
         OSError: `source` can't be read or `target` can't be written.
     """
     with source.open("rb") as old, target.open("wb") as new:
-        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
-        _write_header(new, header | {"__metadata__": dict(metadata)})
+        header = _read_header(old)
+        known = header.get(METADATA, {}).get(DATA)
+        header[METADATA] = dict(metadata)
+        if known is not None:
+            header[METADATA][DATA] = known
+            header[METADATA][HEADER] = _header_digest(header)
+        new.write(_packed(header))
         shutil.copyfileobj(old, new, COPIED_AT_ONCE)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file, its checksums left out.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: its header is cut short, or not what was written.
+    """
+    with path.open("rb") as file:
+        return {key: text for key, text in _checked_header(file)[METADATA].items() if key not in (DATA, HEADER)}
+
+
+def _checked_header(file: BinaryIO) -> dict[str, Any]:
+    size = int.from_bytes(file.read(8), "little")
+    file.seek(0, 2)
+    if size > file.tell() - 8:
+        raise ValueError("it is cut short, or its first bytes are overwritten")
+    file.seek(0)
+    try:
+        header = _read_header(file)
+        metadata = header[METADATA]
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError("its header is overwritten, or it is another kind of file") from None
+    if HEADER in metadata and metadata[HEADER] != _header_digest(header):
+        raise ValueError("its header does not fit its checksum")
+    return header
+
+
+def require_whole(path: Path) -> None:
+    """Read a whole file and compare it with its checksums; of one that has none, only the header.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: saying what of it is not as it was written.
+    """
+    with path.open("rb") as file:
+        expected = _checked_header(file)[METADATA].get(DATA)
+        if expected is not None and hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ValueError(
+                "its tensors do not fit their checksum: overwritten, cut short, or something is behind them"
+            )
 
 
 def writing_order(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -55,15 +122,19 @@ def save_file(
     path: Path,
     metadata: Mapping[str, str] | None = None,
     fetch: Callable[[str], Tensor] | None = None,
-) -> None:
-    """Write tensors under their names; metadata: text that goes into the header.
+    *,
+    checksums: bool = False,
+) -> str:
+    """Write tensors under their names; returns the sha256 of the file (of one with `checksums`, of its tensors).
 
-    fetch(name): the tensor itself, called for each in `writing_order`, where `tensors` only tells type and shape.
+    metadata: text that goes into the header. fetch(name): the tensor itself, called for each in `writing_order`, where
+    `tensors` only tells type and shape. checksums: put into the metadata what `require_whole` compares with.
 
     Raises:
         OSError: the disk is full or gone.
     """
-    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    about = dict(metadata or {}) | ({DATA: UNKNOWN, HEADER: UNKNOWN} if checksums else {})
+    header: dict[str, Any] = {METADATA: about} if about or metadata is not None else {}
     names = writing_order(tensors)
     end = 0
     for name in names:
@@ -71,10 +142,23 @@ def save_file(
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     path.unlink(missing_ok=True)  # not overwritten: the tensors may be mapped from it
-    with path.open("wb") as file:
-        _write_header(file, header)
+    digest = hashlib.sha256()
+    with path.open("wb") as file, ThreadPoolExecutor(1, "checksum") as pool:
+        packed = _packed(header)
+        file.write(packed)
+        if not checksums:
+            digest.update(packed)
         for name in names:
             tensor = tensors[name] if fetch is None else fetch(name)
             flat = tensor.detach().cpu().contiguous().view(-1)
             if flat.numel():
-                file.write(flat.view(torch.uint8).numpy().data)
+                content = flat.view(torch.uint8).numpy().data
+                hashed = pool.submit(digest.update, content)  # while it is written
+                file.write(content)
+                hashed.result()
+        if checksums:
+            about[DATA] = digest.hexdigest()
+            about[HEADER] = _header_digest(header)
+            file.seek(0)
+            file.write(_packed(header))  # as long as before
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from whispertune.data.utterances import Utterance
 from whispertune.errors import RecipeError
-from whispertune.targets import MAX_TOKENS, Target, make_target
+from whispertune.targets import Target, make_target
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.normalizer import normalizer_for
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
@@ -19,8 +19,6 @@ from whispertune.windows import Window
 MOST_PROMPT_TOKENS = 5
 """Start, language, task, no timestamps, and the space before the text."""
 
-SHORT_TEXT = (MAX_TOKENS - MOST_PROMPT_TOKENS) // 4
-"""Characters of at most 4 bytes, and a token is a byte at least: shorter texts fit, without encoding them."""
 BLOCK_ROWS = 64
 """Texts that are looked at together: few, so that a bracket in one costs no time with many."""
 
@@ -56,6 +54,15 @@ class TextSettings:
     """Languages and tasks that this model was found to have."""
     known_codes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Codes of the languages that were named."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of text and prompt that the model's decoder takes."""
+        return self.tokenizer.max_tokens
+
+    def surely_fits(self, text: str) -> bool:
+        """A token is a byte at least: most texts need not be tokenised to know that they fit."""
+        return len(text.encode("utf-8", "replace")) < self.max_tokens - MOST_PROMPT_TOKENS
 
     def language_of(self, utterance: Utterance) -> str:
         """Code of the row's own language, else of the run's; `en` for an English-only model given none.
@@ -102,13 +109,16 @@ class TextSettings:
         if not (words == "" and keep_empty) and not leaves_something(words, written):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
-        if said.prompt is None and surely_fits(words):
+        if said.prompt is None and self.surely_fits(words):
             self.require_prompt(language, said.task or self.task)
             return None
         prompt = self._prompt(language, said.task, said.prompt)
         num_tokens = len(prompt) + len(self._text_ids(words, written))
         return (
-            f"text and prompt are {num_tokens} tokens; Whisper takes {MAX_TOKENS}" if num_tokens > MAX_TOKENS else None
+            f"text and prompt are {num_tokens} tokens; {'Whisper' if self.max_tokens == 448 else 'this model'} takes "
+            f"{self.max_tokens}"
+            if num_tokens > self.max_tokens
+            else None
         )
 
     def is_usable(self, said: Said, *, keep_empty: bool = False) -> bool:
@@ -120,11 +130,12 @@ class TextSettings:
 
     def surely_usable(self, words: str, language: str) -> bool:
         """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
-        return surely_fits(words) and leaves_something(words, language)
+        return self.surely_fits(words) and leaves_something(words, language)
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
         """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
         found: list[bool] = []
+        short = (self.max_tokens - MOST_PROMPT_TOKENS) // 4  # characters of at most 4 bytes, a token each at most
         for begin in range(0, len(words), BLOCK_ROWS):
             block, codes = words[begin : begin + BLOCK_ROWS], languages[begin : begin + BLOCK_ROWS]
             named, joined = [code for code in codes if code is not None], "\n".join(block)
@@ -135,7 +146,7 @@ class TextSettings:
                 and unicodedata.is_normalized("NFKC", joined)
             ):  # then letters and digits stay, as in leaves_something
                 found += [
-                    (len(text) < SHORT_TEXT and LETTER.search(text) is not None) or self.surely_usable(text, code)
+                    (len(text) < short and LETTER.search(text) is not None) or self.surely_usable(text, code)
                     for text, code in zip(block, named, strict=True)
                 ]
             else:
@@ -163,7 +174,7 @@ class TextSettings:
         return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)
 
     def target(self, window: Window, num_samples: Sequence[int] | None = None) -> Target:
-        """Decoder input and labels of a window, at most 448 each: a previous text is cut at its beginning to fit.
+        """Decoder input and labels of a window, at most `max_tokens` each: a previous text is cut at its begin to fit.
 
         num_samples: of each utterance once it is augmented, where the window has timestamps; they change no count.
         Timestamps that do not fit (hundreds of tokens within 30 s) are left out.
@@ -171,11 +182,11 @@ class TextSettings:
         first = window.utterances[0]
         language = self.written_in(self.language_of(first), first.task)
         ids = self._timed_ids(window, language, num_samples) if window.timestamps else []
-        timestamps = 0 < len(ids) <= MAX_TOKENS - MOST_PROMPT_TOKENS
+        timestamps = 0 < len(ids) <= self.max_tokens - MOST_PROMPT_TOKENS
         if not timestamps:
             ids = self._text_ids(window.text, language)
         prompt = self.prompt(window, timestamps=timestamps)
-        start, excess = prompt.index(self.tokenizer.sot), len(prompt) + len(ids) - MAX_TOKENS
+        start, excess = prompt.index(self.tokenizer.sot), len(prompt) + len(ids) - self.max_tokens
         if start and excess > 0:  # the prompt is <|startofprev|>, text, <|startoftranscript|> …
             prompt = [prompt[0], *prompt[1 + excess :]] if excess < start - 1 else prompt[start:]
         return make_target(prompt, ids, self.tokenizer.eot, sot=self.tokenizer.sot, prompt_loss=self.prompt_loss)
@@ -200,11 +211,6 @@ def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_
         earliest = min(max(round(end / SECONDS_PER_TIMESTAMP), first + 1), latest)
         ids += [timestamp_begin + first, *text, timestamp_begin + earliest]
     return ids
-
-
-def surely_fits(text: str) -> bool:
-    """A token is a byte at least: most texts need not be tokenised to know that they fit."""
-    return len(text.encode("utf-8", "replace")) < MAX_TOKENS - MOST_PROMPT_TOKENS
 
 
 def leaves_something(text: str, language: str) -> bool:

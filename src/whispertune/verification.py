@@ -19,7 +19,6 @@ from whispertune.runtimes import BY_DEFAULT, PACKAGES, Task, open_runtime
 from whispertune.scoring.error_rates import CorpusScore, score_corpus
 from whispertune.scoring.significance import bootstrap_interval, paired_bootstrap
 from whispertune.states import encode, window_features
-from whispertune.targets import MAX_TOKENS
 
 FEW_CLIPS = 30
 """With fewer clips an error rate says little."""
@@ -51,7 +50,7 @@ def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) ->
             states = encode(ready.whisper.encoder, [window_features(clip.waveform, ready.n_mels, DENSE)])
             (hypothesis,) = decode_windows(
                 ready.whisper.decoder, states, [prompt], ready.rules, ready.tokenizer.eot,
-                [MAX_TOKENS - len(prompt)], GREEDY,
+                [ready.tokenizer.max_tokens - len(prompt)], GREEDY,
             )  # fmt: skip
             found.append(ready.tokenizer.decode(hypothesis.tokens).strip())
             advance(1)

@@ -161,3 +161,18 @@ def test_paths_lead_to_the_same_audio_through_links(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "data" / "plain.csv", plain)
     assert main(["check", str(manifest), "--language=it", f"--fix={tmp_path / 'data' / 'clean'}"]) == 0
     assert lines(tmp_path / "data" / "clean" / "plain.jsonl")[0]["audio"] == "../../disk/deep/audio/a.flac"
+
+
+def test_columns_by_the_users_names_and_segments_are_cleaned(tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text("datei;transkript;team\na.wav;Guten Tag;Ost\n", encoding="utf-8")
+    nested = {"audio": {"path": "b.wav"}, "id": "b", "job": 7}
+    nested["sentences"] = [{"start": n, "end": n + 1, "text": f"satz {'xy'[n]}"} for n in range(2)]
+    (tmp_path / "talk.jsonl").write_text(json.dumps(nested) + "\n", encoding="utf-8")
+    flags = ["--no-audio", "--language=de", f"--fix={tmp_path / 'out'}"]
+    assert main(["check", str(tmp_path / "calls.csv"), "--columns", "text=transkript,audio=datei", *flags]) == 0
+    assert main(["check", str(tmp_path / "talk.jsonl"), *flags]) == 0
+    (row,) = lines(tmp_path / "out" / "calls.jsonl")
+    assert row == {"id": "a.wav", "audio": "../a.wav", "text": "Guten Tag", "team": "Ost"}
+    talk = read_manifest(tmp_path / "out" / "talk.jsonl")
+    assert [(u.start, u.end, u.text) for u in talk] == [(0, 1, "satz x"), (1, 2, "satz y")]
+    assert all(row["job"] == 7 for row in lines(tmp_path / "out" / "talk.jsonl"))

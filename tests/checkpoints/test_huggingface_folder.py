@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from whispertune.checkpoints.checkpoint import Checkpoint, expected_shapes, load_checkpoint
-from whispertune.checkpoints.huggingface import cut_into_shards, save_huggingface
+from whispertune.checkpoints.huggingface import cut_into_shards, read_folder, save_huggingface
 from whispertune.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -340,3 +340,36 @@ def test_packaged_base_transcribes_in_a_pipeline(tmp_path: Path) -> None:
     recording, rate = soundfile.read(clip, dtype="float32")
     waveform = soxr.resample(recording, rate, 16000)
     assert recognise({"raw": waveform, "sampling_rate": 16000})["text"].strip() == "attivato."
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([[0, 1]], [[0, 1]]),
+        ([], []),
+        ([[5, 3], [8, 0], [3, 5]], [[0, 0], [0, 1]]),  # of a teacher with more layers, and more heads
+        ([[0, 1], [1, 0]], [[0, 0], [0, 1]]),  # a list that is another decoder's says nothing of the rest either
+        ([[0, 2]], [[0, 0], [0, 1]]),
+        ([[-1, 0]], [[0, 0], [0, 1]]),
+    ],
+)
+def test_alignment_heads_that_the_decoder_does_not_have(tmp_path: Path, given: Any, kept: Any) -> None:
+    """A student has its teacher's generation config; faster-whisper reads past the end of memory for such heads."""
+    checkpoint = samples.sample()
+    save_huggingface(tmp_path, checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alignment_heads": given}))
+    loaded = read_folder(tmp_path, source="x")
+    assert loaded.generation["alignment_heads"] == kept
+    save_huggingface(tmp_path / "best", loaded, loaded.weights, language="it", model_card=None)
+    assert json.loads((tmp_path / "best" / "generation_config.json").read_text()).get("alignment_heads", []) == kept
+
+
+@pytest.mark.parametrize("given", [[1], "all", [["a", 0]], [[0, 1, 2]], {"0": 1}, [[0.5, 1]]])
+def test_alignment_heads_that_are_none(tmp_path: Path, given: Any) -> None:
+    checkpoint = samples.sample()
+    save_huggingface(tmp_path, checkpoint, checkpoint.weights, language="it", model_card=None)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alignment_heads": given}))
+    with pytest.raises(CheckpointError, match="`alignment_heads` is no list of"):
+        read_folder(tmp_path, source="x")

@@ -37,6 +37,8 @@ progresses = st.builds(
     skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_rate=rates, best_step=counts,
     best_epoch=counts, stride=st.none() | counts, trained=st.booleans(), finished=st.booleans(), metrics_size=counts,
     micro_batch=st.none() | counts, views=st.none() | counts, stored=st.none() | st.booleans(),
+    metrics_sha256=st.text(), kept=st.dictionaries(st.text(), st.text()),
+    began=st.dictionaries(st.text(), st.none() | st.booleans() | counts),
 )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def test_progress_comes_back_exactly(tmp_path: Path, progress: Progress) -> None
 
 def test_every_field_of_progress_is_tried() -> None:
     """A field that is added is to be added to `progresses` as well."""
-    assert len(fields(Progress)) == 17
+    assert len(fields(Progress)) == 20
 
 
 @pytest.mark.parametrize("written", [0, 1000])

@@ -359,7 +359,7 @@ def test_the_baseline_is_best_only_beyond_chance(
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[Any] = []
-    monkeypatch.setattr(outcome, "save_best", lambda session, weights: saved.append(weights))
+    monkeypatch.setattr(outcome, "save_best", lambda session, progress, weights, step: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [errors_of(wrong) for wrong in errors])
     monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))

@@ -238,8 +238,10 @@ def outcome(run: Path) -> dict[str, Any]:
     """All that a run leaves behind and that must not depend on how often it was stopped; bits, not values."""
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in metrics(run)]
     state = load_file(run / "last" / "state.safetensors")
-    # metrics_size counts the digits of `seconds` as well.
-    progress = {key: value for key, value in progress_of(run).items() if key != "metrics_size"}
+    # metrics_size counts the digits of `seconds` as well, which the test's summary has too; the recipe names folders.
+    progress = {key: value for key, value in progress_of(run).items() if not key.startswith("metrics_")}
+    progress["began"].pop("recipe")
+    progress["kept"].pop("test/summary.json", None)
     files = [*(run / "best").iterdir(), *(run / "valid").iterdir(), *run.glob("test/hypotheses.jsonl")]
     digests = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     # The model card names the run folder.

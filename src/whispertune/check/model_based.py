@@ -17,7 +17,7 @@ from whispertune.frames import FrameOptions
 from whispertune.loading import ReadyModel
 from whispertune.scoring.error_rates import score_corpus
 from whispertune.states import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
-from whispertune.targets import IGNORE_INDEX, MAX_TOKENS, Target, collate_targets
+from whispertune.targets import IGNORE_INDEX, Target, collate_targets
 
 THINNED = FrameOptions()
 SPARE_TOKENS, TOKENS_A_SECOND = 10, 12.0
@@ -84,7 +84,7 @@ def ask_model(
                 [targets[i].input_ids[: targets[i].prompt_length] for i in batch],
                 ready.rules,
                 tokenizer.eot,
-                [_most_tokens(targets[i], seconds[i]) for i in batch],
+                [_most_tokens(targets[i], seconds[i], tokenizer.max_tokens) for i in batch],
                 GREEDY,
                 cut_loops=True,
             )
@@ -99,8 +99,8 @@ def ask_model(
     ]
 
 
-def _most_tokens(target: Target, seconds: float) -> int:
-    return min(MAX_TOKENS - target.prompt_length, int(SPARE_TOKENS + TOKENS_A_SECOND * seconds))
+def _most_tokens(target: Target, seconds: float, max_tokens: int) -> int:
+    return min(max_tokens - target.prompt_length, int(SPARE_TOKENS + TOKENS_A_SECOND * seconds))
 
 
 def _nll_rows(ready: ReadyModel, states: EncoderStates, targets: Sequence[Target]) -> list[float]:

@@ -12,10 +12,10 @@ from typing import Any
 import soundfile
 
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
-from whispertune.check.report import Report
+from whispertune.check.report import Report, place_of
 from whispertune.data.audio import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
-from whispertune.errors import AudioError
+from whispertune.errors import AudioError, ManifestError, one_line
 
 SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED = 8, 3, 40
 """Examples of each kind, and rows of the ranking."""
@@ -67,7 +67,7 @@ def page(report: Report, figures: Mapping[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>Data check</title><style>{STYLE}</style></head><body>",
         "<h1>Data check</h1>",
-        f'<p class="lead">{escape(", ".join(str(source.path) for source in report.sources))}</p>',
+        f'<p class="lead">{_html(", ".join(str(source.path) for source in report.sources))}</p>',
         '<div class="figures">',
         _figure(f"{rows:,}", "rows"),
         *([_figure(f"{sum(map(float, hours)):.2f}", "hours")] if (hours := _hours(report)) else []),
@@ -82,6 +82,11 @@ def page(report: Report, figures: Mapping[str, Any]) -> str:
         "</body></html>",
     ]
     return "\n".join(parts)
+
+
+def _html(text: str) -> str:
+    """A name or a message as HTML: in printable characters, its markup escaped."""
+    return escape(one_line(text))
 
 
 class _Players:
@@ -100,7 +105,7 @@ class _Players:
 
     def _player(self, row: Utterance) -> str:
         if self._left <= 0:
-            return f'<span class="soft">{escape(Path(row.audio).name)}</span>'
+            return f'<span class="soft">{_html(Path(row.audio).name)}</span>'
         try:
             waveform = load_utterance(row)[: PLAYED_SECONDS * SAMPLE_RATE]
         except AudioError:
@@ -154,13 +159,13 @@ def _counts(report: Report) -> str:
         for kind, counter in counts.items()
     ]  # fmt: skip
     numbers = range(2, 2 + len(names))
-    return "<h2>Findings</h2>" + _table(["", "kind", *map(escape, names), "what it is"], rows, numbers)
+    return "<h2>Findings</h2>" + _table(["", "kind", *map(_html, names), "what it is"], rows, numbers)
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
-            escape(source["file"]), escape(source["split"] or ""), f"{source['rows']:,}",
+            _html(source["file"]), escape(source["split"] or ""), f"{source['rows']:,}",
             "" if source["hours"] is None else f"{source['hours']:.2f}", f"{source['rows_with_errors']:,}",
         ]
         for source in sources
@@ -188,8 +193,14 @@ def _ranking(report: Report, players: _Players) -> Iterable[str]:
 
 
 def _examples(report: Report, players: _Players) -> Iterable[str]:
+    unread = [[_html(fault.problem), _html(_place_of_fault(fault))] for _, fault in report.faults()]
+    if unread:
+        yield f'<h2 id="bad_row">bad row {_severity("bad_row")}</h2>'
+        yield _table(["finding", "where"], unread)
     for kind in report.counts():
         found = [finding for finding in report.findings if finding.kind == kind]
+        if not found:
+            continue
         most = SHOWN_ERRORS if kind in ERRORS else SHOWN_NOTES
         title = f"{escape(kind.replace('_', ' '))} {_severity(kind)}"
         shown = f" (the first {most} of {len(found):,})" if len(found) > most else ""
@@ -202,11 +213,15 @@ def _example(report: Report, finding: Finding, players: _Players) -> list[str]:
     row = report.utterance(finding.row)
     text = row.text if len(row.text) <= 300 else row.text[:300] + "…"
     player = players.of(row) if report.audio is not None and report.audio.readable[finding.row] else ""
-    return [escape(text), escape(finding.detail), player, _place(row)]
+    return [escape(text), _html(finding.detail), player, _place(row)]
+
+
+def _place_of_fault(fault: ManifestError) -> str:
+    return place_of({"file": fault.file or "", "row": fault.row, "field": fault.field})
 
 
 def _place(row: Utterance) -> str:
-    return f'{escape(row.id)}<div class="soft">{escape(Path(row.source).name)}, row {row.row}</div>'
+    return f'{_html(row.id)}<div class="soft">{_html(Path(row.source).name)}, row {row.row}</div>'
 
 
 def _characters(characters: Mapping[str, Any] | None) -> Iterable[str]:

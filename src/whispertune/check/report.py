@@ -109,6 +109,13 @@ def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def place_of(found: dict[str, Any]) -> str:
+    """What a line of check.jsonl is about: file, row and field, as far as they are known."""
+    row = "" if found["row"] is None else f", row {found['row']}"
+    field = "" if found["field"] is None else f", {found['field']}"
+    return f"{Path(found['file']).name}{row}{field}"
+
+
 def ranking_rows(report: Report) -> Iterator[dict[str, Any]]:
     """The lines of ranking.jsonl."""
     for number, opinion in report.ranking():

@@ -74,6 +74,7 @@ def check_texts(
     language_of: Callable[[str | None], str | None],
     count_tokens: Callable[[Utterance], int] | None,
     *,
+    max_tokens: int = MAX_TOKENS,
     sketches: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Finding], TextFacts]:
@@ -81,6 +82,7 @@ def check_texts(
 
     language_of: a row's language -> code, or None if unknown; raises RecipeError for one that has no token.
     count_tokens: decoder input of a row; called for long texts alone, since a text has no more tokens than bytes.
+    max_tokens: that fit.
     """
     findings: list[Finding] = []
     chunks: list[_Chunk] = []
@@ -103,7 +105,7 @@ def check_texts(
             )
             chunk.languages = languages.numbers_of([kind.language for kind in kinds])
             chunk.speakers = speakers.numbers_of([kind.speaker for kind in kinds])
-            findings += _chunk_findings(rows, begin, texts, chunk, first, count_tokens)
+            findings += _chunk_findings(rows, begin, texts, chunk, first, count_tokens, max_tokens)
             suspects += (
                 (begin + i, texts[i], kinds[i].language)
                 for i in np.flatnonzero(chunk.asking).tolist()
@@ -246,6 +248,7 @@ def _chunk_findings(
     chunk: _Chunk,
     first: int,
     count_tokens: Callable[[Utterance], int] | None,
+    max_tokens: int,
 ) -> Iterator[Finding]:
     """Of the rows from `begin` on, with these texts; the first of them is row `first` of the check."""
     for i in np.flatnonzero(chunk.letters == 0).tolist():
@@ -268,11 +271,11 @@ def _chunk_findings(
         )
     if count_tokens is not None:
         for i in np.flatnonzero(
-            chunk.num_bytes > MAX_TOKENS - 8
+            chunk.num_bytes > max_tokens - 8
         ).tolist():  # 8: the most that a prompt without text takes
             tokens = count_tokens(rows[begin + i])
-            if tokens > MAX_TOKENS:
-                yield Finding(first + i, "too_many_tokens", f"{tokens} tokens with the prompt; 448 fit")
+            if tokens > max_tokens:
+                yield Finding(first + i, "too_many_tokens", f"{tokens} tokens with the prompt; {max_tokens} fit")
 
 
 def _script_findings(

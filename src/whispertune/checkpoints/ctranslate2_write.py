@@ -14,6 +14,7 @@ from whispertune.checkpoints.generation import upper_heads
 from whispertune.checkpoints.layout import EMBEDDING, Checkpoint
 from whispertune.checkpoints.side_files import write_side_files
 from whispertune.errors import CheckpointError
+from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES
 
 QUANTIZATIONS = (
@@ -39,6 +40,11 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
     from ctranslate2.specs import WhisperSpec
 
     config = checkpoint.config
+    if config.max_target_positions < MAX_TOKENS:
+        raise CheckpointError(
+            f"{checkpoint.source}: has {config.max_target_positions} decoder positions; faster-whisper always asks for "
+            f"{MAX_TOKENS} and fails: the other formats hold this model"
+        )
     spec = WhisperSpec(
         config.encoder_layers, config.encoder_attention_heads, config.decoder_layers, config.decoder_attention_heads
     )

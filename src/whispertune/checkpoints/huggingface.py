@@ -13,6 +13,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
+from whispertune.checkpoints.checksums import require_unchanged
 from whispertune.checkpoints.generation import ALIASES, complete_generation, complete_preprocessor, token_code
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
@@ -23,7 +24,7 @@ from whispertune.checkpoints.tokenizer_files import (
     companion_files,
     complete_tokenizer,
 )
-from whispertune.errors import CheckpointError
+from whispertune.errors import CheckpointError, StorageError, is_disk_failure
 from whispertune.tensor_file import save_file
 
 MAX_SHARD_BYTES = 50 * 10**9
@@ -48,7 +49,8 @@ def read_folder(folder: Path, *, source: str) -> Checkpoint:
         if settings.get(key, needed) != needed:
             raise CheckpointError(f"{config_path}: `{key}` is {settings[key]!r}, but {needed!r} for a Whisper")
     config = read_config(settings, str(config_path))
-    tensors, digest = _read_weights(folder)
+    tensors, digest, by_file = _read_weights(folder)
+    require_unchanged(folder, by_file)
     weights = canonical_weights(tensors, str(folder))
     check_weights(weights, config, str(folder))
     tokenizer_json, ids = complete_tokenizer(_read_tokenizer(folder), config.vocab_size, f"{folder}/tokenizer.json")
@@ -93,7 +95,7 @@ def save_huggingface(
     model_card: str | None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     aliases: Mapping[str, str] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write `weights` (fp32) and all that belongs to them into `folder`, each file fsynced.
 
     `checkpoint` is the model that was trained; it gives config, tokenizer and generation settings. `weights`
@@ -104,8 +106,8 @@ def save_huggingface(
     of the README. Weights of more than `max_shard_bytes` are cut into several files, with an index.
     The caller makes it atomic: by writing into a temporary folder, then renaming.
 
-    Raises CheckpointError if the weights don't fit the config or are not finite, or the model lacks the
-    language or task.
+    Returns the sha256 of each file but the README. Raises CheckpointError if the weights don't fit the config or are
+    not finite, the model lacks the language or task, or the folder can't be written; StorageError if the disk is full.
     """
     stored = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
@@ -130,21 +132,28 @@ def save_huggingface(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shards = cut_into_shards(stored, max_shard_bytes)
+        digests: dict[str, str] = {}
         for old in folder.glob("model*.safetensors*"):  # one left behind would be read instead
             old.unlink()
         for name, tensors in shards.items():
-            save_file(tensors, folder / name, metadata={"format": "pt"})
+            digests[name] = save_file(tensors, folder / name, metadata={"format": "pt"})
             with (folder / name).open("rb+") as written:
                 os.fsync(written.fileno())
         if len(shards) > 1:
             files[INDEX] = as_json(_index(shards))
         for name, text in files.items():
-            with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with (folder / name).open("wb") as file:
+                file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
+            if name != "README.md":
+                digests[name] = hashlib.sha256(text.encode()).hexdigest()
+    except OSError as error:
+        problem = f"{folder}: the model can't be written ({error.strerror or error})"
+        if is_disk_failure(error):
+            raise StorageError(f"{problem}; free some disk space, then give the same command again") from error
+        raise CheckpointError(problem) from error
+    return digests
 
 
 def cut_into_shards(weights: Mapping[str, torch.Tensor], max_bytes: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -214,16 +223,19 @@ def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> di
     }
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """All tensors, and the sha256 over their files in order of name."""
+def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str, dict[str, str]]:
+    """All tensors, the sha256 over their files in order of name, and that of each file."""
     files = _weight_files(folder)
     tensors: dict[str, torch.Tensor] = {}
-    sha256 = hashlib.sha256()
+    sha256, by_file = hashlib.sha256(), {}
     for file in files:
+        own = hashlib.sha256()
         try:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     sha256.update(block)
+                    if len(files) > 1:
+                        own.update(block)
             found = load_file(file) if file.suffix == ".safetensors" else load_pickled(file)
         except FileNotFoundError as error:
             raise CheckpointError(f"{file}: is missing; copy or download it again") from error
@@ -236,7 +248,8 @@ def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
         if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
             raise CheckpointError(f"{file}: holds something else than named tensors")
         tensors |= found
-    return tensors, sha256.hexdigest()
+        by_file[file.name] = (own if len(files) > 1 else sha256).hexdigest()
+    return tensors, sha256.hexdigest(), by_file
 
 
 def _weight_files(folder: Path) -> list[Path]:

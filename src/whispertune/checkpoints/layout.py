@@ -12,6 +12,9 @@ from whispertune.errors import CheckpointError
 from whispertune.model.config import WhisperConfig
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
+FRAMES = 1500
+"""Encoder positions of every Whisper: audio is cut, padded, thinned and timed by windows of so many frames."""
+FEWEST_POSITIONS = 16
 PROJECTION = "proj_out.weight"  # the output layer: always the token embedding itself in Whisper
 
 
@@ -87,6 +90,16 @@ def read_config(values: Mapping[str, Any], where: str) -> WhisperConfig:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
             raise CheckpointError(f"{where}: `{field.name}` is {value!r}, not a number from 1 to {limit}")
         sizes[field.name] = value
+    if (frames := sizes["max_source_positions"]) != FRAMES:
+        raise CheckpointError(
+            f"{where}: `max_source_positions` is {frames}, an encoder for windows of {frames / 50:g} s; only Whisper's "
+            f"own {FRAMES} (30 s) can be used"
+        )
+    if (tokens := sizes["max_target_positions"]) < FEWEST_POSITIONS:
+        raise CheckpointError(
+            f"{where}: `max_target_positions` is {tokens}; a decoder needs at least {FEWEST_POSITIONS} to hold a "
+            "prompt and text"
+        )
     for side in ("encoder", "decoder"):
         if sizes["d_model"] % sizes[f"{side}_attention_heads"]:
             raise CheckpointError(f"{where}: `d_model` is no multiple of `{side}_attention_heads`")

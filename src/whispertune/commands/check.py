@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from whispertune.check.audio import AudioFacts, check_audio
 from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
@@ -18,6 +17,7 @@ from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
 from whispertune.check.report import Report, summary, write_findings
 from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers
+from whispertune.check.terminal import tell
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
@@ -26,12 +26,13 @@ from whispertune.data.reading import AS_USUAL, reading_as
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance
-from whispertune.errors import ManifestError, RecipeError
+from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.next_step import training_command
 from whispertune.precision import Precision, resolve_device, resolve_precision
 from whispertune.run_folder import make_writable
+from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES, spoken_language
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.transcripts import TextSettings
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
     files, flags = split_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
-    if options.language is not None:
+    if options.language is not None and options.model is None:  # a model may have languages of its own
         spoken_language(options.language, options.language_token)  # refuses what is no language
     sources = open_sources(files, options)
     inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
@@ -135,9 +136,9 @@ def main(arguments: Sequence[str]) -> int:
     tell(report, output)
     cleaned = [] if fix is None else write_cleaned(report, fix)
     for path in cleaned:
-        results.print(f"cleaned: {path}")
+        results.print(one_line(f"cleaned: {path}"))
     if fix is not None:
-        results.print(f"left out, with reasons: {fix / EXCLUDED}")
+        results.print(one_line(f"left out, with reasons: {fix / EXCLUDED}"))
     if (command := next_command(sources, cleaned, report, options)) is not None:
         results.print(f"next:  {command}")
     return 2 if report.num_errors else 0
@@ -214,14 +215,16 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         device = resolve_device(options.device)
         ready = ready_to_decode(load_model(options.model, device, resolve_precision(options.precision, device)))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
+    if ready is not None and options.language is not None:
+        ready.tokenizer.spoken_language(options.language, options.language_token)  # refuses what is no language
     if tokenizer is None:
         console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")
     num_rows = sum(len(source.rows) for source in sources)
     several = len({source.role for source in sources} - {""}) > 1
     with progress_bar("texts", num_rows) as advance:
         findings, texts = check_texts(
-            [source.rows for source in sources], _language(options), _token_counter(tokenizer, options),
-            sketches=several, advance=advance,
+            [source.rows for source in sources], _language(options, ready), _token_counter(tokenizer, options),
+            max_tokens=tokenizer.max_tokens if tokenizer else MAX_TOKENS, sketches=several, advance=advance,
         )  # fmt: skip
     audio: AudioFacts | None = None
     if not options.no_audio:
@@ -267,12 +270,14 @@ def _usual_tokenizer() -> Tokenizer | None:
     return None if content is None else Tokenizer.from_json(content)
 
 
-def _language(options: CheckOptions) -> Callable[[str | None], str | None]:
+def _language(options: CheckOptions, ready: ReadyModel | None) -> Callable[[str | None], str | None]:
+    spoken_by = ready.tokenizer.spoken_language if ready else spoken_language
+
     def code(named: str | None) -> str | None:
         given = named or options.language
         if given is None:
             return None
-        spoken = spoken_language(given, options.language_token)
+        spoken = spoken_by(given, options.language_token)
         return spoken if spoken in LANGUAGES else None  # None: its script is that of most of its letters
 
     return code
@@ -297,25 +302,3 @@ def _without(kinds: Container[str], findings: Sequence[Finding], num_rows: int) 
     sound = np.ones(num_rows, bool)
     sound[[finding.row for finding in findings if finding.kind in kinds]] = False
     return sound
-
-
-def tell(report: Report, output: Path | None) -> None:
-    """Print the counts."""
-    table = Table(title=f"{report.num_rows} rows checked", title_justify="left")
-    table.add_column("")
-    table.add_column("kind")
-    names = list(dict.fromkeys(source.name for source in report.sources))
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("what it is")
-    for kind, counter in report.counts().items():
-        severity = "error" if kind in ERRORS else "note"
-        counts = [str(counter[name] or "") for name in names]
-        table.add_row(severity, kind, *counts, MEANINGS[kind], style="bold red" if kind in ERRORS else None)
-    if report.findings:
-        results.print(table)
-    errors = report.rows_with_errors()
-    results.print(f"{len(errors)} of {report.num_rows} rows have errors")
-    if output is not None:
-        results.print(f"every finding: {output / 'check.jsonl'}")
-        results.print(f"to look at and listen to: {output / 'check.html'}")

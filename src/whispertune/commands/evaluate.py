@@ -210,7 +210,8 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
             split, [contender], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
-            frames=options.frames, max_tokens=token_caps(split, None), cut_loops=False, advance=advance,
+            frames=options.frames, max_tokens=token_caps(split, None, ready.tokenizer.max_tokens),
+            cut_loops=False, advance=advance,
         )  # fmt: skip
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
@@ -259,4 +260,6 @@ def report(options: EvaluateOptions, found: Evaluation) -> None:
     table.add_row(*row.values())
     results.print(table)
     if found.capped:
-        results.print(f"{found.capped} hypotheses ran into Whisper's 448 tokens: look for loops")
+        results.print(
+            f"{found.capped} hypotheses ran into the most tokens that the model writes (448 in Whisper): look for loops"
+        )

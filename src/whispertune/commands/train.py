@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from whispertune.allocator import give_back_freed_memory, keep_freed_memory
 from whispertune.console import console, results
 from whispertune.environment import describe_environment
-from whispertune.errors import Interrupted, ProcessLost, RunFolderError, WhispertuneError
+from whispertune.errors import (
+    Interrupted,
+    ProcessLost,
+    RunFolderError,
+    StorageError,
+    WhispertuneError,
+    is_disk_failure,
+)
 from whispertune.flags import help_text, load_yaml, parse_fields
 from whispertune.outcome import choose_best, record_test, report
 from whispertune.precision import precision_name
 from whispertune.processes import Processes, join
-from whispertune.recipe import Recipe, differing_fields, to_yaml
+from whispertune.recipe import Recipe, to_yaml
+from whispertune.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
 from whispertune.run_folder import RunFolder, write_text
 from whispertune.session import Session, open_session
 from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
@@ -35,13 +45,6 @@ DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
 
 Every flag below is a field of the recipe too; flags win over RECIPE.yaml. --print_config prints the effective
 recipe and stops. A run that was killed goes on with the same command, or with `whispertune resume RUN`."""
-
-FREE_TO_CHANGE = (
-    "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",
-    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
-)  # fmt: skip
-"""Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
-
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
 """Where precision auto is what (`resolve_precision`)."""
@@ -69,10 +72,11 @@ def run(recipe: Recipe) -> int:
     """Start the run, or take it up where it stopped."""
     folder = RunFolder(Path(recipe.output))
     keep_freed_memory()
-    with StopSignal().installed() as stop:
+    with StopSignal().installed() as stop, ExitStack() as held:
         try:
             stop.processes = join(recipe.device, recipe.processes)
             console.quiet = results.quiet = not stop.processes.is_main
+            stop.processes.from_main(lambda: _claim(folder, held))
             status = _run(recipe, folder, stop)
             stop.processes.wait()  # the store goes with the main process, so none leaves before the others
             return status
@@ -85,10 +89,30 @@ def run(recipe: Recipe) -> int:
             stop.processes.tells()  # so that none that was waiting for this one takes it for lost
             console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
             return Interrupted.exit_status
-        except Exception as error:
+        except Exception as failure:
+            error = _blamed(failure, folder)
             if stop.processes.world > 1:
                 return _tell_once(error, stop.processes, folder)
-            raise
+            if error is failure:
+                raise
+            raise error from None
+
+
+def _blamed(error: Exception, folder: RunFolder) -> Exception:
+    """The error itself or, where the disk is full or failing, one that says so: what was given is not at fault."""
+    if not isinstance(error, OSError) or not is_disk_failure(error):
+        return error
+    return StorageError(
+        f"{error.filename or folder.path}: {error.strerror}; free some disk space, then go on with: whispertune resume "
+        f"{folder.path}"
+    )
+
+
+def _claim(folder: RunFolder, held: ExitStack) -> None:
+    """Make the folder this run's alone, for as long as `held` lasts."""
+    if folder.holds_something_else():
+        raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
+    held.enter_context(folder.claimed())
 
 
 def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
@@ -105,18 +129,21 @@ def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int
 def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     started = time.perf_counter()
     processes = stop.processes
-    require_same_recipe(recipe, folder)
-    processes.require_same("the recipe", to_yaml(recipe))
-    processes.from_main(folder.create)
     progress = read_progress(folder.state) if folder.state.exists() else Progress()
+    theirs = require_same_run(recipe, folder, progress)
+    processes.require_same("the recipe", to_yaml(recipe))
     processes.require_same(f"what lies in {folder.path}", progress)
-    if progress.finished:
-        where = folder.test if folder.test.exists() else folder.metrics
+    processes.from_main(lambda: require_intact(folder, progress))
+    if progress.finished and not is_longer(recipe, theirs):
+        where = folder.test if (folder.test / "summary.json").exists() else folder.metrics
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
-    began_with = processes.from_main(lambda: _processes_at_start(folder, processes.world))
+    began_with = processes.from_main(lambda: _processes_at_start(folder, progress, processes.world))
     session = open_session(recipe, folder, stop, processes, began_with)
-    _record(session)
+    _require_same_inputs(session, progress)
+    if theirs is not None and is_longer(recipe, theirs) and folder.state.exists():
+        lengthen(session, progress, theirs)
+    _record(session, progress)
     if processes.is_main:
         folder.truncate_metrics(progress.metrics_size)
     if progress.step:
@@ -139,60 +166,66 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     if evaluations:
         record_test(session, progress, evaluations)
     progress.finished = True
+    progress.metrics_size, progress.metrics_sha256 = folder.metrics_so_far()
     save_progress(folder.state, progress)
     report(session, progress, evaluations, comparison, time.perf_counter() - started)
     return 0
 
 
-def _processes_at_start(folder: RunFolder, now: int) -> int:
+def _processes_at_start(folder: RunFolder, progress: Progress, now: int) -> int:
     """How many processes the folder's run began with: its updates stay as large; a new run begins with `now`."""
-    if not folder.has_begun() or not folder.environment.exists():
-        return now
-    before: int = json.loads(folder.environment.read_text(encoding="utf-8")).get("processes", 1)
-    return before
+    if progress.began:
+        return int(progress.began["processes"])
+    return int(_environment(folder).get("processes", 1 if folder.state.exists() else now))
 
 
-def require_same_recipe(recipe: Recipe, folder: RunFolder) -> None:
-    """Refuse a folder that holds something else.
-
-    Raises:
-        RunFolderError: naming the fields in which the folder's recipe differs.
-    """
-    if folder.has_begun() and folder.recipe.exists():
-        theirs = parse_fields(Recipe, load_yaml(folder.recipe), [], command="train", where=str(folder.recipe))
-        different = differing_fields(recipe, theirs, ignored=FREE_TO_CHANGE)
-        if different:
-            raise RunFolderError(
-                f"--output {folder.path} holds a run of another recipe (asked, there): {', '.join(different[:6])}"
-                "; choose another folder"
-            )
-    elif folder.holds_something_else():
-        raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
+def _environment(folder: RunFolder) -> dict[str, Any]:
+    """What environment.json says, if a run has begun and the file is whole."""
+    try:
+        found = json.loads(folder.environment.read_text(encoding="utf-8")) if folder.has_begun() else {}
+        return found if isinstance(found, dict) and isinstance(found.get("processes", 1), int) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
-def _record(session: Session) -> None:
-    """Keep recipe and fingerprints; refuse to resume where model, data or precision have changed since."""
-    folder, recipe = session.folder, session.recipe
+def _require_same_inputs(session: Session, progress: Progress) -> None:
+    """Refuse to resume where model, data or precision have changed since, whatever their paths."""
+    folder = session.folder
+    digests, precision = _digests(session), precision_name(session.dtype)
+    session.processes.require_same("model, data or precision", (digests, session.dtype))
+    if not folder.state.exists():
+        return
+    before = progress.began or _environment(folder)
+    changed = [name for name, digest in digests.items() if before.get("sha256", {}).get(name) != digest]
+    if changed:
+        raise RunFolderError(
+            f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
+            "restore them, or choose another --output"
+        )
+    began = before.get("precision", precision)  # runs of older versions do not tell
+    if began != precision:
+        raise RunFolderError(
+            f"{folder.path}: this run began in {began}, but precision auto is {precision} on this machine's "
+            f"{session.device.type}; resume it on {AUTO_ON[began]}, or choose another --output"
+        )
+
+
+def _digests(session: Session) -> dict[str, str]:
+    """sha256 of the model and of what each split was read from."""
     splits = {split.name: split.fingerprint for split in (session.train, session.valid, session.test) if split}
-    precision = precision_name(session.dtype)
-    environment = describe_environment(
-        recipe.seed, session.ready.checkpoint.digest, splits, session.began_with, precision
+    return {"model": session.ready.checkpoint.digest, **splits}
+
+
+def _record(session: Session, progress: Progress) -> None:
+    """Keep the recipe and what it was run on and with."""
+    folder, recipe, digests, precision = (
+        session.folder,
+        session.recipe,
+        _digests(session),
+        precision_name(session.dtype),
     )
-    session.processes.require_same("model, data or precision", (environment["sha256"], session.dtype))
-    if folder.environment.exists() and folder.state.exists():
-        before = json.loads(folder.environment.read_text(encoding="utf-8"))
-        changed = [name for name, digest in environment["sha256"].items() if before["sha256"].get(name) != digest]
-        if changed:
-            raise RunFolderError(
-                f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
-                "restore them, or choose another --output"
-            )
-        began = before.get("precision", precision)  # runs of older versions do not tell
-        if began != precision:
-            raise RunFolderError(
-                f"{folder.path}: this run began in {began}, but precision auto is {precision} on this machine's "
-                f"{session.device.type}; resume it on {AUTO_ON[began]}, or choose another --output"
-            )
+    progress.began = as_it_began(recipe, digests, precision, session.began_with)
     if session.processes.is_main:
+        environment = describe_environment(recipe.seed, digests, session.began_with, precision)
         write_text(folder.recipe, to_yaml(recipe))
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")

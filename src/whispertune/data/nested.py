@@ -42,9 +42,10 @@ def nested_rows(row: Row) -> Iterator[Row]:
         problem = f"the row starts at {row.seconds(columns.start):g} s and has segments of its own"
         raise row.fault(columns.start, problem, "give the segments' times from the file's beginning, and no start")
     own = {kind: row.record[name] for kind in INHERITED if (name := getattr(columns, kind)) is not None}
+    further = {name: value for name, value in row.record.items() if name not in columns and name != field}
     id_ = row.string(columns.id, numbers=True, one_line=True)
     for number, segment in enumerate(segments, start=1):
-        record = {**own, **{kind: segment.get(kind) for kind in ("start", "end", "text")}}
+        record = {**further, **own, **{kind: segment.get(kind) for kind in ("start", "end", "text")}}
         if segment.get("start") is None or segment.get("end") is None:
             raise row.fault(field, f"segment {number} has no start or no end", "give both, in seconds")
         if id_:

@@ -7,6 +7,7 @@ from pathlib import Path
 from whispertune.data import arrow_folder, audiofolder, common_voice, hub_data
 from whispertune.data.kaldi import is_kaldi
 from whispertune.data.reading import Reading
+from whispertune.data.rows import exists
 from whispertune.data.sources import Source, parse_sources
 from whispertune.data.split_names import NAMES, choose_split
 
@@ -22,6 +23,8 @@ def splits_of(source: Source) -> list[str]:
     if source.path.startswith(hub_data.PREFIX):
         return hub_data.splits_of(source.path)
     folder = Path(source.path)
+    if not exists(source.path) or not folder.is_dir():
+        return []
     if arrow_folder.is_arrow_folder(folder):
         return arrow_folder.splits_of(folder)
     if is_kaldi(folder):

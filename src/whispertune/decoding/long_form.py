@@ -28,7 +28,7 @@ from whispertune.frames import DENSE, FrameOptions
 from whispertune.model.whisper import Whisper
 from whispertune.spectrogram import Spectrogram, padded_features
 from whispertune.states import EncoderStates, WindowFeatures, encode
-from whispertune.text.tokenizer import MAX_PREVIOUS_TOKENS, Tokenizer
+from whispertune.text.tokenizer import Tokenizer
 
 FORGET_ABOVE = 0.5
 """Text drawn at a higher temperature is no prompt for the next window."""
@@ -239,7 +239,7 @@ class LongForm:
         states = encode(self._whisper.encoder, features)
         self._detect(working, states)
         prompts = [self._prompt_of(progress) for progress in working]
-        positions = self._whisper.config.max_target_positions
+        positions = self._tokenizer.max_tokens
         results = decode_with_fallback(
             self._whisper.decoder, states, prompts, self._tokenizer, self._rules,
             [min(positions // 2, positions - len(prompt)) for prompt in prompts],
@@ -275,5 +275,5 @@ class LongForm:
         own = self._tokenizer.prompt_tokens(
             self._token or progress.language, self._task, timestamps=self._timestamps is not None
         )
-        previous = progress.tokens[progress.forgotten :][-MAX_PREVIOUS_TOKENS:]
+        previous = progress.tokens[progress.forgotten :][-self._tokenizer.max_previous :]
         return [self._tokenizer.sot_prev, *previous, *own] if previous else own

@@ -61,7 +61,7 @@ def decode_waveforms(
             [prompts[index] for index in batch],
             ready.rules,
             ready.tokenizer.eot,
-            [MAX_TOKENS - len(prompts[index]) for index in batch],
+            [min(MAX_TOKENS, ready.tokenizer.max_tokens) - len(prompts[index]) for index in batch],
             probed.search,
             timestamps=rules,
         )

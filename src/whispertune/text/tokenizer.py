@@ -20,11 +20,11 @@ from typing import Any
 import tokenizers
 
 from whispertune.errors import CheckpointError, RecipeError
+from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES, WRITTEN_WITHOUT_SPACES, borrowing_language, language_code
 
 SECONDS_PER_TIMESTAMP = 0.02
 NUM_TIMESTAMPS = 1501  # 0.00 to 30.00 s
-MAX_PREVIOUS_TOKENS = 223  # openai-whisper: half of the 448 decoder positions, less <|startofprev|>
 MULTILINGUAL_VOCAB_SIZE = 51865  # openai-whisper's rule: multilingual from this size on
 OPENAI_VOCAB_SIZES = (51864, 51865, 51866)  # English-only, multilingual, large-v3
 
@@ -50,7 +50,7 @@ class Tokenizer:
     embedding); without one it is the tokenizer's own, timestamps included. Size decides whether a model
     is multilingual, not names: an English-only tokenizer.json may list the language tokens too. `lang_to_id` names
     language tokens of the model's own (`<|sc|>`) that are not listed like Whisper's; `aliases` are languages that
-    borrow another's token, by code (`zap`: `es`).
+    borrow another's token, by code (`zap`: `es`). `positions` are those of the model's decoder.
 
     Tokens that a user added and that are not special (`add_tokens` of transformers) are text: encoded and decoded as
     transformers does. Raises CheckpointError if the text is no Whisper tokenizer, or not that of a model of this size.
@@ -72,6 +72,8 @@ class Tokenizer:
     added_text: tuple[int, ...]  # ids of text tokens that a user added, above <|endoftext|>
     languages: dict[str, int]  # code -> id of its token; empty for an English-only model
     aliases: dict[str, str]  # code of a language without a token -> that of the one whose token it borrows
+    max_tokens: int  # that the decoder takes, prompt included: Whisper's 448, or fewer
+    max_previous: int  # of these, for previous text: half, less <|startofprev|>, as in openai-whisper
 
     def __init__(
         self,
@@ -80,7 +82,10 @@ class Tokenizer:
         *,
         lang_to_id: Mapping[str, int] | None = None,
         aliases: Mapping[str, str] | None = None,
+        positions: int = MAX_TOKENS,
     ) -> None:
+        self.max_tokens = min(MAX_TOKENS, positions)
+        self.max_previous = self.max_tokens // 2 - 1
         try:
             content = json.loads(text)
             listed = content["added_tokens"]
@@ -153,9 +158,10 @@ class Tokenizer:
         *,
         lang_to_id: Mapping[str, int] | None = None,
         aliases: Mapping[str, str] | None = None,
+        positions: int = MAX_TOKENS,
     ) -> Tokenizer:
         """The tokenizer from the content of a `tokenizer.json`; see the class."""
-        return cls(text, vocab_size, lang_to_id=lang_to_id, aliases=aliases)
+        return cls(text, vocab_size, lang_to_id=lang_to_id, aliases=aliases, positions=positions)
 
     @classmethod
     def from_file(cls, path: Path, vocab_size: int | None = None) -> Tokenizer:
@@ -203,7 +209,7 @@ class Tokenizer:
 
         [sot, language, task, no_timestamps]; English-only models: [sot, no_timestamps]; no_timestamps is
         absent where the text is to have timestamps. Before it, with a previous text: [sot_prev, *its last
-        223 tokens]. Raises RecipeError for a task or language that this model does not have, or timestamps.
+        `max_previous` tokens]. Raises RecipeError for a task or language that this model does not have, or timestamps.
         """
         if task not in ("transcribe", "translate"):
             raise RecipeError(f"unknown task '{task}': it is 'transcribe' or 'translate'")
@@ -222,7 +228,7 @@ class Tokenizer:
         else:
             prompt.append(self.no_timestamps)
         written = "en" if task == "translate" else language
-        previous = self.text_ids(previous_text or "", written)[-MAX_PREVIOUS_TOKENS:]
+        previous = self.text_ids(previous_text or "", written)[-self.max_previous :]
         return [self.sot_prev, *previous, *prompt] if previous else prompt
 
     def timestamp(self, seconds: float) -> int:

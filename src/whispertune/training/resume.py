@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError, StorageError
 from whispertune.processes import ALONE, Processes
 from whispertune.run_folder import replacing_file
-from whispertune.tensor_file import replace_metadata, save_file, writing_order
+from whispertune.tensor_file import read_metadata, replace_metadata, require_whole, save_file, writing_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,9 @@ class Progress:
     best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`.
     stride: frames.stride after the self-check. views, stored: of encoder states, as `plan_states` chose.
     micro_batch: its size, where that was found by trying.
-    metrics_size: bytes of metrics.jsonl that belong to this state.
+    metrics_size, metrics_sha256: of what of metrics.jsonl belongs to this state.
+    kept: path within the run folder -> sha256, of the files that were written once and are read again.
+    began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, as the run began.
     """
 
     step: int = 0
@@ -68,6 +70,9 @@ class Progress:
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0
+    metrics_sha256: str = ""
+    kept: dict[str, str] = field(default_factory=dict)
+    began: dict[str, Any] = field(default_factory=dict)
 
 
 class Owners(Protocol):
@@ -131,6 +136,7 @@ def save_state(
                 temporary,
                 metadata={"progress": json.dumps(asdict(progress))},
                 fetch=lambda name: owners.to_main(*tensors[name]),
+                checksums=True,
             )
     except ProcessLost:
         raise
@@ -163,6 +169,32 @@ def save_progress(path: Path, progress: Progress) -> None:
         ) from None
 
 
+def require_whole_state(path: Path) -> None:
+    """Read a state file to its end and compare it with its checksums.
+
+    Raises:
+        RunFolderError: if it cannot be read or is damaged.
+    """
+    try:
+        require_whole(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> RunFolderError:
+    reason = error.strerror or error
+    return RunFolderError(f"{path}: cannot read the training state ({reason}); make it readable, then resume")
+
+
+def _damaged(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(
+        f"{path}: the training state is damaged ({error}), so that the training since the start of this run is lost; "
+        "restore the file from a copy, or remove the file to start this run anew"
+    )
+
+
 def read_progress(path: Path) -> Progress:
     """The progress in a state file.
 
@@ -170,18 +202,12 @@ def read_progress(path: Path) -> Progress:
         RunFolderError: if the file cannot be read, is damaged, or is of another version.
     """
     try:
-        path.open("rb").close()  # safetensors says of a file that may not be read that there is none
-        with safe_open(path, framework="pt") as file:
-            found = json.loads(file.metadata()["progress"])
+        found = json.loads(read_metadata(path)["progress"])
         unknown = found.keys() - {field.name for field in fields(Progress)}
     except OSError as error:
-        raise RunFolderError(
-            f"{path}: cannot read the training state ({error.strerror or error}); make it readable, then resume"
-        ) from None
-    except Exception as error:
-        raise RunFolderError(
-            f"{path}: the training state is damaged ({error}); remove the file to start this run anew"
-        ) from None
+        raise _unreadable(path, error) from None
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from None
     if unknown:
         raise RunFolderError(
             f"{path}: the training state is of another version of whispertune (it has {', '.join(sorted(unknown))}); "

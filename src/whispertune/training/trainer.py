@@ -18,7 +18,7 @@ from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
 from whispertune.precision import send
 from whispertune.processes import ALONE, Processes
-from whispertune.run_folder import RunFolder, write_jsonl
+from whispertune.run_folder import BEST, RunFolder, write_jsonl
 from whispertune.splits import Split
 from whispertune.states import StateSource
 from whispertune.targets import Target, collate_targets
@@ -231,7 +231,8 @@ class Trainer:
             give_back_freed_memory()
         epoch = 0 if baseline else progress.epoch
         if self.processes.is_main:
-            write_jsonl(self.folder.validation(progress.step), found.rows())
+            path = self.folder.validation(progress.step)
+            progress.kept[self.folder.name_of(path)] = write_jsonl(path, found.rows())
         self._append_metrics(
             {
                 "step": progress.step,
@@ -250,6 +251,7 @@ class Trainer:
             weights = self.shards.weights(self.model.state_dict(keep_vars=True))
             if self.processes.is_main:
                 self.save_best(weights)
+                progress.kept[BEST] = self.folder.best_digest()
             del weights
             progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
             notes += ", best so far"
@@ -276,7 +278,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state to last/, in the process that writes; the others hand it their parts."""
         if self.processes.is_main:
-            self.progress.metrics_size = self.folder.metrics_size()
+            self.progress.metrics_size, self.progress.metrics_sha256 = self.folder.metrics_so_far()
             save_state(self.folder.state, self.model, self.optimizer, self.progress, self.shards)
         elif self.shards.divided:
             hand_over_state(self.model, self.optimizer, self.progress, self.shards)

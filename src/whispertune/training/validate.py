@@ -61,9 +61,13 @@ class ValidationOptions:
             raise RecipeError(f"validation.max_tokens_per_second is {rate}; it must be above 0, auto or none")
 
 
-def token_caps(split: Split, options: ValidationOptions | None) -> list[int]:
-    """Tokens after which each window's hypothesis is stopped; Whisper's own bound without options."""
-    room = [MAX_TOKENS - target.prompt_length for target in split.targets]
+def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int | None = None) -> list[int]:
+    """Tokens after which each window's hypothesis is stopped; without options only the model's own bound.
+
+    max_tokens: that its decoder takes, where these are fewer than Whisper's 448.
+    """
+    most = min(MAX_TOKENS, max_tokens or MAX_TOKENS)
+    room = [most - target.prompt_length for target in split.targets]
     rate = "none" if options is None else options.max_tokens_per_second
     if rate == "none":
         return room

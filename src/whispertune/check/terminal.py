@@ -1,0 +1,76 @@
+"""What a check found, on the terminal: the counts, and the worst findings with file and row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from whispertune.check.findings import ERRORS, MEANINGS
+from whispertune.check.report import Report, finding_rows, place_of
+from whispertune.console import results
+from whispertune.errors import one_line
+
+SHOWN, OF_A_KIND = 12, 3
+"""Findings that are told in full, altogether and of one kind."""
+
+
+def tell(report: Report, output: Path | None) -> None:
+    """Print the counts and the worst findings."""
+    total = report.num_rows + report.num_unread
+    if report.counts():
+        results.print(_counts(report, f"{total:,} {'row' if total == 1 else 'rows'} checked"))
+    worst = worst_findings(report, SHOWN)
+    if worst:
+        results.print("the worst findings:")
+    for found in worst:
+        _print_line(f"{found['severity']:<5}  {place_of(found)}: {found['kind']}", found["severity"])
+        _print_line(f"       {found['detail']}")
+    results.print(f"{report.num_errors:,} of {total:,} rows have errors")
+    if output is not None:
+        results.print(one_line(f"every finding: {output / 'check.jsonl'}"))
+        results.print(one_line(f"to look at and listen to: {output / 'check.html'}"))
+    elif sum(sum(counter.values()) for counter in report.counts().values()) > len(worst):
+        results.print("--output DIR lists every finding, with a page to look at and listen to")
+
+
+def worst_findings(report: Report, most: int) -> list[dict[str, Any]]:
+    """Lines of check.jsonl: errors before notes, and of each the first of every kind, then the second, and so on."""
+    by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MEANINGS}
+    for found in finding_rows(report):
+        if len(by_kind[found["kind"]]) < OF_A_KIND:
+            by_kind[found["kind"]].append(found)
+    errors, notes = (
+        [found for kind, found in by_kind.items() if (kind in ERRORS) == wanted] for wanted in (True, False)
+    )
+    return list(islice((found for kinds in (errors, notes) for found in _in_turn(kinds)), most))
+
+
+def _in_turn(kinds: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    for place in range(max(map(len, kinds), default=0)):
+        yield from (found[place] for found in kinds if place < len(found))
+
+
+def _print_line(line: str, severity: str = "") -> None:
+    text = Text(one_line(line), style="bold red" if severity == "error" else "")
+    text.truncate(results.width, overflow="ellipsis")
+    results.print(text)
+
+
+def _counts(report: Report, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("kind")
+    names = list(dict.fromkeys(source.name for source in report.sources))
+    for name in names:
+        table.add_column(one_line(name), justify="right")
+    table.add_column("what it is")
+    for kind, counter in report.counts().items():
+        severity = "error" if kind in ERRORS else "note"
+        counts = [f"{counter[name]:,}" if counter[name] else "" for name in names]
+        table.add_row(severity, kind, *counts, MEANINGS[kind], style="bold red" if kind in ERRORS else None)
+    return table

@@ -1,0 +1,75 @@
+"""The checksums of a run's best/: whatever of the model's files is not as it was written is found when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whispertune.errors import CheckpointError
+
+CHECKSUMS = "checksums.json"
+"""Name of the file that lists the sha256 of all the others but README.md, which anybody may edit. Programs that open
+Hugging Face folders take no notice of it."""
+
+
+def write_checksums(folder: Path, digests: Mapping[str, str], **about: str | int) -> None:
+    """Put the sha256 of each file into the folder. about: whose model it is."""
+    text = json.dumps({**about, "sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
+    (folder / CHECKSUMS).write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `write_checksums` was told of the model; nothing if that is damaged."""
+    try:
+        found = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        return {"step": int(found["step"]), "run": str(found["run"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def read_checksums(folder: Path) -> dict[str, str]:
+    """File name -> sha256; empty where there are none.
+
+    Raises:
+        CheckpointError: if the list is damaged.
+    """
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return {}
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        plain = all(Path(name).name == name and isinstance(digest, str) for name, digest in listed.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        plain, listed = False, {}
+    if not plain or not listed:
+        raise CheckpointError(
+            f"{path}: is damaged, so that nothing tells whether the model is whole; copy the folder again, or remove "
+            "this file to use the model unchecked"
+        )
+    return dict(listed)
+
+
+def require_unchanged(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Compare the files of a folder with its checksums, if it has any.
+
+    known: digests that need not be computed again.
+
+    Raises:
+        CheckpointError: naming the first file that is gone or not as it was written.
+    """
+    for name, expected in read_checksums(folder).items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = (known or {}).get(name) or hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / name}: cannot be read ({error.strerror}), so the model is not whole; copy it again"
+            ) from None
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / name}: is not as it was written (its sha256 is not that of {CHECKSUMS}): damaged, or edited"
+                f"; copy it again, or remove {CHECKSUMS} if you changed it on purpose"
+            )
