@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune import targets, transcripts
+from whispertune.data import timed_text
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
 from whispertune.data.options import DataOptions as DataOptions
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
@@ -33,7 +34,7 @@ from whispertune.windows import Window, WindowOptions, drawn, single_windows, st
 
 MOST_HEARD = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
-JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer)
+JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
 """The modules that say whether a text can be a target; what they find is kept in the index."""
 MOST_COMPARED = 5_000
 """Rows of one split that are decoded to be compared with those of another of the same length."""
@@ -65,7 +66,7 @@ class Split:
     num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
     languages: spoken. task: of rows that name none; tasks: that rows name.
     heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
-    joined: whether an utterance may be joined from several segments.
+    has_segments: whether it may be known of utterances what is said when.
     weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
     fingerprint: sha256 of what the rows were read from.
     """
@@ -80,7 +81,7 @@ class Split:
     num_rows: int
     heard: bool = True
     num_stitched: int = 0
-    joined: bool = False
+    has_segments: bool = False
     weights: MutableSequence[float] = field(default_factory=list)
     task: str = "transcribe"
     tasks: set[str | None] = field(default_factory=set)
@@ -123,9 +124,9 @@ class Split:
         stitched = self._stitched(options, text, seed) if options.stitched_share > 0 else []
         timed, prompted = bytearray(count), bytearray(count)  # drawn once, not at each use
         earlier: Utterance | None = None
-        for i in range(count) if options.previous_text or (self.joined and options.timestamps) else ():
+        for i in range(count) if options.previous_text or (self.has_segments and options.timestamps) else ():
             row = singles[i].utterances[0]
-            timed[i] = len(row.segments) > 1 and drawn(options.timestamps, seed, f"{row.id}/timestamps")
+            timed[i] = bool(row.segments) and drawn(options.timestamps, seed, f"{row.id}/timestamps")
             follows = earlier is not None and _follows(earlier, row)
             prompted[i] = follows and drawn(options.previous_text, seed, f"{row.id}/previous")
             earlier = row
@@ -242,7 +243,7 @@ def load_split(
     return Split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
         [codes[kind] for kind in kinds], keys, excluded, len(rows),
-        heard=heard, joined=isinstance(rows, JoinedSegments),
+        heard=heard, has_segments=rows.has_segments,
         weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
         tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from whispertune.data.timed_text import TIME, TOKEN
 from whispertune.data.utterances import Utterance
 from whispertune.errors import RecipeError
 from whispertune.targets import Target, make_target
@@ -106,6 +107,9 @@ class TextSettings:
         """
         language, words = self.language_code_of(said.language), said.text
         written = self.written_in(language, said.task)
+        for what, content in (("text", words), ("prompt", said.prompt or "")):
+            if (token := special_token(content, self.tokenizer)) is not None:
+                return f"special token {token!r} in the {what}; {remedy_of(token)}"
         if not (words == "" and keep_empty) and not leaves_something(words, written):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
@@ -130,7 +134,7 @@ class TextSettings:
 
     def surely_usable(self, words: str, language: str) -> bool:
         """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
-        return self.surely_fits(words) and leaves_something(words, language)
+        return self.surely_fits(words) and "<|" not in words and leaves_something(words, language)
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
         """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
@@ -211,6 +215,22 @@ def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_
         earliest = min(max(round(end / SECONDS_PER_TIMESTAMP), first + 1), latest)
         ids += [timestamp_begin + first, *text, timestamp_begin + earliest]
     return ids
+
+
+def special_token(text: str, tokenizer: Tokenizer | None) -> str | None:
+    """The first token in a text that would be trained on letter by letter: all but those a user gave the model."""
+    for token in TOKEN.findall(text) if "<|" in text else ():
+        ids = [] if tokenizer is None else tokenizer.encode(token)
+        if tokenizer is None or len(ids) != 1 or ids[0] not in tokenizer.added_text:
+            return str(token)
+    return None
+
+
+def remedy_of(token: str) -> str:
+    """What to do about a special token in a text or a prompt."""
+    if TIME.fullmatch(token):
+        return "write all text between rising times within 30 s, as <|0.00|>Sì.<|1.20|>, or remove them"
+    return "remove it: whispertune adds language, task and end by itself"
 
 
 def leaves_something(text: str, language: str) -> bool:

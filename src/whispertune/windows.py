@@ -45,8 +45,9 @@ class WindowOptions:
     """Longest pause between stitched utterances, seconds."""
 
     timestamps: float = 0.5
-    """Share of the windows with several segments (stitched, or joined by data.merge_segments) whose target has
-    timestamps; single utterances never have: their file's ends are not those of the speech."""
+    """Share of the windows of which is known what is said when (stitched, joined by data.merge_segments, or with times
+    in the text, <|0.00|>Sì.<|1.20|>) whose target has timestamps; others never have: their file's ends are not those
+    of the speech. 0 leaves times out."""
 
     previous_text: float = 0.0
     """Share of the windows that begin with the text before theirs, of those that have one: a segment with another

@@ -16,6 +16,7 @@ from whispertune.data.manifest import is_manifest, manifest_rows
 from whispertune.data.reading import KINDS
 from whispertune.data.rows import Row
 from whispertune.data.sources import holds_cuts, reading_of
+from whispertune.data.timed_text import write_times
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError, RecipeError
 
@@ -128,6 +129,7 @@ def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, A
     fields: dict[str, Any] = {name: getattr(row, name) for name in NAMES}
     fields["audio"] = audio_path(row.audio, folder)
     fields["start"] = row.start or None
+    fields["text"] = write_times(row.segments) if row.segments else row.text
     # An empty field stays where another column would count in its place.
     kept = {
         name: value

@@ -26,6 +26,7 @@ ERRORS: dict[str, str] = {
     "empty_text": "no text",
     "unspoken_text": "text of which normalisation leaves nothing (punctuation only)",
     "too_many_tokens": "text longer than Whisper's 448 tokens",
+    "special_token": "a special token of Whisper's, which would be trained on letter by letter",
     "markup": "tags, bracketed sounds, HTML or links that nobody says",
     "other_script": "written in another script than the language's",
     "encoding_damage": "characters that a wrong encoding has spoilt, or question marks in place of letters",
@@ -35,7 +36,7 @@ ERRORS: dict[str, str] = {
 }
 UNUSABLE = frozenset(
     ("unreadable_audio", "silence", "too_short", "too_long", "empty_text", "unspoken_text", "too_many_tokens")
-) | {"unknown_language"}
+) | {"unknown_language", "special_token"}
 """Errors that leave a model nothing to say."""
 NOTES: dict[str, str] = {
     "clipped": "clipped: peaks are cut flat",

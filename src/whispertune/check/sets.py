@@ -12,9 +12,12 @@ from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import Finding, Source
 from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
 from whispertune.data.manifest import repeated_id
+from whispertune.data.timed_text import plain_text
 from whispertune.data.utterances import Utterance
 from whispertune.scoring.error_rates import count_characters
 from whispertune.text.normalizer import basic_normalize
+from whispertune.text.tokenizer import Tokenizer
+from whispertune.transcripts import remedy_of, special_token
 
 SAME_BITS = 40
 """Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26; two different clips of one length
@@ -43,6 +46,26 @@ def repeated_ids(sources: Sequence[Source]) -> Iterator[Finding]:
         for earlier, row in source.rows.repeated_ids():
             fault = repeated_id(source.rows[earlier], source.rows[row])
             yield Finding(source.first + row, "repeated_id", fault.problem)
+
+
+def special_tokens(sources: Sequence[Source], tokenizer: Tokenizer | None) -> Iterator[Finding]:
+    """Texts and prompts with a special token in them that is no time which says when something is said."""
+    for source in sources:
+        prompts = {
+            number: token
+            for number, kind in enumerate(source.rows.kinds)
+            if kind.prompt and (token := special_token(plain_text(kind.prompt), tokenizer)) is not None
+        }
+        numbers = source.rows.kind_numbers.tolist() if prompts else []
+        for row, number in enumerate(numbers):
+            if number in prompts:
+                token = prompts[number]
+                yield Finding(source.first + row, "special_token", f"{token} in the prompt; {remedy_of(token)}")
+        if source.rows.has_segments:
+            _, _, texts = source.rows.strings(range(len(source.rows)))
+            for row, text in enumerate(texts):
+                if (found := special_token(text, tokenizer)) is not None:
+                    yield Finding(source.first + row, "special_token", f"{found}; {remedy_of(found)}")
 
 
 def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | None) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ SHINGLE = 5
 """Letters in a row; texts that share most of these are nearly the same."""
 
 MARKUP = re.compile(
-    r"<[^<>]{1,80}>|\[[^\[\]]{1,80}\]|\{[^{}]{1,80}\}|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});|\bhttps?://\S"
+    r"<(?!\|)[^<>]{1,80}>|\[[^\[\]]{1,80}\]|\{[^{}]{1,80}\}|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});|\bhttps?://\S"
 )
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]

@@ -16,7 +16,7 @@ from whispertune.check.misfits import misfits
 from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
 from whispertune.check.report import Report, summary, write_findings
-from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers
+from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers, special_tokens
 from whispertune.check.terminal import tell
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
@@ -226,6 +226,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
             [source.rows for source in sources], _language(options, ready), _token_counter(tokenizer, options),
             max_tokens=tokenizer.max_tokens if tokenizer else MAX_TOKENS, sketches=several, advance=advance,
         )  # fmt: skip
+    findings += special_tokens(sources, tokenizer)
     audio: AudioFacts | None = None
     if not options.no_audio:
         with progress_bar("audio", num_rows) as advance:

@@ -28,6 +28,7 @@ class JoinedSegments(Sequence[Utterance]):
         self._begins = begins
         self._leads = leads
         self.fingerprint = rows.fingerprint
+        self.has_segments = True
 
     def _at(self, index: int) -> Utterance:
         members = self._rows[self._begins[index] : self._begins[index + 1]]
@@ -42,7 +43,11 @@ class JoinedSegments(Sequence[Utterance]):
             end=members[-1].end,
             text=" ".join(member.text for member in members if member.text),
             speaker=first.speaker if len({member.speaker for member in members}) == 1 else None,
-            segments=tuple(Segment(m.start - start, (m.end or 0.0) - start, m.text) for m in members),
+            segments=tuple(
+                Segment(m.start - start + begin, m.start - start + end, text)
+                for m in members
+                for begin, end, text in m.segments or (Segment(0.0, (m.end or 0.0) - m.start, m.text),)
+            ),
         )
 
     @property

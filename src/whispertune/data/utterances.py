@@ -15,15 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.reading import Reading
+from whispertune.data.timed_text import Segment as Segment
+from whispertune.data.timed_text import parse_times, plain_text, write_times
 from whispertune.errors import ManifestError
-
-
-class Segment(NamedTuple):
-    """What is said from `start` to `end` (seconds from the start of what it is a part of)."""
-
-    start: float
-    end: float
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +27,7 @@ class Utterance:
     id: str
     audio: Path
     text: str
-    """As written, surrounding white space removed; "" if the row has none."""
+    """As written, surrounding white space and times (`timed_text`) removed; "" if the row has none."""
     start: float = 0.0
     """Seconds."""
     end: float | None = None
@@ -53,7 +47,7 @@ class Utterance:
     row: int = 0
     """The line in the manifest where the row starts, as an editor counts (a CSV's header is line 1)."""
     segments: tuple[Segment, ...] = ()
-    """What it was joined from (`data.merge_segments`), in the order of time; columns (below) do not hold it."""
+    """What it was joined from (`data.merge_segments`), or what times in its text say, in the order of time."""
 
 
 class Shared(NamedTuple):
@@ -108,7 +102,8 @@ class Utterances(Sequence[Utterance]):
     def append(self, one: Utterance) -> None:
         """Add one."""
         self.add(
-            id=one.id, audio=str(one.audio), text=one.text, start=one.start, end=one.end, language=one.language,
+            id=one.id, audio=str(one.audio), text=write_times(one.segments) or one.text, start=one.start,
+            end=one.end, language=one.language,
             task=one.task, speaker=one.speaker, prompt=one.prompt, channel=one.channel, within=one.within,
             weight=one.weight, source=one.source, row=one.row,
         )  # fmt: skip
@@ -202,10 +197,17 @@ class Utterances(Sequence[Utterance]):
         fields = self._texts[begin : self._text_ends[rows[-1]]].decode("utf-8", "surrogateescape").split("\0")
         if len(fields) != 3 * (rows[-1] - rows[0] + 1) + 1:  # a text of the caller's own making holds a NUL
             fields = [field for row in range(rows[0], rows[-1] + 1) for field in self._strings(row)]
+        if self.has_segments:
+            fields[2::3] = map(plain_text, fields[2::3])
         step = 3 * rows.step
         ids, names, texts = (fields[field : 3 * (rows[-1] - rows[0] + 1) : step] for field in range(3))
         folders = map(self._shared.__getitem__, self._kinds[rows[0] : rows[-1] + 1 : rows.step])
         return ids, [shared.folder + name for shared, name in zip(folders, names, strict=True)], texts
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether texts may have times in them."""
+        return b"<|" in self._texts
 
     @property
     def kinds(self) -> list[Shared]:
@@ -241,22 +243,14 @@ class Utterances(Sequence[Utterance]):
     def _at(self, index: int) -> Utterance:
         shared, end = self._shared[self._kinds[index]], self._ends[index]
         id_, name, text = self._strings(index)
+        text, segments = parse_times(text)
         return Utterance(
-            id=id_,
-            audio=Path(shared.folder + name),
-            text=text,
-            start=self._starts[index],
-            end=None if end < 0 else end,
-            language=shared.language,
-            task=shared.task,
-            speaker=shared.speaker,
-            prompt=shared.prompt,
-            channel=shared.channel,
-            within=self._places.get(index),
-            weight=shared.weight,
-            source=shared.source,
-            row=self._rows[index],
-        )
+            id=id_, audio=Path(shared.folder + name), text=text, start=self._starts[index],
+            end=None if end < 0 else end, language=shared.language, task=shared.task, speaker=shared.speaker,
+            prompt=None if shared.prompt is None else plain_text(shared.prompt), channel=shared.channel,
+            within=self._places.get(index), weight=shared.weight, source=shared.source, row=self._rows[index],
+            segments=segments,
+        )  # fmt: skip
 
     @overload
     def __getitem__(self, index: int) -> Utterance: ...
