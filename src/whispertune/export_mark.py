@@ -43,10 +43,13 @@ def held_source(folder: Path, sources: Sequence[Path]) -> Path | None:
     """
     folder = folder.resolve()
     for source in sources:
-        for path in _read_from(source):
-            resolved = path.resolve()
-            if resolved == folder or folder in resolved.parents:
-                return path
+        try:
+            for path in _read_from(source):
+                resolved = path.resolve()
+                if resolved == folder or folder in resolved.parents:
+                    return path
+        except OSError:  # it can't be read at all, which is told where it is
+            continue
     return None
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import checkpoint_samples as samples
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from standard_samples import standard
 
 from whispertune.checkpoints import packaged
 from whispertune.checkpoints.checkpoint import expected_shapes, load_checkpoint
@@ -49,6 +54,95 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"")
     assert "model.pt: is empty" in message(str(tmp_path / "model.pt"))
     assert "packaged:whisper-base" in message("packaged:whisper-huge")
+
+
+def test_names_that_can_not_be_looked_up() -> None:
+    assert "can't be read (File name too long)" in message("x" * 5000)
+    assert "can't be read (File name too long)" in message("a/" * 2500)
+    assert "no such folder" in message("a\0b")
+
+
+def test_a_trainers_output_folder_names_its_newest_checkpoint(tmp_path: Path) -> None:
+    for number in (500, 1000, 90):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-2000").write_text("a file")
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    found = message(str(tmp_path))
+    assert found.endswith(f"the newest is {tmp_path / 'checkpoint-1000'}")
+    assert "transformers' Trainer" in found
+
+
+def test_a_run_without_best_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: x")
+    (tmp_path / "environment.json").write_text("{}")
+    assert message(str(tmp_path)).endswith(f"whispertune resume {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"_orig_mod.{name}",  # torch.compile of the whole model
+        lambda name: name.replace("model.encoder.", "model.encoder._orig_mod."),  # of a part
+        lambda name: f"module._orig_mod.{name.removeprefix('model.')}",  # DataParallel around it
+        lambda name: name.replace("layers.0.", "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    ],
+)
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_saved_with_their_wrappers(
+    folder: Path, tmp_path: Path, rename: Callable[[str], str], pickled: bool
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    renamed = {rename(name): tensor for name, tensor in load_file(path).items()}
+    assert renamed.keys() != samples.random_weights().keys()
+    path.unlink()
+    torch.save(renamed, path.with_name("pytorch_model.bin")) if pickled else save_file(renamed, path)
+    loaded = load_checkpoint(str(tmp_path / "model")).weights
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in samples.random_weights().items())
+    assert loaded.keys() == samples.random_weights().keys()
+
+
+def test_weights_saved_twice_by_their_wrappers_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    name = "model.encoder.conv1.bias"
+    save_file(load_file(path) | {f"_orig_mod.{name}": torch.zeros(64)}, path)
+    assert f"{name} is there twice" in message(str(tmp_path / "model"))
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_a_lora_adapter_is_merged_by_the_command_that_is_printed(tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    checkpoint = standard()
+    save_huggingface(base, checkpoint, checkpoint.weights, language="it", model_card=None)
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(base)
+    options = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, options)
+    tuned.save_pretrained(adapter)
+    found = message(str(adapter))
+    assert f"is a LoRA adapter of peft, not a model; merge it with the one that it was trained on ({base})" in found
+    command = shlex.split(found[found.index("python -c") :])
+    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    merged = load_checkpoint(f"{adapter}-merged").weights
+    theirs = dict(tuned.merge_and_unload().named_parameters())
+    changed = 0
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, theirs[name].detach())
+        changed += not torch.equal(tensor, checkpoint.weights[name])
+    assert changed == 6  # q_proj of two encoder layers, and twice of two decoder layers
+    # Saved unmerged under the model's own name:
+    shutil.copytree(base, tmp_path / "unmerged")
+    save_file(
+        {f"model.{name}": tensor.contiguous() for name, tensor in peft.get_peft_model_state_dict(tuned).items()}
+        | {"model.encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 64)},
+        tmp_path / "unmerged" / "model.safetensors",
+    )
+    assert "holds LoRA weights" in message(str(tmp_path / "unmerged"))
+    (adapter / "adapter_config.json").write_text("[")
+    assert "is a LoRA adapter of peft" in message(str(adapter))
 
 
 def test_hub_offline_is_one_clear_line() -> None:

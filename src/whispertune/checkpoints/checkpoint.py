@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whispertune.checkpoints import ctranslate2, ggml, hub, huggingface, openai, packaged
+from whispertune.checkpoints import ctranslate2, ggml, hub, huggingface, openai, packaged, unfinished
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.errors import CheckpointError
 from whispertune.home import expand_home
@@ -21,6 +21,13 @@ def load_checkpoint(model: str, tokenizer: Path | None = None) -> Checkpoint:
 
     Raises CheckpointError, in one line, if it can't be found, read, or is no Whisper.
     """
+    try:
+        return _load(model, tokenizer)
+    except OSError as error:  # a name that is too long, a folder that may not be entered, a failing disk
+        raise CheckpointError(f"{model}: can't be read ({error.strerror or error})") from error
+
+
+def _load(model: str, tokenizer: Path | None) -> Checkpoint:
     path = expand_home(model)
     if path.suffix in openai.SUFFIXES and path.is_file():
         return openai.read_file(path, source=model, tokenizer=tokenizer)
@@ -54,6 +61,9 @@ def _read_folder(folder: Path, *, source: str) -> Checkpoint:
     if (folder / ggml.FILE).exists():
         raise CheckpointError(f"{folder / ggml.FILE}: {ggml.ONLY_WRITTEN}")
     raise CheckpointError(
-        f"{folder}: holds no model: neither a config.json (Hugging Face), nor a model.bin (CTranslate2), "
-        "nor a model.pt (OpenAI), nor a run's best/"
+        unfinished.explained(folder)
+        or (
+            f"{folder}: holds no model: neither a config.json (Hugging Face), nor a model.bin (CTranslate2), "
+            "nor a model.pt (OpenAI), nor a run's best/"
+        )
     )

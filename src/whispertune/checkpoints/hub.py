@@ -9,7 +9,7 @@ from whispertune.errors import CheckpointError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"),
+    *("config.json", "adapter_config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
 )
 # In the order of preference: a repository often holds the same weights in several formats.
@@ -36,6 +36,8 @@ def fetch(model: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=[*_SMALL_FILES, *weights]))
             if any(path for pattern in weights for path in folder.glob(pattern)):
                 return folder
+        if (folder / "adapter_config.json").exists():  # no model, but something is known of it
+            return folder
     # The client raises its own errors, OSError, ValueError, and its HTTP library's (not always the same).
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

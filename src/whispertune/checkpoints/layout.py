@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -107,15 +108,22 @@ def read_config(values: Mapping[str, Any], where: str) -> WhisperConfig:
 
 
 def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """`weights` under the names of `expected_shapes`: with the `model.` prefix, no tied output layer.
+    """`weights` under the names of `expected_shapes`: with the `model.` prefix, no wrappers', no tied output layer.
 
-    Raises CheckpointError if an output layer is stored that differs from the token embedding.
+    Raises CheckpointError if an output layer is stored that differs from the token embedding, or the weights are those
+    of LoRA.
     """
     named: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        full = f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name
+        if _LORA.search(name):
+            raise CheckpointError(
+                f"{where}: holds LoRA weights beside those that they change ({name:.90}); save it merged: "
+                "model.merge_and_unload().save_pretrained(FOLDER) in peft"
+            )
+        bare = unwrapped(name)
+        full = f"model.{bare}" if bare.startswith(("encoder.", "decoder.")) else bare
         if full in named:
-            raise CheckpointError(f"{where}: {full} is there twice, with and without the `model.` prefix")
+            raise CheckpointError(f"{where}: {full} is there twice, with and without a prefix")
         named[full] = tensor
     projection = named.pop(PROJECTION, None)
     if projection is not None:
@@ -128,6 +136,15 @@ def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[s
                 f"{where}: {PROJECTION} differs from {EMBEDDING}; Whisper ties them, so it can't be used"
             )
     return named
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what torch.compile, DataParallel and FSDP put before it when their wrapper is saved."""
+    return _WRAPPERS.sub("", name).removeprefix("module.")
+
+
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_LORA = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer)\.")
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], config: WhisperConfig, where: str) -> None:

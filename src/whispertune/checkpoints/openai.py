@@ -16,7 +16,7 @@ import torch
 
 from whispertune.checkpoints.generation import complete_generation, complete_preprocessor
 from whispertune.checkpoints.json_files import read_json, read_text
-from whispertune.checkpoints.layout import Checkpoint, check_tensors, expected_shapes, read_config
+from whispertune.checkpoints.layout import Checkpoint, check_tensors, expected_shapes, read_config, unwrapped
 from whispertune.checkpoints.openai_layout import DIMS, openai_dims, openai_name, require_openai
 from whispertune.checkpoints.openai_tokenizer import default_suppressed, installed_tokenizer
 from whispertune.checkpoints.pickled import load_pickled
@@ -39,7 +39,7 @@ def read_file(path: Path, *, source: str, tokenizer: Path | None = None) -> Chec
     content = _load(path)
     config = _read_dims(content["dims"], path)
     shapes = {openai_name(name): shape for name, shape in expected_shapes(config).items()}
-    stored = content["model_state_dict"]
+    stored = {unwrapped(name): tensor for name, tensor in content["model_state_dict"].items()}
     check_tensors(stored, shapes, str(path))
     weights = {name: stored[openai_name(name)] for name in expected_shapes(config)}
     text, found_in = _find_tokenizer(path, config.vocab_size, tokenizer)
