@@ -10,7 +10,7 @@ import yaml
 
 from whispertune.errors import RecipeError
 from whispertune.flags import load_yaml, parse_fields
-from whispertune.recipe import Recipe, differing_fields, to_mapping, to_yaml
+from whispertune.recipe import Recipe, differing_fields, from_recipes_folder, to_mapping, to_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -66,3 +66,24 @@ def test_recipes_are_checked_when_made_in_python_too() -> None:
         Recipe(model="m", train="t", valid="v", output="o", epochs=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe().epochs = 3  # type: ignore[misc]
+
+
+def test_relative_paths_are_tried_from_the_recipes_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder goes first; options of a source, ranges of shards and names of models stay."""
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for folder in (beside, here):
+        (folder / "data").mkdir(parents=True)
+        (folder / "both.csv").touch()
+    (beside / "data" / "train.csv").touch()
+    monkeypatch.chdir(here)
+    fields = {
+        "model": "openai/whisper-base", "train": "data/train.csv [language=it weight=2] + both.csv + hub:some/data",
+        "valid": "nowhere.csv", "test": "shards/s-{000..001}.tar", "epochs": 2,
+    }  # fmt: skip
+    (beside / "shards").mkdir()
+    found = from_recipes_folder(fields, beside / "recipe.yaml")
+    assert found == {
+        **fields,
+        "train": f"{beside}/data/train.csv [language=it weight=2] + both.csv + hub:some/data",
+        "test": f"{beside}/shards/s-{{000..001}}.tar",
+    }

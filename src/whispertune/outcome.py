@@ -11,7 +11,7 @@ from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.console import console, peak_memory_gb, percent, results
 from whispertune.next_step import evaluation_commands
 from whispertune.run_folder import BEST, read_jsonl, write_jsonl, write_text
-from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
+from whispertune.scoring.significance import PairedBootstrap, caveat, paired_bootstrap
 from whispertune.session import Session
 from whispertune.stages import save_best
 from whispertune.training.resume import Progress
@@ -31,7 +31,8 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
     if comparison.difference > 0:
         console.print(
             f"fine-tuning made it worse: the valid error rate rose by {100 * comparison.difference:.1f} points "
-            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}); try a lower schedule.peak_lr",
+            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}; {comparison.verdict()}); try a lower "
+            "schedule.peak_lr",
             style="bold red",
         )
     if comparison.low > 0:
@@ -101,9 +102,13 @@ def report(
             results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into the most tokens (loops)")
     change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
-        f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) "
-        f"at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; {progress.skipped} updates skipped"
+        f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}), "
+        f"{comparison.verdict()}, at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; "
+        f"{progress.skipped} updates skipped"
     )
+    for split in (session.valid, session.test):
+        if split is not None and (warning := caveat(split.name, len(split.windows))):
+            results.print(warning, style="yellow")
     results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     results.print(f"model: {session.folder.best}")
     for command in evaluation_commands(session.recipe):

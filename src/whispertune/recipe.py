@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from whispertune.augment.pipeline import AugmentOptions
+from whispertune.data.rows import exists
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.flags import flatten
@@ -117,6 +120,33 @@ class Recipe:
                 f"states.store is {self.states.store}, but augment.views is fresh: augmented states change in every "
                 "epoch; take auto or off, or give a number of views"
             )
+
+
+def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, Any]:
+    """The fields of a recipe file with its relative paths found: from the working folder or, where nothing lies there,
+    from the folder of the recipe. What is found in neither stays as it is.
+    """
+
+    def found(path: str) -> str:
+        beside = str(recipe.parent / path)
+        # A name may hold a range of shards, so that only the folder can be looked for.
+        here, there = (path, beside) if "{" not in path else (str(Path(path).parent), str(Path(beside).parent))
+        relative = path and not path.startswith(("~", "hub:", "packaged:")) and not Path(path).is_absolute()
+        return beside if relative and not exists(here) and exists(there) else path
+
+    moved = dict(fields)
+    for name in ("model", "augment.noise.folder"):
+        if isinstance(moved.get(name), str):
+            moved[name] = found(moved[name])
+    for name in ("train", "valid", "test"):
+        if isinstance(moved.get(name), str) and not exists(moved[name]):
+            parts = [SOURCE.fullmatch(part) for part in moved[name].split(" + ")]
+            moved[name] = " + ".join(found(part[1]) + (part[2] or "") for part in parts if part is not None)
+    return moved
+
+
+SOURCE = re.compile(r"(.*?)(\s*\[[^\[\]]*=[^\[\]]*\]\s*)?", re.DOTALL)
+"""A source and its options."""
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from whispertune.checkpoints.checksums import CHECKSUMS, read_about, require_unc
 from whispertune.console import console
 from whispertune.errors import CheckpointError, RecipeError, RunFolderError
 from whispertune.flags import flatten, load_yaml, parse_fields
-from whispertune.recipe import Recipe, differing_fields, to_mapping
+from whispertune.recipe import Recipe, differing_fields, from_recipes_folder, to_mapping
 from whispertune.run_folder import BEST, RunFolder, read_jsonl
 from whispertune.run_states import auto_views
 from whispertune.session import Session
@@ -72,7 +72,7 @@ def fields_to_resume(folder: RunFolder) -> dict[str, Any]:
     if not folder.recipe.exists() and not began:
         raise RunFolderError(f"{folder.path}: no run here (no recipe.yaml); name the --output of a train command")
     try:
-        fields = load_yaml(folder.recipe)
+        fields = from_recipes_folder(load_yaml(folder.recipe), folder.recipe)
         _parsed(fields, folder.recipe)
     except RecipeError as error:
         if not began:

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from whispertune.scoring import significance
-from whispertune.scoring.significance import PairedBootstrap, bootstrap_interval, paired_bootstrap
+from whispertune.scoring.significance import (
+    FEWEST_UTTERANCES,
+    PairedBootstrap,
+    bootstrap_interval,
+    caveat,
+    paired_bootstrap,
+)
 
 
 def test_the_interval_is_that_of_the_binomial_where_each_utterance_is_a_word() -> None:
@@ -83,3 +89,23 @@ def test_wrong_arguments() -> None:
         bootstrap_interval([1, 2], [3])
     with pytest.raises(ValueError, match="confidence"):
         bootstrap_interval([1, 2], [3, 4], confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.126, 0.0, "not conclusive: it may be chance"),
+        (-0.126, -0.001, "better beyond chance"),
+        (0.001, 0.1, "worse beyond chance"),
+    ],
+)
+def test_an_interval_that_reaches_zero_is_not_conclusive(low: float, high: float, verdict: str) -> None:
+    found = PairedBootstrap(difference=(low + high) / 2, low=low, high=high, probability_b_better=0.5)
+    assert found.verdict() == verdict
+    same = PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
+    assert same.verdict() == "no difference"
+
+
+def test_few_utterances_get_a_caveat() -> None:
+    assert caveat("valid", FEWEST_UTTERANCES) is None
+    assert "valid has 3 utterances" in str(caveat("valid", 3))

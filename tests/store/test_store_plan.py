@@ -57,10 +57,20 @@ def test_a_store_in_use_takes_of_the_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("store", ["memory", "disk", "off"])
 def test_what_is_asked_for_is_done(tmp_path: Path, store: str) -> None:
-    options = StateOptions(store=store, folder=str(tmp_path), max_gb=1e-9)  # type: ignore[arg-type]
-    place, reason = choose_place(options, 10**18)
+    options = StateOptions(store=store, folder=str(tmp_path))  # type: ignore[arg-type]
+    place, reason = choose_place(options, 10**9 if store == "disk" else 10**18)
     assert place == store
     assert "as asked" in reason
+
+
+def test_the_disk_as_asked_has_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 TB went "as asked" into 1 MB."""
+    small = StateOptions(store="disk", folder=str(tmp_path), max_gb=1e-3)
+    with pytest.raises(RecipeError, match=r"take 1e\+04 GB, more than states.max_gb allows \(0.001\); raise it"):
+        choose_place(small, 10**13)
+    monkeypatch.setattr(plan, "free_bytes", lambda folder: 3 * GB)
+    with pytest.raises(RecipeError, match=r"take 5 GB, and .* has room for 3 GB; name a --states.folder on another"):
+        choose_place(StateOptions(store="disk", folder=str(tmp_path)), 5 * GB)
 
 
 def test_bounds_of_the_folder() -> None:

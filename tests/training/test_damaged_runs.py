@@ -191,6 +191,17 @@ def test_a_finished_run_says_where_its_figures_are(finished: Path, capsys: pytes
     assert shown.endswith("metrics.jsonl")
 
 
+def test_ties_are_called_ties(samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The random model is wrong in every word, in every epoch: the second is no better than the first."""
+    assert samples.train_run(tmp_path / "run") == 0
+    captured = capsys.readouterr()
+    shown, told = " ".join(captured.err.split()), " ".join(captured.out.split())
+    assert shown.count(", best so far") == 1
+    assert shown.count(", as good as the best so far, and newer: kept") == 1
+    assert "no difference, at epoch 2" in told
+    assert "valid has 4 utterances: with fewer than 30 the 95 % intervals are too narrow to rely on" in told
+
+
 # A full disk.
 
 
@@ -239,7 +250,7 @@ def test_a_longer_run_is_tested_again(samples: Samples, tmp_path: Path, monkeypa
     assert samples.train_run(run, epochs=1, test=samples.test) == 0
     assert cli.main(samples.arguments(run, epochs=2, test=samples.test)) == 0
     assert progress_of(run)["finished"]
-    assert [row["epoch"] for row in metrics(run) if row.get("split") == "test"][::2] == [0, 0]
+    assert [row["epoch"] for row in metrics(run) if row.get("split") == "test"][::2] == [0, 1, 0, 2]
     assert [row["epoch"] for row in valid_rows(run)] == [0, 1, 2]
 
 

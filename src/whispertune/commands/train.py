@@ -24,7 +24,7 @@ from whispertune.flags import help_text, load_yaml, parse_fields
 from whispertune.outcome import choose_best, record_test, report
 from whispertune.precision import precision_name
 from whispertune.processes import Processes, join
-from whispertune.recipe import Recipe, to_yaml
+from whispertune.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
 from whispertune.run_folder import RunFolder, write_text
 from whispertune.session import Session, open_session
@@ -43,7 +43,8 @@ DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
      audiofolder, saved `datasets`, or recordings beside .txt, .srt or .vtt; lhotse cuts; shards-{000..010}.tar;
      hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'
 
-Every flag below is a field of the recipe too; flags win over RECIPE.yaml. --print_config prints the effective
+Every flag below is a field of the recipe too; flags win over RECIPE.yaml. Relative paths in it are looked for in the
+working folder, then in the folder of RECIPE.yaml. --print_config prints the effective
 recipe and stops. A run that was killed goes on with the same command, or with `whispertune resume RUN`."""
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     fields, where = {}, "recipe"
     if flags and not flags[0].startswith("-"):
         where, *flags = flags
-        fields = load_yaml(Path(where))
+        fields = from_recipes_folder(load_yaml(Path(where)), Path(where))
     recipe = parse_fields(Recipe, fields, flags, command="train", where=where)
     if print_config:
         results.print(to_yaml(recipe), end="")

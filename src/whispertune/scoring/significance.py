@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+FEWEST_UTTERANCES = 30
+"""Of fewer utterances the draws differ too little from each other: the interval is too narrow, or even a point."""
+
 _DRAWS_AT_ONCE = 1_000_000  # utterances per chunk of draws: about 24 MB
 
 
@@ -30,6 +33,22 @@ class PairedBootstrap:
     def significant(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
+
+    def verdict(self) -> str:
+        """What the interval says of the difference, in words."""
+        if self.significant:
+            return "better beyond chance" if self.high < 0 else "worse beyond chance"
+        return "no difference" if self.difference == self.low == self.high == 0 else "not conclusive: it may be chance"
+
+
+def caveat(name: str, num_utterances: int) -> str | None:
+    """A warning that a set is too small for its intervals to mean much; None if it isn't."""
+    if num_utterances >= FEWEST_UTTERANCES:
+        return None
+    return (
+        f"{name} has {num_utterances} utterances: with fewer than {FEWEST_UTTERANCES} the 95 % intervals are too "
+        "narrow to rely on"
+    )
 
 
 def bootstrap_interval(

@@ -56,9 +56,14 @@ def free_bytes(folder: Path) -> int:
 
 def room_for(folder: Path, num_bytes: int, max_bytes: int) -> bool:
     """Whether a store of this size would fit once everything unused is dropped; drops nothing."""
-    unused = sum(size for _, size, path in _stores(folder) if not _in_use(path))
+    unused = unused_bytes(folder)
     used = sum(size for _, size, _ in _stores(folder)) - unused
     return used + num_bytes <= max_bytes and free_bytes(folder) + unused - num_bytes >= SPARE_BYTES
+
+
+def unused_bytes(folder: Path) -> int:
+    """Bytes of the stores that nobody uses now."""
+    return sum(size for _, size, path in _stores(folder) if not _in_use(path))
 
 
 def _in_use(store: Path) -> bool:

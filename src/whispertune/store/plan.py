@@ -10,7 +10,7 @@ from whispertune.environment import free_memory
 from whispertune.errors import RecipeError
 from whispertune.home import expand_home
 from whispertune.model.config import WhisperConfig
-from whispertune.store.cache import default_folder, free_bytes, room_for
+from whispertune.store.cache import default_folder, free_bytes, room_for, unused_bytes
 
 FRESH_EPOCHS = 4
 """Runs of so many epochs draw fresh views: stored ones would hardly be used twice."""
@@ -53,9 +53,14 @@ class StateOptions:
 
 
 def choose_place(options: StateOptions, num_bytes: int, processes: int = 1) -> tuple[Place, str]:
-    """Where states of this size are kept, and why, in words; in memory each process has its own."""
+    """Where states of this size are kept, and why, in words; in memory each process has its own.
+
+    Raises:
+        RecipeError: if the disk is asked for, and states.max_gb or the disk itself has no room for them.
+    """
     megabytes = f"{num_bytes / 1e6:.0f} MB"
     if options.store == "disk":
+        _require_room(options, num_bytes)
         return "disk", f"{megabytes} in {options.path}, as asked"
     if options.store != "auto":
         return options.store, f"{megabytes}, as asked"
@@ -73,6 +78,23 @@ def choose_place(options: StateOptions, num_bytes: int, processes: int = 1) -> t
     if num_bytes * processes <= memory // 2:
         return "memory", f"{megabytes}, and no room on disk ({reason})"
     return "off", f"{megabytes} fit neither on disk ({reason}) nor in memory ({memory / 1e9:.1f} GB free)"
+
+
+def _require_room(options: StateOptions, num_bytes: int) -> None:
+    size = f"states.store is disk, but the states take {num_bytes / 1e9:.3g} GB"
+    if num_bytes > options.max_bytes:
+        raise RecipeError(
+            f"{size}, more than states.max_gb allows ({options.max_gb:g}); raise it, or take states.store auto or off"
+        )
+    try:
+        free = free_bytes(options.path) + unused_bytes(options.path)
+    except OSError:
+        return  # who makes the folder says why not
+    if num_bytes > free:
+        raise RecipeError(
+            f"{size}, and {options.path} has room for {free / 1e9:.3g} GB; name a --states.folder on another disk, or "
+            "take states.store auto or off"
+        )
 
 
 def stored_views(config: WhisperConfig, num_frames: float, num_tokens: float, epochs: int) -> int:

@@ -253,8 +253,9 @@ class Trainer:
                 self.save_best(weights)
                 progress.kept[BEST] = self.folder.best_digest()
             del weights
+            is_tie = progress.best_rate == found.score.leading
+            notes += ", as good as the best so far, and newer: kept" if is_tie else ", best so far"
             progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
-            notes += ", best so far"
         console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
         progress.validated = True
         if is_best:
