@@ -11,7 +11,9 @@ from typing import Any
 
 import soundfile
 
+from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
+from whispertune.check.page_style import STYLE
 from whispertune.check.report import Report, place_of
 from whispertune.data.audio import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
@@ -22,46 +24,16 @@ SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED = 8, 3, 40
 PLAYED_SECONDS = 20
 MOST_AUDIO_BYTES = 12_000_000
 """Of all players together: MP3 of 16 kHz takes 4 to 8 kB a second."""
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2327; --soft: #667077; --line: #d9dee2; --card: #f6f8f9; --page: #ffffff;
-  --error: #b3261e; --note: #8a6100; --bar: #2f6f9f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7eaec; --soft: #9aa5ad; --line: #343c42; --card: #1d2327;
-  --page: #14181b; --error: #ff8a80; --note: #f0c34e; --bar: #6fb1e0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-p.lead { color: var(--soft); margin: 0 0 1.5rem; }
-.figures { display: flex; flex-wrap: wrap; gap: .75rem; }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .7rem 1rem;
-  min-width: 9rem; }
-.figure b { display: block; font-size: 1.5rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.figure span { color: var(--soft); font-size: .85rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .45rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td { overflow-wrap: break-word; } td:last-child { min-width: 10rem; }
-.error { color: var(--error); font-weight: 600; } .note { color: var(--note); font-weight: 600; }
-.soft { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-audio { width: 15rem; height: 2.2rem; display: block; }
-a { color: inherit; } a:hover { color: var(--bar); }
-@media (max-width: 44rem) { /* a row becomes a card, each value under the heading of its column */
-  thead { display: none; }
-  tr { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: .6rem 0; border-bottom: 1px solid var(--line); }
-  td, td.number { display: block; padding: 0; border: 0; max-width: 100%; text-align: left; white-space: normal; }
-  td:empty { display: none; } td:last-child { flex-basis: 100%; min-width: 0; }
-  td[data-heading]::before { content: attr(data-heading); display: block; color: var(--soft); font-size: .8rem; }
-}
-"""
+MOST_LISTED = 2_000
+"""Findings of a kind that are on the page; check.jsonl has all."""
+WRONG = ((0.95, "almost surely"), (0.5, "probably"), (0.0, "perhaps"))
+"""From which probability on a transcript is called wrong so."""
 
 
 def page(report: Report, figures: Mapping[str, Any]) -> str:
     """The page as HTML; all that comes from the data is escaped."""
     players = _Players()
-    errors, rows = figures["rows_with_errors"], figures["rows"]
+    errors, rows = report.num_errors, report.num_rows + report.num_unread
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -69,13 +41,15 @@ def page(report: Report, figures: Mapping[str, Any]) -> str:
         "<h1>Data check</h1>",
         f'<p class="lead">{_html(", ".join(str(source.path) for source in report.sources))}</p>',
         '<div class="figures">',
-        _figure(f"{rows:,}", "rows"),
-        *([_figure(f"{sum(map(float, hours)):.2f}", "hours")] if (hours := _hours(report)) else []),
-        _figure(f"{errors:,}", "rows with errors"),
+        _figure(f"{rows:,}", "row" if rows == 1 else "rows"),
+        *([_figure(as_duration(figures["seconds"]), "of audio")] if "seconds" in figures else []),
+        *([_figure(f"{figures['num_speakers']:,}", "speakers")] if figures.get("num_speakers", 0) > 1 else []),
+        _figure(f"{errors:,}", "row with errors" if errors == 1 else "rows with errors"),
         _figure(f"{100 * errors / max(rows, 1):.1f} %", "of all rows"),
         "</div>",
         _counts(report),
         _sources(figures["sources"]),
+        *_audio(figures),
         *_ranking(report, players),
         *_examples(report, players),
         *_characters(figures["characters"]),
@@ -121,10 +95,6 @@ def _figure(value: str, what: str) -> str:
     return f'<div class="figure"><b>{escape(value)}</b><span>{escape(what)}</span></div>'
 
 
-def _hours(report: Report) -> list[float]:
-    return [hours for source in report.sources if (hours := report.hours(source)) is not None]
-
-
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Headings and cells are HTML already; `numbers`: columns set flush right."""
 
@@ -165,12 +135,45 @@ def _counts(report: Report) -> str:
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
-            _html(source["file"]), escape(source["split"] or ""), f"{source['rows']:,}",
-            "" if source["hours"] is None else f"{source['hours']:.2f}", f"{source['rows_with_errors']:,}",
+            _html(source["file"]), escape(source["split"] or ""), f"{source['rows'] + source['unread']:,}",
+            "" if source["hours"] is None else as_duration(3600 * source["hours"]),
+            f"{source['rows_with_errors'] + source['unread']:,}",
         ]
         for source in sources
     ]  # fmt: skip
-    return "<h2>Sources</h2>" + _table(["file", "set", "rows", "hours", "rows with errors"], rows, (2, 3, 4))
+    return "<h2>Sources</h2>" + _table(["file", "set", "rows", "audio", "rows with errors"], rows, (2, 3, 4))
+
+
+def _audio(figures: Mapping[str, Any]) -> Iterable[str]:
+    """Durations, sample rates and speakers."""
+    bars, quantiles = figures.get("durations", []), figures.get("duration_quantiles", [])
+    if bars and quantiles:
+        low, middle, high = map(as_duration, quantiles)
+        yield f"<h2>Durations</h2><p>Half of the clips last up to {middle}, nine in ten {low} to {high}.</p>"
+        most = max(count for *_, count in bars)
+        columns = [
+            f'<div title="{low:g} to {high:g} s: {counted(count, "clip")}"><b>{count or ""}</b>'
+            f'<i style="height:{80 * count / most:.1f}%"></i><b>{low:g}</b></div>'
+            for low, high, count in bars
+        ]
+        yield f'<div class="bars">{"".join(columns)}</div>'
+        yield '<p class="soft">clips by duration, from so many seconds on</p>'
+    if rates := figures.get("sample_rates"):
+        yield "<h2>Sample rates</h2>"
+        narrow = "lacks the frequencies above {}, which Whisper looks at: a telephone's sound"
+        rows = [
+            [as_rate(int(rate)), f"{count:,}", narrow.format(as_rate(int(rate) // 2)) if is_narrow(int(rate)) else ""]
+            for rate, count in rates.items()
+        ]
+        yield _table(["sample rate", "rows", ""], rows, (1,))
+    if speakers := figures.get("speakers"):
+        num_others = figures["num_speakers"] - len(speakers)
+        yield f"<h2>Speakers</h2><p>{counted(figures['num_speakers'], 'speaker')}.</p>"
+        yield _table(
+            ["speaker", "rows", "audio"], [[_html(n), f"{k:,}", as_duration(s)] for n, k, s in speakers], (1, 2)
+        )
+        if num_others:
+            yield f'<p class="soft">and {counted(num_others, "other")} with fewer rows</p>'
 
 
 def _ranking(report: Report, players: _Players) -> Iterable[str]:
@@ -185,28 +188,47 @@ def _ranking(report: Report, players: _Players) -> Iterable[str]:
             break
         rows.append(
             [
-                f"{100 * opinion.sure(row.text):.0f} %", f"{100 * opinion.cer:.0f} %", escape(row.text),
+                next(word for least, word in WRONG if opinion.sure(row.text) >= least),
+                f"{100 * opinion.cer:.0f} %", escape(row.text),
                 escape(opinion.hypothesis), players.of(row), _place(row),
             ]
         )  # fmt: skip
-    yield _table(["sure", "CER", "transcript", "heard", "", "where"], rows, (0, 1))
+    yield _table(["wrong", "characters that differ", "transcript", "heard", "", "where"], rows, (1,))
 
 
 def _examples(report: Report, players: _Players) -> Iterable[str]:
     unread = [[_html(fault.problem), _html(_place_of_fault(fault))] for _, fault in report.faults()]
     if unread:
         yield f'<h2 id="bad_row">bad row {_severity("bad_row")}</h2>'
-        yield _table(["finding", "where"], unread)
+        yield _table(["finding", "where"], unread[:MOST_LISTED])
+        yield _unlisted(len(unread))
     for kind in report.counts():
         found = [finding for finding in report.findings if finding.kind == kind]
         if not found:
             continue
         most = SHOWN_ERRORS if kind in ERRORS else SHOWN_NOTES
         title = f"{escape(kind.replace('_', ' '))} {_severity(kind)}"
-        shown = f" (the first {most} of {len(found):,})" if len(found) > most else ""
-        yield f'<h2 id="{kind}">{title}<span class="soft">{shown}</span></h2>'
+        yield f'<h2 id="{kind}">{title} <span class="soft">{counted(len(found), "finding")}</span></h2>'
         rows = [_example(report, finding, players) for finding in found[:most]]
         yield _table(["transcript", "finding", "", "where"], rows)
+        if rest := found[most:MOST_LISTED]:
+            items = "".join(_listed(report, finding) for finding in rest)
+            yield f"<details><summary>{len(rest):,} more</summary>"
+            yield f'<ul class="rest">{items}</ul></details>'
+        yield _unlisted(len(found))
+
+
+def _listed(report: Report, finding: Finding) -> str:
+    source = report.source_of(finding.row)
+    id_, manifest, row = source.rows.origin(finding.row - source.first)
+    return f"<li>{_html(Path(manifest).name)}, row {row}, {_html(id_)}: {_html(finding.detail)}</li>"
+
+
+def _unlisted(number: int) -> str:
+    """What is said of findings that the page has no room for."""
+    if number <= MOST_LISTED:
+        return ""
+    return f'<p class="soft">{number - MOST_LISTED:,} more are in <a href="check.jsonl">check.jsonl</a></p>'
 
 
 def _example(report: Report, finding: Finding, players: _Players) -> list[str]:
@@ -221,7 +243,8 @@ def _place_of_fault(fault: ManifestError) -> str:
 
 
 def _place(row: Utterance) -> str:
-    return f'{_html(row.id)}<div class="soft">{_html(Path(row.source).name)}, row {row.row}</div>'
+    id_, manifest = _html(row.id), _html(Path(row.source).name)
+    return f'<span class="id" title="{id_}">{id_}</span><div class="soft">{manifest}, row {row.row}</div>'
 
 
 def _characters(characters: Mapping[str, Any] | None) -> Iterable[str]:

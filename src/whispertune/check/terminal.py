@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS
 from whispertune.check.report import Report, finding_rows, place_of
 from whispertune.console import results
@@ -19,18 +20,24 @@ SHOWN, OF_A_KIND = 12, 3
 """Findings that are told in full, altogether and of one kind."""
 
 
-def tell(report: Report, output: Path | None) -> None:
-    """Print the counts and the worst findings."""
+def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> None:
+    """Print the counts, the worst findings, and what the data is (`data_figures`)."""
     total = report.num_rows + report.num_unread
     if report.counts():
-        results.print(_counts(report, f"{total:,} {'row' if total == 1 else 'rows'} checked"))
+        results.print(_counts(report, f"{counted(total, 'row')} checked"))
     worst = worst_findings(report, SHOWN)
     if worst:
         results.print("the worst findings:")
     for found in worst:
         _print_line(f"{found['severity']:<5}  {place_of(found)}: {found['kind']}", found["severity"])
         _print_line(f"       {found['detail']}")
-    results.print(f"{report.num_errors:,} of {total:,} rows have errors")
+    if "seconds" in figures:
+        rates = ", ".join(f"{as_rate(int(rate))}: {count:,}" for rate, count in figures["sample_rates"].items())
+        speakers = f"; {counted(figures['num_speakers'], 'speaker')}" if figures["num_speakers"] else ""
+        results.print(f"{as_duration(figures['seconds'])} of audio (rows by sample rate: {rates}){speakers}")
+        if any(is_narrow(int(rate)) for rate in figures["sample_rates"]):
+            results.print("recordings below 16 kHz lack frequencies that Whisper looks at: a telephone's sound")
+    results.print(f"{report.num_errors:,} of {counted(total, 'row')} {'has' if total == 1 else 'have'} errors")
     if output is not None:
         results.print(one_line(f"every finding: {output / 'check.jsonl'}"))
         results.print(one_line(f"to look at and listen to: {output / 'check.html'}"))

@@ -267,7 +267,8 @@ def _chunk_findings(
             yield Finding(first + i, "encoding_damage", damage)
     for kind, counts in (("digits", chunk.digits), ("symbols", chunk.symbols)):
         yield from (
-            Finding(first + i, kind, sys.intern(f"{counts[i]} {kind}")) for i in np.flatnonzero(counts).tolist()
+            Finding(first + i, kind, sys.intern(f"{counts[i]} {kind.removesuffix('s') if counts[i] == 1 else kind}"))
+            for i in np.flatnonzero(counts).tolist()
         )
     if count_tokens is not None:
         for i in np.flatnonzero(

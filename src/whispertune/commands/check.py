@@ -11,6 +11,7 @@ import numpy as np
 
 from whispertune.check.audio import AudioFacts, check_audio
 from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
+from whispertune.check.figures import data_figures
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
 from whispertune.check.misfits import misfits
 from whispertune.check.model_based import Opinion, ask_model, judge
@@ -126,14 +127,15 @@ def main(arguments: Sequence[str]) -> int:
         if folder is not None:
             make_writable(folder)
     tokenizer, report = check(sources, options)
+    figures = data_figures(report, options.workers)
     if output is not None:
         write_findings(report, output)
-        figures = summary(report, tokenizer)
+        figures |= summary(report, tokenizer)
         with writing(output / "summary.json") as file:
             file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
         with writing(output / "check.html") as file:
             file.write(page(report, figures))
-    tell(report, output)
+    tell(report, figures, output)
     cleaned = [] if fix is None else write_cleaned(report, fix)
     for path in cleaned:
         results.print(one_line(f"cleaned: {path}"))
