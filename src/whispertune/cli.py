@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import os
@@ -9,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from whispertune import __version__
-from whispertune.errors import WhispertuneError
+from whispertune.errors import WhispertuneError, one_line
 
 COMMANDS = {
     "train": "fine-tune a Whisper on your own speech",
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"error: unknown command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {one_line(f'unknown command {name!r}; there are ' + ', '.join(COMMANDS))}", file=sys.stderr)
         return 2
     try:
         command = importlib.import_module(f"whispertune.commands.{name}")
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     except WhispertuneError as error:
         return _tell(error, error.exit_status)
     except OSError as error:  # a full disk, a file taken away, a closed pipe: nothing a traceback explains
-        return _tell(error, 1)
+        too_long = error.errno == errno.ENAMETOOLONG
+        return _tell(error, 2, f"{error}; give a shorter path") if too_long else _tell(error, 1)
     except KeyboardInterrupt as error:
         return _tell(error, 1, "interrupted")
 
@@ -66,7 +68,7 @@ def _tell(error: BaseException, status: int, message: str = "") -> int:
         raise error
     from whispertune.console import printable  # not at the top: it loads rich, which --help need not wait for
 
-    print(f"error: {printable(message or ' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"error: {printable(one_line(message or str(error)))}", file=sys.stderr)
     return status
 
 

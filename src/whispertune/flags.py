@@ -23,6 +23,8 @@ OptionsT = TypeVar("OptionsT")
 
 SHORT = {"columns": "data.columns", "audio_root": "data.audio_root"}
 """Flags of `evaluate` and `check` by the names that `train` has for them, so that one command line serves all."""
+UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+"""NUL and lone surrogates, which YAML's and JSON's escapes can write; but for those that stand for a path's bytes."""
 HELP_WIDTH = 100
 MOST = 2.0**62
 """No number of a recipe reaches this, so that none overflows later on."""
@@ -203,6 +205,10 @@ def parse_fields(
     for name, value in _read_flags(flags, known, command):
         given[name] = value
         origin.pop(name, None)
+    for name, value in given.items():
+        if unwritable := UNWRITABLE.search(value):
+            shown = repr(unwritable.group())[1:-1]
+            raise RecipeError(f"{origin.get(name, '--')}{name} holds {shown}, which no text and no path can; remove it")
     for field in known.values():
         if field.required and field.name not in given:
             raise RecipeError(f"--{field.name} is missing; see whispertune {command} --help")

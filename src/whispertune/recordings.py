@@ -31,7 +31,7 @@ def find_audio(given: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for text in given:
         for match in _matching(text):
-            found.setdefault(match.resolve(), match)
+            found.setdefault(_real(match), match)
     return list(found.values())
 
 
@@ -59,8 +59,8 @@ def output_names(audios: Sequence[Path]) -> list[str]:
     The file's own, if no other has the same; else with its folders below the one that all recordings share; else
     with its own suffix too. Raises RecipeError for recordings that none of that tells apart.
     """
-    shared = Path(os.path.commonpath([path.resolve().parent for path in audios])) if audios else Path()
-    below = [path.resolve().relative_to(shared) for path in audios]
+    shared = Path(os.path.commonpath([_real(path).parent for path in audios])) if audios else Path()
+    below = [_real(path).relative_to(shared) for path in audios]
     names = [path.stem for path in audios]
     for longer in ([str(path.with_suffix("")) for path in below], [str(path) for path in below]):
         # Names that differ in nothing but case are one file on some systems.
@@ -106,7 +106,7 @@ def _described(name: str, audio: Path) -> dict[str, Any]:
     found = audio.stat() if os.path.exists(audio) else None  # noqa: PTH110 - raises for no name
     return {
         "name": name,
-        "audio": str(audio.resolve()),
+        "audio": str(_real(audio)),
         "bytes": None if found is None else found.st_size,
         "modified": None if found is None else found.st_mtime_ns,
     }
@@ -115,3 +115,8 @@ def _described(name: str, audio: Path) -> dict[str, Any]:
 def _same_recording(one: dict[str, Any], other: dict[str, Any]) -> bool:
     moved = one["bytes"] is not None and (one["bytes"], one["modified"]) == (other["bytes"], other["modified"])
     return one["audio"] == other["audio"] or moved
+
+
+def _real(path: Path) -> Path:
+    """The path without symbolic links; `Path.resolve` would raise RuntimeError where they go in circles."""
+    return Path(os.path.realpath(path))

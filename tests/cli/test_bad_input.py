@@ -436,3 +436,28 @@ def test_what_the_system_refuses_is_one_line(command: Command, monkeypatch: pyte
 
 def test_example_is_there() -> None:
     assert {path.stem for path in EXAMPLE.glob("*.csv")} == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize("written", ['"a\\0b"', '"a\\ud800b"'])
+@pytest.mark.parametrize("field", ["output", "model", "valid", "states.folder", "data.audio_root"])
+def test_escapes_that_no_path_can_hold(workspace: Workspace, refused: Refused, written: str, field: str) -> None:
+    """YAML and JSON can write NUL and half a surrogate pair."""
+    recipe = workspace.folder / "recipe.yaml"
+    recipe.write_text(f"{field}: {written}\n", encoding="utf-8")
+    given = [flag for flag in workspace.train() if not flag.startswith(f"--{field}=")]
+    refused(
+        [given[0], str(recipe), *given[1:]], f"recipe.yaml: {field} holds", "which no text and no path can; remove it"
+    )
+
+
+@pytest.mark.parametrize("field", ["model", "train", "output"])
+@pytest.mark.parametrize("path", ["x" * 5_000, "x/" * 2_500])
+def test_paths_that_are_too_long(workspace: Workspace, refused: Refused, field: str, path: str) -> None:
+    given = [flag for flag in workspace.train() if not flag.startswith(f"--{field}=")]
+    assert len(refused([*given, f"--{field}={path}"])) < 1_100
+
+
+def test_an_unknown_command_is_told_in_one_bounded_line(command: Command) -> None:
+    outcome = command(["x" * 10_000])
+    assert outcome.status == 2
+    assert len(outcome.error) < 1_100
