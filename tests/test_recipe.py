@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from whispertune.errors import RecipeError
-from whispertune.flags import load_yaml, parse_fields
+from whispertune.flags import parse_fields
 from whispertune.recipe import Recipe, differing_fields, from_recipes_folder, to_mapping, to_yaml
+from whispertune.yaml_fields import load_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -1,4 +1,4 @@
-"""Fields of a dataclass from YAML and command-line flags, with errors that say what to write instead."""
+"""Fields of a dataclass from a recipe's and from command-line flags, with errors that say what to write instead."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser  # comes with jsonargparse[signatures]
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from whispertune.errors import RecipeError
+from whispertune.other_tools import of_another_tool
 
 OptionsT = TypeVar("OptionsT")
 
@@ -28,61 +27,6 @@ UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 HELP_WIDTH = 100
 MOST = 2.0**62
 """No number of a recipe reaches this, so that none overflows later on."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as recipes want it: plain data only, `no` (Norwegian) and 2024-01-01 are text, no key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Fields of a YAML file, dotted.
-
-    Raises:
-        RecipeError: if it can't be read, or is no mapping of fields to plain values.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        if content is not None and not isinstance(content, dict):
-            raise RecipeError(f"{path}: a recipe is a mapping of fields to values (data goes behind --train)")
-        return flatten(content or {})
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a NUL in the path, `flatten`
-        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise RecipeError(f"{path}: not YAML ({reason})") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: nested without end") from None
-
-
-def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}.
-
-    Raises:
-        ValueError: if a field is there both nested and dotted.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        for dotted, entry in flatten(value, f"{name}.").items() if isinstance(value, Mapping) else [(name, value)]:
-            if dotted in flat:
-                raise ValueError(f"'{dotted}' is given twice")
-            flat[dotted] = entry
-    return flat
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -200,9 +144,13 @@ def parse_fields(
         field = _known_field(name, known, f"{where}: unknown field '{name}'", command)
         if isinstance(value, list | dict | bytes | set) and not isinstance(value, _accepted(field)):
             raise RecipeError(f"{where}: {name} is {_shown(value)}; it takes {takes(field.annotation)}")
-        given[name] = _as_argument(value)
+        given[name] = _as_argument(value, f"{where}: {name}")
     origin = dict.fromkeys(given, f"{where}: ")
+    flagged: set[str] = set()
     for name, value in _read_flags(flags, known, command):
+        if name in flagged:
+            raise RecipeError(f"--{name} is given twice; leave one out")
+        flagged.add(name)
         given[name] = value
         origin.pop(name, None)
     for name, value in given.items():
@@ -245,8 +193,11 @@ def _build(options: type[OptionsT], values: Any) -> OptionsT:
     return options(**built)
 
 
-def _as_argument(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _as_argument(value: Any, named: str = "") -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except ValueError:  # of thousands of digits
+        raise RecipeError(f"{named} is a number out of all bounds") from None
 
 
 def _shown(value: Any) -> str:
@@ -266,6 +217,8 @@ def _prefixes(known: Mapping[str, Field]) -> set[str]:
 def _known_field(name: str, known: Mapping[str, Field], complaint: str, command: str) -> Field:
     if name in known:
         return known[name]
+    if advice_of := of_another_tool(name, known):
+        raise RecipeError(f"{complaint}; {advice_of}")
     if name in _prefixes(known):
         first = next(candidate for candidate in known if candidate.startswith(f"{name}."))
         raise RecipeError(f"{complaint}; it is a section: give a field of it, such as {first}")

@@ -15,19 +15,20 @@ from whispertune.augment.pipeline import AugmentOptions
 from whispertune.data.rows import exists
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
-from whispertune.flags import flatten
 from whispertune.frames import FrameOptions
 from whispertune.model.loss import LossOptions
 from whispertune.precision import Precision
 from whispertune.processes import ProcessOptions
 from whispertune.splits import DataOptions
 from whispertune.store.plan import StateOptions
+from whispertune.training.freeze import parse_freeze
 from whispertune.training.micro_batch import BatchOptions
 from whispertune.training.optimiser import OptimizerOptions
 from whispertune.training.resume import CheckpointOptions
 from whispertune.training.schedule import ScheduleOptions
 from whispertune.training.validate import ValidationOptions
 from whispertune.windows import WindowOptions
+from whispertune.yaml_fields import flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,7 @@ class Recipe:
             raise RecipeError("language_token is given without language: name the language that borrows it")
         if self.seed < 0:
             raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+        parse_freeze(self.freeze)
         if self.states.store in ("memory", "disk") and self.augment.enabled and self.augment.views == "fresh":
             raise RecipeError(
                 f"states.store is {self.states.store}, but augment.views is fresh: augmented states change in every "

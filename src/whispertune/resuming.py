@@ -11,7 +11,7 @@ from typing import Any
 from whispertune.checkpoints.checksums import CHECKSUMS, read_about, require_unchanged
 from whispertune.console import console
 from whispertune.errors import CheckpointError, RecipeError, RunFolderError
-from whispertune.flags import flatten, load_yaml, parse_fields
+from whispertune.flags import parse_fields
 from whispertune.recipe import Recipe, differing_fields, from_recipes_folder, to_mapping
 from whispertune.run_folder import BEST, RunFolder, read_jsonl
 from whispertune.run_states import auto_views
@@ -19,6 +19,7 @@ from whispertune.session import Session
 from whispertune.training.resume import Progress, read_progress, require_whole_state
 from whispertune.training.schedule import build_schedule
 from whispertune.training.trainer import total_steps
+from whispertune.yaml_fields import flatten, load_yaml
 
 FREE_TO_CHANGE = (
     "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",

@@ -114,6 +114,9 @@ def open_session(
     ready = load_model(recipe.model, device)
     if recipe.data.empty_text == "keep":
         ready = may_say_nothing(ready, device)
+    trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may name no layer
+    if trainable == 0:
+        raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
     language = None
     if recipe.language is not None:
         language = ready.tokenizer.spoken_language(recipe.language, recipe.language_token)
@@ -144,9 +147,6 @@ def open_session(
         )
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
-    trainable, total = apply_freeze(ready.whisper, recipe.freeze)
-    if trainable == 0:
-        raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
     session = Session(
         recipe, folder, stop, device, dtype, ready, WorkingCopy(ready.whisper, dtype), text,
         splits["train"], splits["valid"], splits.get("test"),

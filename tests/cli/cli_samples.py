@@ -25,6 +25,10 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
+def _names(flags: Sequence[str]) -> set[str]:
+    return {flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+
+
 @dataclass
 class Workspace:
     """Manifests of a few clips in a folder of the test's own."""
@@ -53,12 +57,13 @@ class Workspace:
             "batch_size": 4,
             "data.workers": 1,
         }
-        given = [f"--{name}={value}" for name, value in needed.items() if name not in without]
+        given = [f"--{name}={value}" for name, value in needed.items() if name not in (*without, *_names(flags))]
         return ["train", *given, *flags]
 
     def evaluate(self, *flags: str) -> list[str]:
         data = write_manifest(self.folder / "data.csv", self.valid_rows)
-        given = [f"--model={self.model}", f"--data={data}", "--language=it", "--precision=fp32", "--beam-size=1"]
+        needed = {"model": self.model, "data": data, "language": "it", "precision": "fp32", "beam_size": 1}
+        given = [f"--{name}={value}" for name, value in needed.items() if name not in _names(flags)]
         return ["evaluate", *given, *flags]
 
 

@@ -16,6 +16,7 @@ import soundfile
 from cli_samples import EXAMPLE, Command, Workspace, example_rows, write_manifest
 from safetensors.torch import load_file, save_file
 
+from whispertune import session
 from whispertune.run_folder import read_jsonl
 
 Refused = Callable[..., str]
@@ -278,7 +279,10 @@ def test_unknown_device(workspace: Workspace, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["nose", "encoder:9", "decoder:7", "encoder:", ""])
-def test_freeze_that_names_nothing(workspace: Workspace, refused: Refused, freeze: str) -> None:
+def test_freeze_that_names_nothing(
+    workspace: Workspace, refused: Refused, freeze: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "read_rows", lambda *_: pytest.fail("the data was read first"))
     refused(workspace.train(f"--freeze={freeze}"), f"freeze is {freeze!r}")
 
 

@@ -58,7 +58,9 @@ TALKS = ("--timestamps=false", "--no_speech_threshold=null", "--repetition_guard
 
 
 def arguments(model: Path, *others: object) -> list[str]:
-    return ["transcribe", "--model", str(model), *map(str, others), *QUICK]
+    given = {str(other).partition("=")[0] for other in others}
+    quick = [flag for flag in QUICK if flag.partition("=")[0] not in given]
+    return ["transcribe", "--model", str(model), *map(str, others), *quick]
 
 
 @pytest.fixture

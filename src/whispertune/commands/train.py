@@ -20,7 +20,7 @@ from whispertune.errors import (
     WhispertuneError,
     is_disk_failure,
 )
-from whispertune.flags import help_text, load_yaml, parse_fields
+from whispertune.flags import help_text, parse_fields
 from whispertune.outcome import choose_best, record_test, report
 from whispertune.precision import precision_name
 from whispertune.processes import Processes, join
@@ -30,6 +30,7 @@ from whispertune.run_folder import RunFolder, write_text
 from whispertune.session import Session, open_session
 from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
+from whispertune.yaml_fields import load_yaml
 
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
                          [--field value …]"""

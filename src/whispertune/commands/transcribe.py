@@ -14,7 +14,7 @@ from whispertune.console import console, printable, progress_bar, results
 from whispertune.data.audio import num_channels, probe_audio
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.long_form import LongForm, Transcript
-from whispertune.errors import AudioError, RecipeError, StorageError
+from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
 from whispertune.flags import help_text, parse_fields
 from whispertune.loading import load_model, ready_to_decode
 from whispertune.precision import precision_name, resolve_device, resolve_precision
@@ -23,9 +23,6 @@ from whispertune.recordings import Recordings, find_audio, output_names
 from whispertune.run_folder import make_writable, write_text
 from whispertune.text.languages import language_name
 from whispertune.transcript_files import WRITERS, as_json, as_lines
-
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV)
-"""Errors after which nothing more can be written."""
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
        [--field value …]
@@ -245,7 +242,7 @@ def _fail(job: _Job, problem: str) -> None:
 
 
 def _fail_to_write(job: _Job, error: OSError) -> None:
-    if error.errno in DISK_FAULTS:
+    if is_disk_failure(error):
         raise StorageError(
             f"{job.audio}: its transcript cannot be written ({error.strerror}); free some disk space, then give the "
             "same command: what is written is kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from whispertune.errors import RecipeError
@@ -13,6 +14,21 @@ FREEZE_HELP = (
 )
 
 
+def parse_freeze(freeze: str) -> tuple[str, str | None, str | None, bool]:
+    """The `freeze` field's first word, its layers of encoder or decoder, and whether the embeddings are frozen.
+
+    Raises:
+        RecipeError: if it is malformed.
+    """
+    # Twelve digits: more no model has, and Python refuses thousands.
+    match = re.fullmatch(r"(encoder|none|encoder:(\d{1,12})|decoder:(\d{1,12}))(,embeddings)?", freeze.replace(" ", ""))
+    if match is None:
+        near = difflib.get_close_matches(freeze, ("encoder", "none"), 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise RecipeError(f"freeze is {freeze!r}{meant}; it takes {FREEZE_HELP}")
+    return match[1], match[2], match[3], match[4] is not None
+
+
 def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
     """Set `requires_grad` by the `freeze` field; returns (trainable, total) numbers of parameters.
 
@@ -21,10 +37,7 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
     Raises:
         RecipeError: if the field is malformed, names layers the model lacks, or leaves nothing to train.
     """
-    match = re.fullmatch(r"(encoder|none|encoder:(\d+)|decoder:(\d+))(?:,(embeddings))?", freeze.replace(" ", ""))
-    if match is None:
-        raise RecipeError(f"freeze is {freeze!r}; it takes {FREEZE_HELP}")
-    what, encoder_layers, decoder_layers, embeddings = match.groups()
+    what, encoder_layers, decoder_layers, embeddings = parse_freeze(freeze)
     encoder, decoder = model.encoder, model.decoder
     model.requires_grad_(True)
     encoder.embed_positions.requires_grad_(False)

@@ -1,0 +1,223 @@
+"""Names that people know from transformers, openai-whisper and other tools, and what they are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+SAME = {
+    "accelerator": "device",
+    "adam_beta1": "optimizer.beta1",
+    "adam_beta2": "optimizer.beta2",
+    "batch_size_per_device": "batch_size",
+    "beam": "search.beam_size beam_size",
+    "beams": "search.beam_size beam_size",
+    "checkpoint": "model",
+    "compute_type": "precision",
+    "dataloader_num_workers": "data.workers workers",
+    "dataset": "train data",
+    "dataset_name": "train data",
+    "dev": "valid",
+    "device_map": "device",
+    "dtype": "precision",
+    "eval_data": "valid data",
+    "eval_dataset": "valid data",
+    "eval_file": "valid data",
+    "eval_steps": "validation.every_steps",
+    "generation_num_beams": "search.beam_size beam_size",
+    "grad_accum": "accumulation",
+    "grad_clip": "optimizer.max_grad_norm",
+    "gradient_accumulation": "accumulation",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_checkpointing": "recompute",
+    "gradient_clip_val": "optimizer.max_grad_norm",
+    "initial_prompt": "prompt",
+    "input": "data train",
+    "label_smoothing_factor": "loss.label_smoothing",
+    "lang": "language",
+    "learning_rate": "schedule.peak_lr",
+    "lr_scheduler": "schedule.name",
+    "lr_scheduler_type": "schedule.name",
+    "manifest": "train data",
+    "max_epochs": "epochs",
+    "max_train_steps": "max_steps",
+    "mixed_precision": "precision",
+    "model_id": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "model_path": "model",
+    "model_size": "model",
+    "num_beams": "search.beam_size beam_size",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "num_workers": "data.workers workers",
+    "optim": "optimizer.beta1",
+    "out": "output",
+    "output_format": "format",
+    "output_dir": "output",
+    "output_folder": "output",
+    "per_device_train_batch_size": "batch_size",
+    "preprocessing_num_workers": "data.workers workers",
+    "save_steps": "checkpoint.every_steps",
+    "scheduler": "schedule.name",
+    "test_file": "test data",
+    "torch_dtype": "precision",
+    "train_batch_size": "batch_size",
+    "train_data": "train",
+    "train_dataset": "train",
+    "train_file": "train",
+    "train_manifest": "train",
+    "val": "valid",
+    "val_data": "valid",
+    "validation_file": "valid",
+    "validation_set": "valid",
+}
+"""Another tool's name: ours; of several, the first that the command has."""
+
+ADVICE: tuple[tuple[str, str, str], ...] = (
+    (
+        "bf16",
+        "precision",
+        "write --precision bf16",
+    ),
+    (
+        "fp16 fp16_full_eval",
+        "precision",
+        "write --precision fp16",
+    ),
+    (
+        "fp32",
+        "precision",
+        "write --precision fp32",
+    ),
+    (
+        "tf32",
+        "precision",
+        "write --precision tf32",
+    ),
+    (
+        "cpu no_cuda use_cpu",
+        "device",
+        "write --device cpu",
+    ),
+    (
+        "cuda",
+        "device",
+        "write --device cuda",
+    ),
+    (
+        "eval_batch_size per_device_eval_batch_size",
+        "",
+        "nothing to set: batches for decoding follow from the memory",
+    ),
+    (
+        "do_eval",
+        "valid",
+        "nothing to set: every epoch is validated",
+    ),
+    (
+        "do_train",
+        "train",
+        "nothing to set: `train` trains",
+    ),
+    (
+        "early_stopping_patience",
+        "epochs",
+        "nothing to set: the best epoch is kept, whichever it is; `epochs` says how many",
+    ),
+    (
+        "eval_strategy evaluation_strategy",
+        "validation.every_steps",
+        "every epoch is validated; with validation.every_steps more often",
+    ),
+    (
+        "freeze_encoder freeze_feature_encoder",
+        "freeze",
+        "write --freeze encoder, which is the default",
+    ),
+    (
+        "freeze_decoder",
+        "freeze",
+        "the decoder always learns; --freeze says what of it and of the encoder does not",
+    ),
+    (
+        "load_best_model_at_end",
+        "epochs",
+        "nothing to set: best/ is the best epoch",
+    ),
+    (
+        "metric_for_best_model",
+        "epochs",
+        "nothing to set: the lowest validation WER (or CER) chooses best/",
+    ),
+    (
+        "predict_with_generate",
+        "validation.every_steps",
+        "nothing to set: validation always decodes",
+    ),
+    (
+        "report_to logging_dir logging_steps wandb tensorboard",
+        "epochs",
+        "metrics.jsonl in the run folder has every figure, a row an update",
+    ),
+    (
+        "lora use_lora use_peft peft lora_r lora_rank lora_alpha",
+        "freeze",
+        "there is no LoRA yet; --freeze says what learns",
+    ),
+    (
+        "load_in_8bit load_in_4bit",
+        "precision",
+        "weights are not quantised in training; `export --quantization int8` does it behind it",
+    ),
+    (
+        "overwrite_output_dir",
+        "output",
+        "a run folder is never overwritten; name another --output",
+    ),
+    (
+        "push_to_hub",
+        "output",
+        "upload best/ with `hf upload NAME RUN/best`",
+    ),
+    (
+        "resume resume_from_checkpoint",
+        "output",
+        "write `whispertune resume RUN`, or give the same command again",
+    ),
+    (
+        "save_total_limit",
+        "output",
+        "nothing to set: the best model and the newest state are kept",
+    ),
+    (
+        "apply_spec_augment mask_time_prob",
+        "augment.spec_augment.probability",
+        "write --augment.spec_augment.probability 0.5",
+    ),
+    (
+        "warmup_ratio",
+        "schedule.warmup_steps",
+        "schedule.warmup_steps takes updates, or auto",
+    ),
+    (
+        "vad_filter",
+        "no_speech_threshold",
+        "there is no voice detection; no_speech_threshold decides what is silence",
+    ),
+    (
+        "word_timestamps",
+        "timestamps",
+        "segments have times, words have none",
+    ),
+)
+"""What has no field of one meaning here: its names, a field that the command must have, and what to do."""
+PHRASES = {name: (needed, advice) for names, needed, advice in ADVICE for name in names.split()}
+
+
+def of_another_tool(name: str, known: Container[str]) -> str | None:
+    """What to write for a name of another tool's, if that is one; known: the fields of the command."""
+    own = next((field for field in SAME.get(name, "").split() if field in known), None)
+    if own is not None:
+        return f"here that is '{own}'"
+    needed, advice = PHRASES.get(name) or PHRASES.get(name.split(".")[0], ("", ""))  # wandb.project
+    return advice if advice and (not needed or needed in known) else None
