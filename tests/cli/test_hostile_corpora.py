@@ -66,6 +66,7 @@ def test_evaluate_leaves_out_what_it_cannot_decode(workspace: Workspace, command
     assert "rows cannot be used, more than 5%" in refused.error
 
 
+@pytest.mark.slow
 def test_transcribe_goes_on_behind_what_it_cannot_decode(
     workspace: Workspace, command: Command, hostile: list[Path]
 ) -> None:
