@@ -117,3 +117,14 @@ def test_names_that_are_not_utf_8_are_checked(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"not UTF-8" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_recording_whose_name_is_not_utf_8_is_not_written_into_a_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ending in (b".wav", b".txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + ending)).write_text("uno due")
+    assert main(["check", str(tmp_path), "--no-audio"]) == 0
+    assert main(["check", str(tmp_path), "--no-audio", f"--fix={tmp_path / 'fix'}"]) == 2
+    assert "not UTF-8, which no manifest can hold" in capsys.readouterr().err
+    assert not (tmp_path / "fix").exists()

@@ -21,6 +21,7 @@ from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError, RecipeError
 
 EXCLUDED = "excluded.jsonl"
+CHUNK_ROWS = 4_000
 NAMES = {
     name: KINDS[name]
     for name in ("id", "audio", "text", "start", "end", "language", "task", "speaker", "prompt", "channel")
@@ -39,9 +40,10 @@ def require_fixable(source: Source) -> None:
         raise RecipeError(f"--fix: {path} has recordings inside archives, which no manifest can name; unpack them")
     if len(rows.weights) > 1:
         raise RecipeError(f"--fix: {path} joins sources of several weights, which no manifest can name; fix each alone")
-    for kind in rows.kinds:
-        if any("\udc80" <= char <= "\udcff" for char in kind.folder):
-            raise RecipeError(f"--fix: {kind.folder}: a name that is not UTF-8, which no manifest can hold; rename it")
+    for begin in range(0, len(rows), CHUNK_ROWS):
+        for name in rows.strings(range(begin, min(begin + CHUNK_ROWS, len(rows))))[1]:
+            if not name.isascii() and any("\udc80" <= char <= "\udcff" for char in name):
+                raise RecipeError(f"--fix: {name}: a name that is not UTF-8, which no manifest can hold; rename it")
 
 
 def cleaned_names(sources: Sequence[Source]) -> list[str]:

@@ -31,7 +31,7 @@ def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> Non
     for found in worst:
         _print_line(f"{found['severity']:<5}  {place_of(found)}: {found['kind']}", found["severity"])
         _print_line(f"       {found['detail']}")
-    if "seconds" in figures:
+    if figures.get("sample_rates"):
         rates = ", ".join(f"{as_rate(int(rate))}: {count:,}" for rate, count in figures["sample_rates"].items())
         speakers = f"; {counted(figures['num_speakers'], 'speaker')}" if figures["num_speakers"] else ""
         results.print(f"{as_duration(figures['seconds'])} of audio (rows by sample rate: {rates}){speakers}")
