@@ -23,11 +23,10 @@ from whispertune.data.audio import load_waveform
 from whispertune.data.manifest import read_manifest
 from whispertune.data.sources import read_rows
 from whispertune.errors import DataError, ManifestError, RecipeError
+from whispertune.exclusions import Exclusion, excluded_summary
 from whispertune.splits import (
     DataOptions,
-    Exclusion,
     Split,
-    excluded_summary,
     load_split,
     merged_rows,
     require_usable,
@@ -187,20 +186,6 @@ def test_share_of_exclusions(tmp_path: Path, text: TextSettings) -> None:
     require_usable([split], DataOptions(max_excluded=0.1))
     with pytest.raises(DataError, match="allow more with --max_excluded"):
         require_usable([split], DataOptions(), flag="--max_excluded")
-
-
-def test_the_same_audio_counts_by_content_and_span(tmp_path: Path, text: TextSettings) -> None:
-    samples = np.random.default_rng(7).integers(-10_000, 10_000, 3 * RATE, dtype=np.int16)
-    soundfile.write(tmp_path / "whole.wav", samples, RATE)
-    soundfile.write(tmp_path / "part.flac", samples[RATE : 2 * RATE], RATE)
-    train = load(write(tmp_path, "train", ["whole.wav,a,1,2", "a1.wav,b,0,1"], "audio,text,start,end"), text)
-    other = load(write(tmp_path, "valid", ["a2.wav,c", "part.flac,d"]), text, "valid")
-    with pytest.raises(DataError, match=r"valid\.csv, row 3, field 'audio': the same audio as row 2 of .*train\.csv"):
-        require_usable([train, other], DataOptions())
-    whole = load(write(tmp_path, "valid", ["whole.wav,a", "part.flac,d"]), text, "valid")
-    with pytest.raises(DataError, match="row 3"):  # the whole recording is another waveform than its part
-        require_usable([train, whole], DataOptions())
-    require_usable([other], DataOptions())
 
 
 def test_stitched_windows_join_a_split(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
@@ -499,23 +484,6 @@ def test_each_process_looks_at_its_share(tmp_path: Path, text: TextSettings, che
 
 def len_of(amount: int) -> None:
     assert amount > 0
-
-
-def test_leaks_are_found_with_headers_only(tmp_path: Path, text: TextSettings) -> None:
-    samples = np.random.default_rng(7).integers(-10_000, 10_000, 3 * RATE, dtype=np.int16)
-    soundfile.write(tmp_path / "whole.wav", samples, RATE)
-    soundfile.write(tmp_path / "part.flac", samples[RATE : 2 * RATE], RATE)
-    rows = ["a3.wav,b,0,0.7", "whole.wav,a,1,2", "a1.wav,b,0,1"]
-    train = load(write(tmp_path, "train", rows, "audio,text,start,end"), text, check_audio="headers")
-    leaking = write(tmp_path, "valid", ["a2.wav,c", "part.flac,d"])
-    for check in ("headers", "all"):
-        valid = load(leaking, text, "valid", check_audio=check)
-        with pytest.raises(
-            DataError, match=r"valid\.csv, row 3, field 'audio': the same audio as row 3 of .*train\.csv"
-        ):
-            require_usable([train, valid], DataOptions())
-    other = load(write(tmp_path, "valid", ["a2.wav,c"]), text, "valid", check_audio="headers")
-    require_usable([train, other], DataOptions())
 
 
 # Silence on purpose.

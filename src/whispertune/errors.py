@@ -49,11 +49,13 @@ class WhispertuneError(Exception):
 
     Its message is made one bounded line of printable characters.
 
-    others_lost: whether the run's other processes were gone or stuck, too, when it was met.
+    others_lost: whether the run's other processes were gone or stuck, too, when it was met. met_by_all: whether it is
+    raised in all of them at the same point, so that they can still do something together.
     """
 
     exit_status = 1
     others_lost = False
+    met_by_all = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))

@@ -22,6 +22,9 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
     """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
     baseline = read_jsonl(session.folder.validation(0))
     best = read_jsonl(session.folder.validation(progress.best_step))
+    # A file may have become unreadable between the two.
+    in_both = {row["id"] for row in baseline} & {row["id"] for row in best}
+    baseline, best = ([row for row in rows if row["id"] in in_both] for rows in (baseline, best))
     by = ["character" if row["leads_with_cer"] else "word" for row in baseline]
     comparison = paired_bootstrap(
         [row[f"{unit}_errors"] for unit, row in zip(by, baseline, strict=True)],

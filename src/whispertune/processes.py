@@ -226,6 +226,7 @@ class Processes:
             raise
         for _, failure in everyone:
             if failure is not None:
+                failure.met_by_all = True
                 raise failure
         return [result for result, _ in everyone]  # type: ignore[misc]
 

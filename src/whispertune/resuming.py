@@ -22,7 +22,7 @@ from whispertune.training.trainer import total_steps
 from whispertune.yaml_fields import flatten, load_yaml
 
 FREE_TO_CHANGE = (
-    "output", "data.workers", "checkpoint.every_minutes", "checkpoint.every_steps",
+    "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
 )  # fmt: skip
 """Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""

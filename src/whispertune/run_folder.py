@@ -295,13 +295,21 @@ class RunFolder:
                 f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
             ) from None
 
-    def metrics_so_far(self) -> tuple[int, str]:
-        """Bytes of metrics.jsonl, made durable, and their sha256: what a state that is saved now may count on."""
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def metrics_so_far(self, size: int | None = None) -> tuple[int, str]:
+        """Bytes of metrics.jsonl, made durable, and their sha256: what a state that is saved now may count on.
+
+        size: how many of them, where not all.
+        """
         if not self.metrics.exists():
             return 0, ""
         fsync_path(self.metrics)
         with self.metrics.open("rb") as file:
-            return self.metrics.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            content = file.read(-1 if size is None else size)
+        return len(content), hashlib.sha256(content).hexdigest()
 
     def truncate_metrics(self, size: int) -> None:
         """Drop the rows written after the state that a run resumes from."""

@@ -172,7 +172,9 @@ class RunStates:
 
         if every:
             processes.share(encode)
-            store.require_others()
+            if together:
+                store.require_others(processes.gather)
+        session.note_unreadable()
         give_back_freed_memory()
         if store.moved is not None:
             console.print(f"states    {what}: the disk failed ({store.moved}); kept in memory instead", style="yellow")

@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 
 from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
 from whispertune.console import console, progress_bar
 from whispertune.data.sources import read_rows, require_sources
-from whispertune.errors import RecipeError
+from whispertune.errors import DataError, RecipeError
+from whispertune.exclusions import excluded_summary
 from whispertune.features import num_speech_mel_frames
 from whispertune.frames import FrameOptions
+from whispertune.leakage import require_no_leaks
 from whispertune.loading import ReadyModel, load_model, may_say_nothing
 from whispertune.model.whisper import Encoder
 from whispertune.precision import precision_name, resolve_device, resolve_precision
 from whispertune.processes import ALONE, Pace, Processes
 from whispertune.recipe import Recipe
-from whispertune.run_folder import RunFolder, write_jsonl
-from whispertune.splits import Arranged, Split, excluded_summary, load_split, merged_rows, require_usable
+from whispertune.run_folder import RunFolder, read_jsonl, write_jsonl
+from whispertune.splits import Arranged, Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.states import (
     ComputedStates,
     EncoderStates,
@@ -33,7 +37,6 @@ from whispertune.training.plan import expected_draws
 from whispertune.training.resume import StopSignal
 from whispertune.training.working_copy import WorkingCopy
 from whispertune.transcripts import TextSettings
-from whispertune.windows import window_waveform
 
 
 @dataclass(slots=True)
@@ -62,16 +65,17 @@ class Session:
 
     def features(self, split: Split, index: int, frames: FrameOptions) -> WindowFeatures:
         """Features of one window as it is."""
-        return window_features(window_waveform(split.windows[index]), self.ready.n_mels, frames)
+        waveform, readable = split.waveform(index)
+        return window_features(waveform, self.ready.n_mels, frames, readable=readable)
 
     def augmented_features(self, index: int, view: int) -> WindowFeatures:
         """Features of the augmented copy of a training window."""
         assert self.augmenter is not None
-        window, seed = self.train.windows[index], self.recipe.seed
-        waveform = window_waveform(window, self.augmenter, seed=seed, view=view)
+        seed = self.recipe.seed
+        waveform, readable = self.train.waveform(index, self.augmenter, seed=seed, view=view)
         options, speech = self.recipe.augment.spec_augment, num_speech_mel_frames(len(waveform))
-        mask = spec_mask(options, speech, seed=seed, view=view, utterance_id=window.id)
-        return window_features(waveform, self.ready.n_mels, self.frames, mask)
+        mask = spec_mask(options, speech, seed=seed, view=view, utterance_id=self.train.windows[index].id)
+        return window_features(waveform, self.ready.n_mels, self.frames, mask, readable=readable)
 
     def copies_of(self, index: int, view: int) -> list[WindowFeatures]:
         """The copies of a training window that a step sees: augmented, beside the clean one if asked for."""
@@ -94,6 +98,46 @@ class Session:
         return ComputedStates(
             encoder, lambda index, _: [self.features(split, index, frames)], workers=self.recipe.data.workers
         ).fetch
+
+    @property
+    def splits(self) -> list[Split]:
+        return [split for split in (self.train, self.valid, self.test) if split is not None]
+
+    def note_unreadable(self) -> None:
+        """List the rows that some process could not decode since the last time. Called by all together.
+
+        Raises:
+            DataError: in all, if more rows of a split are unusable by now than data.max_excluded allows.
+        """
+        found = self.processes.gather([split.unreadable.take() for split in self.splits])
+        new = [
+            exclusion
+            for split, parts in zip(self.splits, zip(*found, strict=True), strict=True)
+            for exclusion in split.unreadable.learn(chain.from_iterable(parts))
+        ]
+        if not new:
+            return
+        if self.processes.is_main:
+            listed = _listed(self.folder)
+            known = {(row["split"], row["id"]) for row in listed}
+            rows = [dataclasses.asdict(exclusion) for exclusion in new if (exclusion.split, exclusion.id) not in known]
+            write_jsonl(self.folder.excluded, [*listed, *rows])
+        for exclusion in new:
+            console.print(
+                f"left out  {exclusion.split}: {exclusion.file}, row {exclusion.row}: {exclusion.reason}",
+                style="yellow",
+            )
+        try:
+            for split in self.splits:
+                require_enough(split, self.recipe.data)
+        except DataError as error:
+            error.met_by_all = True
+            raise
+
+
+def _listed(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows that excluded.jsonl lists."""
+    return read_jsonl(folder.excluded) if folder.excluded.exists() else []
 
 
 def open_session(
@@ -133,12 +177,20 @@ def open_session(
     }
     excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
     if processes.is_main:
-        write_jsonl(folder.excluded, [dataclasses.asdict(exclusion) for exclusion in excluded])
+        rows = [dataclasses.asdict(exclusion) for exclusion in excluded]
+        if folder.has_begun():  # what was left out so far may not be met again
+            rows += [row for row in _listed(folder) if row not in rows]
+        write_jsonl(folder.excluded, rows)
     for line in excluded_summary(excluded):
         console.print(f"left out  {line}", style="yellow")
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
+    contents = not folder.state.exists()  # a run whose data has changed since is refused; else they were compared then
+    compared = require_no_leaks(
+        list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check
+    )
+    console.print(f"leakage   {compared}")
     arranged = splits["train"].arrange(recipe.windows, text, recipe.seed)
     if arranged.timestamps and not ready.tokenizer.has_timestamps:
         raise RecipeError(

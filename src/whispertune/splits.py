@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -15,40 +14,38 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune import targets, transcripts
+from whispertune.augment.pipeline import WaveformAugmenter
 from whispertune.data import timed_text
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
 from whispertune.data.options import DataOptions as DataOptions
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError
+from whispertune.exclusions import Exclusion, Unreadable
 from whispertune.features import SAMPLE_RATE
 from whispertune.inspection import Known, Look, hear_rows, plain_languages, skim_rows
 from whispertune.lazy import Lazy
-from whispertune.openings import likely_keys
 from whispertune.processes import ALONE, Processes
 from whispertune.targets import Target
 from whispertune.text import normalizer
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.transcripts import TextSettings
-from whispertune.windows import Window, WindowOptions, drawn, single_windows, stitched_windows, with_previous_texts
+from whispertune.windows import (
+    UtteranceError,
+    Window,
+    WindowOptions,
+    augmented_num_samples,
+    drawn,
+    single_windows,
+    stitched_windows,
+    window_waveform,
+    with_previous_texts,
+)
 
 MOST_HEARD = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
 JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
 """The modules that say whether a text can be a target; what they find is kept in the index."""
-MOST_COMPARED = 5_000
-"""Rows of one split that are decoded to be compared with those of another of the same length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """A row that is left out of the run, and why."""
-
-    split: str
-    id: str
-    file: str
-    row: int
-    reason: str
 
 
 class Arranged(NamedTuple):
@@ -68,7 +65,7 @@ class Split:
     heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
     has_segments: whether it may be known of utterances what is said when.
     weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
-    fingerprint: sha256 of what the rows were read from.
+    fingerprint: sha256 of what the rows were read from. unreadable: rows that proved so only when they were used.
     """
 
     name: str
@@ -87,6 +84,7 @@ class Split:
     tasks: set[str | None] = field(default_factory=set)
     fingerprint: str = ""
     draws: npt.NDArray[np.float64] | None = None
+    unreadable: Unreadable = field(default_factory=Unreadable, compare=False)
 
     @property
     def hours(self) -> float:
@@ -105,13 +103,30 @@ class Split:
         tasks = [window.utterances[0].task or self.task for window in self.windows]
         return ["en" if task == "translate" else code for task, code in zip(tasks, self.languages, strict=True)]
 
+    def waveform(
+        self, index: int, augmenter: WaveformAugmenter | None = None, *, seed: int = 0, view: int = 0
+    ) -> tuple[npt.NDArray[np.float32], bool]:
+        """`window_waveform` of a window, and whether it could be decoded; else it is silence of the same length, and
+        the row is noted in `unreadable`."""
+        window = self.windows[index]
+        try:
+            return window_waveform(window, augmenter, seed=seed, view=view), True
+        except UtteranceError as error:
+            self.unreadable.add(self.name, error.utterance, str(error))
+        num_samples = self.num_samples[index]
+        if augmenter is not None:
+            lengths = window.num_samples or (num_samples,)
+            num_samples = augmented_num_samples(window, lengths, augmenter, seed=seed, view=view)
+        return np.zeros(num_samples, np.float32), False
+
     def part(self, indices: Sequence[int]) -> Split:
         """These windows alone, for decoding."""
         windows, num_samples = [self.windows[i] for i in indices], [self.num_samples[i] for i in indices]
         targets, languages = [self.targets[i] for i in indices], [self.languages[i] for i in indices]
         return Split(
-            self.name, windows, num_samples, targets, languages, {}, [], len(windows), task=self.task, tasks=self.tasks
-        )
+            self.name, windows, num_samples, targets, languages, {}, [], len(windows), task=self.task, tasks=self.tasks,
+            unreadable=self.unreadable,
+        )  # fmt: skip
 
     def longest_first(self) -> list[int]:
         """Window indices by falling duration."""
@@ -256,57 +271,24 @@ def _judged(rows: Utterances, text: TextSettings) -> str:
 
 
 def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
-    """Refuse a run whose data is at fault as a whole.
+    """Refuse data of which too few rows are usable, as `require_enough` does for each split."""
+    for split in splits:
+        require_enough(split, options, flag=flag)
 
-    flag: what allows more exclusions.
+
+def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
+    """Refuse a split of which too many rows are left out; flag: what allows more.
 
     Raises:
-        DataError: too many rows of a split excluded, none left, or the same audio in train and another split.
+        DataError: more than options.max_excluded, or all; before the run, or in the course of it.
     """
-    for split in splits:
-        if len(split.excluded) > options.max_excluded * split.num_rows or not split.windows:
-            first = split.excluded[0]
-            found = f"{first.file}: {len(split.excluded)} of {split.num_rows} rows cannot be used"
-            reason = f"the first is row {first.row}: {first.reason}"
-            if not split.windows:
-                raise DataError(f"{found}, which leaves none; {reason}")
-            raise DataError(
-                f"{found}, more than {options.max_excluded:.0%}; {reason}; mend them, or allow more with {flag}"
-            )
-    train = next((split for split in splits if split.name == "train"), None)
-    for other in splits:
-        if train is None or other is train:
-            continue
-        ours_by_key, theirs_by_key = _keys_to_compare(train, other, options), _keys_to_compare(other, train, options)
-        shared = [key for key in theirs_by_key if key in ours_by_key]
-        if shared:
-            ours, theirs = ours_by_key[shared[0]], theirs_by_key[shared[0]]
-            raise DataError(
-                f"{theirs.source}, row {theirs.row}, field 'audio': the same audio as row {ours.row} of "
-                f"{ours.source} ({len(shared)} such in {other.name}); scores on heard audio mean nothing: remove "
-                f"them from train or {other.name}"
-            )
-
-
-def _keys_to_compare(split: Split, other: Split, options: DataOptions) -> dict[str, Utterance]:
-    """Content keys of a split's utterances; of one that was not decoded, of those that may equal one of the other's."""
-    if split.heard:
-        return split.audio_keys
-    return likely_keys(_as_long(split, other), _as_long(other, split), options.workers)
-
-
-def _as_long(split: Split, other: Split) -> list[tuple[int, Utterance]]:
-    """A split's utterances that are as long as one of the other's.
-
-    Lengths are exact to the sample, so that no others can be equal; of very many, `MOST_COMPARED` are drawn evenly.
-    """
-    alike = np.flatnonzero(np.isin(split.num_samples[: split.num_utterances], other.num_samples))
-    if not split.heard:
-        alike = alike[:: max(1, -(-len(alike) // MOST_COMPARED))]
-    return [(split.num_samples[index], split.windows[index].utterances[0]) for index in alike.tolist()]
-
-
-def excluded_summary(excluded: Sequence[Exclusion]) -> list[str]:
-    """One line for each split and kind of reason, most frequent first."""
-    kinds = Counter((e.split, e.reason.split(":")[0] if "empty" in e.reason else e.reason) for e in excluded)
-    return [f"{split}: {count} left out: {reason}" for (split, reason), count in kinds.most_common(5)]
+    num_excluded = len(split.excluded) + len(split.unreadable)
+    none_left = not split.windows or len(split.unreadable) >= split.num_utterances
+    if num_excluded <= options.max_excluded * split.num_rows and not none_left:
+        return
+    first = (split.excluded or split.unreadable.known)[0]
+    found = f"{first.file}: {num_excluded} of {split.num_rows} rows cannot be used"
+    reason = f"the first is row {first.row}: {first.reason}"
+    if none_left:
+        raise DataError(f"{found}, which leaves none; {reason}")
+    raise DataError(f"{found}, more than {options.max_excluded:.0%}; {reason}; mend them, or allow more with {flag}")

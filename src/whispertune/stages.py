@@ -54,6 +54,9 @@ def _measured_stride(session: Session) -> int:
     """The stride at which thinned windows agree with dense ones."""
     last, most = session.train.num_utterances - 1, CHECKED_WINDOWS - 1
     windows = sorted({step * last // most for step in range(CHECKED_WINDOWS)})
+    windows = [index for index in windows if session.train.waveform(index)[1]]
+    if not windows:  # of these recordings none can be decoded; the run will soon say so of all
+        return session.frames.stride
     whisper = session.working.model
 
     def measured_on(frames: FrameOptions, some: Sequence[int]) -> Divergence:
@@ -126,6 +129,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
             pad_id=session.ready.checkpoint.pad_token_id,
             frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
         )  # fmt: skip
+        session.note_unreadable()
         return found
 
     trainer = Trainer(
@@ -137,7 +141,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
         optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
         validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
-        frames_name=session.frames.selection, processes=session.processes,
+        frames_name=session.frames.selection, processes=session.processes, note_unreadable=session.note_unreadable,
     )  # fmt: skip
     if recipe.batch.auto and not progress.trained:
         fit_micro_batch(session, trainer)
@@ -259,9 +263,11 @@ def evaluate_test(session: Session) -> list[Evaluation]:
             advance(amount)
             session.stop.check()
 
-        return evaluate_together(
+        found = evaluate_together(
             session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
             max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
             cut_loops=False, advance=advance_or_stop,
         )  # fmt: skip
+    session.note_unreadable()
+    return found

@@ -38,28 +38,35 @@ class EncoderStates:
     num_frames: tuple[int, ...] | None = None
     """Frames of each row, the padding left out, where they are known; to read them off log_weights means to wait for a
     GPU."""
+    unreadable: tuple[int, ...] = ()
+    """Rows whose audio could not be decoded: they hold silence, and nothing may be made of them."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EncoderStates:
         """The same on a device, states in `dtype`."""
         weights = None if self.log_weights is None else send(self.log_weights, device)
-        return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames)
+        return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames, self.unreadable)
 
     def select(self, rows: Sequence[int]) -> EncoderStates:
         """These rows alone."""
         chosen = list(rows)
         weights = None if self.log_weights is None else self.log_weights[chosen]
         num_frames = None if self.num_frames is None else tuple(self.num_frames[row] for row in chosen)
-        return EncoderStates(self.states[chosen], weights, num_frames)
+        unreadable = tuple(place for place, row in enumerate(chosen) if row in self.unreadable)
+        return EncoderStates(self.states[chosen], weights, num_frames, unreadable)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFeatures:
-    """One window on its way to the encoder: log_mel (n_mels, M); positions, counts, index (K,) of the kept frames."""
+    """One window on its way to the encoder: log_mel (n_mels, M); positions, counts, index (K,) of the kept frames.
+
+    readable: whether its audio could be decoded; else these are the features of silence of the same length.
+    """
 
     log_mel: Tensor
     positions: np.ndarray
     counts: np.ndarray
     index: np.ndarray
+    readable: bool = True
 
 
 def window_features(
@@ -67,14 +74,16 @@ def window_features(
     n_mels: int,
     frames: FrameOptions,
     mask: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    readable: bool = True,
 ) -> WindowFeatures:
-    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment)."""
+    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment). readable: see there."""
     log_mel = log_mel_speech(waveform, n_mels)
     if mask is not None:
         log_mel = torch.from_numpy(mask(log_mel.numpy()))
     selection = select_frames(len(waveform), frames)
     index = convolved_index(selection.positions, log_mel.shape[1])
-    return WindowFeatures(log_mel, selection.positions, selection.counts, index)
+    return WindowFeatures(log_mel, selection.positions, selection.counts, index, readable)
 
 
 def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
@@ -106,7 +115,8 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
     if log_weights is not None:
         log_weights = send(log_weights, weight.device)
     inputs = (send(log_mel, weight.device).to(weight.dtype), send(index, weight.device), send(positions, weight.device))
-    return EncoderStates(encoder(*inputs, log_weights, num_frames), log_weights, num_frames)
+    unreadable = tuple(row for row, window in enumerate(features) if not window.readable)
+    return EncoderStates(encoder(*inputs, log_weights, num_frames), log_weights, num_frames, unreadable)
 
 
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:

@@ -28,6 +28,10 @@ class Target:
         """Positions with loss: the text and its end."""
         return sum(label != IGNORE_INDEX for label in self.labels)
 
+    def without_loss(self) -> Target:
+        """The same, nothing of it scored."""
+        return Target(self.input_ids, (IGNORE_INDEX,) * len(self.labels), self.prompt_length)
+
 
 def make_target(
     prompt: Sequence[int], text_ids: Sequence[int], eot: int, *, sot: int, prompt_loss: bool = False

@@ -12,7 +12,7 @@ import numpy as np
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.data.audio import load_utterance
 from whispertune.data.utterances import Segment, Utterance
-from whispertune.errors import RecipeError
+from whispertune.errors import AudioError, RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
 
 MOST_UTTERANCES = 100
@@ -214,6 +214,12 @@ def _kind(window: Window) -> tuple[str | None, str | None]:
     return window.utterances[0].language, window.utterances[0].task
 
 
+class UtteranceError(AudioError):
+    """The audio of `utterance` cannot be decoded."""
+
+    utterance: Utterance
+
+
 def window_waveform(
     window: Window, augmenter: WaveformAugmenter | None = None, *, seed: int = 0, view: int = 0
 ) -> np.ndarray:
@@ -222,9 +228,10 @@ def window_waveform(
     With an augmenter each utterance is altered by draws that follow from (seed, view, window, utterance) alone.
 
     Raises:
-        AudioError: if a file cannot be read.
+        UtteranceError: if an utterance cannot be decoded.
+        AudioError: if the noise that is to be mixed in cannot.
     """
-    waveforms = [load_utterance(utterance) for utterance in window.utterances]
+    waveforms = [_waveform(utterance) for utterance in window.utterances]
     if augmenter is not None:
         total = sum(map(len, waveforms)) + _pause_samples(window)
         for index, utterance in enumerate(window.utterances):
@@ -233,6 +240,15 @@ def window_waveform(
             waveforms[index] = augmenter(clean, _draws(window, utterance, seed, view), max_samples=room)
             total += len(waveforms[index]) - len(clean)
     return join_waveforms(waveforms, window.pauses, window.lead)
+
+
+def _waveform(utterance: Utterance) -> np.ndarray:
+    try:
+        return load_utterance(utterance)
+    except AudioError as error:
+        failed = UtteranceError(str(error))
+        failed.utterance = utterance
+        raise failed from None
 
 
 def augmented_num_samples(

@@ -361,7 +361,7 @@ def test_the_baseline_is_best_only_beyond_chance(
     saved: list[Any] = []
     monkeypatch.setattr(outcome, "save_best", lambda session, progress, weights, step: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
-        write_jsonl(folder.validation(step), [errors_of(wrong) for wrong in errors])
+        write_jsonl(folder.validation(step), [{"id": str(n), **errors_of(wrong)} for n, wrong in enumerate(errors)])
     monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
     session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"))
     progress = Progress(step=9, best_step=7, best_epoch=2)

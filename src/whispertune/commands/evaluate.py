@@ -16,6 +16,7 @@ from whispertune.console import console, percent, progress_bar, results
 from whispertune.data.sources import read_rows
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
+from whispertune.exclusions import excluded_summary
 from whispertune.flags import help_text, parse_fields
 from whispertune.frames import DENSE, FrameOptions
 from whispertune.loading import ReadyModel, load_model, ready_to_decode
@@ -28,11 +29,10 @@ from whispertune.probes.sounds import SOUND_KINDS
 from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.processes import were_launched
 from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, Split, excluded_summary, load_split, merged_rows, require_usable
-from whispertune.states import ComputedStates, window_features
+from whispertune.splits import DataOptions, Split, load_split, merged_rows, require_enough, require_usable
+from whispertune.states import ComputedStates, WindowFeatures, window_features
 from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
 from whispertune.transcripts import TextSettings
-from whispertune.windows import window_waveform
 
 USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
 
@@ -202,7 +202,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     whisper = ready.whisper
     states = ComputedStates(
         whisper.encoder,
-        lambda i, _: [window_features(window_waveform(split.windows[i]), ready.n_mels, options.frames)],
+        lambda i, _: [_features(split, i, ready.n_mels, options.frames)],
         workers=options.workers,
     )
     contender = Contender(options.model, whisper.decoder, states.fetch, options.search)
@@ -213,9 +213,21 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
             frames=options.frames, max_tokens=token_caps(split, None, ready.tokenizer.max_tokens),
             cut_loops=False, advance=advance,
         )  # fmt: skip
+    unreadable = split.unreadable.learn(split.unreadable.take())
+    for exclusion in unreadable:
+        console.print(f"left out  {exclusion.file}, row {exclusion.row}: {exclusion.reason}", style="yellow")
+    if output is not None and unreadable:
+        write_jsonl(output / "excluded.jsonl", map(asdict, [*split.excluded, *unreadable]))
+    require_enough(split, options.reading, flag="--max_excluded")
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
-    return found, _probe(options, ready, split, text, found), len(split.excluded)
+    there = split.part(found.windows) if unreadable else split
+    return found, _probe(options, ready, there, text, found), len(split.excluded) + len(unreadable)
+
+
+def _features(split: Split, index: int, n_mels: int, frames: FrameOptions) -> WindowFeatures:
+    waveform, readable = split.waveform(index)
+    return window_features(waveform, n_mels, frames, readable=readable)
 
 
 def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: TextSettings, found: Evaluation) -> Probes:

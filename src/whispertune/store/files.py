@@ -29,6 +29,8 @@ FORMAT = 2
 READ_BYTES = 1 << 22
 """Read at once while checksums are compared."""
 USE, ENDING, UNFINISHED = "use", ".states", ".new"
+PARTIAL = 0xFFFFFFFF
+"""What the checksum of a batch that is of use to this run alone is changed by."""
 CHECK_BYTES = 4
 
 
@@ -85,46 +87,53 @@ class StateFolder:
         """A checksum that counts for this batch of this store alone."""
         return zlib.crc32(f"{self._key} {number}".encode())
 
-    def verified(self, batches: Iterable[int]) -> tuple[set[int], int]:
-        """Which of these batches are there and whole (each is read); how many are there and damaged, now removed."""
+    def verified(self, batches: Iterable[int], *, partial: bool = False) -> tuple[set[int], int]:
+        """Which of these batches are there and whole (each is read); how many are there and damaged, now removed.
+
+        partial: whether those count that were written as not whole.
+        """
         whole: set[int] = set()
         damaged = 0
         for number in batches:
             path = self._file(number)
             try:
-                is_whole = self._is_whole(number)
+                found = self._read_check(number)
             except FileNotFoundError:
                 continue
-            if is_whole:
+            if found == 0 or (partial and found == PARTIAL):
                 whole.add(number)
-            else:
+            elif found != PARTIAL:
                 damaged += 1
                 path.unlink(missing_ok=True)
         return whole, damaged
 
-    def _is_whole(self, number: int) -> bool:
+    def _read_check(self, number: int) -> int | None:
+        """What the checksum differs by from that of the content: 0 or `PARTIAL`; None where it is damaged."""
         left, check = self._sizes[number], self._begin_check(number)
         buffer = memoryview(bytearray(min(READ_BYTES, left)))
         with self._file(number).open("rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != left + CHECK_BYTES:
-                return False
+                return None
             while left:
                 count = file.readinto(buffer[:left])
                 if not count:
-                    return False
+                    return None
                 check = zlib.crc32(buffer[:count], check)
                 left -= count
-            return file.read() == check.to_bytes(CHECK_BYTES, "little")
+            found = check ^ int.from_bytes(file.read(), "little")
+            return found if found in (0, PARTIAL) else None
 
-    def write(self, number: int, data: memoryview) -> None:
+    def write(self, number: int, data: memoryview, *, whole: bool = True) -> None:
         """Write a batch's bytes.
+
+        whole: whether they will do for later runs; if not, these find the batch missing.
 
         Raises:
             OSError: if the disk is full, among others; nothing is left of the batch then.
         """
         unfinished = self.path / f"{number}-{secrets.token_hex(4)}{UNFINISHED}"
         try:
-            write_checked(unfinished, data, zlib.crc32(data, self._begin_check(number)))
+            write_checked(unfinished, data, zlib.crc32(data, self._begin_check(number)) ^ (0 if whole else PARTIAL))
             unfinished.replace(self._file(number))
         finally:
             unfinished.unlink(missing_ok=True)

@@ -83,12 +83,15 @@ class StoredStates:
     """States of fixed windows, encoded once; in `files`, else in memory.
 
     damaged: batches that were in the files and are not whole.
+    unreadable: windows whose audio could not be decoded. Their batches count as missing when the files are looked at
+    again, so nobody takes them for whole.
     moved: why the states went on to memory while they were being written, if so (a full disk).
     """
 
     def __init__(self, layout: StateLayout, files: StateFolder | None = None) -> None:
         self.layout = layout
         self.damaged = 0
+        self.unreadable: set[int] = set()
         self.moved: OSError | None = None
         self._files = files
         self._share = (0, 1)
@@ -103,8 +106,10 @@ class StoredStates:
             self._done, self.damaged = self._files.verified(share)
         return [number for number in share if number not in self._done]
 
-    def require_others(self) -> None:
-        """Make sure that what other processes were to encode is there; call it once all have filled their shares.
+    def require_others(self, gather: Callable[[set[int]], Sequence[set[int]]] = lambda own: [own]) -> None:
+        """Make sure that what other processes were to encode is there; all call it once all have filled their shares.
+
+        gather: every process's set.
 
         Raises:
             RunFolderError: if it is not.
@@ -112,8 +117,9 @@ class StoredStates:
         rank, world = self._share
         if self._files is None or world == 1:
             return
+        self.unreadable = set().union(*gather(self.unreadable))
         others = [number for number in range(len(self.layout.batches)) if number % world != rank]
-        missing = len(others) - len(self._files.verified(others)[0])
+        missing = len(others) - len(self._files.verified(others, partial=True)[0])
         if missing:
             raise RunFolderError(
                 f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
@@ -141,6 +147,8 @@ class StoredStates:
                 ready = [future.result() for future in pending]
                 upcoming = windows[turn + 1] if turn + 1 < len(windows) else []
                 pending = [pool.submit(features, index) for index in upcoming]
+                damaged = {index for index, window in zip(batch, ready, strict=True) if not window.readable}
+                self.unreadable |= damaged
                 for index, window in zip(batch, ready, strict=True):
                     if len(window.positions) != self.layout.num_frames[index]:
                         raise DataError(f"window {index}: its audio changed while the run was going on; start it again")
@@ -148,13 +156,13 @@ class StoredStates:
                     encoded = states.encode(encoder, ready).states.to("cpu")
                     rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
                     rows = rows.to(self.layout.dtype)
-                self._keep(number, rows)
+                self._keep(number, rows, whole=not damaged)
                 yield len(batch)
 
-    def _keep(self, number: int, rows: Tensor) -> None:
+    def _keep(self, number: int, rows: Tensor, *, whole: bool) -> None:
         if self._files is not None:
             try:
-                self._files.write(number, _bytes(rows))
+                self._files.write(number, _bytes(rows), whole=whole)
             except OSError as error:
                 if self._share != (0, 1):
                     raise
@@ -196,4 +204,5 @@ class StoredStates:
                     _bytes(row[:size]), number, (begin - layout.first_rows[number]) * layout.row_bytes
                 )
         log_weights = padded_log_weights([layout.selection(index).counts for index in indices])
-        return EncoderStates(fetched, log_weights, tuple(sizes))
+        unreadable = tuple(row for row, index in enumerate(indices) if index in self.unreadable)
+        return EncoderStates(fetched, log_weights, tuple(sizes), unreadable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 
@@ -53,14 +53,17 @@ def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
     """The rows of all parts, padded to the same number of frames, where the last one is and in its type."""
     device, dtype = parts[-1].states.device, parts[-1].states.dtype
     longest = max(part.states.shape[1] for part in parts)
+    begins = accumulate((part.states.shape[0] for part in parts), initial=0)
+    unreadable = tuple(begin + row for begin, part in zip(begins, parts, strict=False) for row in part.unreadable)
     known = [part.num_frames for part in parts if part.num_frames is not None]
     num_frames = tuple(chain.from_iterable(known)) if len(known) == len(parts) else None
     if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
-        return EncoderStates(torch.cat([send(part.states, device).to(dtype) for part in parts]), None, num_frames)
+        rows = torch.cat([send(part.states, device).to(dtype) for part in parts])
+        return EncoderStates(rows, None, num_frames, unreadable)
     states, log_weights = [], []
     for part in parts:
         behind = (0, longest - part.states.shape[1])
         weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
         states.append(torch.nn.functional.pad(send(part.states, device).to(dtype), (0, 0, *behind)))
         log_weights.append(torch.nn.functional.pad(send(weights, device), behind, value=PADDING_LOG_WEIGHT))
-    return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames)
+    return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames, unreadable)

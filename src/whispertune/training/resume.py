@@ -271,7 +271,9 @@ class StopSignal:
         counts = self.processes.sum([float(self.received == name) for name in names])
         self.received = next((name for name, count in zip(names, counts, strict=True) if count), None)
         if self.received is not None:
-            raise Interrupted(self.received)
+            stopped = Interrupted(self.received)
+            stopped.met_by_all = True
+            raise stopped
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whispertune.allocator import give_back_freed_memory
 from whispertune.console import Advance, console, progress_bar
-from whispertune.errors import Interrupted, ProcessLost, TrainingError
+from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
 from whispertune.precision import send
@@ -43,6 +43,8 @@ class Trainer:
     copies: of each window in a batch (2 where clean and augmented ones go side by side).
     targets(index, epoch): of each copy of a window, all as long as the split's own.
     accumulation: micro-batches in an update, of all processes together.
+    note_unreadable: called by all processes together in a step in which a window's audio could not be decoded;
+    missing_tokens, missing_windows: of such windows, in this process's share of the step.
     """
 
     model: Whisper
@@ -74,17 +76,23 @@ class Trainer:
     valid_size: int
     frames_name: str
     processes: Processes = ALONE
+    note_unreadable: Callable[[], None] = lambda: None
     trainable: list[Tensor] = field(init=False)
     last_saved: float = field(init=False, default=0.0)
+    missing_tokens: int = field(init=False, default=0)
+    missing_windows: int = field(init=False, default=0)
+    _updating: bool = field(init=False, default=False)
+    _metrics_size: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.last_saved = time.monotonic()
+        self._metrics_size = self.folder.metrics_size()
         if self.dtype == torch.float16 and self.progress.loss_scale is None:
             self.progress.loss_scale = LARGEST_LOSS_SCALE
 
     def run(self) -> None:
-        """Train to the end; on Interrupted, and on ProcessLost where it is not divided, the state has been saved."""
+        """Train to the end; whatever ends it before, the state has been saved if it is whole."""
         progress = self.progress
         try:
             if progress.step == 0 and progress.position == 0 and not progress.validated:
@@ -94,11 +102,24 @@ class Trainer:
                 self._run_epoch()
             progress.trained = True
             self.save()
-        except (Interrupted, ProcessLost) as stopped:
-            # Divided, a lost process has taken its part with it.
-            if not self.shards.divided or not (isinstance(stopped, ProcessLost) or stopped.others_lost):
-                self.save()
+        except Exception as error:
+            self._save_before(error)
             raise
+
+    def _save_before(self, error: Exception) -> None:
+        """Keep what is done before an error ends the run, where that is whole and all who are needed are there."""
+        # Divided, a lost process has taken its part with it, and one that fails alone would wait for the others' parts.
+        together = isinstance(error, WhispertuneError) and error.met_by_all and not error.others_lost
+        if self._updating or (self.shards.divided and not together):
+            return
+        try:
+            self.save()
+            if not isinstance(error, Interrupted | ProcessLost):
+                console.print(f"state     saved at update {self.progress.step}: whispertune resume {self.folder.path}")
+        except (StorageError, ProcessLost) as failed:
+            if isinstance(error, Interrupted):
+                raise
+            console.print(f"state     could not be saved: {failed}", style="yellow")
 
     def _at_last_step(self) -> bool:
         return self.max_steps is not None and self.progress.step >= self.max_steps
@@ -133,6 +154,7 @@ class Trainer:
         progress = self.progress
         targets, epoch = self.train_split.targets, progress.epoch
         num_tokens = self.copies * sum(targets[index].num_target_tokens for batch in step for index in batch)
+        self.missing_tokens = self.missing_windows = 0
         losses = []
         for batch in self._own_share(step):
             copies = [self.targets(index, epoch) for index in batch]
@@ -140,23 +162,29 @@ class Trainer:
             losses.append(self.backward(batch, every, num_tokens))
         # Only now, and once: to ask a GPU for a number is to wait for all that it has to do.
         loss = torch.stack(losses).double().sum().item() if losses else 0.0
-        (loss,) = self.processes.sum([loss])  # first: on GPUs a process that is gone is only noticed here
+        # First: on GPUs a process that is gone is only noticed here.
+        loss, *missing = self.processes.sum([loss, self.missing_tokens, self.missing_windows])
+        if missing[1]:
+            self.note_unreadable()
+        # What is there was divided by the number of all tokens, known before any audio was.
+        share_there = 1 - missing[0] / num_tokens
         self.shards.sum_gradients()
         row: dict[str, Any] = {"step": progress.step + 1, "epoch": progress.epoch}
-        norm = self._update()
+        self._updating = True
+        norm = self._update(share_there)
         progress.position += 1
         if norm is None:
             row |= {"skipped": True, "loss": None, "loss_scale": progress.loss_scale}
         else:
             progress.validated = False
-            row |= {"lr": self.schedule(progress.step), "loss": loss, "grad_norm": norm}
-        utterances = sum(len(batch) for batch in step)
+            row |= {"lr": self.schedule(progress.step), "loss": loss / share_there, "grad_norm": norm}
         row |= {
-            "tokens": num_tokens,
-            "utterances": utterances,
+            "tokens": num_tokens - round(missing[0]),
+            "utterances": sum(len(batch) for batch in step) - round(missing[1]),
             "seconds": round(time.perf_counter() - started, 4),
         }
         self._append_metrics(row)
+        self._end_of_update()
         advance(1, note=f"loss {loss:.3f}")
         self._save_if_due()
         self.stop.check_together()
@@ -171,9 +199,11 @@ class Trainer:
 
         num_tokens: target tokens of the whole optimiser step, so that parts add up to the step's mean per token.
         """
+        states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
+        if states.unreadable:
+            targets = self._without_loss(batch, targets, {row % len(batch) for row in states.unreadable})
         input_ids, labels = collate_targets(targets, self.pad_id)
         decoder = self.working.model.decoder
-        states = self.train_states.fetch(batch, self.progress.epoch).to(self.device, self.dtype)
         num_tokens_by_row = [len(target.input_ids) for target in targets]
         hidden = decoder(
             send(input_ids, self.device), states.states, states.log_weights, num_tokens_by_row, states.num_frames
@@ -182,11 +212,26 @@ class Trainer:
         (nll * (self.progress.loss_scale or 1.0)).backward()  # type: ignore[no-untyped-call]
         return nll.detach()
 
-    def _update(self) -> float | None:
-        """One optimiser update at the schedule's rate; the gradient's norm, or None if it was skipped."""
+    def _without_loss(self, batch: Sequence[int], targets: Sequence[Target], missing: set[int]) -> list[Target]:
+        """The targets of a micro-batch, all copies of those windows (places in it) without any loss."""
+        lost = [place for place in range(len(targets)) if place % len(batch) in missing]
+        self.missing_windows += len(missing)
+        self.missing_tokens += sum(targets[place].num_target_tokens for place in lost)
+        return [target.without_loss() if place in lost else target for place, target in enumerate(targets)]
+
+    def _update(self, share_there: float = 1.0) -> float | None:
+        """One optimiser update at the schedule's rate; the gradient's norm, or None if it was skipped.
+
+        share_there: of the tokens that the loss was divided by, those that are in it.
+        """
         progress, options = self.progress, self.optimizer_options
-        if progress.loss_scale is not None:
-            torch._foreach_mul_([p.grad for p in self.trainable if p.grad is not None], 1 / progress.loss_scale)
+        if not share_there > 0:  # nothing to learn from, which is nobody's fault but the files'
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        scale = (progress.loss_scale or 1.0) * share_there
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
+        if scale != 1 and gradients:
+            torch._foreach_mul_(gradients, 1 / scale)
         norm = self.shards.clip(options.max_grad_norm)
         finite = math.isfinite(norm)
         if finite:
@@ -202,12 +247,24 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if progress.loss_scale is not None:
             progress.loss_scale = self._adapted_loss_scale(progress.loss_scale, finite)
-        if progress.skipped_in_a_row >= options.max_skipped_in_a_row:
-            raise TrainingError(
+        return norm if finite else None
+
+    def _end_of_update(self) -> None:
+        """From here on model, optimiser, progress and metrics belong together again.
+
+        Raises:
+            TrainingError: after too many skipped updates in a row.
+        """
+        self._updating = False
+        self._metrics_size = self.folder.metrics_size()
+        progress = self.progress
+        if progress.skipped_in_a_row >= self.optimizer_options.max_skipped_in_a_row:
+            failed = TrainingError(
                 f"{progress.skipped_in_a_row} updates in a row had gradients that are not finite (last at step "
                 f"{progress.step + 1}); lower schedule.peak_lr, or try --precision fp32"
             )
-        return norm if finite else None
+            failed.met_by_all = True
+            raise failed
 
     def _adapted_loss_scale(self, scale: float, finite: bool) -> float:
         """fp16: halve on overflow, double after many good updates (Micikevicius et al. 2018)."""
@@ -258,6 +315,7 @@ class Trainer:
             progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
         console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
         progress.validated = True
+        self._metrics_size = self.folder.metrics_size()
         if is_best:
             self.save()  # killed before, a run would repeat these updates, on a GPU not bit by bit: best/ is not theirs
         else:
@@ -279,7 +337,9 @@ class Trainer:
     def save(self) -> None:
         """Write the state to last/, in the process that writes; the others hand it their parts."""
         if self.processes.is_main:
-            self.progress.metrics_size, self.progress.metrics_sha256 = self.folder.metrics_so_far()
+            # Without a row that an error has parted from its update.
+            so_far = self.folder.metrics_so_far(self._metrics_size)
+            self.progress.metrics_size, self.progress.metrics_sha256 = so_far
             save_state(self.folder.state, self.model, self.optimizer, self.progress, self.shards)
         elif self.shards.divided:
             hand_over_state(self.model, self.optimizer, self.progress, self.shards)

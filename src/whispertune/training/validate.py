@@ -94,6 +94,7 @@ class Evaluation:
     """What one contender did on a split.
 
     loss: teacher-forced negative log-likelihood per target token (nats). seconds: this contender's own share.
+    windows: those of the split that could be decoded, one hypothesis each.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Evaluation:
     hypotheses: list[Hypothesis] = field(default_factory=list)
     loss: float = 0.0
     seconds: float = 0.0
+    windows: list[int] = field(default_factory=list)
 
     @property
     def loops(self) -> int:
@@ -206,7 +208,7 @@ def evaluate_split(
     cut_loops: bool,
     advance: Callable[[int], None],
 ) -> list[Evaluation]:
-    """Decode and score a split with each contender.
+    """Decode and score a split with each contender; windows whose audio can't be decoded are left out for all.
 
     Contenders that share a `fetch` share its states; those that share a decoder too, what it makes of them and its
     loss. advance: called with 1 for each window and contender.
@@ -214,14 +216,14 @@ def evaluate_split(
     evaluations = [Evaluation(c.name, c.search.beam_size) for c in contenders]
     found: list[dict[int, Hypothesis]] = [{} for _ in contenders]
     for chunk in _chunks(split, frames):
+        chunk, fetched, seconds = _fetched(chunk, contenders, advance)
+        if not chunk:
+            continue
         targets = [split.targets[i] for i in chunk]
         prompts = [target.input_ids[: target.prompt_length] for target in targets]
-        fetched: dict[int, EncoderStates] = {}
         of_decoder: tuple[Decoder, BegunWindows, float] | None = None  # the latest alone: they take much memory
         for number, (contender, evaluation, results) in enumerate(zip(contenders, evaluations, found, strict=True), 1):
-            started = time.perf_counter()
-            if id(contender.fetch) not in fetched:
-                fetched[id(contender.fetch)] = contender.fetch(chunk)
+            started = time.perf_counter() - seconds.pop(id(contender.fetch), 0.0)
             decoder = contender.decoder
             if of_decoder is None or of_decoder[0] is not decoder:
                 of_decoder = None
@@ -238,20 +240,45 @@ def evaluate_split(
             evaluation.loss += loss
             evaluation.seconds += time.perf_counter() - started
             advance(len(chunk))
-    num_tokens = sum(target.num_target_tokens for target in split.targets)
     for evaluation, results in zip(evaluations, found, strict=True):
-        evaluation.loss /= num_tokens
-        evaluation.hypotheses = [results[i] for i in range(len(split.windows))]
-        evaluation.score = _score(split, evaluation.hypotheses, tokenizer)
+        evaluation.windows = sorted(results)
+        evaluation.loss /= max(1, _num_tokens(split, evaluation.windows))
+        evaluation.hypotheses = [results[i] for i in evaluation.windows]
+        evaluation.score = _score(split, evaluation, tokenizer)
     return evaluations
 
 
-def _score(split: Split, hypotheses: Sequence[Hypothesis], tokenizer: Tokenizer) -> CorpusScore:
+def _fetched(
+    chunk: Sequence[int], contenders: Sequence[Contender], advance: Callable[[int], None]
+) -> tuple[list[int], dict[int, EncoderStates], dict[int, float]]:
+    """Those windows of a chunk that can be decoded; their states, and the seconds they took, by `id` of the fetch."""
+    fetched: dict[int, EncoderStates] = {}
+    seconds: dict[int, float] = {}
+    for fetch in (contender.fetch for contender in contenders):
+        if id(fetch) not in fetched:
+            started = time.perf_counter()
+            fetched[id(fetch)] = fetch(chunk)
+            seconds[id(fetch)] = time.perf_counter() - started
+    missing = {row for states in fetched.values() for row in states.unreadable}
+    if not missing:
+        return list(chunk), fetched, seconds
+    advance(len(missing) * len(contenders))
+    there = [row for row in range(len(chunk)) if row not in missing]
+    states = {key: of_all.select(there) for key, of_all in fetched.items()} if there else {}
+    return [chunk[row] for row in there], states, seconds
+
+
+def _num_tokens(split: Split, windows: Sequence[int]) -> int:
+    return sum(split.targets[i].num_target_tokens for i in windows)
+
+
+def _score(split: Split, found: Evaluation, tokenizer: Tokenizer) -> CorpusScore:
+    windows, languages = [split.windows[i] for i in found.windows], split.text_languages
     return score_corpus(
-        [window.id for window in split.windows],
-        [window.text for window in split.windows],
-        [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in hypotheses],
-        split.text_languages,
+        [window.id for window in windows],
+        [window.text for window in windows],
+        [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in found.hypotheses],
+        [languages[i] for i in found.windows],
     )
 
 
@@ -301,10 +328,14 @@ def _merged(
     """One contender's evaluation of the whole split from those of its shares."""
     merged = Evaluation(parts[0].name, parts[0].beam_size, seconds=max(part.seconds for part in parts))
     hypotheses: dict[int, Hypothesis] = {}
-    num_tokens = [sum(split.targets[i].num_target_tokens for i in share) for share in shares]
+    num_tokens = []
     for part, share in zip(parts, shares, strict=True):
-        hypotheses.update(zip(sorted(share), part.hypotheses, strict=True))
-    merged.loss = sum(part.loss * n for part, n in zip(parts, num_tokens, strict=True)) / sum(num_tokens)
-    merged.hypotheses = [hypotheses[index] for index in range(len(split.windows))]
-    merged.score = _score(split, merged.hypotheses, tokenizer)
+        mine = sorted(share)
+        windows = [mine[place] for place in part.windows]
+        hypotheses.update(zip(windows, part.hypotheses, strict=True))
+        num_tokens.append(_num_tokens(split, windows))
+    merged.loss = sum(part.loss * n for part, n in zip(parts, num_tokens, strict=True)) / max(1, sum(num_tokens))
+    merged.windows = sorted(hypotheses)
+    merged.hypotheses = [hypotheses[index] for index in merged.windows]
+    merged.score = _score(split, merged, tokenizer)
     return merged
