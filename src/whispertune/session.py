@@ -179,7 +179,8 @@ def open_session(
     if processes.is_main:
         rows = [dataclasses.asdict(exclusion) for exclusion in excluded]
         if folder.has_begun():  # what was left out so far may not be met again
-            rows += [row for row in _listed(folder) if row not in rows]
+            known = {(row["split"], row["id"]) for row in rows}
+            rows += [row for row in _listed(folder) if (row["split"], row["id"]) not in known]
         write_jsonl(folder.excluded, rows)
     for line in excluded_summary(excluded):
         console.print(f"left out  {line}", style="yellow")

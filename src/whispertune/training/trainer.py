@@ -337,8 +337,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state to last/, in the process that writes; the others hand it their parts."""
         if self.processes.is_main:
-            # Without a row that an error has parted from its update.
-            so_far = self.folder.metrics_so_far(self._metrics_size)
+            so_far = self.folder.metrics_so_far(self._metrics_size)  # no row that an error has parted from its update
             self.progress.metrics_size, self.progress.metrics_sha256 = so_far
             save_state(self.folder.state, self.model, self.optimizer, self.progress, self.shards)
         elif self.shards.divided:
