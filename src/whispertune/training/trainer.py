@@ -126,8 +126,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         progress = self.progress
-        epoch = progress.epoch
-        split = self.train_split
+        epoch, split = progress.epoch, self.train_split
         plan = epoch_plan(
             split.num_samples, self.batch_size, self.accumulation, seed=self.seed, epoch=epoch, draws=split.draws
         )
