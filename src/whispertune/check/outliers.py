@@ -28,8 +28,8 @@ ENOUGH_EVIDENCE = 8.5
 """Nats: more than any one of them can give."""
 SPREAD_QUANTILE, SIGMAS = 0.7, 0.524
 """Of the residuals in a normal distribution. Higher ones are those of the faulty where a tenth is faulty."""
-SMALLEST_SPREAD, LARGEST_SPREAD = 0.12, 0.3
-"""Octaves. Below the first a set is too uniform for its own spread to be believed, above the second too mixed."""
+SMALLEST_SPREAD = 0.12
+"""Octaves. Below it a set is too uniform for its own spread to be believed."""
 HUMAN_HZ = 165.0
 """Median pitch: between the usual 120 of men, 210 of women, 260 of children."""
 HUMAN_SPREADS = (0.25, 0.45, 0.35)
@@ -74,7 +74,7 @@ def tempo(num_letters: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Float, Fl
     middle, upper = quantiles[0][starts], quantiles[1][starts]
     faster, spread = np.empty_like(residual), np.empty_like(residual)
     faster[order] = residual[order] - middle
-    spread[order] = np.clip((upper - middle) / SIGMAS, SMALLEST_SPREAD, LARGEST_SPREAD)
+    spread[order] = np.maximum((upper - middle) / SIGMAS, SMALLEST_SPREAD)
     return faster, faster / spread
 
 

@@ -111,7 +111,9 @@ def _judge(
 ) -> tuple[Verdict, str] | None:
     goes_on = following.islower()
     if not token.strip("?"):
-        if token != "?" or not goes_on or text.lstrip().startswith("?") or language in SPACED or known.spaced:
+        if token != "?" or not goes_on or text.lstrip().startswith("?") or known.spaced:
+            return None
+        if language in SPACED and not known.joined:
             return None
         # Nobody here puts a space before a question mark.
         clear = known.joined > 0 or (language is not None and text.rstrip().endswith("."))
