@@ -374,6 +374,7 @@ def test_shipped_recipes_parse_and_survive_a_round_trip(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--augment.speed.factors=[0.9,1.1]", "--language=no", "--test=null", "--schedule.peak_lr=1e-5"]
+    flags += [f"--{name}={value}" for name, value in REQUIRED.items() if name not in load_yaml(path)]
     assert cli.main(["train", str(path), "--print_config", *flags]) == 0
     printed = capsys.readouterr().out
     again = tmp_path / "again.yaml"

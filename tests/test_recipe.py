@@ -22,7 +22,10 @@ def recipe(**fields: object) -> Recipe:
 
 
 def shipped(name: str) -> Recipe:
-    return parse_fields(Recipe, load_yaml(RECIPES / f"{name}.yaml"), [], command="train")
+    fields = load_yaml(RECIPES / f"{name}.yaml")
+    needed = {"train": "t", "valid": "v", "output": "o"}
+    flags = [f"--{field}={value}" for field, value in needed.items() if field not in fields]
+    return parse_fields(Recipe, fields, flags, command="train")
 
 
 def test_reference_is_the_fields_usual_fine_tuning() -> None:
@@ -33,7 +36,10 @@ def test_reference_is_the_fields_usual_fine_tuning() -> None:
     assert (schedule.name, schedule.scale, schedule.peak_lr, schedule.warmup_steps) == ("noam", "peak", 1e-5, 500)
     assert (reference.optimizer.weight_decay, reference.optimizer.max_grad_norm) == (0.01, 2.0)
     assert reference.search.beam_size == 8
-    assert reference.test is not None
+    assert reference.frames.selection == "dense"  # as everybody else computes it
+    assert reference.windows.stitched_share == 0
+    # Data and language are the user's: no run is to test on, or learn, what nobody asked for.
+    assert not {"train", "valid", "test", "language", "output"} & set(load_yaml(RECIPES / "reference.yaml"))
     assert not reference.augment.enabled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,4 +84,5 @@ def percent(fraction: float) -> str:
 
 def peak_memory_gb() -> float:
     """Peak resident memory of this process, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
