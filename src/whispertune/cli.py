@@ -21,6 +21,12 @@ COMMANDS = {
     "export": "write a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+NO_MEMORY = (
+    "the memory does not suffice: close other programs, take a smaller model, batch_size or beam_size, or, in "
+    "training, --batch.auto or --recompute true; a run that had begun goes on with whispertune resume"
+)
+
 HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
 
 usage: whispertune COMMAND … (whispertune COMMAND --help tells more)
@@ -58,6 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file taken away, a closed pipe: nothing a traceback explains
         too_long = error.errno == errno.ENAMETOOLONG
         return _tell(error, 2, f"{error}; give a shorter path") if too_long else _tell(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has its own errors for a GPU's memory and for a computer's.
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        return _tell(error, 1, f"{NO_MEMORY} ({str(error).partition(chr(10))[0][:120] or 'MemoryError'})")
     except KeyboardInterrupt as error:
         return _tell(error, 1, "interrupted")
 

@@ -20,6 +20,7 @@ from whispertune.data.audio import (
     probe_audio,
 )
 from whispertune.data.index import Files, Headers
+from whispertune.data.recording import TooLongError
 from whispertune.data.segments import Rows
 from whispertune.data.utterances import Shared, Utterance
 from whispertune.errors import AudioError, RecipeError
@@ -74,10 +75,10 @@ def hear_rows(
         try:
             reason = text.unusable(utterance, keep_empty=keep_empty)
             if reason is None:
-                waveform = load_utterance(utterance)
-                reason = _too_long(len(waveform))
-                if reason is None:
-                    return None, len(waveform), content_key(waveform)
+                waveform = load_utterance(utterance, max_samples=WINDOW_SAMPLES)
+                return None, len(waveform), content_key(waveform)
+        except TooLongError as error:
+            reason = _too_long(error.num_samples)
         except (AudioError, RecipeError) as error:
             reason = str(error)
         finally:

@@ -244,7 +244,7 @@ def window_waveform(
 
 def _waveform(utterance: Utterance) -> np.ndarray:
     try:
-        return load_utterance(utterance)
+        return load_utterance(utterance, max_samples=WINDOW_SAMPLES)
     except AudioError as error:
         failed = UtteranceError(str(error))
         failed.utterance = utterance

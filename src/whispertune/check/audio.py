@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from whispertune.check.findings import Finding
 from whispertune.check.measures import Measures, log_frequencies, measure
 from whispertune.data.audio import content_key, load_utterance
+from whispertune.data.recording import TooLongError
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
@@ -78,14 +79,20 @@ def check_audio(
 
 def _inspect(utterance: Utterance) -> str | tuple[Measures, npt.NDArray[np.uint64]]:
     """The measures and the key of the samples, or why the audio can't be read."""
+    seconds, longer = None, 0
     try:
-        waveform = load_utterance(utterance)
+        try:
+            waveform = load_utterance(utterance, max_samples=WINDOW_SAMPLES)
+        except TooLongError as error:  # of hours, a window's length is looked at
+            seconds, longer = error.num_samples / SAMPLE_RATE, error.num_samples
+            waveform = load_utterance(replace(utterance, end=utterance.start + WINDOW_SAMPLES / SAMPLE_RATE))
     except AudioError as error:
         return str(error)
-    measures = measure(waveform[:WINDOW_SAMPLES])
-    if len(waveform) > WINDOW_SAMPLES:
-        measures.seconds = len(waveform) / SAMPLE_RATE
-    return measures, np.frombuffer(bytes.fromhex(content_key(waveform)), np.uint64)
+    measures = measure(waveform)
+    if seconds is not None:
+        measures.seconds = seconds
+    key = np.frombuffer(bytes.fromhex(content_key(waveform)), np.uint64)
+    return measures, key + np.uint64(longer)  # as long and alike in the beginning: the same
 
 
 def judge(measures: Measures) -> Iterator[tuple[str, str]]:

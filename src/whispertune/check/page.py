@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from whispertune.check.findings import ERRORS, MEANINGS, Finding
 from whispertune.check.page_style import STYLE
 from whispertune.check.report import Report, place_of
 from whispertune.data.audio import SAMPLE_RATE, load_utterance
+from whispertune.data.recording import TooLongError
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError, ManifestError, one_line
 
@@ -81,7 +83,10 @@ class _Players:
         if self._left <= 0:
             return f'<span class="soft">{_html(Path(row.audio).name)}</span>'
         try:
-            waveform = load_utterance(row)[: PLAYED_SECONDS * SAMPLE_RATE]
+            try:
+                waveform = load_utterance(row, max_samples=PLAYED_SECONDS * SAMPLE_RATE)
+            except TooLongError:
+                waveform = load_utterance(replace(row, end=row.start + PLAYED_SECONDS))
         except AudioError:
             return '<span class="soft">cannot be played</span>'
         content = io.BytesIO()

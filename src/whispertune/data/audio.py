@@ -32,6 +32,7 @@ from whispertune.data.recording import (
     fail,
     fail_channel,
     fail_cut_short,
+    require_short,
 )
 from whispertune.data.sound_files import open_sound_file
 from whispertune.data.utterances import Utterance
@@ -55,15 +56,18 @@ def load_waveform(
     *,
     channel: int | None = None,
     within: tuple[int, int] | None = None,
+    max_samples: int | None = None,
 ) -> Waveform:
     """The span `start` to `end` (seconds; None: the file's end): float32 `(num_samples,)`, mono, 16 kHz.
 
-    Only the span is decoded. Channels are averaged, unless one is chosen (from 0). within: first byte and number of
-    bytes of the recording in `audio`, where that holds several. Safe to call from several threads. Raises AudioError
-    for a file that is missing, unreadable, empty or cut short, for samples that are not finite or far above full
-    scale, for channels that cancel each other, and for a span outside it (by more than 0.05 s at its end).
+    Only the span is decoded; none of it, but TooLongError raised, if it holds more than max_samples. Channels are
+    averaged, unless one is chosen (from 0). within: first byte and number of bytes of the recording in `audio`, where
+    that holds several. Safe to call from several threads. Raises AudioError for a file that is missing, unreadable,
+    empty or cut short, for samples that are not finite or far above full scale, for channels that cancel each other,
+    and for a span outside it (by more than 0.05 s at its end).
     """
     with _opened(audio, within) as recording:
+        recording.max_samples = max_samples
         samples, sample_rate = _decode(recording, start, end, channel)
         wanted = num_samples_of(len(samples), sample_rate)
         if sample_rate != SAMPLE_RATE:
@@ -98,11 +102,10 @@ def stream_waveform(audio: Path, channel: int | None = None) -> Iterator[Wavefor
             fail(recording, "holds no samples", "give another file")
 
 
-def load_utterance(utterance: Utterance) -> Waveform:
+def load_utterance(utterance: Utterance, *, max_samples: int | None = None) -> Waveform:
     """The waveform of an utterance, (num_samples,) float32 at 16 kHz; raises AudioError as above."""
-    return load_waveform(
-        utterance.audio, utterance.start, utterance.end, channel=utterance.channel, within=utterance.within
-    )
+    row, within = utterance, utterance.within
+    return load_waveform(row.audio, row.start, row.end, channel=row.channel, within=within, max_samples=max_samples)
 
 
 def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -192,7 +195,6 @@ def _sample_rate(recording: Recording, file: Any) -> int:
 
 
 def _decode(recording: Recording, start: float, end: float | None, channel: int | None) -> tuple[Waveform, int]:
-    """The span, mono, at the file's own sample rate."""
     if needs_av(recording.head):
         return _decode_av(recording, start, end, channel)
     with open_sound_file(recording) as file:
@@ -204,6 +206,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
         last = num_frames if end is None else round(end * rate)
         _check_span(recording, first, last, num_frames, rate)
         last = min(last, num_frames)
+        require_short(recording, num_samples_of(last - first, rate))
         if first:
             file.seek(first)
         samples = _read(recording, file, last - first, channel)
@@ -248,6 +251,7 @@ def _decode_av(recording: Recording, start: float, end: float | None, channel: i
     last = num_frames if end is None else round(end * rate)
     _check_span(recording, first, last, num_frames, rate)
     last = min(last, num_frames)
+    require_short(recording, num_samples_of(last - first, rate))
     with recording.open() as raw:
         found = decode_with_av(raw, first / rate, last / rate)
     samples = _one_channel(recording, found, channel)

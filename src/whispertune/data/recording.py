@@ -15,14 +15,21 @@ RAW_CODINGS = {suffix: (coding, 8_000) for coding, suffixes in TELEPHONE.items()
 RAW_SUFFIXES = (*RAW_CODINGS, ".raw", ".pcm", ".sln", ".s16")
 
 
+class TooLongError(AudioError):
+    """A span holds more samples (`num_samples`, at 16 kHz) than were to be decoded."""
+
+    num_samples: int
+
+
 @dataclass(slots=True)
 class Recording:
-    """A recording that is being read: a file, or bytes within one."""
+    """A recording that is being read: a file, or bytes within one; max_samples: of a span, at 16 kHz."""
 
     audio: Path
     within: tuple[int, int] | None = None
     content: bytes | None = None
     head: bytes = b""
+    max_samples: int | None = None
 
     def __str__(self) -> str:
         if self.within is None:
@@ -63,3 +70,14 @@ def fail(recording: Recording, problem: str, remedy: str) -> NoReturn:
     """Raise AudioError: what is wrong with a recording, and the remedy; in one line of printable characters."""
     message = f"{recording}: {problem}; {remedy}"
     raise AudioError("".join(char if char.isprintable() else repr(char)[1:-1] for char in message)) from None
+
+
+def require_short(recording: Recording, num_samples: int) -> None:
+    """Raise TooLongError before memory is asked for: a row that forgot its end may last hours."""
+    if recording.max_samples is not None and num_samples > recording.max_samples:
+        failed = TooLongError(
+            f"{recording}: lasts {num_samples / 16_000:.1f} s, of which {recording.max_samples / 16_000:g} s at most "
+            "are decoded; cut it, with start and end columns"
+        )
+        failed.num_samples = num_samples
+        raise failed
