@@ -31,6 +31,9 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "italian-prompts"
 KNOWN_WRONG = {
     "it": {
         "confbridge-mute-extended": "its last sentences are not said", "vm-tempremoved": "holds a second prompt's text",
+        # The two rows above hold what these really say.
+        "confbridge-mute-in": "says voce, not audio", "confbridge-mute-out": "says voce, not audio",
+        "confbridge-only-one": "says C'è attualmente solo", "vm-then-pound": "says poi premere cancelletto",
         **dict.fromkeys(
             ("conf-full", "feature-not-avail-line", "num-was-successfully", "something-terribly-wrong",
              "pm-invalid-option"), "? for è",
