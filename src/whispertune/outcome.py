@@ -100,6 +100,11 @@ def report(
         search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
         add("test", search, "dense", old.summary(), new.summary())
     results.print(table)
+    if evaluations:  # two rates of one model that are not alike
+        results.print(
+            "greedy takes the likeliest token each time, beam keeps several outputs side by side; thinned leaves out "
+            "most of the silence, as training does; dense computes all of it, as the model will be used"
+        )
     for found in evaluations:
         if found.capped:
             results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into the most tokens (loops)")

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
-
 from whispertune.allocator import keep_freed_memory
 from whispertune.checkpoints.generation import own_language
-from whispertune.console import console, percent, progress_bar, results
+from whispertune.commands.evaluate_report import compared, comparison_summary, error_summary, print_report
+from whispertune.console import console, progress_bar, results
 from whispertune.data.sources import read_rows
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
@@ -39,7 +38,9 @@ USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [-
 DESCRIPTION = """Decode a manifest with a model and score it against its transcripts.
 
 Decoding is dense (plain Whisper) and bounded by Whisper's own 448 tokens only, as the model will be deployed.
-WER and CER lead normalised, with a 95 % bootstrap interval; raw ones stand beside them.
+WER and CER lead normalised; raw ones (with case and punctuation) stand below, each with a 95 % bootstrap interval.
+What kinds of errors there are, outputs that repeat themselves and the worst clips are named. --baseline M has another
+model decoded in the same way, and says whether the difference is more than chance.
 
 Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, --long_form
 true into recordings of minutes, and --hallucination true has silence and noise decoded, in which nothing is said."""
@@ -52,6 +53,10 @@ class EvaluateOptions:
     model: str
     """Model: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub id, a run
     (its best/), or packaged:whisper-base."""
+
+    baseline: str | None = None
+    """Another model to decode in the same way, usually the one before fine-tuning. The difference is told with its
+    interval (paired bootstrap)."""
 
     data: str
     """What to decode: a manifest (CSV, TSV or JSONL) or any corpus that `train` takes."""
@@ -153,12 +158,24 @@ def main(arguments: Sequence[str]) -> int:
     if output is not None:
         make_writable(output)
     keep_freed_memory()
-    found, probes, excluded = evaluate(options, output)
+    baseline: Evaluation | None = None
+    if options.baseline is not None:  # that it can be loaded is known before anything is decoded
+        load_model(options.baseline, resolve_device(options.device))
+    found, probes, excluded, language = evaluate(options, output)
+    if options.baseline is not None:
+        beside = replace(
+            options, model=options.baseline, baseline=None, language=options.language or language,
+            timestamps=False, long_form=False, hallucination=False,
+        )  # fmt: skip
+        console.print(f"baseline: {options.baseline}")
+        baseline = evaluate(beside, None if output is None else output / "baseline")[0]
     if output is not None:
         about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
-        content = {**about, **found.summary(), **probes.summary()}
+        content = {**about, **found.summary(), **error_summary(found), **probes.summary()}
+        if baseline is not None:
+            content |= comparison_summary(baseline, compared(found, baseline))
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    report(options, found)
+    print_report(options.data, options.frames.selection, found, baseline)
     for table in probe_tables(probes):
         results.print(table)
     if output is not None:
@@ -166,14 +183,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes, int]:
-    """Load, decode, score, and probe as far as that is asked for; and how many rows were left out.
+def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes, int, str | None]:
+    """Load, decode, score, and probe as far as that is asked for; how many rows were left out; the language taken.
 
     These are listed in `output` before anything is decoded; hypotheses are there before anything is probed.
 
     Raises:
         UserError: whatever is wrong with options, model or data.
     """
+    if output is not None:
+        make_writable(output)
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
     read = read_rows("data", options.data, options.reading.reading)
@@ -222,7 +241,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
     there = split.part(found.windows) if unreadable else split
-    return found, _probe(options, ready, there, text, found), len(split.excluded) + len(unreadable)
+    return found, _probe(options, ready, there, text, found), len(split.excluded) + len(unreadable), language
 
 
 def _features(split: Split, index: int, n_mels: int, frames: FrameOptions) -> WindowFeatures:
@@ -251,27 +270,3 @@ def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: Text
         probes.stuck = count_stuck(found.hypotheses)
         probes.outputs = len(found.hypotheses)
     return probes
-
-
-def report(options: EvaluateOptions, found: Evaluation) -> None:
-    """Print the figures."""
-    low, high = found.interval()
-    score = found.score
-    title = f"{options.model} on {options.data}, normalised but for what is raw"
-    rates = {"WER": percent(score.wer), "CER": percent(score.cer)}
-    leading = {score.leading_name: percent(score.leading), "95 %": f"{100 * low:.1f} to {100 * high:.1f}"}
-    table = Table(title=title, title_justify="left")
-    row = {
-        "search": "greedy" if found.beam_size == 1 else f"beam {found.beam_size}",
-        **leading, **{name: rate for name, rate in rates.items() if name not in leading},
-        "WER raw": percent(score.wer_raw), "CER raw": percent(score.cer_raw), "loss": f"{found.loss:.3f}",
-        "utterances": str(len(found.hypotheses)), "seconds": f"{found.seconds:.1f}",
-    }  # fmt: skip
-    for heading in row:
-        table.add_column(heading, justify="right")
-    table.add_row(*row.values())
-    results.print(table)
-    if found.capped:
-        results.print(
-            f"{found.capped} hypotheses ran into the most tokens that the model writes (448 in Whisper): look for loops"
-        )

@@ -1,0 +1,171 @@
+"""What `whispertune evaluate` prints and keeps: the rates, what kinds of errors they count, the worst clips."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from rich.table import Table
+
+from whispertune.console import percent, printable, results
+from whispertune.probes.hallucination import holds_loop
+from whispertune.scoring.error_rates import ErrorCounts, UtteranceScore, alignment, total
+from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
+from whispertune.training.validate import Evaluation
+
+WORST = 3
+"""Clips that are shown."""
+FEW = 30
+"""Utterances below which a bootstrap interval is too narrow to lean on: it draws from what is there alone."""
+SHOWN = 200
+"""Characters of an alignment."""
+RATES = {
+    "WER, normalised": attrgetter("words"),
+    "CER, normalised": attrgetter("characters"),
+    "WER, raw": attrgetter("words_raw"),
+    "CER, raw": attrgetter("characters_raw"),
+}
+
+
+def compared(found: Evaluation, baseline: Evaluation) -> PairedBootstrap:
+    """The leading rate of a model minus that of a baseline, on the utterances that both decoded."""
+    theirs = {score.id: score.leading.errors for score in baseline.score.utterances}
+    ours = [score for score in found.score.utterances if score.id in theirs]
+    return paired_bootstrap(
+        [theirs[score.id] for score in ours],
+        [score.leading.errors for score in ours],
+        [score.leading.num_reference for score in ours],
+    )
+
+
+def error_summary(found: Evaluation) -> dict[str, Any]:
+    """For summary.json: the kinds of word errors, normalised, and how many outputs repeat themselves."""
+    words = total(score.words for score in found.score.utterances)
+    return {
+        "substitutions": words.substitutions,
+        "deletions": words.deletions,
+        "insertions": words.insertions,
+        "words": words.num_reference,
+        "loops": len(_looping(found)),
+    }
+
+
+def comparison_summary(baseline: Evaluation, difference: PairedBootstrap) -> dict[str, Any]:
+    """For summary.json: the baseline, and the leading rate's difference from it (95 %)."""
+    return {
+        "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline)},
+        "difference": {
+            "rate": baseline.score.leading_name.lower(),
+            "value": difference.difference,
+            "interval": [difference.low, difference.high],
+            "significant": difference.significant,
+        },
+    }
+
+
+def print_report(data: str, frames: str, found: Evaluation, baseline: Evaluation | None) -> None:
+    """Print the figures, in at most 80 columns but for names."""
+    search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
+    count = len(found.hypotheses)
+    results.print(f"{printable(found.name)} on {printable(data)}: {count} utterances, {search}, {frames}")
+    both = [found] if baseline is None else [found, baseline]
+    if baseline is not None:
+        results.print(f"baseline: {printable(baseline.name)}, decoded in the same way")
+    results.print(_table(both))
+    if count < FEW:
+        results.print(f"{count} utterances are too few for these intervals to mean much; test on {FEW} at least")
+    if baseline is not None:
+        results.print(_told(found, baseline))
+    for evaluation in both:
+        for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
+            results.print(line)
+    for line in _worst(found):
+        results.print(line)
+
+
+def _table(evaluations: list[Evaluation]) -> Table:
+    table = Table(title="with 95 % intervals, by a bootstrap over utterances", title_justify="left")
+    table.add_column("")
+    for heading in ("model", "baseline")[: len(evaluations)]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if evaluations[0].score.leading_name == "CER":
+        names = ["CER, normalised", "WER, normalised", "CER, raw", "WER, raw"]
+    else:
+        names = list(RATES)
+    if evaluations[0].score.leading_name == "MER":
+        table.add_row("MER, normalised", *(_rate(evaluation, attrgetter("leading")) for evaluation in evaluations))
+    for name in names:
+        table.add_row(name, *(_rate(evaluation, RATES[name]) for evaluation in evaluations))
+    table.add_row("loss, nats a token", *(f"{evaluation.loss:.3f}" for evaluation in evaluations))
+    table.add_row("seconds", *(f"{evaluation.seconds:.1f}" for evaluation in evaluations))
+    return table
+
+
+def _rate(evaluation: Evaluation, counts: Any) -> str:
+    low, high = evaluation.interval(counts)
+    rate = total(counts(score) for score in evaluation.score.utterances).rate
+    return f"{percent(rate)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _told(found: Evaluation, baseline: Evaluation) -> str:
+    difference = compared(found, baseline)
+    change, low, high = (100 * value for value in (difference.difference, difference.low, difference.high))
+    verdict = "not conclusive, the interval holds 0"
+    if difference.significant:
+        verdict = "better than the baseline" if change < 0 else "worse than the baseline"
+    name = found.score.leading_name
+    return f"{name} differs by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}, paired bootstrap): {verdict}"
+
+
+def _errors(found: Evaluation, of: str) -> list[str]:
+    """The kinds of errors, and what loops make of them."""
+    scores, name = found.score.utterances, found.score.leading_name
+    unit = {"WER": "words", "CER": "characters"}.get(name, "words or characters")
+    counts = total(score.leading for score in scores)
+    lines = [
+        f"{of}{name}: {counts.substitutions} substitutions, {counts.deletions} deletions, "
+        f"{counts.insertions} insertions, in {counts.num_reference} {unit}"
+    ]
+    if looping := _looping(found):
+        errors = sum(scores[place].leading.errors for place in looping)
+        others = total(score.leading for place, score in enumerate(scores) if place not in set(looping))
+        ids = ", ".join(scores[place].id for place in looping[:WORST]) + (", …" if len(looping) > WORST else "")
+        lines.append(
+            f"{of}loops: {len(looping)} outputs repeat themselves and make {errors} of the {counts.errors} errors "
+            f"({name} of the others: {percent(others.rate)}): {printable(ids)}"
+        )
+    if found.capped:
+        lines.append(f"{of}{found.capped} outputs ran into Whisper's limit of 448 tokens")
+    return lines
+
+
+def _looping(found: Evaluation) -> list[int]:
+    """Places of outputs that repeat themselves, those with most errors first."""
+    scores = found.score.utterances
+    places = [place for place, h in enumerate(found.hypotheses) if h.looped or holds_loop(h.tokens)]
+    return sorted(places, key=lambda place: -scores[place].leading.errors)
+
+
+def _worst(found: Evaluation) -> list[str]:
+    """The clips with most errors, each aligned with its reference."""
+    scores = [score for score in found.score.utterances if score.leading.errors]
+    scores.sort(key=lambda score: (-score.leading.errors, -score.leading.rate))
+    lines = [f"the {min(WORST, len(scores))} clips with most errors, [reference → output]:"] if scores else []
+    for score in scores[:WORST]:
+        lines.append(f"  {printable(score.id)}: {_kinds(score)}")
+        text = printable(_aligned(score))
+        lines.append("    " + (text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"))
+    return lines
+
+
+def _kinds(score: UtteranceScore) -> str:
+    counts: ErrorCounts = score.leading
+    kinds = {"substituted": counts.substitutions, "deleted": counts.deletions, "inserted": counts.insertions}
+    said = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return f"{percent(counts.rate)}, {said}"
+
+
+def _aligned(score: UtteranceScore) -> str:
+    if score.leads_with_cer:  # one word: the texts themselves tell more
+        return f"[{score.reference_normalized} → {score.hypothesis_normalized}]"
+    return alignment(score.reference_normalized, score.hypothesis_normalized)

@@ -1,0 +1,109 @@
+"""What `evaluate` prints: figures that fit 80 columns, the kinds of errors, loops, the worst clips, a baseline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from cli_samples import Command, Workspace
+
+from whispertune.commands.evaluate_report import compared, error_summary, print_report
+from whispertune.decoding.rules import Hypothesis
+from whispertune.scoring.error_rates import score_corpus
+from whispertune.scoring.significance import paired_bootstrap
+from whispertune.training.validate import Evaluation
+
+REFERENCES = ["il gatto dorme", "buongiorno a tutti", "il numero chiamato", "prego attendere"]
+
+
+def evaluation(
+    name: str, hypotheses: Sequence[str], *, copies: int = 1, looping: int | None = None, language: str = "it"
+) -> Evaluation:
+    """Scores of these outputs on REFERENCES, so many times over; one of them with tokens that repeat."""
+    ids = [f"clip-{n}" for n in range(copies * len(hypotheses))]
+    score = score_corpus(ids, REFERENCES * copies, list(hypotheses) * copies, [language] * len(ids))
+    tokens = [tuple([5, 6, 7] * 40) if n == looping else (5, 6, 7) for n in range(len(ids))]
+    return Evaluation(name, 8, score, [Hypothesis(found, -1.0) for found in tokens], loss=1.25, seconds=93.1)
+
+
+GOOD = ["il gatto dorme", "buongiorno a tutti", "il numero chiamato", "prego attendere"]
+SOME = ["il cane dorme qui", "buongiorno tutti", "il numero chiamato", "prego attendere"]
+LOOP = ["il cane dorme qui", "buongiorno tutti", "il numero chiamato" + " è spento" * 20, "prego attendere"]
+
+
+def printed(capsys: pytest.CaptureFixture[str], found: Evaluation, baseline: Evaluation | None = None) -> str:
+    capsys.readouterr()
+    print_report("test.csv", "dense", found, baseline)
+    return capsys.readouterr().out
+
+
+def test_figures_stand_in_one_line_each_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, evaluation("runs/x", LOOP, looping=2), evaluation("runs/a", SOME))
+    table = [line for line in out.splitlines() if line.startswith(("│", "┃", "┏", "└"))]
+    assert table
+    assert max(map(len, table)) <= 80
+    assert "…" not in "".join(table)
+    for heading in ("WER, normalised", "CER, normalised", "WER, raw", "CER, raw"):
+        (line,) = [line for line in table if heading in line]
+        assert line.count("%") == 2
+        assert line.count(" to ") == 2
+
+
+def test_errors_are_counted_by_kind_and_loops_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """1 substitution and 1 insertion, 1 deletion, 40 insertions of a loop: 43 errors in 11 words."""
+    found = evaluation("runs/x", LOOP, looping=2)
+    out = printed(capsys, found)
+    assert "390.9 %" in out
+    assert "WER: 1 substitutions, 1 deletions, 41 insertions, in 11 words" in out
+    assert "loops: 1 outputs repeat themselves and make 40 of the 43 errors (WER of the others: 37.5 %): clip-2" in out
+    worst = out[out.index("clips with most errors") :].splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in worst[::2]] == ["clip-2", "clip-0", "clip-1"]
+    assert worst[3].strip() == "il [gatto → cane] dorme [+ qui]"
+    assert "4 utterances are too few" in out
+    assert error_summary(found) == {"substitutions": 1, "deletions": 1, "insertions": 41, "words": 11, "loops": 1}
+
+
+def test_a_model_without_errors_has_no_worst_clips(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, evaluation("runs/x", GOOD, copies=8))
+    assert "most errors" not in out
+    assert "loops" not in out
+    assert "too few" not in out
+
+
+def test_the_difference_is_the_paired_bootstrap_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    better, worse = evaluation("runs/x", GOOD, copies=10), evaluation("runs/a", SOME, copies=10)
+    expected = paired_bootstrap([2, 1, 0, 0] * 10, [0] * 40, [3, 3, 3, 2] * 10)
+    assert compared(better, worse) == expected
+    line = f"WER differs by {100 * expected.difference:+.1f} points (95 %: {100 * expected.low:+.1f} to "
+    assert line in printed(capsys, better, worse)
+    assert "better than the baseline" in printed(capsys, better, worse)
+    assert "worse than the baseline" in printed(capsys, worse, better)
+    assert "not conclusive" in printed(capsys, worse, worse)
+
+
+def test_languages_without_spaces_lead_with_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, evaluation("m", SOME, language="ja"))
+    assert out.index("CER, normalised") < out.index("WER, normalised")
+    assert f"in {sum(len(text.replace(' ', '')) for text in REFERENCES)} characters" in out
+
+
+def test_the_command_decodes_a_baseline_beside_the_model(
+    workspace: Workspace, command: Command, tmp_path: Path
+) -> None:
+    """A copy of the model as its baseline: the same figures, and no difference."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace.model, copy)
+    output = tmp_path / "out"
+    outcome = command(workspace.evaluate(f"--baseline={copy}", f"--output={output}"))
+    assert outcome.status == 0, outcome.err
+    assert "WER differs by +0.0 points" in outcome.out
+    summary = json.loads((output / "summary.json").read_text("utf-8"))
+    assert summary["baseline"]["wer"] == summary["wer"]
+    assert summary["difference"] == {"rate": "wer", "value": 0.0, "interval": [0.0, 0.0], "significant": False}
+    theirs, ours = ((output / name).read_text("utf-8") for name in ("baseline/hypotheses.jsonl", "hypotheses.jsonl"))
+    assert theirs == ours
+    refused = command(workspace.evaluate(f"--baseline={tmp_path / 'absent'}"))
+    assert (refused.status, "absent" in refused.error, "decoding" in refused.err) == (2, True, False)
