@@ -103,6 +103,11 @@ class Session:
     def splits(self) -> list[Split]:
         return [split for split in (self.train, self.valid, self.test) if split is not None]
 
+    def stop_if_alone(self) -> None:
+        """Raise Interrupted if a signal has come, where no other process could be left waiting for this one."""
+        if self.processes.world == 1:
+            self.stop.check()
+
     def note_unreadable(self) -> None:
         """List the rows that some process could not decode since the last time. Called by all together.
 

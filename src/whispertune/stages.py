@@ -60,10 +60,12 @@ def _measured_stride(session: Session) -> int:
     whisper = session.working.model
 
     def measured_on(frames: FrameOptions, some: Sequence[int]) -> Divergence:
-        return divergence(
+        found = divergence(
             whisper.encoder, whisper.decoder, partial(session.features, session.train), some, session.train.targets,
             frames, pad_id=session.ready.checkpoint.pad_token_id,
         )  # fmt: skip
+        session.stop_if_alone()
+        return found
 
     stride, measured = faithful_stride(
         lambda frames: settled_divergence(partial(measured_on, frames), windows), session.frames
@@ -164,6 +166,7 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
                     trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
             finally:
                 trainer.working.release()
+            session.stop_if_alone()
 
         # What AdamW will keep from its first update on must find its place, too.
         moments = (

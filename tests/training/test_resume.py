@@ -97,6 +97,7 @@ MOMENTS = {
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
     "between best/ and its state": Moment("whispertune.stages", "save_huggingface", 2, "after"),
     "choosing the best": Moment("whispertune.outcome", "paired_bootstrap", 1),
+    "in the test": Moment(VALIDATE, "search_windows", 5),
     "between the test's rows and its files": Moment("whispertune.outcome", "write_jsonl", 1),
 }
 """When a run of two epochs with three updates each is killed."""
@@ -217,12 +218,14 @@ def test_a_run_folder_may_move(reference: Reference, runner: Runner, tmp_path: P
 
 STOPS = {
     "checking the data": Moment("whispertune.inspection", "load_utterance", 2, "before", signal.SIGTERM),
+    "control and c, thinned against dense": Moment("whispertune.stages", "divergence", 1, "before", signal.SIGINT),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
     "validating": Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
     "control and c, writing best/": Moment("whispertune.stages", "save_huggingface", 1, "after", signal.SIGINT),
     "the test": Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM),
+    "control and c in the test": Moment(VALIDATE, "search_windows", 5, "before", signal.SIGINT),
 }
 
 
