@@ -54,7 +54,7 @@ class Found:
 
     def fault(self, text: str) -> None:
         self.faults.append(text)
-        print(f"FAULT {text}", flush=True)
+        print(f"FAULT {text}", file=sys.__stdout__, flush=True)  # not to what is caught of a command
 
 
 # Kills.
