@@ -106,3 +106,17 @@ def test_tensor_and_array_alike_and_too_long_refused() -> None:
     assert torch.equal(log_mel_speech(torch.from_numpy(waveform), 80), log_mel_speech(waveform, 80))
     with pytest.raises(ValueError, match="480001 samples"):
         log_mel_speech(np.zeros(WINDOW_SAMPLES + 1, np.float32), 80)
+
+
+@pytest.mark.parametrize("num_samples", LENGTHS[:-1])  # in a full window nothing is padded
+def test_zeros_behind_as_in_faster_whisper(num_samples: int) -> None:
+    """Against the features that its `transcribe` gives the encoder, and against this repository's own long form."""
+    feature_extractor = pytest.importorskip("faster_whisper.feature_extractor")
+    waveform = speechlike(num_samples)
+    log_mel = torch.from_numpy(feature_extractor.FeatureExtractor()(waveform))
+    theirs = torch.zeros(80, WINDOW_MEL_FRAMES)
+    spoken = min(WINDOW_MEL_FRAMES, log_mel.shape[1] - 1)
+    theirs[:, :spoken] = log_mel[:, :spoken]
+    ours = log_mel_speech(waveform, 80, zero_padded=True)
+    assert ours.shape == log_mel_speech(waveform, 80).shape
+    torch.testing.assert_close(whole_window(ours), theirs, rtol=0, atol=1e-4)

@@ -27,6 +27,7 @@ from whispertune.windows import (
     stitched_windows,
     window_waveform,
     with_previous_texts,
+    zero_padded_windows,
 )
 
 RATE = 16_000
@@ -136,11 +137,25 @@ def test_too_few_to_stitch() -> None:
 
 def test_options_are_checked() -> None:
     for options in (
-        {"stitched_share": 1.0}, {"timestamps": 1.1}, {"previous_text": -0.1},
+        {"stitched_share": 1.0}, {"timestamps": 1.1}, {"previous_text": -0.1}, {"zero_padded_share": 1.1},
         {"min_utterances": 1}, {"max_utterances": 2}, {"min_pause": 2.0},
     ):  # fmt: skip
         with pytest.raises(RecipeError, match="windows"):
             WindowOptions(**options)  # type: ignore[arg-type]
+
+
+def test_zero_padding_is_drawn_by_seed_and_id() -> None:
+    windows = single_windows([Utterance(id=f"u{n}", audio=Path("a.wav"), text="a") for n in range(400)])
+    chosen, count = zero_padded_windows(windows, 0.5, seed=3)
+    marked = {window.id for window in chosen if window.zero_padded}
+    assert len(marked) == count
+    assert 150 < count < 250
+    assert [dataclasses.replace(window, zero_padded=False) for window in chosen] == windows
+    again, _ = zero_padded_windows(windows[::-1][:100], 0.5, seed=3)  # in another order, among others
+    assert {window.id for window in again if window.zero_padded} == marked & {window.id for window in again}
+    other, _ = zero_padded_windows(windows, 0.5, seed=4)
+    assert {window.id for window in other if window.zero_padded} != marked
+    assert [zero_padded_windows(windows, share, 3)[1] for share in (0, 1)] == [0, 400]
 
 
 def test_join_waveforms() -> None:

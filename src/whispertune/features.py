@@ -2,7 +2,8 @@
 
 Behind the speech Whisper's log-mel is one constant, the utterance's own floor. Its first two convolutions see
 two frames to each side, so they need only the speech and a few frames of that floor: of what they return, the
-last frame is the window's right edge, and the last but one is what every silent frame looks like.
+last frame is the window's right edge, and the last but one is what every silent frame looks like. Programs that pad
+the clip's log-mel instead of the clip have zeros there, which are one constant just as well.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ def num_speech_mel_frames(num_samples: int) -> int:
     return min(WINDOW_MEL_FRAMES, -(-(num_samples + FFT_SIZE // 2) // HOP_SAMPLES))
 
 
-def log_mel_speech(waveform: np.ndarray | Tensor, n_mels: int) -> Tensor:
+def log_mel_speech(waveform: np.ndarray | Tensor, n_mels: int, *, zero_padded: bool = False) -> Tensor:
     """Log-mel (n_mels, M) of the speech and a few silent frames behind it, M even and at most 3000.
 
     waveform: (num_samples,) float32 at 16 kHz, at most 480000 samples (ValueError beyond).
     Column t equals column t of Whisper's (n_mels, 3000) features of the zero-padded 30 s window; all columns
-    of that from M - 6 on equal this one's last.
+    of that from M - 6 on equal this one's last. zero_padded: columns from num_samples // 160 on are 0.0 instead, as
+    in faster-whisper and in openai-whisper's `transcribe`.
     """
     audio = torch.as_tensor(waveform, dtype=torch.float32)
     num_samples = audio.shape[0]
@@ -85,4 +87,7 @@ def log_mel_speech(waveform: np.ndarray | Tensor, n_mels: int) -> Tensor:
     power = spectrum[:, :-1].abs().square()  # the last frame is dropped, as Whisper does
     log_mel = (mel_filters(n_mels) @ power).clamp(min=1e-10).log10()
     log_mel = log_mel.clamp(min=float(log_mel.max()) - DYNAMIC_RANGE)
-    return (log_mel + 4.0) / 4.0
+    log_mel = (log_mel + 4.0) / 4.0
+    if zero_padded:
+        log_mel[:, num_samples // HOP_SAMPLES :] = 0.0
+    return log_mel

@@ -33,7 +33,7 @@ from whispertune.training.plan import expected_draws
 from whispertune.training.resume import StopSignal
 from whispertune.training.working_copy import WorkingCopy
 from whispertune.transcripts import TextSettings
-from whispertune.windows import window_waveform
+from whispertune.windows import window_waveform, zero_padded_windows
 
 
 @dataclass(slots=True)
@@ -62,7 +62,8 @@ class Session:
 
     def features(self, split: Split, index: int, frames: FrameOptions) -> WindowFeatures:
         """Features of one window as it is."""
-        return window_features(window_waveform(split.windows[index]), self.ready.n_mels, frames)
+        window = split.windows[index]
+        return window_features(window_waveform(window), self.ready.n_mels, frames, zero_padded=window.zero_padded)
 
     def augmented_features(self, index: int, view: int) -> WindowFeatures:
         """Features of the augmented copy of a training window."""
@@ -71,7 +72,7 @@ class Session:
         waveform = window_waveform(window, self.augmenter, seed=seed, view=view)
         options, speech = self.recipe.augment.spec_augment, num_speech_mel_frames(len(waveform))
         mask = spec_mask(options, speech, seed=seed, view=view, utterance_id=window.id)
-        return window_features(waveform, self.ready.n_mels, self.frames, mask)
+        return window_features(waveform, self.ready.n_mels, self.frames, mask, zero_padded=window.zero_padded)
 
     def copies_of(self, index: int, view: int) -> list[WindowFeatures]:
         """The copies of a training window that a step sees: augmented, beside the clean one if asked for."""
@@ -143,6 +144,7 @@ def open_session(
             "have no timestamps among them; set --windows.timestamps 0, or train a model that has them"
         )
     train = splits["train"]
+    train.windows, zero_padded = zero_padded_windows(train.windows, recipe.windows.zero_padded_share, recipe.seed)
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)
     if trainable == 0:
@@ -159,7 +161,7 @@ def open_session(
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
     console.print(f"device    {device}, {precision_name(dtype)}{threads}")
     for split in splits.values():
-        extra = _told(arranged) if split.name == "train" else ""
+        extra = _told(arranged, zero_padded) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
         if split.name == "train" and not arranged.timestamps:
             console.print(
@@ -177,11 +179,12 @@ def open_session(
     return session
 
 
-def _told(arranged: Arranged) -> str:
+def _told(arranged: Arranged, zero_padded: int) -> str:
     kinds = {
         "stitched": arranged.stitched,
         "with timestamps": arranged.timestamps,
         "with a previous text": arranged.previous_text,
+        "padded with zeros": zero_padded,
     }
     found = [f"{count} {kind}" for kind, count in kinds.items() if count]
     return f" ({', '.join(found)})" if found else ""

@@ -67,9 +67,14 @@ def window_features(
     n_mels: int,
     frames: FrameOptions,
     mask: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    zero_padded: bool = False,
 ) -> WindowFeatures:
-    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment)."""
-    log_mel = log_mel_speech(waveform, n_mels)
+    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment).
+
+    zero_padded: behind the speech the log-mel is 0.0 instead of the floor; see `log_mel_speech`.
+    """
+    log_mel = log_mel_speech(waveform, n_mels, zero_padded=zero_padded)
     if mask is not None:
         log_mel = torch.from_numpy(mask(log_mel.numpy()))
     selection = select_frames(len(waveform), frames)

@@ -14,6 +14,7 @@ from whispertune.data.audio import load_utterance
 from whispertune.data.utterances import Segment, Utterance
 from whispertune.errors import RecipeError
 from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
+from whispertune.lazy import Lazy
 
 MOST_UTTERANCES = 100
 LONGEST_LEAD = 1.0
@@ -53,6 +54,10 @@ class WindowOptions:
     before it in the same recording, and a stitched window, which gets another one's. It is at most 223 tokens long,
     and carries no loss."""
 
+    zero_padded_share: float = 0.0
+    """Share of the training windows whose spectrogram is padded with zeros behind the speech, as faster-whisper and
+    openai-whisper's transcribe() do with a short clip; the others are padded with silence."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.stitched_share < 1:
             raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
@@ -66,7 +71,8 @@ class WindowOptions:
                 f"windows.min_pause is {self.min_pause} and max_pause {self.max_pause}; "
                 "they must lie between 0 and 30 s and be in order"
             )
-        for name, share in (("timestamps", self.timestamps), ("previous_text", self.previous_text)):
+        for name in ("timestamps", "previous_text", "zero_padded_share"):
+            share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise RecipeError(f"windows.{name} is {share}; it must lie between 0 and 1")
 
@@ -77,6 +83,7 @@ class Window:
 
     lead: silence (seconds) before the first. num_samples: 16 kHz samples of each utterance as it is, where they are
     known. timestamps: whether its target has them (num_samples is known then). previous_text: what it is prompted with.
+    zero_padded: whether zeros, not silence, pad its spectrogram.
     """
 
     id: str
@@ -86,6 +93,7 @@ class Window:
     num_samples: tuple[int, ...] = ()
     timestamps: bool = False
     previous_text: str | None = None
+    zero_padded: bool = False
 
     @property
     def text(self) -> str:
@@ -178,6 +186,18 @@ def stitched_windows(
 def drawn(share: float, seed: int, key: str) -> bool:
     """Whether a window is among a share of them; follows from seed and key alone."""
     return share > 0 and bool(generator_for(seed, 0, key).random() < share)
+
+
+def zero_padded_windows(windows: Sequence[Window], share: float, seed: int) -> tuple[Sequence[Window], int]:
+    """The windows, a share of them padded with zeros, and how many these are."""
+    if share == 0:
+        return windows, 0
+    zeros = bytearray(drawn(share, seed, f"{window.id}/zero-padded") for window in windows)
+
+    def window_at(i: int) -> Window:
+        return replace(windows[i], zero_padded=True) if zeros[i] else windows[i]
+
+    return Lazy(len(windows), window_at), sum(zeros)
 
 
 def _drawn_lead(options: WindowOptions, seed: int, name: str) -> float:

@@ -29,11 +29,13 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def reference_states(whisper: Whisper, waveform: np.ndarray, frames: FrameOptions) -> Tensor:
+def reference_states(whisper: Whisper, waveform: np.ndarray, frames: FrameOptions, zeros: bool = False) -> Tensor:
     """Encoder states (K, D) by the letter: convolve all 3000 frames, gather, and add log counts to each logit."""
     w = {name.removeprefix("model.encoder."): value for name, value in whisper.state_dict().items()}
     log_mel = window_features(waveform, whisper.config.num_mel_bins, DENSE).log_mel
     whole = torch.cat([log_mel, log_mel[:, -1:].expand(-1, WINDOW_MEL_FRAMES - log_mel.shape[1])], dim=1)
+    if zeros:
+        whole[:, len(waveform) // 160 :] = 0
     x = F.gelu(F.conv1d(whole[None], w["conv1.weight"], w["conv1.bias"], padding=1))
     x = F.gelu(F.conv1d(x, w["conv2.weight"], w["conv2.bias"], stride=2, padding=1))[0].T
     x = x + w["embed_positions.weight"]
@@ -63,13 +65,19 @@ def reference_states(whisper: Whisper, waveform: np.ndarray, frames: FrameOption
     return norm("layer_norm", x)
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.integers(1, WINDOW_SAMPLES), st.sampled_from([THINNED, SPARSE, FrameOptions(edge=0), FrameOptions(margin=0)]))
+@settings(max_examples=16, deadline=None)
+@given(
+    st.integers(1, WINDOW_SAMPLES),
+    st.sampled_from([THINNED, SPARSE, FrameOptions(edge=0), FrameOptions(margin=0)]),
+    st.booleans(),
+)
 @torch.no_grad()
-def test_thinned_states(num_samples: int, frames: FrameOptions) -> None:
+def test_thinned_states(num_samples: int, frames: FrameOptions, zeros: bool) -> None:
+    """With silence behind the speech, or with zeros in the log-mel."""
     waveform = noise(num_samples)
-    ours = encode(WHISPER.encoder, [window_features(waveform, 80, frames)])
-    torch.testing.assert_close(ours.states[0], reference_states(WHISPER, waveform, frames), rtol=1e-4, atol=1e-4)
+    ours = encode(WHISPER.encoder, [window_features(waveform, 80, frames, zero_padded=zeros)])
+    expected = reference_states(WHISPER, waveform, frames, zeros)
+    torch.testing.assert_close(ours.states[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_samples", [1, 320, 50_000, 478_000, 478_800, 479_000, 479_500, 480_000])

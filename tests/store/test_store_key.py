@@ -85,6 +85,7 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
         given.key(windows=[given.windows[1], given.windows[0], *given.windows[2:]]),
         given.key(windows=[*given.windows[:-1], dataclasses.replace(last, pauses=(0.4,))]),
         given.key(windows=[*given.windows[:-1], dataclasses.replace(last, lead=0.4)]),
+        given.key(windows=[*given.windows[:-1], dataclasses.replace(last, zero_padded=True)]),
         given.augmented(),
         given.augmented(seed=2),
         given.augmented(view=3),

@@ -42,6 +42,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "augment__drop_chunk__probability": 0.5,
         "augment__spec_augment__probability": 0.9,
         "augment__keep_original": "true",
+        "windows__zero_padded_share": 0.5,
         "validation__every_steps": 2,
     },
     "encoder learns": {"checkpoint__every_steps": 2, "freeze": "none", "validation__every_steps": 2, "accumulation": 3},

@@ -112,6 +112,7 @@ def store_key(
             [
                 [[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances],
                 [window.lead, *window.pauses],
+                window.zero_padded,
             ]
             for window in chosen
         ],
