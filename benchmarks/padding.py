@@ -1,6 +1,6 @@
 """Silence or zeros behind a short clip: does a model say the same, and does training on both make it so?
 
-    python benchmarks/padding.py                                   # Italian prompts, 3 seeds, shares 0 and 0.5: 25 minutes
+    python benchmarks/padding.py                       # Italian prompts, 3 seeds, shares 0 and 0.5: 25 minutes
     python benchmarks/padding.py --language fr --data FRENCH --work runs/padding-fr      # another corpus
     python benchmarks/padding.py --seeds 0 --epochs 1 --clips 16 --work /tmp/smoke       # a smoke test
     python benchmarks/padding.py --tables runs/padding runs/padding-fr                   # both corpora in one table
@@ -8,9 +8,9 @@
 faster-whisper and openai-whisper's `transcribe` take the log-mel of the clip alone and pad that with zeros to 30 s;
 whispertune's `evaluate`, transformers, whisper.cpp and openai-whisper's `decode` pad the clip with silence first, whose
 log-mel is the clip's floor. Each arm is the demo's recipe with this share of the training windows padded with zeros
-(`windows.zero_padded_share`). After the last epoch valid and test together are decoded both ways: greedy, dense, float32,
-bounded by Whisper's own 448 tokens. What is done is kept in WORK (results.jsonl): started again, only what is missing is
-done. Models are kept in WORK/models.
+(`windows.zero_padded_share`). After the last epoch test is decoded both ways: greedy, dense, float32, bounded by
+Whisper's own 448 tokens. What is done is kept in WORK (results.jsonl): started again, only what is missing is done.
+Models are kept in WORK/models.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Scored:
     def __init__(self, options: argparse.Namespace) -> None:
         self.ready = load_model(options.model, torch.device("cpu"))
         text = TextSettings(self.ready.tokenizer, options.language, "transcribe")
-        rows = read_rows("data", str(options.work / "both.csv"))
-        self.split = load_split("both", rows, text, DataOptions(), advance=lambda _: None)
+        rows = read_rows("data", str(options.work / "scored.csv"))
+        self.split = load_split("scored", rows, text, DataOptions(), advance=lambda _: None)
         self.states = {
             padding: states_of(self.ready, self.split, padding, options.work / f"states-{padding}.pt")
             for padding in PADDINGS
@@ -167,11 +167,13 @@ def run_all(options: argparse.Namespace) -> None:
     keep_freed_memory()
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
-    train, valid, test = (options.data / f"{name}.csv" for name in ("train", "valid", "test"))
+    train, valid = (options.data / f"{name}.csv" for name in ("train", "valid"))
     cut_manifest([train], work / "train.csv", options.clips)
-    cut_manifest([valid, test], work / "both.csv", options.clips)
+    cut_manifest([options.data / f"{name}.csv" for name in options.scored], work / "scored.csv", options.clips)
     cut_manifest([valid], work / "few.csv", 4)
-    settings = {name: str(getattr(options, name)) for name in ("model", "language", "data", "epochs", "clips")}
+    settings = {
+        name: str(getattr(options, name)) for name in ("model", "language", "data", "epochs", "scored", "clips")
+    }
     kept = work / "settings.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{work} holds results of other settings ({kept}); give another --work")
@@ -238,7 +240,7 @@ def compared(
 def tables(folders: Sequence[Path]) -> list[str]:
     """Both paddings of every arm, and the arms against the one without zeros."""
     corpora = [Results(folder / "results.jsonl") for folder in folders]
-    keys = set.intersection(*({key for key in corpus.rows} for corpus in corpora))
+    keys = set.intersection(*(set(corpus.rows) for corpus in corpora))
     shares = sorted({share for share, _, _ in keys if share >= 0})
     rows = list(compared("untouched", lambda c, _, p: c.rows[(*UNTOUCHED, p)], corpora, [0]))
     for share in shares:
@@ -247,7 +249,8 @@ def tables(folders: Sequence[Path]) -> list[str]:
             f"share {share:g}, {len(seeds)} seeds", lambda c, s, p, k=share: c.rows[k, s, p], corpora, seeds
         )
     paddings = markdown(
-        ("trained", "corpus", "WER silence", "WER zeros", "zeros - silence, points (95 %)", "same", "NLL silence", "NLL zeros"),
+        ("trained", "corpus", "WER silence", "WER zeros", "zeros - silence, points (95 %)", "same", "NLL silence",
+         "NLL zeros"),
         rows,
     )  # fmt: skip
     lines = []
@@ -277,7 +280,8 @@ def main() -> None:
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--language", default="it")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with train.csv, valid.csv and test.csv")
-    parser.add_argument("--clips", type=int, help="only so many of train, and of valid and test (a smoke test)")
+    parser.add_argument("--scored", nargs="+", default=["test"], metavar="SPLIT", help="what is decoded (%(default)s)")
+    parser.add_argument("--clips", type=int, help="only so many of train, and of what is decoded (a smoke test)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "padding", help="what is done is kept here")
     parser.add_argument("--tables", type=Path, nargs="+", metavar="WORK", help="train nothing; one table of these")
     options = parser.parse_args()
