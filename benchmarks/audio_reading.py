@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from whispertune.data.audio import load_waveform
+from whispertune.data.audio.waveforms import load_waveform
 from whispertune.errors import AudioError
 
 ROUNDS = 9

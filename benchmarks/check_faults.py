@@ -25,7 +25,7 @@ import soundfile
 import soxr
 
 from whispertune.cli import main as whispertune
-from whispertune.data.audio import load_waveform
+from whispertune.data.audio.waveforms import load_waveform
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "italian-prompts"
 KNOWN_WRONG = {

@@ -26,12 +26,19 @@ from pathlib import Path
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, require_runtime
 from whispertune.commands.export import ExportOptions, read_clips, write
-from whispertune.data.manifest import read_manifest
+from whispertune.data.readers.manifest import read_manifest
 from whispertune.errors import WhispertuneError
-from whispertune.run_folder import write_text
-from whispertune.runtimes import BY_DEFAULT, PACKAGES, require_runtime
-from whispertune.verification import Clip, difference, our_transcripts, rate_with_interval, scored, their_transcripts
+from whispertune.evaluation.verification import (
+    Clip,
+    difference,
+    our_transcripts,
+    rate_with_interval,
+    scored,
+    their_transcripts,
+)
+from whispertune.system.files import write_text
 
 ROWS = [
     *("huggingface:float32", "openai:float32", "openai:float16"),

@@ -27,7 +27,7 @@ import transformers
 from common import report_result
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration, WhisperProcessor
 
-from whispertune.scoring.error_rates import score_corpus
+from whispertune.evaluation.error_rates import score_corpus
 
 warnings.filterwarnings("ignore")
 transformers.utils.logging.set_verbosity_error()

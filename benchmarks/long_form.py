@@ -28,15 +28,15 @@ from common import DATA, add_common, markdown, publish
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.openai import save_openai
-from whispertune.data.audio import load_utterance, load_waveform
-from whispertune.data.manifest import read_manifest
+from whispertune.data.audio.waveforms import load_utterance, load_waveform
+from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
+from whispertune.decoding.loading import ready_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
-from whispertune.features import SAMPLE_RATE
-from whispertune.loading import ready_model, ready_to_decode
-from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
-from whispertune.scoring.error_rates import score_corpus
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.features.log_mel import SAMPLE_RATE
+from whispertune.system.precision import Precision, precision_name, resolve_device, resolve_precision
 
 SHORTEST_SILENCE, LONGEST_SILENCE = 0.2, 4.0  # seconds
 

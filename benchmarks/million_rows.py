@@ -56,13 +56,13 @@ def write_valid(folder: Path, rows: int = 100) -> None:
 
 def start_training(manifest: Path, model: str, folder: Path) -> None:
     """Everything that `train` does before it computes."""
-    from whispertune.recipe import Recipe
-    from whispertune.run_folder import RunFolder
-    from whispertune.run_states import plan_states
-    from whispertune.session import open_session
-    from whispertune.stages import build_run_schedule
+    from whispertune.run.encoder_states import plan_states
+    from whispertune.run.recipe import Recipe
+    from whispertune.run.session import open_session
+    from whispertune.run.stages import build_run_schedule
     from whispertune.training.plan import epoch_plan
     from whispertune.training.resume import Progress, StopSignal
+    from whispertune.training.run_folder import RunFolder
 
     recipe = Recipe(
         model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder)

@@ -21,18 +21,18 @@ from pathlib import Path
 from common import DATA, add_common, cut_manifest, markdown, publish
 from torch.profiler import ProfilerActivity, profile
 
-from whispertune.allocator import keep_freed_memory
-from whispertune.frames import FrameOptions
-from whispertune.precision import precision_name
-from whispertune.recipe import Recipe
-from whispertune.run_folder import RunFolder
-from whispertune.session import open_session
-from whispertune.stages import build_run_schedule, build_trainer
-from whispertune.states import ComputedStates, encoding_batches
-from whispertune.store.plan import StateOptions
+from whispertune.features.frames import FrameOptions
+from whispertune.run.recipe import Recipe
+from whispertune.run.session import open_session
+from whispertune.run.stages import build_run_schedule, build_trainer
+from whispertune.states.computed import ComputedStates, encoding_batches
+from whispertune.states.plan import StateOptions
+from whispertune.system.memory import keep_freed_memory
+from whispertune.system.precision import precision_name
 from whispertune.training.optimiser import clip_gradients
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import Progress, StopSignal
+from whispertune.training.run_folder import RunFolder
 from whispertune.training.trainer import Trainer
 
 GROUPS = {

@@ -33,20 +33,20 @@ from flops import (
     encoder_products,
 )
 
-from whispertune.allocator import keep_freed_memory
-from whispertune.data.audio import load_waveform
-from whispertune.frames import select_frames
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.features.frames import select_frames
 from whispertune.model.whisper import Decoder
-from whispertune.precision import precision_name
-from whispertune.recipe import Recipe
-from whispertune.run_folder import RunFolder
-from whispertune.session import Session, open_session
-from whispertune.stages import build_run_schedule, build_trainer
-from whispertune.states import encode, encoding_batches, window_features
+from whispertune.run.recipe import Recipe
+from whispertune.run.session import Session, open_session
+from whispertune.run.stages import build_run_schedule, build_trainer
+from whispertune.states.computed import encode, encoding_batches, window_features
+from whispertune.system.memory import keep_freed_memory
+from whispertune.system.precision import precision_name
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import Progress, StopSignal
+from whispertune.training.run_folder import RunFolder
 from whispertune.training.trainer import Trainer
 from whispertune.training.working_copy import WorkingCopy
 

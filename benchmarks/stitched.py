@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
-from whispertune.run_folder import write_text
-from whispertune.scoring.significance import paired_bootstrap
+from whispertune.evaluation.significance import paired_bootstrap
+from whispertune.system.files import write_text
 
 STITCHED = "--windows.stitched_share=0.15 --windows.timestamps=0.5 --windows.previous_text=0.3"
 MOST_POINTS_LOST = 0.5

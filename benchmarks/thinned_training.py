@@ -25,19 +25,19 @@ from typing import Any
 import torch
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
-from whispertune.allocator import keep_freed_memory
 from whispertune.decoding.windows import GREEDY
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.recipe import Recipe
-from whispertune.run_folder import RunFolder
-from whispertune.run_states import plan_states
-from whispertune.scoring.significance import paired_bootstrap
-from whispertune.session import Session, open_session
-from whispertune.stages import build_run_schedule, build_trainer
-from whispertune.states import EncoderStates
-from whispertune.store.plan import StateOptions
+from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.evaluation.significance import paired_bootstrap
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.run.encoder_states import plan_states
+from whispertune.run.recipe import Recipe
+from whispertune.run.session import Session, open_session
+from whispertune.run.stages import build_run_schedule, build_trainer
+from whispertune.states.computed import EncoderStates
+from whispertune.states.plan import StateOptions
+from whispertune.system.memory import keep_freed_memory
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
-from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.training.run_folder import RunFolder
 
 ARMS = ("thinned", "dense")
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

@@ -26,17 +26,17 @@ import numpy as np
 import torch
 from common import DATA, add_common, markdown, publish
 
-from whispertune.allocator import keep_freed_memory
-from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import read_manifest
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.readers.manifest import read_manifest
+from whispertune.decoding.loading import ReadyModel, load_model
 from whispertune.decoding.windows import GREEDY, decode_windows
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import ReadyModel, load_model
+from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder, Encoder, inference_copy
-from whispertune.precision import precision_name, resolve_device, resolve_precision
-from whispertune.states import EncoderStates, WindowFeatures, encode, window_features
-from whispertune.targets import Target, collate_targets, make_target
+from whispertune.states.computed import EncoderStates, WindowFeatures, encode, window_features
+from whispertune.system.memory import keep_freed_memory
+from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.text.targets import Target, collate_targets, make_target
 from whispertune.training.thinning import divergence
 
 BATCH = 8

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from common import report_result
 
-from whispertune import console
 from whispertune.commands import train
-from whispertune.run_folder import RunFolder, read_jsonl
+from whispertune.system import console
+from whispertune.system.files import read_jsonl
+from whispertune.training.run_folder import RunFolder
 
 
 def time_progress_bars() -> dict[str, float]:

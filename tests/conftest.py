@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).parent / "checkpoints"))
 import checkpoint_samples
 
 from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
+from whispertune.dataset.transcripts import TextSettings
 from whispertune.text.tokenizer import Tokenizer
-from whispertune.transcripts import TextSettings
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")

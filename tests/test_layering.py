@@ -43,11 +43,11 @@ def test_layers() -> None:
 @pytest.mark.parametrize(
     ("lower", "higher"),
     [
-        ("errors", "run_folder"),
-        ("text/tokenizer", "data.manifest"),
-        ("model/whisper", "states"),
-        ("splits", "training.plan"),
-        ("training/trainer", "session"),
+        ("errors", "system.files"),
+        ("text/tokenizer", "data.sources"),
+        ("model/whisper", "states.computed"),
+        ("dataset/splits", "training.plan"),
+        ("training/trainer", "run.session"),
         ("training/plan", "training.schedule"),
         ("decoding/rules", "decoding.beam"),
         ("checkpoints/layout", "checkpoints.huggingface"),
@@ -74,7 +74,11 @@ def test_no_exceptions() -> None:
         assert contract.keys() == {"name", "type", "containers", "exhaustive", "layers"}
         assert contract["exhaustive"] is True
     contained = {contract["containers"][0].removeprefix("whispertune.") for contract in settings["contracts"]}
-    assert contained == {"whispertune"} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert contained == {"whispertune"} | {
+        ".".join(path.parent.relative_to(PACKAGE).parts)
+        for path in PACKAGE.glob("**/__init__.py")
+        if path.parent != PACKAGE
+    }
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

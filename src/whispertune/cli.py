@@ -77,7 +77,7 @@ def _tell(error: BaseException, status: int, message: str = "") -> int:
     """One line on standard error; with WHISPERTUNE_TRACEBACK set, the error itself."""
     if os.environ.get("WHISPERTUNE_TRACEBACK"):
         raise error
-    from whispertune.console import printable  # not at the top: it loads rich, which --help need not wait for
+    from whispertune.system.console import printable  # not at the top: it loads rich, which --help need not wait for
 
     print(f"error: {printable(one_line(message or str(error)))}", file=sys.stderr)
     return status
@@ -89,7 +89,7 @@ def entry_point() -> NoReturn:
         # As on standard error: a letter that a terminal's or a pipe's encoding lacks ends no command.
         sys.stdout.reconfigure(errors="backslashreplace")
     status = main()
-    processes = sys.modules.get("whispertune.processes")
+    processes = sys.modules.get("whispertune.system.processes")
     if processes is not None:
         processes.end(status)
     sys.exit(status)

@@ -14,8 +14,8 @@ from whispertune.check.audio import judge
 from whispertune.check.measures import measure
 from whispertune.check.outliers import spectral_shift, tempo, wrong_rates
 from whispertune.check.sets import SAME_BITS
-from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import read_manifest
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.readers.manifest import read_manifest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "italian-prompts"
 CLIPS = [load_waveform(u.audio) for u in read_manifest(EXAMPLE / "test.csv")[:40]]

@@ -18,8 +18,8 @@ from cli_samples import example_rows, write_manifest
 from whispertune.check.findings import guessed_role
 from whispertune.check.model_based import Opinion, judge
 from whispertune.cli import main
-from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import read_manifest
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.readers.manifest import read_manifest
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

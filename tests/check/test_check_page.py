@@ -18,7 +18,7 @@ from cli_samples import example_rows, write_manifest
 from whispertune.check import page
 from whispertune.check.figures import _histogram, as_duration, as_rate, counted
 from whispertune.cli import main
-from whispertune.data.audio import load_waveform
+from whispertune.data.audio.waveforms import load_waveform
 
 
 @pytest.mark.parametrize(

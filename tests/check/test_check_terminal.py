@@ -20,7 +20,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whispertune.console.results._width", 80)
+    monkeypatch.setattr("whispertune.system.console.results._width", 80)
 
 
 def test_every_fault_of_a_folder_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

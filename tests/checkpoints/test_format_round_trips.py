@@ -20,12 +20,12 @@ from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.packaged import MODELS
+from whispertune.decoding.loading import ready_model
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import CheckpointError
-from whispertune.features import mel_filters
-from whispertune.frames import DENSE
-from whispertune.loading import ready_model
-from whispertune.states import encode, window_features
+from whispertune.features.frames import DENSE
+from whispertune.features.log_mel import mel_filters
+from whispertune.states.computed import encode, window_features
 
 Save = Callable[[Path, Checkpoint], None]
 

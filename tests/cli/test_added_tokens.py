@@ -12,9 +12,9 @@ import torch
 from cli_samples import Command, Workspace, example_rows, write_manifest
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.data.audio import load_utterance
+from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import Utterance
-from whispertune.loading import load_model
+from whispertune.decoding.loading import load_model
 
 transformers = pytest.importorskip("transformers")
 Refused = Callable[..., str]

@@ -16,8 +16,8 @@ import soundfile
 from cli_samples import EXAMPLE, Command, Workspace, example_rows, write_manifest
 from safetensors.torch import load_file, save_file
 
-from whispertune import session
-from whispertune.run_folder import read_jsonl
+from whispertune.run import session
+from whispertune.system.files import read_jsonl
 
 Refused = Callable[..., str]
 

@@ -12,9 +12,9 @@ from cli_samples import Command, Workspace
 
 from whispertune.commands.evaluate_report import compared, error_summary, print_report
 from whispertune.decoding.rules import Hypothesis
-from whispertune.scoring.error_rates import score_corpus
-from whispertune.scoring.significance import paired_bootstrap
-from whispertune.training.validate import Evaluation
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.evaluation.evaluate import Evaluation
+from whispertune.evaluation.significance import paired_bootstrap
 
 REFERENCES = ["il gatto dorme", "buongiorno a tutti", "il numero chiamato", "prego attendere"]
 

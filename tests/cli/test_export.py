@@ -22,16 +22,16 @@ import torch
 from cli_samples import Command, example_rows, write_manifest
 from standard_samples import standard
 
-from whispertune import runtimes, verification
-from whispertune.checkpoints import ctranslate2_write
+from whispertune.checkpoints import ctranslate2_write, runtimes
 from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.export_mark import MARK
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
-from whispertune.data.audio import load_utterance
+from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import CheckpointError, ExportError
-from whispertune.export_mark import MARK
+from whispertune.evaluation import verification
 
 Refused = Callable[..., str]
 

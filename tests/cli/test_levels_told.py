@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from cli_samples import EXAMPLE, Command, Workspace
 
-from whispertune.data.audio import load_waveform
+from whispertune.data.audio.waveforms import load_waveform
 
 REASONS = {"loud": "above full scale", "cancelling": "opposite phase"}
 

@@ -12,9 +12,9 @@ from cli_samples import Command, Workspace
 from whispertune.decoding.fallback import FallbackOptions
 from whispertune.decoding.long_form import LongForm
 from whispertune.decoding.rules import Hypothesis
-from whispertune.probes import decode, hallucination, timestamps
-from whispertune.probes.decode import Probed
-from whispertune.training import validate
+from whispertune.evaluation import evaluate as validate
+from whispertune.evaluation.probes import decode, hallucination, timestamps
+from whispertune.evaluation.probes.decode import Probed
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_clips_are_transcribed_as_one_recording(
             yield number, found
 
     monkeypatch.setattr(LongForm, "transcribe", transcribe)
-    monkeypatch.setattr("whispertune.probes.long_form.FallbackOptions", greedy_once)
+    monkeypatch.setattr("whispertune.evaluation.probes.long_form.FallbackOptions", greedy_once)
     flags = ["--long_form=true", "--frames.selection=thinned", f"--output={tmp_path / 'out'}"]
     outcome = command(workspace.evaluate(*flags))
     assert outcome.status == 0, outcome.err

@@ -17,12 +17,12 @@ import soundfile
 from cli_samples import Command, example_rows
 from safetensors.torch import load_file, save_file
 
-from whispertune import loading
 from whispertune.commands import transcribe
-from whispertune.data.audio import load_waveform
-from whispertune.data.subtitles import read_cues
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.readers.subtitles import read_cues
+from whispertune.data.recordings import find_audio
+from whispertune.decoding import loading
 from whispertune.errors import RecipeError
-from whispertune.recordings import find_audio
 
 CLIP = Path(example_rows("test", 1)[0]["audio"])
 QUICK = ("--language=it", "--beam_size=1", "--temperature=0", "--precision=fp32")

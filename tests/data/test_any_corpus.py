@@ -17,7 +17,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whispertune.data.audio import load_utterance, num_samples_between, probe_audio
+from whispertune.data.audio.waveforms import load_utterance, num_samples_between, probe_audio
 from whispertune.data.reading import Reading, parse_columns
 from whispertune.data.sources import parse_sources, read_utterances
 from whispertune.data.splits_of_sources import every_split

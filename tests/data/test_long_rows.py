@@ -11,13 +11,13 @@ import soundfile
 
 from whispertune import cli
 from whispertune.check import audio as check_audio
-from whispertune.data.audio import load_utterance, load_waveform
-from whispertune.data.recording import TooLongError
+from whispertune.data.audio.recording import TooLongError
+from whispertune.data.audio.waveforms import load_utterance, load_waveform
 from whispertune.data.utterances import Utterance
-from whispertune.features import WINDOW_SAMPLES
-from whispertune.inspection import hear_rows
-from whispertune.transcripts import TextSettings
-from whispertune.windows import Window, window_waveform
+from whispertune.dataset.inspection import hear_rows
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import Window, window_waveform
+from whispertune.features.log_mel import WINDOW_SAMPLES
 
 HOUR = 3600
 

@@ -10,8 +10,9 @@ from unittest.mock import patch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from whispertune.data import manifest, plain_rows
-from whispertune.data.manifest import add_manifest
+from whispertune.data import plain_rows
+from whispertune.data.readers import manifest
+from whispertune.data.readers.manifest import add_manifest
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import ManifestError
 

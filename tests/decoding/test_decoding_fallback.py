@@ -24,7 +24,7 @@ from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.segments import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
 TOKENS = Tokenizer(TOKENIZER)

@@ -21,7 +21,7 @@ from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 
 CPU = torch.device("cpu")
 VOCAB, EOT = 23, 22

@@ -17,7 +17,7 @@ from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.segments import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.decoding.windows import SearchOptions, decode_windows
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")

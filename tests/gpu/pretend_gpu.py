@@ -151,7 +151,7 @@ class _Functions(TorchFunctionMode):
 @contextmanager
 def pretended() -> Iterator[torch.device]:
     """The device, while the block runs; whispertune's `auto` finds it. Once a process."""
-    from whispertune import precision
+    from whispertune.system import precision
 
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     device = torch.device(NAME, 0)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 from torch import Tensor
 
-from whispertune.features import WINDOW_MEL_FRAMES, WINDOW_SAMPLES
-from whispertune.frames import DENSE, FrameOptions, select_frames
+from whispertune.features.frames import DENSE, FrameOptions, select_frames
+from whispertune.features.log_mel import WINDOW_MEL_FRAMES, WINDOW_SAMPLES
 from whispertune.model.whisper import Whisper, inference_copy
-from whispertune.states import encode, window_features
+from whispertune.states.computed import encode, window_features
 
 THINNED = FrameOptions()
 SPARSE = FrameOptions(stride=200, margin=3, edge=2)

@@ -9,7 +9,7 @@ from whispertune.errors import RecipeError
 from whispertune.model import loss as loss_module
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import inference_copy
-from whispertune.targets import IGNORE_INDEX
+from whispertune.text.targets import IGNORE_INDEX
 
 DECODER = random_whisper().decoder
 HIDDEN = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,9 @@ import torch
 from random_whisper import random_whisper, small_config
 from torch import Tensor
 
-from whispertune.frames import FrameOptions
+from whispertune.features.frames import FrameOptions
 from whispertune.model.loss import summed_nll
-from whispertune.states import encode, window_features
+from whispertune.states.computed import encode, window_features
 
 
 def gradients_and_kept_bytes(recompute: bool) -> tuple[dict[str, Tensor], int]:

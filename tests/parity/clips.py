@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from whispertune.data.audio import load_waveform
-from whispertune.data.manifest import read_manifest
+from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.utterances import Utterance
+from whispertune.decoding.loading import ReadyModel, load_model
 from whispertune.errors import CheckpointError
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import ReadyModel, load_model
-from whispertune.states import EncoderStates, WindowFeatures, encode, window_features
-from whispertune.targets import Target, make_target
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.states.computed import EncoderStates, WindowFeatures, encode, window_features
+from whispertune.text.targets import Target, make_target
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "italian-prompts"
 FEW = ["agent-loggedoff", "queue-quantity1", "dir-last", "vm-invalidpassword", "digits_h-17", "letters_zed"]

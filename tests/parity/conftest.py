@@ -10,8 +10,8 @@ import pytest
 from clips import FEW, Clips, load_or_skip, read_clips
 
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.loading import ReadyModel
-from whispertune.states import EncoderStates
+from whispertune.decoding.loading import ReadyModel
+from whispertune.states.computed import EncoderStates
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))  # random_whisper.py
 

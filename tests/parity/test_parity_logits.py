@@ -13,12 +13,12 @@ from clips import Clips, load_or_skip
 from random_whisper import random_weights, small_config
 
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.frames import DENSE
-from whispertune.loading import ReadyModel
+from whispertune.decoding.loading import ReadyModel
+from whispertune.features.frames import DENSE
 from whispertune.model.config import WhisperConfig
 from whispertune.model.whisper import Whisper, build_whisper
-from whispertune.states import EncoderStates, encode, window_features
-from whispertune.targets import collate_targets
+from whispertune.states.computed import EncoderStates, encode, window_features
+from whispertune.text.targets import collate_targets
 
 transformers = pytest.importorskip("transformers")
 

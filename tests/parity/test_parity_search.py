@@ -9,11 +9,11 @@ import pytest
 import torch
 from clips import Clips
 
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
-from whispertune.frames import FrameOptions, select_frames
-from whispertune.loading import ReadyModel
-from whispertune.states import EncoderStates
+from whispertune.features.frames import FrameOptions, select_frames
+from whispertune.states.computed import EncoderStates
 
 transformers = pytest.importorskip("transformers")
 from transformers.modeling_outputs import BaseModelOutput  # noqa: E402

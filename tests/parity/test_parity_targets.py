@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from whispertune.data.utterances import Utterance
-from whispertune.loading import ReadyModel
-from whispertune.transcripts import TextSettings
-from whispertune.windows import Window, WindowOptions, stitched_windows
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import Window, WindowOptions, stitched_windows
+from whispertune.decoding.loading import ReadyModel
 
 TEXTS = ("Il numero chiamato non è raggiungibile.", "ventuno", "Premere cancelletto", "sì", "attendere, prego!")
 

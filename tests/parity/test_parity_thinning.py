@@ -11,12 +11,12 @@ import torch
 from clips import Clips, read_clips
 from random_whisper import random_whisper
 
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import ReadyModel
+from whispertune.decoding.loading import ReadyModel
+from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.whisper import inference_copy
-from whispertune.precision import resolve_precision
-from whispertune.states import encode, window_features
-from whispertune.targets import make_target
+from whispertune.states.computed import encode, window_features
+from whispertune.system.precision import resolve_precision
+from whispertune.text.targets import make_target
 from whispertune.training.thinning import MAX_DIVERGENCE, Divergence, divergence, faithful_stride, settled_divergence
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.loading import ReadyModel
 
 CPU = torch.device("cpu")
 

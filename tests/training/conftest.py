@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from whispertune import stages
+from whispertune.run import stages
 
 sys.path.append(str(Path(__file__).parent))
 from process_samples import Launcher

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 from training_samples import Moment, prepare_server, strike
 
-from whispertune import cli, states
+from whispertune import cli
+from whispertune.states import computed as states
 from whispertune.training import resume, trainer
 
 BOUND = 60.0

@@ -36,8 +36,8 @@ from training_samples import (
 
 from whispertune import cli
 from whispertune.errors import TrainingError
-from whispertune.run_folder import read_jsonl
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
+from whispertune.system.files import read_jsonl
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.plan import epoch_plan
 
@@ -286,8 +286,8 @@ def test_too_many_in_two_processes(flacs: Samples, launch: Launcher, tmp_path: P
 def test_evaluate_with_headers_only(
     flacs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from whispertune import splits
-    from whispertune.training import validate
+    from whispertune.dataset import splits
+    from whispertune.evaluation import evaluate as validate
 
     monkeypatch.setattr(splits, "MOST_HEARD", 0)
     monkeypatch.setattr(validate, "MAX_TOKENS", 40)

@@ -16,7 +16,8 @@ import pytest
 from training_samples import Moment, Runner, Samples, metrics, outcome, progress_of, save_tiny_model, valid_rows
 
 from whispertune import cli
-from whispertune.run_folder import RunFolder, make_writable
+from whispertune.system.files import make_writable
+from whispertune.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,7 @@ def test_more_epochs_are_the_same_run(samples: Samples, finished: Path, tmp_path
 
 
 def test_a_longer_run_is_tested_again(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whispertune.training.validate.MAX_TOKENS", 10)
+    monkeypatch.setattr("whispertune.evaluation.evaluate.MAX_TOKENS", 10)
     run = tmp_path / "run"
     assert samples.train_run(run, epochs=1, test=samples.test) == 0
     assert cli.main(samples.arguments(run, epochs=2, test=samples.test)) == 0

@@ -11,11 +11,11 @@ import torch
 from training_samples import CONFIG, PAD_ID, Samples, tiny_targets, tiny_whisper, weights_of
 
 from whispertune.errors import RecipeError
-from whispertune.frames import FrameOptions
+from whispertune.features.frames import FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
-from whispertune.states import ComputedStates, encode, window_features
-from whispertune.targets import collate_targets
+from whispertune.states.computed import ComputedStates, encode, window_features
+from whispertune.text.targets import collate_targets
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen
 
 DECODER_BOTTOM = r"model\.decoder\.(embed_positions|layers\.0)\."

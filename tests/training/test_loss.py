@@ -28,13 +28,13 @@ from training_samples import (
     write_manifest,
 )
 
+from whispertune.decoding.loading import load_model
 from whispertune.errors import RecipeError
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import load_model
+from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
-from whispertune.states import ComputedStates, StateSource, window_features
-from whispertune.targets import IGNORE_INDEX, Target, collate_targets, make_target
+from whispertune.states.computed import ComputedStates, StateSource, window_features
+from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets, make_target
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import OptimizerOptions

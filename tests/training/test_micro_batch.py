@@ -11,8 +11,8 @@ import pytest
 import torch
 from training_samples import Samples, metrics, progress_of, step_rows, weights_of
 
-from whispertune import stages
 from whispertune.errors import TrainingError
+from whispertune.run import stages
 from whispertune.training import micro_batch
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.resume import Progress

@@ -17,8 +17,8 @@ from whispertune.training.plan import (
     epoch_plan,
     expected_draws,
     steps_per_epoch,
+    total_steps,
 )
-from whispertune.training.trainer import total_steps
 
 lengths = st.lists(st.integers(1, 480_000), min_size=1, max_size=60)
 sizes = st.integers(1, 9)

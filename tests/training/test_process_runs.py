@@ -29,10 +29,10 @@ from training_samples import (
 )
 
 from whispertune import cli
-from whispertune.run_folder import read_jsonl
+from whispertune.system.files import read_jsonl
 
-TRAINER, VALIDATE = "whispertune.training.trainer", "whispertune.training.validate"
-INSPECTION = "whispertune.inspection"
+TRAINER, VALIDATE = "whispertune.training.trainer", "whispertune.evaluation.evaluate"
+INSPECTION, STATES = "whispertune.dataset.inspection", "whispertune.states.computed"
 
 
 # Equal to one process.
@@ -191,7 +191,7 @@ def undisturbed(samples: Samples, launch: Launcher, tmp_path_factory: pytest.Tem
 BACKWARD = (TRAINER, "Trainer.backward", 3)
 DEATHS = {
     "between micro-batches": Moment(*BACKWARD),
-    "encoding": Moment("whispertune.states", "encode", 1),
+    "encoding": Moment(STATES, "encode", 1),
     "validating": Moment(VALIDATE, "search_windows", 2),
     "the test": Moment(VALIDATE, "search_windows", 5),
 }
@@ -246,7 +246,7 @@ def test_the_main_process_dies_and_one_process_goes_on(
         pytest.param(0, Moment(*BACKWARD, "before", signal.SIGINT), marks=pytest.mark.slow),
         pytest.param(1, Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(1, Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM), marks=pytest.mark.slow),
-        pytest.param(0, Moment("whispertune.states", "encode", 1, "after", signal.SIGTERM), marks=pytest.mark.slow),
+        pytest.param(0, Moment(STATES, "encode", 1, "after", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(1, Moment(INSPECTION, "load_utterance", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
     ],
     ids=["one", "all, twice", "main", "validating", "the test", "encoding", "checking"],

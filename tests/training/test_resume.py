@@ -31,8 +31,9 @@ from training_samples import (
     weights_of,
 )
 
-from whispertune import cli, session
-from whispertune.run_folder import read_jsonl
+from whispertune import cli
+from whispertune.run import session
+from whispertune.system.files import read_jsonl
 from whispertune.training.resume import read_progress, save_progress
 
 CONFIGURATIONS: dict[str, dict[str, object]] = {
@@ -84,21 +85,27 @@ def reference(samples: Samples, runner: Runner, tmp_path_factory: pytest.TempPat
     return Reference(samples, runner, tmp_path_factory.mktemp("reference"))
 
 
-STATES, VALIDATE, TRAINER = "whispertune.states", "whispertune.training.validate", "whispertune.training.trainer"
+STATES, VALIDATE, TRAINER = (
+    "whispertune.states.computed",
+    "whispertune.evaluation.evaluate",
+    "whispertune.training.trainer",
+)
 MOMENTS = {
     "encoding": Moment(STATES, "encode", 1, "after"),
     "validating the untouched model": Moment(VALIDATE, "search_windows", 1),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 6),
-    "between a step's row and its state": Moment("whispertune.run_folder", "RunFolder.append_metrics", 4, "after"),
+    "between a step's row and its state": Moment(
+        "whispertune.training.run_folder", "RunFolder.append_metrics", 4, "after"
+    ),
     "validating": Moment(VALIDATE, "search_windows", 3),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "amid"),
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),
-    "writing best/": Moment("whispertune.stages", "save_huggingface", 2, "amid"),
+    "writing best/": Moment("whispertune.run.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
-    "between best/ and its state": Moment("whispertune.stages", "save_huggingface", 2, "after"),
-    "choosing the best": Moment("whispertune.outcome", "paired_bootstrap", 1),
+    "between best/ and its state": Moment("whispertune.run.stages", "save_huggingface", 2, "after"),
+    "choosing the best": Moment("whispertune.run.outcome", "paired_bootstrap", 1),
     "in the test": Moment(VALIDATE, "search_windows", 5),
-    "between the test's rows and its files": Moment("whispertune.outcome", "write_jsonl", 1),
+    "between the test's rows and its files": Moment("whispertune.run.outcome", "write_jsonl", 1),
 }
 """When a run of two epochs with three updates each is killed."""
 
@@ -217,13 +224,13 @@ def test_a_run_folder_may_move(reference: Reference, runner: Runner, tmp_path: P
 
 
 STOPS = {
-    "checking the data": Moment("whispertune.inspection", "load_utterance", 2, "before", signal.SIGTERM),
-    "control and c, thinned against dense": Moment("whispertune.stages", "divergence", 1, "before", signal.SIGINT),
+    "checking the data": Moment("whispertune.dataset.inspection", "load_utterance", 2, "before", signal.SIGTERM),
+    "control and c, thinned against dense": Moment("whispertune.run.stages", "divergence", 1, "before", signal.SIGINT),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
     "validating": Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
-    "control and c, writing best/": Moment("whispertune.stages", "save_huggingface", 1, "after", signal.SIGINT),
+    "control and c, writing best/": Moment("whispertune.run.stages", "save_huggingface", 1, "after", signal.SIGINT),
     "the test": Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM),
     "control and c in the test": Moment(VALIDATE, "search_windows", 5, "before", signal.SIGINT),
 }

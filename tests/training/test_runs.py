@@ -26,12 +26,13 @@ from training_samples import (
     write_manifest,
 )
 
-from whispertune import cli, stages
-from whispertune.loading import load_model
+from whispertune import cli
+from whispertune.decoding.loading import load_model
 from whispertune.model import whisper as whisper_module
-from whispertune.run_folder import read_jsonl
-from whispertune.states import ComputedStates, EncoderStates
-from whispertune.targets import Target, collate_targets
+from whispertune.run import stages
+from whispertune.states.computed import ComputedStates, EncoderStates
+from whispertune.system.files import read_jsonl
+from whispertune.text.targets import Target, collate_targets
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_samples import tiny_whisper
 
-from whispertune.processes import Processes
+from whispertune.system.processes import Processes
 from whispertune.training import shards as module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import OptimizerOptions, build_optimizer

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from training_samples import Moment, Runner, Samples, metrics, outcome
 
-from whispertune import cli, states
-from whispertune.store import files
+from whispertune import cli
+from whispertune.states import computed as states
+from whispertune.states import files
 
 # Two dense windows are encoded at once, so that there are six batches of train and two of valid; one update.
 SMALL: dict[str, object] = {"frames__selection": "dense", "max_steps": 1}
@@ -66,9 +67,9 @@ def test_a_later_run_reads_what_an_earlier_one_encoded(
     assert len(list((tmp_path / "stores").iterdir())) == len(list(state_cache.iterdir())) == 2
 
 
-FILES = "whispertune.store.files"
+FILES = "whispertune.states.files"
 KILLS = {
-    "behind a batch": Moment("whispertune.states", "encode", 4, "after"),
+    "behind a batch": Moment("whispertune.states.computed", "encode", 4, "after"),
     "amid writing a batch": Moment(FILES, "write_checked", 4, "amid"),
     "before a batch is renamed": Moment(FILES, "write_checked", 6, "after"),
     "in valid": Moment(FILES, "StateFolder.write", 13),
@@ -158,9 +159,9 @@ def test_a_run_of_which_only_the_test_is_left_encodes_nothing_for_training(
 ) -> None:
     run = tmp_path / "run"
     command = samples.arguments(run, test=samples.test, states__store="memory", search__beam_size=1, max_steps=1)
-    assert runner(command, Moment("whispertune.outcome", "write_jsonl", 1)) == -signal.SIGKILL
+    assert runner(command, Moment("whispertune.run.outcome", "write_jsonl", 1)) == -signal.SIGKILL
     encoded = Encoded(monkeypatch)
-    monkeypatch.setattr("whispertune.training.validate.MAX_TOKENS", 40)
+    monkeypatch.setattr("whispertune.evaluation.evaluate.MAX_TOKENS", 40)
     assert cli.main(["resume", str(run)]) == 0
     assert encoded.windows == 3  # the test's own
 
@@ -227,8 +228,8 @@ def test_how_many_views_pay(
     def enough(*arguments: Any, **named: Any) -> None:
         raise Enough
 
-    monkeypatch.setattr("whispertune.stages.Trainer", enough)
-    monkeypatch.setattr("whispertune.store.views.StoredViews.prepare", lambda *arguments: None)
+    monkeypatch.setattr("whispertune.run.stages.Trainer", enough)
+    monkeypatch.setattr("whispertune.states.views.StoredViews.prepare", lambda *arguments: None)
     monkeypatch.setenv("WHISPERTUNE_TRACEBACK", "1")
     with pytest.raises(Enough):
         samples.train_run(tmp_path / "run", **AUGMENTED, **fields)

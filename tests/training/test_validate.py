@@ -33,24 +33,25 @@ from training_samples import (
     weights_of,
 )
 
-from whispertune import outcome, stages
 from whispertune.data.utterances import Utterance
+from whispertune.dataset.splits import Split
+from whispertune.dataset.windows import single_windows
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.windows import GREEDY, SearchOptions
 from whispertune.errors import RecipeError
-from whispertune.frames import FrameOptions
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.evaluation.evaluate import Contender, Evaluation, ValidationOptions, evaluate_split, token_caps
+from whispertune.features.frames import FrameOptions
 from whispertune.model.cache import DecoderCache
-from whispertune.run_folder import RunFolder, write_jsonl
-from whispertune.scoring.error_rates import score_corpus
-from whispertune.splits import Split
-from whispertune.states import EncoderStates
-from whispertune.targets import make_target
+from whispertune.run import outcome, stages
+from whispertune.states.computed import EncoderStates
+from whispertune.system.files import write_jsonl
+from whispertune.text.targets import make_target
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.resume import CheckpointOptions, Progress
-from whispertune.training.validate import Contender, Evaluation, ValidationOptions, evaluate_split, token_caps
-from whispertune.windows import single_windows
+from whispertune.training.run_folder import RunFolder
 
 TOKENIZER = Tokenizer.from_json(checkpoint_samples.sample().tokenizer_json, CONFIG.vocab_size)
 PROMPT = [TOKENIZER.sot, TOKENIZER.no_timestamps]

@@ -20,25 +20,26 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from whispertune import cli, stages
+from whispertune import cli
 from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.dataset.splits import Split
 from whispertune.decoding.rules import Hypothesis
+from whispertune.evaluation import evaluate as validate
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import LossOptions
 from whispertune.model.whisper import Whisper, build_whisper
-from whispertune.run_folder import RunFolder
-from whispertune.scoring.error_rates import score_corpus
-from whispertune.splits import Split
-from whispertune.states import EncoderStates, StateSource
-from whispertune.targets import Target, make_target
-from whispertune.training import validate
+from whispertune.run import stages
+from whispertune.states.computed import EncoderStates, StateSource
+from whispertune.text.targets import Target, make_target
 from whispertune.training.optimiser import OptimizerOptions, build_optimizer
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
+from whispertune.training.run_folder import RunFolder
 from whispertune.training.schedule import ScheduleOptions, build_schedule
 from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
-from whispertune.training.validate import Evaluation
 from whispertune.training.working_copy import WorkingCopy
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.augment.bounds import require_between
-from whispertune.data.audio import SAMPLE_RATE
+from whispertune.data.audio.waveforms import SAMPLE_RATE
 from whispertune.errors import RecipeError
 
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import soundfile
 
 from whispertune.augment.bounds import require_between
-from whispertune.data.audio import SAMPLE_RATE, load_waveform
+from whispertune.data.audio.waveforms import SAMPLE_RATE, load_waveform
 from whispertune.errors import AudioError, RecipeError
-from whispertune.home import expand_home
+from whispertune.system.home import expand_home
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SPAN_MARGIN = 0.01  # seconds read beyond what is needed: rounding to the recording's rate never leaves too few

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import soxr
 
 from whispertune.augment.bounds import require_between
-from whispertune.data.audio import SAMPLE_RATE
+from whispertune.data.audio.waveforms import SAMPLE_RATE
 from whispertune.errors import RecipeError
 
 

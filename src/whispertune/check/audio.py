@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from whispertune.check.findings import Finding
 from whispertune.check.measures import Measures, log_frequencies, measure
-from whispertune.data.audio import content_key, load_utterance
-from whispertune.data.recording import TooLongError
+from whispertune.data.audio.recording import TooLongError
+from whispertune.data.audio.waveforms import content_key, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError
-from whispertune.features import SAMPLE_RATE, WINDOW_SAMPLES
+from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
 SILENT_DB = -60.0
 """Peak, dB of full scale, below which nothing is heard: 33 steps of 16 bits."""

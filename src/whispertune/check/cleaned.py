@@ -12,7 +12,7 @@ from typing import Any
 from whispertune.check.findings import Finding, Source
 from whispertune.check.report import Report
 from whispertune.check.written import writing
-from whispertune.data.manifest import is_manifest, manifest_rows
+from whispertune.data.readers.manifest import is_manifest, manifest_rows
 from whispertune.data.reading import KINDS
 from whispertune.data.rows import Row
 from whispertune.data.sources import holds_cuts, reading_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from whispertune.check.report import Report
-from whispertune.data.audio import SAMPLE_RATE, probe_audio
+from whispertune.data.audio.waveforms import SAMPLE_RATE, probe_audio
 from whispertune.errors import AudioError
 
 MOST_SPEAKERS = 30

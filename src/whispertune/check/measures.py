@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.audio import SAMPLE_RATE, Waveform
+from whispertune.data.audio.waveforms import SAMPLE_RATE, Waveform
 
 FRAME, HOP, FFT_SIZE = 400, 160, 512
 """25 ms every 10 ms, zero-padded."""

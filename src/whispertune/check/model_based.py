@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from whispertune.data.audio import SAMPLE_RATE, load_utterance
+from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.windows import GREEDY, decode_windows
-from whispertune.frames import FrameOptions
-from whispertune.loading import ReadyModel
-from whispertune.scoring.error_rates import score_corpus
-from whispertune.states import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
-from whispertune.targets import IGNORE_INDEX, Target, collate_targets
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.features.frames import FrameOptions
+from whispertune.states.computed import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
+from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 
 THINNED = FrameOptions()
 Array = npt.NDArray[np.float32]

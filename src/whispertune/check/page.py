@@ -16,8 +16,8 @@ from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
 from whispertune.check.page_style import STYLE
 from whispertune.check.report import Report, place_of
-from whispertune.data.audio import SAMPLE_RATE, load_utterance
-from whispertune.data.recording import TooLongError
+from whispertune.data.audio.recording import TooLongError
+from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError, ManifestError, one_line
 

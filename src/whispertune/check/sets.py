@@ -11,13 +11,13 @@ import numpy.typing as npt
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import Finding, Source
 from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
-from whispertune.data.manifest import repeated_id
+from whispertune.data.readers.manifest import repeated_id
 from whispertune.data.timed_text import plain_text
 from whispertune.data.utterances import Utterance
-from whispertune.scoring.error_rates import count_characters
+from whispertune.dataset.transcripts import remedy_of, special_token
+from whispertune.evaluation.error_rates import count_characters
 from whispertune.text.normalizer import basic_normalize
 from whispertune.text.tokenizer import Tokenizer
-from whispertune.transcripts import remedy_of, special_token
 
 SAME_BITS = 40
 """Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26; two different clips of one length

@@ -13,8 +13,8 @@ from rich.text import Text
 from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS
 from whispertune.check.report import Report, finding_rows, place_of
-from whispertune.console import results
 from whispertune.errors import one_line
+from whispertune.system.console import results
 
 SHOWN, OF_A_KIND = 12, 3
 """Findings that are told in full, altogether and of one kind."""

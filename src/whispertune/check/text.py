@@ -30,8 +30,8 @@ from whispertune.check.scripts import (
 )
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import RecipeError
-from whispertune.targets import MAX_TOKENS
 from whispertune.text.normalizer import basic_normalize
+from whispertune.text.targets import MAX_TOKENS
 
 CHUNK_ROWS = 4_000
 """Rows whose characters fit in the processor's cache."""

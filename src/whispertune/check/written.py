@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from whispertune.errors import RunFolderError
-from whispertune.run_folder import replacing_file, write_text
+from whispertune.system.files import replacing_file, write_text
 
 MARK = "whispertune-check.json"
 """Name of the file with the sha256 of what check wrote beside it."""

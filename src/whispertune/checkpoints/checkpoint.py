@@ -7,7 +7,7 @@ from pathlib import Path
 from whispertune.checkpoints import ctranslate2, ggml, hub, huggingface, openai, packaged, unfinished
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.errors import CheckpointError
-from whispertune.home import expand_home
+from whispertune.system.home import expand_home
 
 __all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
 

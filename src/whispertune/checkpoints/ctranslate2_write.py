@@ -14,8 +14,8 @@ from whispertune.checkpoints.generation import upper_heads
 from whispertune.checkpoints.layout import EMBEDDING, Checkpoint
 from whispertune.checkpoints.side_files import write_side_files
 from whispertune.errors import CheckpointError
-from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES
+from whispertune.text.targets import MAX_TOKENS
 
 QUANTIZATIONS = (
     *("float32", "float16", "bfloat16"),

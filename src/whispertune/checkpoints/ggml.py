@@ -23,7 +23,7 @@ from whispertune.checkpoints.openai_layout import openai_name, require_openai
 from whispertune.checkpoints.side_files import write_side_files
 from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, text_tokens
 from whispertune.errors import CheckpointError
-from whispertune.features import mel_filters
+from whispertune.features.log_mel import mel_filters
 
 FILE = "ggml-model.bin"
 MAGIC = 0x67676D6C

@@ -25,7 +25,7 @@ from whispertune.checkpoints.tokenizer_files import (
     complete_tokenizer,
 )
 from whispertune.errors import CheckpointError, StorageError, is_disk_failure
-from whispertune.tensor_file import save_file
+from whispertune.system.tensor_file import save_file
 
 MAX_SHARD_BYTES = 50 * 10**9
 """Most bytes of weights in one file unless asked otherwise: transformers' own bound, which no Whisper reaches."""

@@ -22,22 +22,22 @@ from whispertune.check.terminal import tell
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
-from whispertune.console import console, progress_bar, results
 from whispertune.data.reading import AS_USUAL, reading_as
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import single_windows
+from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
-from whispertune.flags import help_text, parse_fields
-from whispertune.loading import ReadyModel, load_model, ready_to_decode
-from whispertune.next_step import training_command
-from whispertune.precision import Precision, resolve_device, resolve_precision
-from whispertune.run_folder import make_writable
-from whispertune.targets import MAX_TOKENS
+from whispertune.run.flags import help_text, parse_fields
+from whispertune.run.next_step import training_command
+from whispertune.system.console import console, progress_bar, results
+from whispertune.system.files import make_writable
+from whispertune.system.precision import Precision, resolve_device, resolve_precision
 from whispertune.text.languages import LANGUAGES, spoken_language
+from whispertune.text.targets import MAX_TOKENS
 from whispertune.text.tokenizer import Tokenizer
-from whispertune.transcripts import TextSettings
-from whispertune.windows import single_windows
 
 USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
                          [--no-audio] [--field value …]"""

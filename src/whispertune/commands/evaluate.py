@@ -8,30 +8,30 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from whispertune.allocator import keep_freed_memory
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.evaluate_report import compared, comparison_summary, error_summary, print_report
-from whispertune.console import console, progress_bar, results
 from whispertune.data.sources import read_rows
+from whispertune.dataset.exclusions import excluded_summary
+from whispertune.dataset.splits import DataOptions, Split, load_split, merged_rows, require_enough, require_usable
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.decoding.windows import SearchOptions
 from whispertune.errors import RecipeError
-from whispertune.exclusions import excluded_summary
-from whispertune.flags import help_text, parse_fields
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.loading import ReadyModel, load_model, ready_to_decode
-from whispertune.precision import Precision, precision_name, resolve_device, resolve_precision
-from whispertune.probes.decode import Probed
-from whispertune.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
-from whispertune.probes.long_form import long_form_of, long_recordings, measure_long_form
-from whispertune.probes.report import Probes, probe_tables
-from whispertune.probes.sounds import SOUND_KINDS
-from whispertune.probes.timestamps import measure_timestamps, windows_with_boundaries
-from whispertune.processes import were_launched
-from whispertune.run_folder import make_writable, write_jsonl, write_text
-from whispertune.splits import DataOptions, Split, load_split, merged_rows, require_enough, require_usable
-from whispertune.states import ComputedStates, WindowFeatures, window_features
-from whispertune.training.validate import Contender, Evaluation, evaluate_split, token_caps
-from whispertune.transcripts import TextSettings
+from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.evaluation.probes.decode import Probed
+from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
+from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
+from whispertune.evaluation.probes.report import Probes, probe_tables
+from whispertune.evaluation.probes.sounds import SOUND_KINDS
+from whispertune.evaluation.probes.timestamps import measure_timestamps, windows_with_boundaries
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.run.flags import help_text, parse_fields
+from whispertune.states.computed import ComputedStates, WindowFeatures, window_features
+from whispertune.system.console import console, progress_bar, results
+from whispertune.system.files import make_writable, write_jsonl, write_text
+from whispertune.system.memory import keep_freed_memory
+from whispertune.system.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.system.processes import were_launched
 
 USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from whispertune.console import percent, printable, results
-from whispertune.probes.hallucination import holds_loop
-from whispertune.scoring.error_rates import ErrorCounts, UtteranceScore, alignment, total
-from whispertune.scoring.significance import PairedBootstrap, paired_bootstrap
-from whispertune.training.validate import Evaluation
+from whispertune.evaluation.error_rates import ErrorCounts, UtteranceScore, alignment, total
+from whispertune.evaluation.evaluate import Evaluation
+from whispertune.evaluation.probes.hallucination import holds_loop
+from whispertune.evaluation.significance import PairedBootstrap, paired_bootstrap
+from whispertune.system.console import percent, printable, results
 
 WORST = 3
 """Clips that are shown."""

@@ -12,24 +12,24 @@ import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, require_ctranslate2, save_ctranslate2
+from whispertune.checkpoints.export_mark import contents, held_source, not_exported, write_mark
 from whispertune.checkpoints.generation import own_language
 from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import MAX_SHARD_BYTES, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
-from whispertune.console import console, progress_bar, results
-from whispertune.data.audio import load_utterance
+from whispertune.checkpoints.runtimes import PACKAGES, require_runtime
+from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
+from whispertune.decoding.loading import require_whispers_vocabulary, tokenizer_of
 from whispertune.errors import AudioError, DataError, RecipeError, RunFolderError
-from whispertune.export_mark import contents, held_source, not_exported, write_mark
-from whispertune.features import WINDOW_SAMPLES
-from whispertune.flags import help_text, parse_fields
-from whispertune.home import expand_home
-from whispertune.loading import require_whispers_vocabulary, tokenizer_of
-from whispertune.run_folder import make_writable, recover_folder, replacing_folder
-from whispertune.runtimes import PACKAGES, require_runtime
-from whispertune.verification import Clip, verify
+from whispertune.evaluation.verification import Clip, verify
+from whispertune.features.log_mel import WINDOW_SAMPLES
+from whispertune.run.flags import help_text, parse_fields
+from whispertune.system.console import console, progress_bar, results
+from whispertune.system.files import make_writable, recover_folder, replacing_folder
+from whispertune.system.home import expand_home
 
 USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai --output DIR [--field value …]
        … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source"""

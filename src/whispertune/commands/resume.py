@@ -8,12 +8,12 @@ from pathlib import Path
 from textwrap import fill
 
 from whispertune.commands import train
-from whispertune.console import results
 from whispertune.errors import RecipeError
-from whispertune.flags import parse_fields
-from whispertune.recipe import Recipe
-from whispertune.resuming import FREE_TO_CHANGE, fields_to_resume
-from whispertune.run_folder import RunFolder
+from whispertune.run.flags import parse_fields
+from whispertune.run.recipe import Recipe
+from whispertune.run.resuming import FREE_TO_CHANGE, fields_to_resume
+from whispertune.system.console import results
+from whispertune.training.run_folder import RunFolder
 
 FLAGS = [f"--{name}" for name in FREE_TO_CHANGE if name != "output"]
 

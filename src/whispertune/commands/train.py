@@ -9,9 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from whispertune.allocator import give_back_freed_memory, keep_freed_memory
-from whispertune.console import console, results
-from whispertune.environment import describe_environment
 from whispertune.errors import (
     Interrupted,
     ProcessLost,
@@ -20,17 +17,21 @@ from whispertune.errors import (
     WhispertuneError,
     is_disk_failure,
 )
-from whispertune.flags import help_text, parse_fields
-from whispertune.outcome import choose_best, record_test, report
-from whispertune.precision import precision_name
-from whispertune.processes import Processes, join
-from whispertune.recipe import Recipe, from_recipes_folder, to_yaml
-from whispertune.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
-from whispertune.run_folder import RunFolder, write_text
-from whispertune.session import Session, open_session
-from whispertune.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
+from whispertune.run.flags import help_text, parse_fields
+from whispertune.run.outcome import choose_best, record_test, report
+from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
+from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
+from whispertune.run.session import Session, open_session
+from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
+from whispertune.run.yaml_fields import load_yaml
+from whispertune.system.console import console, results
+from whispertune.system.environment import describe_environment
+from whispertune.system.files import write_text
+from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
+from whispertune.system.precision import precision_name
+from whispertune.system.processes import Processes, join
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
-from whispertune.yaml_fields import load_yaml
+from whispertune.training.run_folder import RunFolder
 
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
                          [--field value …]"""

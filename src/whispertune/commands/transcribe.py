@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whispertune.allocator import keep_freed_memory
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.transcribe_options import TranscribeOptions
-from whispertune.console import console, printable, progress_bar, results
-from whispertune.data.audio import num_channels, probe_audio
+from whispertune.data.audio.waveforms import num_channels, probe_audio
+from whispertune.data.recordings import Recordings, find_audio, output_names
 from whispertune.decoding.channels import channel_names, on_one_time_line
+from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
-from whispertune.flags import help_text, parse_fields
-from whispertune.loading import load_model, ready_to_decode
-from whispertune.precision import precision_name, resolve_device, resolve_precision
-from whispertune.processes import were_launched
-from whispertune.recordings import Recordings, find_audio, output_names
-from whispertune.run_folder import make_writable, write_text
+from whispertune.run.flags import help_text, parse_fields
+from whispertune.system.console import console, printable, progress_bar, results
+from whispertune.system.files import make_writable, write_text
+from whispertune.system.memory import keep_freed_memory
+from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.processes import were_launched
 from whispertune.text.languages import language_name
-from whispertune.transcript_files import WRITERS, as_json, as_lines
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
        [--field value …]

@@ -8,10 +8,10 @@ from typing import Literal
 from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
 from whispertune.decoding.long_form import LongFormOptions
 from whispertune.decoding.timestamps import MAX_INITIAL
+from whispertune.decoding.transcript_files import FORMATS, SubtitleLines
 from whispertune.errors import RecipeError
-from whispertune.frames import DENSE, FrameOptions
-from whispertune.precision import Precision
-from whispertune.transcript_files import FORMATS, SubtitleLines
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.system.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,22 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from whispertune.data import (
-    audio,
-    av_decoder,
-    containers,
-    manifest,
-    nested,
-    plain_rows,
-    reading,
-    rows,
-    sound_files,
-    tables,
-    utterances,
-)
+from whispertune.data import plain_rows, reading, rows, utterances
+from whispertune.data.audio import av_decoder, containers, sound_files
+from whispertune.data.audio import waveforms as audio
+from whispertune.data.readers import manifest, nested, tables
 from whispertune.data.utterances import Utterances
 from whispertune.errors import RecipeError
-from whispertune.home import cache_folder
+from whispertune.system.home import cache_folder
 
 FEWEST_ROWS = 20_000
 """Fewer are read anew in a moment."""

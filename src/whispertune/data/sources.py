@@ -16,28 +16,28 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from whispertune.data.arrow_folder import add_arrow_folder, is_arrow_folder
-from whispertune.data.audiofolder import add_audiofolder, is_audiofolder
-from whispertune.data.common_voice import add_common_voice, is_common_voice
-from whispertune.data.hub_data import PREFIX, add_hub_data
 from whispertune.data.index import index_rows, indexed_rows, rows_key
-from whispertune.data.kaldi import add_kaldi, is_kaldi
-from whispertune.data.lhotse_cuts import CUTS, add_cuts
-from whispertune.data.librispeech import add_librispeech, transcripts_in
-from whispertune.data.manifest import JSON_LINES, add_manifest, ending_of, is_manifest, require_unique_ids
-from whispertune.data.reading import AS_USUAL, Named, Reading, parse_columns
-from whispertune.data.rows import exists
-from whispertune.data.split_names import require_no_split
-from whispertune.data.tables import DELIMITERS
-from whispertune.data.tar_shards import add_shard, expand_shards
-from whispertune.data.text_files import require_readable
-from whispertune.data.transcript_folder import (
+from whispertune.data.readers.arrow_folder import add_arrow_folder, is_arrow_folder
+from whispertune.data.readers.audiofolder import add_audiofolder, is_audiofolder
+from whispertune.data.readers.common_voice import add_common_voice, is_common_voice
+from whispertune.data.readers.hub_data import PREFIX, add_hub_data
+from whispertune.data.readers.kaldi import add_kaldi, is_kaldi
+from whispertune.data.readers.lhotse_cuts import CUTS, add_cuts
+from whispertune.data.readers.librispeech import add_librispeech, transcripts_in
+from whispertune.data.readers.manifest import JSON_LINES, add_manifest, ending_of, is_manifest, require_unique_ids
+from whispertune.data.readers.tables import DELIMITERS
+from whispertune.data.readers.tar_shards import add_shard, expand_shards
+from whispertune.data.readers.transcript_folder import (
     SUBTITLES,
     add_subtitles,
     add_transcript_folder,
     holds_transcripts,
     recordings_in,
 )
+from whispertune.data.reading import AS_USUAL, Named, Reading, parse_columns
+from whispertune.data.rows import exists
+from whispertune.data.split_names import require_no_split
+from whispertune.data.text_files import require_readable
 from whispertune.data.utterances import Utterances
 from whispertune.errors import DataError, ManifestError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whispertune.data import arrow_folder, audiofolder, common_voice, hub_data
-from whispertune.data.kaldi import is_kaldi
+from whispertune.data.readers import arrow_folder, audiofolder, common_voice, hub_data
+from whispertune.data.readers.kaldi import is_kaldi
 from whispertune.data.reading import Reading
 from whispertune.data.rows import exists
 from whispertune.data.sources import Source, parse_sources

@@ -18,7 +18,7 @@ from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -10,7 +10,7 @@ from whispertune.decoding.prompts import Begun
 from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
-from whispertune.precision import send
+from whispertune.system.precision import send
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import torch
 
 from whispertune.decoding.prompts import begin
 from whispertune.model.whisper import Decoder
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
 

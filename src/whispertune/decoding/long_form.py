@@ -21,13 +21,13 @@ from whispertune.decoding.fallback import FallbackOptions, WindowResult, decode_
 from whispertune.decoding.language import detect_languages
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.segments import MEL_FRAMES_PER_SECOND, split_window
+from whispertune.decoding.spectrogram import Spectrogram, padded_features
 from whispertune.decoding.timestamps import MAX_INITIAL, TimestampRules
 from whispertune.errors import AudioError, RecipeError
-from whispertune.features import WINDOW_MEL_FRAMES
-from whispertune.frames import DENSE, FrameOptions
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.log_mel import WINDOW_MEL_FRAMES
 from whispertune.model.whisper import Whisper
-from whispertune.spectrogram import Spectrogram, padded_features
-from whispertune.states import EncoderStates, WindowFeatures, encode
+from whispertune.states.computed import EncoderStates, WindowFeatures, encode
 from whispertune.text.tokenizer import Tokenizer
 
 FORGET_ABOVE = 0.5

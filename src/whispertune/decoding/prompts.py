@@ -14,8 +14,8 @@ from torch import Tensor
 
 from whispertune.model.cache import DecoderCache
 from whispertune.model.whisper import Decoder
-from whispertune.precision import send
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
+from whispertune.system.precision import send
 
 
 @dataclass(frozen=True, slots=True)

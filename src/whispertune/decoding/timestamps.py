@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whispertune.precision import send
+from whispertune.system.precision import send
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
 MAX_INITIAL = 1.0

@@ -12,7 +12,7 @@ from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
-from whispertune.states import EncoderStates
+from whispertune.states.computed import EncoderStates
 
 ROWS_AT_ONCE = 64
 """Rows (windows x beams) decoded side by side."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whispertune.model.rows import HIDDEN, Rows
+from whispertune.model.packed_lengths import HIDDEN, Rows
 
 RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (N, D), keys and values (K, D), their rows laid end to end -> (N, D)."""

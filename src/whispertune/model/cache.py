@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertune.model.rows import HIDDEN
-from whispertune.precision import send
+from whispertune.model.packed_lengths import HIDDEN
+from whispertune.system.precision import send
 
 CACHE_TOKENS = 64
 """The decoder's cache grows by so many tokens a row."""

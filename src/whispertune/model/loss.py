@@ -12,8 +12,8 @@ from torch import Tensor
 from whispertune.errors import RecipeError
 from whispertune.model.step_memory import StepMemory
 from whispertune.model.whisper import Decoder
-from whispertune.precision import send
-from whispertune.targets import IGNORE_INDEX
+from whispertune.system.precision import send
+from whispertune.text.targets import IGNORE_INDEX
 
 POSITIONS_MULTIPLE = 16
 ROWS_AT_ONCE = 64

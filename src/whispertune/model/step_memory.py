@@ -1,7 +1,7 @@
 """Memory of the largest tensors of a training step, kept from one step to the next.
 
 Fresh pages would cost as much time as the products that fill them, and glibc keeps none that are over 32 MB
-(`allocator.py`).
+(`system/memory.py`).
 """
 
 from __future__ import annotations

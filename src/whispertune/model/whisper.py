@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
 from whispertune.model.cache import DecoderCache, visible
 from whispertune.model.config import WhisperConfig
-from whispertune.model.rows import Rows, attend_by_row
+from whispertune.model.packed_lengths import Rows, attend_by_row
 from whispertune.model.step_memory import StepMemory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
         self.lookup_table: Tensor | None = None
         """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
         self.output: nn.Module | None = None
-        """The output projection where it is held apart from the embedding (`model/packed.py`)."""
+        """The output projection where it is held apart from the embedding (`model/prepacked.py`)."""
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""

@@ -20,8 +20,8 @@ from typing import Any
 import tokenizers
 
 from whispertune.errors import CheckpointError, RecipeError
-from whispertune.targets import MAX_TOKENS
 from whispertune.text.languages import LANGUAGES, WRITTEN_WITHOUT_SPACES, borrowing_language, language_code
+from whispertune.text.targets import MAX_TOKENS
 
 SECONDS_PER_TIMESTAMP = 0.02
 NUM_TIMESTAMPS = 1501  # 0.00 to 30.00 s

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from whispertune.environment import free_memory
 from whispertune.errors import TrainingError
+from whispertune.system.environment import free_memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.lazy import Lazy
-from whispertune.processes import deal
+from whispertune.system.lazy import Lazy
+from whispertune.system.processes import deal
 
 Step = list[list[int]]
 """One optimiser update: its micro-batches, each a list of window indices."""
@@ -95,3 +95,9 @@ def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes
         mine = [members[place] for place in sorted(places)]  # by length, as in the step
         shares.append([mine[first : first + batch_size] for first in range(0, len(mine), batch_size)])
     return shares
+
+
+def total_steps(num_windows: int, batch_size: int, accumulation: int, epochs: int, max_steps: int | None) -> int:
+    """Optimiser updates of the whole run, if none is skipped."""
+    planned = epochs * steps_per_epoch(num_windows, batch_size, accumulation)
+    return planned if max_steps is None else min(planned, max_steps)

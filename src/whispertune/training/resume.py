@@ -17,9 +17,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError, StorageError
-from whispertune.processes import ALONE, Processes
-from whispertune.run_folder import replacing_file
-from whispertune.tensor_file import read_metadata, replace_metadata, require_whole, save_file, writing_order
+from whispertune.system.files import replacing_file
+from whispertune.system.processes import ALONE, Processes
+from whispertune.system.tensor_file import read_metadata, replace_metadata, require_whole, save_file, writing_order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from whispertune.processes import ALONE, Processes, deal
+from whispertune.system.processes import ALONE, Processes, deal
 from whispertune.training.optimiser import clip_gradients
 from whispertune.training.working_copy import WorkingCopy
 

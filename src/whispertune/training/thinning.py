@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from whispertune.frames import DENSE, FrameOptions
+from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.whisper import Decoder, Encoder
-from whispertune.states import WindowFeatures, encode
-from whispertune.targets import IGNORE_INDEX, Target, collate_targets
+from whispertune.states.computed import WindowFeatures, encode
+from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 
 MAX_DIVERGENCE = 0.05
 """Nats per target token above which a run takes a denser stride."""

@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whispertune.allocator import give_back_freed_memory
-from whispertune.console import Advance, console, progress_bar
+from whispertune.dataset.splits import Split
 from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
+from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import LossOptions, summed_nll
 from whispertune.model.whisper import Whisper
-from whispertune.precision import send
-from whispertune.processes import ALONE, Processes
-from whispertune.run_folder import BEST, RunFolder, write_jsonl
-from whispertune.splits import Split
-from whispertune.states import StateSource
-from whispertune.targets import Target, collate_targets
+from whispertune.states.computed import StateSource
+from whispertune.system.console import Advance, console, progress_bar
+from whispertune.system.files import write_jsonl
+from whispertune.system.memory import give_back_freed_memory
+from whispertune.system.precision import send
+from whispertune.system.processes import ALONE, Processes
+from whispertune.text.targets import Target, collate_targets
 from whispertune.training.optimiser import OptimizerOptions
-from whispertune.training.plan import Step, deal_step, epoch_plan, steps_per_epoch
+from whispertune.training.plan import Step, deal_step, epoch_plan
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, hand_over_state, save_state
+from whispertune.training.run_folder import BEST, RunFolder
 from whispertune.training.schedule import Schedule
 from whispertune.training.shards import Shards
-from whispertune.training.validate import Evaluation
 from whispertune.training.working_copy import WorkingCopy
 
 GROW_LOSS_SCALE_EVERY = 2000
@@ -342,9 +343,3 @@ class Trainer:
         elif self.shards.divided:
             hand_over_state(self.model, self.optimizer, self.progress, self.shards)
         self.last_saved = time.monotonic()
-
-
-def total_steps(num_windows: int, batch_size: int, accumulation: int, epochs: int, max_steps: int | None) -> int:
-    """Optimiser updates of the whole run, if none is skipped."""
-    planned = epochs * steps_per_epoch(num_windows, batch_size, accumulation)
-    return planned if max_steps is None else min(planned, max_steps)

@@ -1,0 +1,55 @@
+"""Samples that no recording holds: floats at integer scale, and channels that cancel when they are mixed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.data.audio.recording import Recording, fail
+
+HIGHEST_PEAK = 10.0
+"""20 dB above full scale. What codecs and resampling overshoot stays below 2; floats at the scale of 8-bit integers
+peak at up to 128."""
+INTEGER_SCALES = (1 << 7, 1 << 15, 1 << 23, 1 << 31)
+CANCELLED = 1e-3
+"""Power of the mix over the mean power of the channels: -30 dB. Channels that have nothing in common mix to
+-3 dB."""
+AUDIBLE = 1e-6
+"""Mean power, -60 dB: whether quieter channels cancel does not matter."""
+
+Samples = npt.NDArray[np.float32]
+
+
+def require_usual_levels(recording: Recording, samples: Samples) -> None:
+    """Raise AudioError if samples, of any shape, peak far above full scale (which is 1): Whisper would make nonsense
+    of them. NaN and infinite ones are left to others."""
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+    if not HIGHEST_PEAK < peak < np.inf:
+        return
+    scale = next((scale for scale in INTEGER_SCALES if peak <= 1.01 * scale), INTEGER_SCALES[-1])
+    fail(
+        recording,
+        f"its samples peak {20 * np.log10(peak):.0f} dB above full scale, as floats at the scale of integers do",
+        f"divide them by {scale}, e.g. ffmpeg -i {recording.audio.name} -af volume=1/{scale} out.wav",
+    )
+
+
+def mixed(recording: Recording, block: Samples) -> Samples:
+    """The mean (num_samples,) of channels (num_samples, num_channels).
+
+    Raises AudioError if they are heard and their mean is not: one of them is in opposite phase.
+    """
+    with np.errstate(over="ignore"):  # what is out of all bounds is told by whoever looks at the mix
+        mean: Samples = block.mean(axis=1, dtype=np.float32)
+    before, after = _power(block), _power(mean)
+    if AUDIBLE < before < np.inf and after < CANCELLED * before:
+        fail(
+            recording,
+            f"its {block.shape[1]} channels are in opposite phase: mixed to one they are silence",
+            f"name one in a channel column, or ffmpeg -i {recording.audio.name} -af pan=mono|c0=c0 out.wav",
+        )
+    return mean
+
+
+def _power(samples: Samples) -> float:
+    return float(np.vdot(samples, samples)) / max(samples.size, 1)

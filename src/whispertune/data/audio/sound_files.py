@@ -1,0 +1,26 @@
+"""Opening what libsndfile reads, headers that say nothing of the length included."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import soundfile
+
+from whispertune.data.audio import containers
+from whispertune.data.audio.recording import Recording, convert_headerless, fail
+
+
+def open_sound_file(recording: Recording) -> Any:
+    """The recording as `soundfile` has it; raises AudioError for raw audio, and what libsndfile raises."""
+    try:
+        file = soundfile.SoundFile(os.fsencode(recording.audio) if recording.content is None else recording.open())
+    except TypeError:  # soundfile asks for the format of what ends in .raw
+        fail(recording, "is raw audio without a header", convert_headerless(recording))
+    if not file.frames:
+        with recording.open() as raw:
+            whole = containers.with_true_size(raw)
+        if whole is not None:
+            file.close()
+            return soundfile.SoundFile(whole)
+    return file

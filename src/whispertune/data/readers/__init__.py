@@ -1,0 +1,1 @@
+"""Corpora on disk -> rows, one file a format."""

@@ -1,0 +1,45 @@
+"""A Common Voice release: a folder a language, with a TSV a split and the recordings in clips/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whispertune.data.readers.manifest import add_manifest
+from whispertune.data.reading import AS_USUAL, Reading, choose_columns
+from whispertune.data.split_names import choose_split
+from whispertune.data.utterances import Utterances
+
+MOST_HEADER_BYTES = 1 << 16
+SPLITS = ("train", "dev", "test", "validated", "invalidated", "other")
+
+
+def is_common_voice(folder: Path) -> bool:
+    """Whether the folder holds a release: clips/ and the TSV of a split."""
+    return (folder / "clips").is_dir() and any((folder / f"{split}.tsv").is_file() for split in SPLITS)
+
+
+def add_common_voice(folder: Path, split: str, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
+    """Add one split: train is train.tsv, valid dev.tsv, test test.tsv; any other TSV by its own name.
+
+    Raises:
+        ManifestError: if there is no such TSV, or a row of it is at fault.
+    """
+    add_manifest(folder / f"{choose_split(folder, split, splits_of(folder))}.tsv", utterances, reading)
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The splits of a release: its TSVs but those that list no recordings with their sentences.
+
+    Beside the splits lie clip_durations.tsv, reported.tsv, validated_sentences.tsv and the like.
+    """
+    return [path.stem for path in sorted(folder.glob("*.tsv")) if path.stem in SPLITS or _is_split(path)]
+
+
+def _is_split(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            names = file.readline(MOST_HEADER_BYTES).decode("utf-8", "replace").strip().split("\t")
+    except OSError:
+        return False
+    columns = choose_columns(tuple(names))
+    return columns.audio is not None and columns.text is not None

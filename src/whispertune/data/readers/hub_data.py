@@ -1,0 +1,131 @@
+"""A data set of the Hugging Face Hub, by way of the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
+
+It is downloaded once, into the library's own cache, and read from its Arrow files there. With `first` rows asked for,
+only these are fetched, as a stream, and kept beside their index in whispertune's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from whispertune.data.readers.arrow_folder import add_arrow_file, make_id_distinct, wanted_columns
+from whispertune.data.reading import AS_USUAL, Reading, choose_columns
+from whispertune.data.rows import make_row
+from whispertune.data.split_names import choose_split
+from whispertune.data.utterances import Utterances
+from whispertune.errors import ManifestError, RecipeError
+from whispertune.system.home import cache_folder
+
+PREFIX = "hub:"
+
+
+def add_hub_data(
+    address: str,
+    name: str,
+    utterances: Utterances,
+    reading: Reading = AS_USUAL,
+    *,
+    asked: str | None = None,
+    first: int | None = None,
+) -> None:
+    """Add the split of a data set on the Hub that is asked for or serves as `name`, or only its `first` rows.
+
+    Raises:
+        ManifestError: if `datasets` is missing, or the Hub or the data set says no.
+    """
+    reading.require_no_root(address)
+    corpus, _, rest = address.removeprefix(PREFIX).partition(":")
+    config, _, own_split = rest.partition(":")
+    if own_split and asked is not None:
+        problem = f"the address names the split {own_split} already"
+        raise ManifestError(f"{address} [split={asked}]: {problem}; leave one of the two out")
+    datasets = _library(address)
+    try:
+        known = datasets.get_dataset_split_names(corpus, config or None)
+        chosen = choose_split(address, own_split or asked or name, known)
+        if first is None:
+            loaded = datasets.load_dataset(corpus, config or None, split=chosen)
+            files = [Path(entry["filename"]) for entry in loaded.cache_files]
+        else:
+            index = _stream(datasets, address, corpus, config, chosen, first, reading)
+    except (ManifestError, RecipeError):
+        raise
+    except Exception as error:  # whatever the network, the Hub and each data set's files may raise
+        raise _not_loaded(address, error) from None
+    if first is not None:
+        _add_stream(address, index, utterances)
+        return
+    row, taken = 0, set[str]()
+    for path in files:
+        row = add_arrow_file(path, utterances, reading, taken, row)
+
+
+def splits_of(address: str) -> list[str]:
+    """The splits of a data set on the Hub; none if the address names one.
+
+    Raises:
+        ManifestError: as above.
+    """
+    corpus, _, rest = address.removeprefix(PREFIX).partition(":")
+    config, _, own_split = rest.partition(":")
+    if own_split:
+        return []
+    datasets = _library(address)
+    try:
+        return list(datasets.get_dataset_split_names(corpus, config or None))
+    except Exception as error:  # as above
+        raise _not_loaded(address, error) from None
+
+
+def _library(address: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ManifestError(f"{address}: reading the Hub needs `datasets`; install whispertune[datasets]") from None
+    return datasets
+
+
+def _not_loaded(address: str, error: Exception) -> ManifestError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ManifestError(f"{address}: cannot be loaded ({reason}); check name, config, split and access")
+
+
+def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
+    """Fetch the first rows, unless they are there: an index of JSON lines, and the recordings in one file."""
+    key = hashlib.sha256(f"{address}\n{split}\n{first}{reading.columns or ''}".encode()).hexdigest()[:16]
+    index = cache_folder() / "streams" / f"{key}.jsonl"
+    if index.is_file():
+        return index
+    index.parent.mkdir(parents=True, exist_ok=True)
+    stream = datasets.load_dataset(name, config or None, split=split, streaming=True)
+    columns = tuple(stream.column_names or ())
+    reading.require_columns(address, None, columns)
+    audio, kept = choose_columns(columns, reading.columns).audio, wanted_columns(reading)
+    stream = stream.cast_column(audio, datasets.Audio(decode=False))
+    unfinished = index.with_suffix(f".{os.getpid()}")
+    with index.with_suffix(".audio").open("wb") as recordings, unfinished.open("w", encoding="utf-8") as rows:
+        for sample in stream.take(first):
+            content, path = sample[audio]["bytes"], sample[audio]["path"]
+            record = reading.renamed({c: v for c, v in sample.items() if c in kept and c not in (audio, "duration")})
+            if content is None:
+                content = Path(path).read_bytes()
+            record |= {"audio": Path(path or "audio").name, "within": [recordings.tell(), len(content)]}
+            recordings.write(content)
+            rows.write(json.dumps(record, default=str) + "\n")
+    unfinished.replace(index)
+    return index
+
+
+def _add_stream(address: str, index: Path, utterances: Utterances) -> None:
+    recordings = str(index.with_suffix(".audio"))
+    taken: set[str] = set()
+    with index.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            record = json.loads(line)
+            offset, size = record.pop("within")
+            make_id_distinct(record, number, taken)
+            make_row(address, number, record).add_to(utterances, recordings, within=(offset, size))

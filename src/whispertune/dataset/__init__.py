@@ -1,0 +1,1 @@
+"""Rows -> the windows of a split, every one looked at before compute is spent."""

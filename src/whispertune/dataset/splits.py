@@ -1,0 +1,294 @@
+"""Manifests -> the windows of a split, every utterance looked at before any compute is spent on it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from types import ModuleType
+from typing import NamedTuple
+from unicodedata import unidata_version
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.augment.pipeline import WaveformAugmenter
+from whispertune.data import timed_text
+from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
+from whispertune.data.options import DataOptions as DataOptions
+from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
+from whispertune.data.utterances import Utterance, Utterances
+from whispertune.dataset import transcripts
+from whispertune.dataset.exclusions import Exclusion, Unreadable
+from whispertune.dataset.inspection import Known, Look, hear_rows, plain_languages, skim_rows
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import (
+    UtteranceError,
+    Window,
+    WindowOptions,
+    augmented_num_samples,
+    drawn,
+    single_windows,
+    stitched_windows,
+    window_waveform,
+    with_previous_texts,
+)
+from whispertune.errors import DataError
+from whispertune.features.log_mel import SAMPLE_RATE
+from whispertune.system.lazy import Lazy
+from whispertune.system.processes import ALONE, Processes
+from whispertune.text import normalizer, targets
+from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
+from whispertune.text.targets import Target
+
+MOST_HEARD = 20_000
+"""Rows up to which `data.check_audio: auto` decodes every one."""
+JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
+"""The modules that say whether a text can be a target; what they find is kept in the index."""
+
+
+class Arranged(NamedTuple):
+    """How many windows are stitched, have timestamps, and begin with a previous text."""
+
+    stitched: int
+    timestamps: int
+    previous_text: int
+
+
+@dataclass(slots=True)
+class Split:
+    """One of train, valid and test, ready for use: parallel lists, one entry a window.
+
+    num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
+    languages: spoken. task: of rows that name none; tasks: that rows name.
+    heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
+    has_segments: whether it may be known of utterances what is said when.
+    weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
+    fingerprint: sha256 of what the rows were read from. unreadable: rows that proved so only when they were used.
+    """
+
+    name: str
+    windows: Sequence[Window]
+    num_samples: MutableSequence[int]
+    targets: Sequence[Target]
+    languages: list[str]
+    audio_keys: dict[str, Utterance]
+    excluded: list[Exclusion]
+    num_rows: int
+    heard: bool = True
+    num_stitched: int = 0
+    has_segments: bool = False
+    weights: MutableSequence[float] = field(default_factory=list)
+    task: str = "transcribe"
+    tasks: set[str | None] = field(default_factory=set)
+    fingerprint: str = ""
+    draws: npt.NDArray[np.float64] | None = None
+    unreadable: Unreadable = field(default_factory=Unreadable, compare=False)
+
+    @property
+    def hours(self) -> float:
+        return sum(self.num_samples) / SAMPLE_RATE / 3600
+
+    @property
+    def num_utterances(self) -> int:
+        """Windows of a single utterance: each usable row's."""
+        return len(self.windows) - self.num_stitched
+
+    @property
+    def text_languages(self) -> list[str]:
+        """Of each window the language that its text is in: English where speech is translated."""
+        if "translate" not in {self.task, *self.tasks}:
+            return self.languages
+        tasks = [window.utterances[0].task or self.task for window in self.windows]
+        return ["en" if task == "translate" else code for task, code in zip(tasks, self.languages, strict=True)]
+
+    def waveform(
+        self, index: int, augmenter: WaveformAugmenter | None = None, *, seed: int = 0, view: int = 0
+    ) -> tuple[npt.NDArray[np.float32], bool]:
+        """`window_waveform` of a window, and whether it could be decoded; else it is silence of the same length, and
+        the row is noted in `unreadable`."""
+        window = self.windows[index]
+        try:
+            return window_waveform(window, augmenter, seed=seed, view=view), True
+        except UtteranceError as error:
+            self.unreadable.add(self.name, error.utterance, str(error))
+        num_samples = self.num_samples[index]
+        if augmenter is not None:
+            lengths = window.num_samples or (num_samples,)
+            num_samples = augmented_num_samples(window, lengths, augmenter, seed=seed, view=view)
+        return np.zeros(num_samples, np.float32), False
+
+    def part(self, indices: Sequence[int]) -> Split:
+        """These windows alone, for decoding."""
+        windows, num_samples = [self.windows[i] for i in indices], [self.num_samples[i] for i in indices]
+        targets, languages = [self.targets[i] for i in indices], [self.languages[i] for i in indices]
+        return Split(
+            self.name, windows, num_samples, targets, languages, {}, [], len(windows), task=self.task, tasks=self.tasks,
+            unreadable=self.unreadable,
+        )  # fmt: skip
+
+    def longest_first(self) -> list[int]:
+        """Window indices by falling duration."""
+        return sorted(range(len(self.windows)), key=lambda i: (-self.num_samples[i], i))
+
+    def arrange(self, options: WindowOptions, text: TextSettings, seed: int) -> Arranged:
+        """Make these the training windows that the options ask for, stitched ones behind the single ones."""
+        singles, count = self.windows, len(self.windows)
+        lengths = self.num_samples[:count]
+        stitched = self._stitched(options, text, seed) if options.stitched_share > 0 else []
+        timed, prompted = bytearray(count), bytearray(count)  # drawn once, not at each use
+        earlier: Utterance | None = None
+        for i in range(count) if options.previous_text or (self.has_segments and options.timestamps) else ():
+            row = singles[i].utterances[0]
+            timed[i] = bool(row.segments) and drawn(options.timestamps, seed, f"{row.id}/timestamps")
+            follows = earlier is not None and _follows(earlier, row)
+            prompted[i] = follows and drawn(options.previous_text, seed, f"{row.id}/previous")
+            earlier = row
+
+        def window_at(i: int) -> Window:
+            if i >= count:
+                return stitched[i - count]
+            previous = singles[i - 1].text if prompted[i] else None
+            if not timed[i] and previous is None:
+                return singles[i]
+            return replace(singles[i], num_samples=(lengths[i],), timestamps=bool(timed[i]), previous_text=previous)
+
+        for window in stitched:
+            self.num_samples.append(window.total_samples)
+            self.languages.append(text.language_of(window.utterances[0]))
+            self.weights.append(window.utterances[0].weight)
+        self.num_stitched = len(stitched)
+        self.windows = Lazy(count + len(stitched), window_at)
+        self.targets = _targets(self.windows, text)
+        return Arranged(
+            len(stitched),
+            sum(timed) + sum(window.timestamps for window in stitched),
+            sum(prompted) + sum(window.previous_text is not None for window in stitched),
+        )
+
+    def _stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> list[Window]:
+        singles, count = self.windows, len(self.windows)
+        utterances = Lazy(count, lambda i: singles[i].utterances[0])
+        targets = self.targets
+        # Where texts begin without a space, that between two of them is a token more, or rarely two.
+        spaces = [code in WRITTEN_WITHOUT_SPACES for code in self.text_languages]
+        tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length + spaces[i])
+        longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
+        windows = stitched_windows(
+            utterances, self.num_samples, tokens, options, seed, max_tokens=text.max_tokens - longest_prompt - 1
+        )
+        windows = [w for w in windows if text.surely_fits(w.text) or len(text.target(w).input_ids) <= text.max_tokens]
+        return with_previous_texts(windows, options.previous_text, seed)
+
+
+def _follows(earlier: Utterance, later: Utterance) -> bool:
+    """Whether a row is said behind the one before it in the same recording; one with a prompt of its own needs none."""
+    if not earlier.text or earlier.end is None or later.prompt is not None:
+        return False
+    return earlier.start < later.start and same_recording(earlier, later)
+
+
+def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
+    return Lazy(len(windows), lambda i: text.target(windows[i]))
+
+
+def merged_rows(utterances: Utterances, text: TextSettings, options: DataOptions) -> Rows:
+    """The rows as `data.merge_segments` asks for them: as they are, or joined, those with unusable text left alone."""
+    if options.merge_segments == 0:
+        return utterances
+    keep_empty = options.empty_text == "keep"
+    return merge_segments(utterances, options.merge_segments, lambda row: text.is_usable(row, keep_empty=keep_empty))
+
+
+def load_split(
+    name: str,
+    utterances: Sequence[Utterance],
+    text: TextSettings,
+    options: DataOptions,
+    *,
+    advance: Callable[[int], None],
+    processes: Processes = ALONE,
+) -> Split:
+    """Look at the text and audio of every row of a manifest; rows that can't be used are listed in `excluded`.
+
+    advance: called with the number of rows done. Each of several processes looks at its share and learns of the
+    others'.
+    """
+    rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
+    heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
+    world, share = processes.world, range(processes.rank, len(rows), processes.world)
+    keep_empty = options.empty_text == "keep"
+
+    def look() -> Look:
+        if heard:
+            return hear_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
+        # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
+        kept = rows if isinstance(rows, Utterances) else None
+        known, judged = Known(), "" if kept is None else _judged(kept, text)
+        if kept is not None:
+            known = Known(indexed_files(kept), indexed_verdicts(kept, judged))
+        before = known.files, known.sound
+        found = skim_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, known=known)
+        if kept is not None and world == 1 and known.files is not None and known.sound is not None:
+            if before[0] is None or not np.array_equal(before[0].headers, known.files.headers):
+                index_files(kept, known.files)
+            if before[1] is None:
+                index_verdicts(kept, judged, known.sound)
+        return found
+
+    looks = processes.share(look)
+    num_samples = np.zeros(len(rows), np.int64)
+    reasons: dict[int, str] = {}
+    for rank, found in enumerate(looks):
+        num_samples[rank::world] = found.num_samples
+        reasons.update((rank + world * place, reason) for place, reason in found.reasons.items())
+    excluded = [
+        Exclusion(name, row.id, row.source, row.row, reasons[index])
+        for index in sorted(reasons)
+        for row in (rows[index],)
+    ]
+    kept = np.delete(np.arange(len(rows)), list(reasons))
+    keys: dict[str, Utterance] = {}
+    for index in kept.tolist() if heard else ():
+        keys.setdefault(looks[index % world].keys[index // world], rows[index])
+    kinds = rows.kind_numbers[kept].tolist()
+    codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
+    windows = Lazy(len(kept), lambda i: single_windows([rows[int(kept[i])]])[0])
+    return Split(
+        name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
+        [codes[kind] for kind in kinds], keys, excluded, len(rows),
+        heard=heard, has_segments=rows.has_segments,
+        weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
+        tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
+    )  # fmt: skip
+
+
+def _judged(rows: Utterances, text: TextSettings) -> str:
+    """What decides, beside the rows, which of their texts are surely targets."""
+    languages = plain_languages(rows, text)
+    return repr([languages, sha256(rows.kind_numbers.tobytes()).hexdigest(), sources_of(JUDGING), unidata_version])
+
+
+def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
+    """Refuse data of which too few rows are usable, as `require_enough` does for each split."""
+    for split in splits:
+        require_enough(split, options, flag=flag)
+
+
+def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
+    """Refuse a split of which too many rows are left out; flag: what allows more.
+
+    Raises:
+        DataError: more than options.max_excluded, or all; before the run, or in the course of it.
+    """
+    num_excluded = len(split.excluded) + len(split.unreadable)
+    none_left = not split.windows or len(split.unreadable) >= split.num_utterances
+    if num_excluded <= options.max_excluded * split.num_rows and not none_left:
+        return
+    first = (split.excluded or split.unreadable.known)[0]
+    found = f"{first.file}: {num_excluded} of {split.num_rows} rows cannot be used"
+    reason = f"the first is row {first.row}: {first.reason}"
+    if none_left:
+        raise DataError(f"{found}, which leaves none; {reason}")
+    raise DataError(f"{found}, more than {options.max_excluded:.0%}; {reason}; mend them, or allow more with {flag}")

@@ -1,0 +1,243 @@
+"""Transcripts -> targets, and which of them can be one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from whispertune.data.timed_text import TIME, TOKEN
+from whispertune.data.utterances import Utterance
+from whispertune.dataset.windows import Window
+from whispertune.errors import RecipeError
+from whispertune.text.languages import LANGUAGES
+from whispertune.text.normalizer import normalizer_for
+from whispertune.text.targets import Target, make_target
+from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
+
+MOST_PROMPT_TOKENS = 5
+"""Start, language, task, no timestamps, and the space before the text."""
+
+BLOCK_ROWS = 64
+"""Texts that are looked at together: few, so that a bracket in one costs no time with many."""
+
+BRACKET = re.compile(r"[\[<(]")
+LETTER = re.compile(r"[^\W_]")
+LONG_WORD = re.compile(r"[^\W\d_]{4,}")
+
+
+class Said(Protocol):
+    """What is asked of an utterance here."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def language(self) -> str | None: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def prompt(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How transcripts become targets."""
+
+    tokenizer: Tokenizer
+    language: str | None
+    task: str
+    prompt_loss: bool = False
+    language_token: str | None = None
+    """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
+    known_prompts: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
+    """Languages and tasks that this model was found to have."""
+    known_codes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Codes of the languages that were named."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of text and prompt that the model's decoder takes."""
+        return self.tokenizer.max_tokens
+
+    def surely_fits(self, text: str) -> bool:
+        """A token is a byte at least: most texts need not be tokenised to know that they fit."""
+        return len(text.encode("utf-8", "replace")) < self.max_tokens - MOST_PROMPT_TOKENS
+
+    def language_of(self, utterance: Utterance) -> str:
+        """Code of the row's own language, else of the run's; `en` for an English-only model given none.
+
+        Raises:
+            RecipeError: if it is unknown, or there is none.
+        """
+        return self.language_code_of(utterance.language)
+
+    def language_code_of(self, named: str | None) -> str:
+        """The same for what a row names."""
+        named = named or self.language
+        if named is None:
+            if not self.tokenizer.multilingual:
+                return "en"
+            raise RecipeError("no language given: add --language, or a language column")
+        code = self.known_codes.get(named)
+        if code is None:
+            code = self.known_codes[named] = self.tokenizer.spoken_language(named, self.language_token)
+        return code
+
+    def written_in(self, language: str, task: str | None) -> str:
+        """Code of the language that a text is in, spoken in this one: English where it translates."""
+        return "en" if (task or self.task) == "translate" else language
+
+    def token_for(self, language: str) -> str:
+        """Code of the language whose token stands for this code's: its own, or the one that the run's borrows."""
+        if self.language_token and self.language and language == self.language_code_of(None):
+            return self.tokenizer.token_language(self.language_token)
+        return self.tokenizer.aliases.get(language, language)
+
+    def token_language(self, utterance: Utterance) -> str:
+        """Code of the language whose token heads the row."""
+        return self.token_for(self.language_of(utterance))
+
+    def unusable(self, said: Said, *, keep_empty: bool = False) -> str | None:
+        """Why a transcript can't be a target; None if it can. keep_empty: one with no text at all can.
+
+        Raises:
+            RecipeError: an unknown language or task, or none.
+        """
+        language, words = self.language_code_of(said.language), said.text
+        written = self.written_in(language, said.task)
+        for what, content in (("text", words), ("prompt", said.prompt or "")):
+            if (token := special_token(content, self.tokenizer)) is not None:
+                return f"special token {token!r} in the {what}; {remedy_of(token)}"
+        if not (words == "" and keep_empty) and not leaves_something(words, written):
+            reason = "empty text" if not words.strip() else "text is empty after normalisation"
+            return f"{reason}: {words[:40]!r}"
+        if said.prompt is None and self.surely_fits(words):
+            self.require_prompt(language, said.task or self.task)
+            return None
+        prompt = self._prompt(language, said.task, said.prompt)
+        num_tokens = len(prompt) + len(self._text_ids(words, written))
+        return (
+            f"text and prompt are {num_tokens} tokens; {'Whisper' if self.max_tokens == 448 else 'this model'} takes "
+            f"{self.max_tokens}"
+            if num_tokens > self.max_tokens
+            else None
+        )
+
+    def is_usable(self, said: Said, *, keep_empty: bool = False) -> bool:
+        """Whether a transcript can be a target, and its language and task are known."""
+        try:
+            return self.unusable(said, keep_empty=keep_empty) is None
+        except RecipeError:
+            return False
+
+    def surely_usable(self, words: str, language: str) -> bool:
+        """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
+        return self.surely_fits(words) and "<|" not in words and leaves_something(words, language)
+
+    def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
+        """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
+        found: list[bool] = []
+        short = (self.max_tokens - MOST_PROMPT_TOKENS) // 4  # characters of at most 4 bytes, a token each at most
+        for begin in range(0, len(words), BLOCK_ROWS):
+            block, codes = words[begin : begin + BLOCK_ROWS], languages[begin : begin + BLOCK_ROWS]
+            named, joined = [code for code in codes if code is not None], "\n".join(block)
+            if (
+                len(named) == len(block)
+                and "en" not in named
+                and BRACKET.search(joined) is None
+                and unicodedata.is_normalized("NFKC", joined)
+            ):  # then letters and digits stay, as in leaves_something
+                found += [
+                    (len(text) < short and LETTER.search(text) is not None) or self.surely_usable(text, code)
+                    for text, code in zip(block, named, strict=True)
+                ]
+            else:
+                found += [
+                    code is not None and self.surely_usable(text, code) for text, code in zip(block, codes, strict=True)
+                ]
+        return found
+
+    def require_prompt(self, language: str, task: str) -> None:
+        """Raises RecipeError for a language or task that the model does not have."""
+        if (language, task) not in self.known_prompts:
+            self._prompt(language, task, None)
+            self.known_prompts.add((language, task))
+
+    def prompt(self, window: Window, *, timestamps: bool = False) -> list[int]:
+        """Prompt tokens of a window; a row's own prompt goes before a previous text."""
+        first = window.utterances[0]
+        previous = first.prompt if len(window.utterances) == 1 and first.prompt else window.previous_text
+        return self._prompt(self.language_of(first), first.task, previous, timestamps=timestamps)
+
+    def _prompt(self, language: str, task: str | None, previous: str | None, *, timestamps: bool = False) -> list[int]:
+        return self.tokenizer.prompt_tokens(self.token_for(language), task or self.task, timestamps, previous)
+
+    def _text_ids(self, text: str, language: str) -> list[int]:
+        return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)
+
+    def target(self, window: Window, num_samples: Sequence[int] | None = None) -> Target:
+        """Decoder input and labels of a window, at most `max_tokens` each: a previous text is cut at its begin to fit.
+
+        num_samples: of each utterance once it is augmented, where the window has timestamps; they change no count.
+        Timestamps that do not fit (hundreds of tokens within 30 s) are left out.
+        """
+        first = window.utterances[0]
+        language = self.written_in(self.language_of(first), first.task)
+        ids = self._timed_ids(window, language, num_samples) if window.timestamps else []
+        timestamps = 0 < len(ids) <= self.max_tokens - MOST_PROMPT_TOKENS
+        if not timestamps:
+            ids = self._text_ids(window.text, language)
+        prompt = self.prompt(window, timestamps=timestamps)
+        start, excess = prompt.index(self.tokenizer.sot), len(prompt) + len(ids) - self.max_tokens
+        if start and excess > 0:  # the prompt is <|startofprev|>, text, <|startoftranscript|> …
+            prompt = [prompt[0], *prompt[1 + excess :]] if excess < start - 1 else prompt[start:]
+        return make_target(prompt, ids, self.tokenizer.eot, sot=self.tokenizer.sot, prompt_loss=self.prompt_loss)
+
+    def _timed_ids(self, window: Window, language: str, num_samples: Sequence[int] | None) -> list[int]:
+        segments = window.segments(num_samples)
+        texts = (self._text_ids(segment.text, language) for segment in segments)
+        timed = [(segment.start, segment.end, ids) for segment, ids in zip(segments, texts, strict=True)]
+        return timed_ids(timed, self.tokenizer.timestamp_begin)
+
+
+def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_begin: int) -> list[int]:
+    """`[<|start|>, text…, <|end|>]` of each segment (start and end in seconds, ids of its text), one behind the other.
+
+    timestamp_begin: the id of <|0.00|>. Times are rounded to 0.02 s, kept within 30 s, and never go back; every segment
+    lasts 0.02 s at least, unless it stands at the window's very end: what Whisper's own decoding may emit.
+    """
+    ids: list[int] = []
+    earliest, latest = 0, NUM_TIMESTAMPS - 1
+    for start, end, text in segments:
+        first = min(max(round(start / SECONDS_PER_TIMESTAMP), earliest), latest)
+        earliest = min(max(round(end / SECONDS_PER_TIMESTAMP), first + 1), latest)
+        ids += [timestamp_begin + first, *text, timestamp_begin + earliest]
+    return ids
+
+
+def special_token(text: str, tokenizer: Tokenizer | None) -> str | None:
+    """The first token in a text that would be trained on letter by letter: all but those a user gave the model."""
+    for token in TOKEN.findall(text) if "<|" in text else ():
+        ids = [] if tokenizer is None else tokenizer.encode(token)
+        if tokenizer is None or len(ids) != 1 or ids[0] not in tokenizer.added_text:
+            return str(token)
+    return None
+
+
+def remedy_of(token: str) -> str:
+    """What to do about a special token in a text or a prompt."""
+    if TIME.fullmatch(token):
+        return "write all text between rising times within 30 s, as <|0.00|>Sì.<|1.20|>, or remove them"
+    return "remove it: whispertune adds language, task and end by itself"
+
+
+def leaves_something(text: str, language: str) -> bool:
+    """Whether anything of a text is left by its normalisation. Most are known to without being normalised."""
+    if BRACKET.search(text) is None:
+        if language != "en" and LETTER.search(text) and unicodedata.is_normalized("NFKC", text):
+            return True  # letters and digits stay (NFKC makes bare marks of some)
+        if len(text) >= 40 and len(LONG_WORD.findall(text)) >= 3:
+            return True  # English loses its fillers (hm, uh) and rewrites numbers
+    return bool(normalizer_for(language)(text).strip())

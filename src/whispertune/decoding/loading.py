@@ -1,0 +1,104 @@
+"""A checkpoint made ready for use: model, tokenizer, logit rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from whispertune.checkpoints.generation import ALIASES, own_language
+from whispertune.decoding.rules import LogitRules
+from whispertune.errors import CheckpointError
+from whispertune.model.prepacked import for_decoding
+from whispertune.model.whisper import Whisper, build_whisper
+from whispertune.text.languages import LANGUAGES
+from whispertune.text.tokenizer import Tokenizer
+
+BEGIN_SUPPRESS = "begin_suppress_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyModel:
+    """A Whisper on its device, and what goes with it."""
+
+    whisper: Whisper
+    tokenizer: Tokenizer
+    rules: LogitRules
+    checkpoint: Checkpoint
+    """Without its weights, which would otherwise be in memory twice."""
+
+    @property
+    def n_mels(self) -> int:
+        return self.checkpoint.config.num_mel_bins
+
+
+def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
+    """Load what the user calls a model.
+
+    Raises:
+        CheckpointError: if it can't be found or read.
+    """
+    return ready_model(load_checkpoint(model), device, dtype)
+
+
+def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
+    """Model, tokenizer and rules of a checkpoint in memory."""
+    tokenizer = tokenizer_of(checkpoint)
+    whisper = build_whisper(checkpoint.config, checkpoint.weights, dtype).to(device)
+    return ReadyModel(whisper, tokenizer, _rules(checkpoint, device), replace(checkpoint, weights={}))
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """Its tokenizer, with the languages of its own. Raises CheckpointError if it is another model's."""
+    generation = checkpoint.generation
+    try:
+        return Tokenizer.from_json(
+            checkpoint.tokenizer_json,
+            checkpoint.config.vocab_size,
+            lang_to_id=generation["lang_to_id"],
+            aliases=generation.get(ALIASES),
+            positions=checkpoint.config.max_target_positions,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.source}: {error}") from None
+
+
+def require_whispers_vocabulary(checkpoint: Checkpoint, program: str) -> None:
+    """Raise CheckpointError if a program that knows Whisper's own vocabulary alone would lose words of this model."""
+    tokenizer = tokenizer_of(checkpoint)
+    trained_on = own_language(checkpoint.generation)
+    token = None if trained_on is None else tokenizer.token_language(trained_on)
+    if tokenizer.added_text:
+        more = f" and {len(tokenizer.added_text) - 1} more" if len(tokenizer.added_text) > 1 else ""
+        token = tokenizer.decode(tokenizer.added_text[:1])
+        reason = f"{program} loses the text token {token!r:.60}{more}, which was added to Whisper's"
+    elif not tokenizer.has_timestamps:
+        reason = f"its {tokenizer.vocab_size} tokens have no timestamps among them, but {program} reads these"
+    elif token is not None and token not in LANGUAGES:
+        reason = f"it was trained on {token!r}, a language token of its own, but {program} takes Whisper's alone"
+    else:
+        return
+    raise CheckpointError(f"{checkpoint.source}: {reason}; only --to huggingface holds this model")
+
+
+def _rules(checkpoint: Checkpoint, device: torch.device) -> LogitRules:
+    suppress, first = (checkpoint.generation.get(key) or [] for key in ("suppress_tokens", BEGIN_SUPPRESS))
+    return LogitRules(checkpoint.config.vocab_size, suppress, first, device)
+
+
+def may_say_nothing(ready: ReadyModel, device: torch.device) -> ReadyModel:
+    """The same model, allowed to end before its first token, which Whisper's own generation config forbids.
+
+    So will be what is saved of it.
+    """
+    generation = ready.checkpoint.generation
+    first = [token for token in generation.get(BEGIN_SUPPRESS) or [] if token != ready.tokenizer.eot]
+    checkpoint = replace(ready.checkpoint, generation=generation | {BEGIN_SUPPRESS: first})
+    return replace(ready, checkpoint=checkpoint, rules=_rules(checkpoint, device))
+
+
+def ready_to_decode(ready: ReadyModel) -> ReadyModel:
+    """The same model, its decoder as it decodes fastest; it can no longer be trained."""
+    ready.whisper.model.decoder = for_decoding(ready.whisper.decoder)
+    return ready

@@ -1,0 +1,1 @@
+"""A split decoded and scored."""

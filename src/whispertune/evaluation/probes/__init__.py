@@ -1,0 +1,1 @@
+"""What clips do not show: timestamps, long form, text where nothing is said."""

@@ -1,0 +1,101 @@
+"""Hallucination: what a model writes down where nothing is said, and how often it is caught in a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whispertune.decoding.rules import Hypothesis, first_loop
+from whispertune.evaluation.error_rates import score_corpus
+from whispertune.evaluation.probes.decode import Probed, decode_waveforms
+from whispertune.evaluation.probes.sounds import SOUND_KINDS, generate_sound
+from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
+
+SOUND_SECONDS = 60
+"""Of each kind: two windows."""
+WINDOWS_A_KIND = SOUND_SECONDS * SAMPLE_RATE // WINDOW_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class SoundResult:
+    """What was written down for one kind of sound; words and characters are normalised, as error rates count them."""
+
+    kind: str
+    seconds: float
+    words: int
+    characters: int
+    texts: list[str]
+
+    @property
+    def words_per_hour(self) -> float:
+        return 3600 * self.words / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Hallucination:
+    """Results by kind of sound; `loops` and `capped` are of the outputs on these sounds, `outputs` their number."""
+
+    sounds: list[SoundResult]
+    outputs: int
+    loops: int
+    capped: int
+
+    @property
+    def insertions_per_hour(self) -> float:
+        """Words an hour, over all kinds."""
+        return 3600 * sum(sound.words for sound in self.sounds) / sum(sound.seconds for sound in self.sounds)
+
+    def summary(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "insertions_per_hour": self.insertions_per_hour,
+            "repetition_rate": self.loops / self.outputs,
+            "capped_rate": self.capped / self.outputs,
+            "sounds": {
+                sound.kind: {
+                    "seconds": sound.seconds, "words": sound.words, "characters": sound.characters,
+                    "insertions_per_hour": sound.words_per_hour, "texts": sound.texts,
+                }
+                for sound in self.sounds
+            },
+        }  # fmt: skip
+
+
+def measure_hallucination(
+    probed: Probed, prompt: Sequence[int], language: str, *, seed: int, advance: Callable[[int], None]
+) -> Hallucination:
+    """Decode generated silence and noise, 60 s of each kind, in windows of 30 s.
+
+    prompt: what the decoder is given. language: of the normalisation. advance: called with the windows done.
+    """
+    sounds = {kind: generate_sound(kind, SOUND_SECONDS * SAMPLE_RATE, seed) for kind in SOUND_KINDS}
+    windows = [
+        sound[number * WINDOW_SAMPLES : (number + 1) * WINDOW_SAMPLES]
+        for sound in sounds.values()
+        for number in range(WINDOWS_A_KIND)
+    ]
+    found = decode_waveforms(
+        probed, lambda index: windows[index], [prompt] * len(windows), timestamps=False, advance=advance
+    )
+    texts = [probed.ready.tokenizer.decode(hypothesis.tokens).strip() for hypothesis in found]
+    results = []
+    for number, kind in enumerate(SOUND_KINDS):
+        said = texts[number * WINDOWS_A_KIND : (number + 1) * WINDOWS_A_KIND]
+        scores = score_corpus([kind] * len(said), [""] * len(said), said, [language] * len(said)).utterances
+        words, characters = (sum(counts) for counts in zip(
+            *((score.words.insertions, score.characters.insertions) for score in scores), strict=True
+        ))  # fmt: skip
+        results.append(SoundResult(kind, float(SOUND_SECONDS), words, characters, said))
+    return Hallucination(results, len(found), *count_stuck(found))
+
+
+def count_stuck(hypotheses: Sequence[Hypothesis]) -> tuple[int, int]:
+    """How many of these hold a loop, and how many ran into the bound on their tokens."""
+    capped = sum(not hypothesis.ended and not hypothesis.looped for hypothesis in hypotheses)
+    return sum(hypothesis.looped or holds_loop(hypothesis.tokens) for hypothesis in hypotheses), capped
+
+
+def holds_loop(tokens: Sequence[int]) -> bool:
+    """Whether some stretch of these tokens repeats itself as a search's that is caught in a loop (`repeated_tail`)."""
+    return first_loop(tokens) is not None

@@ -1,0 +1,211 @@
+"""Long form: the data as recordings of minutes, its own or its clips joined, written down from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from whispertune.data.audio.waveforms import load_utterance, probe_audio
+from whispertune.data.utterances import Utterance
+from whispertune.dataset.splits import Split
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.decoding.fallback import FallbackOptions
+from whispertune.decoding.long_form import LongForm, LongFormOptions
+from whispertune.errors import AudioError
+from whispertune.evaluation.error_rates import CorpusScore, score_corpus
+from whispertune.evaluation.probes.decode import Probed
+from whispertune.features.log_mel import SAMPLE_RATE
+from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
+
+SILENCES = (0.5, 4.0)
+"""Seconds before each clip: shortest, longest."""
+LEAST_COVERED = 0.5
+"""Of each own recording, by rows: what lies between them is pauses, and not other people's rows."""
+LONGEST_SECONDS = 600.0
+"""Of a recording made of clips."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One long recording: a file of its own (`audio`), or clips with a silence (seconds) before each."""
+
+    id: str
+    language: str
+    task: str | None
+    utterances: tuple[Utterance, ...]
+    seconds: float
+    audio: Path | None = None
+    silences: tuple[float, ...] = ()
+
+    @property
+    def text_language(self) -> str:
+        """The language that its text is in."""
+        return "en" if self.task == "translate" else self.language
+
+    @property
+    def reference(self) -> str:
+        """All that is said in it."""
+        return " ".join(utterance.text for utterance in self.utterances if utterance.text)
+
+
+Transcribe = Callable[[Sequence[Path], str, str | None, Callable[[int], None]], Sequence[str]]
+"""(files, language, task, advance) -> the text of each; advance is told the seconds that are done."""
+
+
+def long_form_of(probed: Probed, text: TextSettings) -> Transcribe:
+    """Transcription as `whispertune transcribe` does it, temperature fallback and previous text included."""
+
+    def transcribe(
+        files: Sequence[Path], language: str, task: str | None, advance: Callable[[int], None]
+    ) -> Sequence[str]:
+        search = FallbackOptions(
+            beam_size=probed.search.beam_size,
+            patience=probed.search.patience,
+            length_penalty=probed.search.length_penalty,
+        )
+        ready, wanted = probed.ready, task or text.task
+        long_form = LongForm(
+            ready.whisper, ready.tokenizer, ready.rules, search=search, options=LongFormOptions(),
+            language=language, token=text.token_for(language),
+            task="translate" if wanted == "translate" else "transcribe", frames=probed.frames,
+        )  # fmt: skip
+        texts = [""] * len(files)
+        for number, found in long_form.transcribe(files, advance):
+            if isinstance(found, AudioError):
+                raise found
+            # Apart, whether or not the model was trained to begin a segment with a space.
+            gap = "" if text.written_in(language, task) in WRITTEN_WITHOUT_SPACES else " "
+            texts[number] = gap.join(segment.text.strip() for segment in found.segments)
+        return texts
+
+    return transcribe
+
+
+@dataclass(frozen=True, slots=True)
+class LongFormResult:
+    """Recordings and their scores; own: whether they are the data's own."""
+
+    recordings: list[Recording]
+    score: CorpusScore
+
+    @property
+    def own(self) -> bool:
+        return self.recordings[0].audio is not None
+
+    def summary(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "recordings": len(self.recordings),
+            "own_recordings": self.own,
+            "seconds": sum(recording.seconds for recording in self.recordings),
+            "wer": self.score.wer,
+            "cer": self.score.cer,
+            "texts": [
+                {"id": one.id, "reference": one.reference, "hypothesis": one.hypothesis, "wer": one.words.rate}
+                for one in self.score.utterances
+            ],
+        }
+
+
+def long_recordings(split: Split, seed: int) -> list[Recording]:
+    """The recordings that a split's rows are segments of, where all rows are and together make up most of each; else
+    its clips, joined in random order.
+
+    Raises:
+        AudioError: if the length of an own recording cannot be read.
+    """
+    return _own_recordings(split) or _joined_clips(split, seed)
+
+
+def _own_recordings(split: Split) -> list[Recording]:
+    groups: dict[tuple[Path, str, str | None], list[Utterance]] = {}
+    for window, language in zip(split.windows, split.languages, strict=True):
+        utterance = window.utterances[0]
+        if utterance.end is None or utterance.within is not None or utterance.channel is not None:
+            return []
+        groups.setdefault((utterance.audio, language, utterance.task or split.task), []).append(utterance)
+    if len(groups) == len(split.windows) or len({audio for audio, *_ in groups}) < len(groups):
+        return []  # a clip a file; or several languages in one
+    found = []
+    for (audio, language, task), members in groups.items():
+        num_frames, rate = probe_audio(audio)
+        ordered = tuple(sorted(members, key=lambda utterance: utterance.start))
+        if sum((u.end or 0.0) - u.start for u in ordered) < LEAST_COVERED * num_frames / rate:
+            return []  # what is said elsewhere in it would count as insertions
+        found.append(Recording(str(audio), language, task, ordered, num_frames / rate, audio))
+    return found
+
+
+def _joined_clips(split: Split, seed: int) -> list[Recording]:
+    generator = np.random.Generator(np.random.PCG64(seed))
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for index in generator.permutation(len(split.windows)).tolist():
+        kind = split.languages[index], split.windows[index].utterances[0].task or split.task
+        groups.setdefault(kind, []).append(index)
+    found: list[Recording] = []
+
+    def finish(kind: tuple[str, str | None], members: list[tuple[int, float]], seconds: float) -> None:
+        utterances = tuple(split.windows[index].utterances[0] for index, _ in members)
+        silences = tuple(silence for _, silence in members)
+        found.append(Recording(f"joined-{len(found)}", *kind, utterances, seconds, None, silences))
+
+    for kind, indices in groups.items():
+        members: list[tuple[int, float]] = []
+        seconds = 0.0
+        for index in indices:
+            silence = float(generator.uniform(*SILENCES))
+            more = silence + split.num_samples[index] / SAMPLE_RATE
+            if members and seconds + more > LONGEST_SECONDS:
+                finish(kind, members, seconds)
+                members, seconds = [], 0.0
+            members.append((index, silence))
+            seconds += more
+        finish(kind, members, seconds)
+    return found
+
+
+def measure_long_form(
+    recordings: Sequence[Recording], transcribe: Transcribe, advance: Callable[[int], None]
+) -> LongFormResult:
+    """Transcribe recordings and score each as one text; joined clips are written to a temporary folder meanwhile.
+
+    Raises:
+        AudioError: if a clip cannot be read.
+    """
+    texts: dict[str, str] = {}
+    with TemporaryDirectory(prefix="whispertune-") as folder:
+        for kind in dict.fromkeys((recording.language, recording.task) for recording in recordings):
+            members = [recording for recording in recordings if (recording.language, recording.task) == kind]
+            files = [_file(recording, Path(folder)) for recording in members]
+            said = transcribe(files, *kind, advance)
+            texts |= {recording.id: text for recording, text in zip(members, said, strict=True)}
+    score = score_corpus(
+        [recording.id for recording in recordings],
+        [recording.reference for recording in recordings],
+        [texts[recording.id] for recording in recordings],
+        [recording.text_language for recording in recordings],
+    )
+    return LongFormResult(list(recordings), score)
+
+
+def _file(recording: Recording, folder: Path) -> Path:
+    if recording.audio is not None:
+        return recording.audio
+    path = folder / f"{recording.id}.wav"
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, channels=1, subtype="FLOAT") as file:
+        for part in joined_waveform(recording):
+            file.write(part)
+    return path
+
+
+def joined_waveform(recording: Recording) -> Iterator[np.ndarray]:
+    """The waveform of joined clips in parts (num_samples,), float32 at 16 kHz: a silence and a clip in turn."""
+    for utterance, silence in zip(recording.utterances, recording.silences, strict=True):
+        yield np.zeros(round(silence * SAMPLE_RATE), np.float32)
+        yield load_utterance(utterance)

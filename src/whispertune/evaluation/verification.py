@@ -1,0 +1,155 @@
+"""Does an exported model transcribe what its source does: in the same computation, and by its program's defaults?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from whispertune.checkpoints.checkpoint import Checkpoint
+from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, Task, open_runtime
+from whispertune.decoding.loading import ready_model, ready_to_decode
+from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.errors import ExportError
+from whispertune.evaluation.error_rates import CorpusScore, score_corpus
+from whispertune.evaluation.significance import bootstrap_interval, paired_bootstrap
+from whispertune.features.frames import DENSE
+from whispertune.states.computed import encode, window_features
+from whispertune.system.console import console, percent, progress_bar, results
+
+FEW_CLIPS = 30
+"""With fewer clips an error rate says little."""
+MOST_SHOWN = 3
+"""Transcripts shown of those that differ in a program run by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording to verify with, and the code of the language whose token it has (None: English-only model).
+
+    text: what is said in it, where that is known.
+    """
+
+    name: str
+    waveform: np.ndarray
+    language: str | None
+    text: str | None = None
+
+
+@torch.inference_mode()
+def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) -> list[str]:
+    """Dense and greedy, in float32, one clip at a time."""
+    ready = ready_to_decode(ready_model(checkpoint, torch.device("cpu")))
+    found = []
+    with progress_bar("source", len(clips)) as advance:
+        for clip in clips:
+            prompt = ready.tokenizer.prompt_tokens(clip.language, task)
+            states = encode(ready.whisper.encoder, [window_features(clip.waveform, ready.n_mels, DENSE)])
+            (hypothesis,) = decode_windows(
+                ready.whisper.decoder, states, [prompt], ready.rules, ready.tokenizer.eot,
+                [ready.tokenizer.max_tokens - len(prompt)], GREEDY,
+            )  # fmt: skip
+            found.append(ready.tokenizer.decode(hypothesis.tokens).strip())
+            advance(1)
+    return found
+
+
+def their_transcripts(
+    kind: str, folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], task: str, *, by_default: bool = False
+) -> list[str]:
+    """By the program that the export in `folder` is for: in the same computation as ours, or by its own defaults.
+
+    Raises:
+        UserError: as `open_runtime`.
+    """
+    generation = checkpoint.generation
+    found: dict[int, str] = {}
+    with progress_bar(f"{PACKAGES[kind][1]}{', by default' if by_default else ''}", len(clips)) as advance:
+        for language in dict.fromkeys(clip.language for clip in clips):
+            asked = Task(language, task, generation["suppress_tokens"], generation["begin_suppress_tokens"])
+            transcribe = open_runtime(kind, folder, asked, by_default=by_default)
+            for index, clip in enumerate(clips):
+                if clip.language == language:
+                    found[index] = transcribe(clip.waveform)
+                    advance(1)
+    return [found[index] for index in range(len(clips))]
+
+
+def scored(clips: Sequence[Clip], transcripts: Sequence[str], task: str) -> CorpusScore:
+    """Transcripts of clips whose texts are known, against these."""
+    return score_corpus(
+        [clip.name for clip in clips],
+        [clip.text or "" for clip in clips],
+        transcripts,
+        ["en" if task == "translate" else clip.language or "en" for clip in clips],
+    )
+
+
+def rate_with_interval(score: CorpusScore) -> str:
+    """The leading error rate and its 95 % interval over clips."""
+    counts = [utterance.leading for utterance in score.utterances]
+    low, high = bootstrap_interval([c.errors for c in counts], [c.num_reference for c in counts])
+    return f"{percent(score.leading)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def difference(source: CorpusScore, exported: CorpusScore) -> str:
+    """Points of the leading error rate that the export has more than its source, and their 95 % interval."""
+    ours, theirs = ([utterance.leading for utterance in score.utterances] for score in (source, exported))
+    found = paired_bootstrap([c.errors for c in ours], [c.errors for c in theirs], [c.num_reference for c in ours])
+    return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+
+
+def verify(
+    kind: str, folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], task: str, max_different: float
+) -> None:
+    """Compare the exported model's transcripts with the source's; the same computation decides.
+
+    Raises:
+        ExportError: if more of them differ than this share.
+    """
+    program = PACKAGES[kind][1]
+    ours = our_transcripts(checkpoint, clips, task)
+    theirs = their_transcripts(kind, folder, checkpoint, clips, task)
+    different = _different(ours, theirs)
+    for index in different:
+        _show(clips[index].name, ours[index], theirs[index], "red")
+    results.print(f"{len(clips) - len(different)} of {len(clips)} transcripts are the same in {program}")
+    if len(different) > max_different * len(clips):
+        raise ExportError(
+            f"the {kind} export transcribes {len(different)} of {len(clips)} clips differently; nothing was "
+            "written (--max_different allows a share of them)"
+        )
+    usual = their_transcripts(kind, folder, checkpoint, clips, task, by_default=True)
+    different = _different(ours, usual)
+    for index in different[:MOST_SHOWN]:
+        _show(clips[index].name, ours[index], usual[index], "yellow")
+    results.print(
+        f"{len(clips) - len(different)} of {len(clips)} are the same as {program} is run by default "
+        f"({BY_DEFAULT[kind]}); this decides nothing here, docs/exports.md says how to get the same"
+    )
+    if all(clip.text is not None for clip in clips):
+        _report_rates(program, clips, task, {"source": ours, "the same computation": theirs, "by default": usual})
+
+
+def _different(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
+    return [index for index, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+
+
+def _show(name: str, ours: str, theirs: str, style: str) -> None:
+    console.print(f"differs   {name}", style=style)
+    console.print(f"  source    {ours!r}\n  exported  {theirs!r}")
+
+
+def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: dict[str, list[str]]) -> None:
+    scores = {name: scored(clips, found, task) for name, found in transcripts.items()}
+    source = scores["source"]
+    results.print(f"{source.leading_name} of {len(clips)} clips, normalised, with 95 % intervals over clips:")
+    for name, score in scores.items():
+        where = "source, greedy" if score is source else f"{program}, {name}"
+        against = "" if score is source else f"; against the source {difference(source, score)} points"
+        results.print(f"  {where}: {rate_with_interval(score)}{against}")
+    if len(clips) < FEW_CLIPS:
+        results.print(f"  {len(clips)} clips say little about error rates: --clips {FEW_CLIPS} or more takes longer")

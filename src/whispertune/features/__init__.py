@@ -1,0 +1,1 @@
+"""Waveform -> log-mel of the speech, and which encoder frames are kept of it."""

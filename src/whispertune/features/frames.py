@@ -1,0 +1,114 @@
+"""Which encoder frames of a window are kept, and the number of frames each stands for.
+
+Whisper's encoder works through 1500 frames (30 s, 20 ms each) whatever the utterance's length. `thinned` keeps
+every frame of the speech, a margin behind it and the window's last frames. The silence between them is cut into
+blocks, and of each one frame is kept, which then stands for the whole block. A block is at most `stride` frames
+long, and no longer than its distance from the frames that are kept whole. `dense` keeps all: plain Whisper.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from whispertune.errors import RecipeError
+from whispertune.features.log_mel import WINDOW_MEL_FRAMES
+
+WINDOW_FRAMES = WINDOW_MEL_FRAMES // 2
+"""1500 encoder frames in a window."""
+FRAME_SAMPLES = 320
+"""20 ms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """Which of the window's 1500 encoder frames are computed."""
+
+    selection: Literal["thinned", "dense"] = "thinned"
+    """`thinned`: the speech, and few frames of the silence behind it; `dense`: all 1500."""
+
+    stride: int = 60
+    """Most silent frames (20 ms each) that one kept frame stands for."""
+
+    margin: int = 10
+    """Silent frames kept right behind the speech."""
+
+    edge: int = 40
+    """Last frames of the window that are kept."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise RecipeError(f"frames.stride is {self.stride}; it must be at least 1")
+        for name in ("margin", "edge"):
+            if not 0 <= getattr(self, name) <= WINDOW_FRAMES:
+                raise RecipeError(f"frames.{name} is {getattr(self, name)}; it must lie between 0 and {WINDOW_FRAMES}")
+
+
+DENSE = FrameOptions(selection="dense")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSelection:
+    """Kept frames, ascending, and how many frames each stands for; the counts sum to 1500.
+
+    positions, counts: (K,) int64.
+    """
+
+    positions: np.ndarray
+    counts: np.ndarray
+
+
+def select_frames(num_samples: int, options: FrameOptions) -> FrameSelection:
+    """The kept frames of a window whose first `num_samples` samples (16 kHz) hold the speech."""
+    return _selection(-(-num_samples // FRAME_SAMPLES), options)
+
+
+@functools.lru_cache(maxsize=2 * WINDOW_FRAMES)
+def _selection(speech: int, options: FrameOptions) -> FrameSelection:
+    if options.selection == "dense":
+        positions, counts = np.arange(WINDOW_FRAMES), np.ones(WINDOW_FRAMES, np.int64)
+    else:
+        kept_until = min(WINDOW_FRAMES, speech + options.margin)
+        edge_from = max(kept_until, WINDOW_FRAMES - options.edge)
+        sizes = np.array(_silent_blocks(edge_from - kept_until, options.stride), np.int64)
+        starts = kept_until + np.cumsum(sizes) - sizes
+        positions = np.concatenate([np.arange(kept_until), starts + sizes // 2, np.arange(edge_from, WINDOW_FRAMES)])
+        ones = np.ones(kept_until, np.int64), np.ones(WINDOW_FRAMES - edge_from, np.int64)
+        counts = np.concatenate([ones[0], sizes, ones[1]])
+    for array in (positions, counts):
+        array.setflags(write=False)  # all windows of this length share them
+    return FrameSelection(positions, counts)
+
+
+def _silent_blocks(num_frames: int, stride: int) -> list[int]:
+    """Sizes of the blocks that a stretch of silence is cut into: small at both ends, `stride` at most."""
+    sizes: list[int] = []
+    done = 0
+    while done < num_frames:
+        left = num_frames - done
+        sizes.append(min(stride, left, max(2, done), max(2, left // 2)))
+        done += sizes[-1]
+    return sizes
+
+
+def count_frames(num_samples: npt.ArrayLike, options: FrameOptions) -> npt.NDArray[np.int32]:
+    """How many frames `select_frames` keeps of each window: there may be a million windows, but only 1501 lengths."""
+    speech = -(-np.asarray(num_samples, np.int64) // FRAME_SAMPLES)
+    lengths, length_of = np.unique(speech, return_inverse=True)
+    kept = [len(select_frames(length * FRAME_SAMPLES, options).positions) for length in lengths.tolist()]
+    return np.array(kept, np.int32)[length_of]
+
+
+def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:
+    """Where each kept frame (K,) stands among the `num_mel_frames` / 2 frames that were convolved.
+
+    The last convolved frame is the window's right edge, the last but one stands for all silence before it.
+    """
+    num_convolved = num_mel_frames // 2
+    index: np.ndarray = np.minimum(positions, num_convolved - 2)
+    index[positions == WINDOW_FRAMES - 1] = num_convolved - 1
+    return index

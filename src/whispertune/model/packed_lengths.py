@@ -1,0 +1,200 @@
+"""Rows of different lengths laid end to end: nothing is computed for padding.
+
+A batch of utterances pads every row to the longest. On a GPU that is the price of one large kernel; on a CPU it
+is time lost, so there the layers work on the rows laid end to end, and only attention looks at one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whispertune.system.precision import send
+
+HIDDEN = -30_000.0
+"""The logit of what must not be seen: large, and finite in float16 too."""
+LARGEST_SCORES = 2**18
+"""Queries times keys of a row beyond which its attention weights are not kept for the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The lengths of rows that are laid end to end.
+
+    Behind the last one lie a few rows of filler, up to a multiple of `multiple`: kernels are prepared anew for each
+    size they have not met, which costs time and memory.
+    """
+
+    sizes: tuple[int, ...]
+    multiple: int = 1
+
+    @property
+    def total(self) -> int:
+        """Rows in all, with the filler."""
+        return -(-sum(self.sizes) // self.multiple) * self.multiple
+
+    def starts(self, length: int, device: torch.device) -> Tensor:
+        """(B, 1): where each row of a (B, length) batch starts once that is flattened."""
+        return send((torch.arange(len(self.sizes)) * length)[:, None], device)
+
+    def _fill(self, length: int) -> bool:
+        """Whether all rows are as long as a (B, length) batch: nothing is left out."""
+        return all(size == length for size in self.sizes)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, T, ...) -> (total, ...), the filler zero."""
+        packed = padded.flatten(0, 1)
+        if not self._fill(padded.shape[1]):
+            packed = packed[_index(self.sizes, padded.shape[1], padded.device)]
+        return F.pad(packed, (0, 0) * (packed.ndim - 1) + (0, self.total - len(packed)))
+
+    def pad(self, packed: Tensor, length: int, fill: float = 0.0) -> Tensor:
+        """(total, ...) -> (B, length, ...), `fill` behind each row's end."""
+        if self._fill(length):
+            return packed[: sum(self.sizes)].reshape(len(self.sizes), length, *packed.shape[1:])
+        flat = packed.new_full((len(self.sizes) * length, *packed.shape[1:]), fill)
+        flat = flat.index_copy(0, _index(self.sizes, length, packed.device), packed[: sum(self.sizes)])
+        return flat.view(len(self.sizes), length, *packed.shape[1:])
+
+
+@lru_cache(maxsize=16)
+def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
+    """Where what is laid end to end stands in a flattened (B, length) batch.
+
+    Kept: every layer asks for the same, and to send it to a GPU anew each time would cost more than attention.
+    """
+    with torch.inference_mode(False):  # or a backward pass could not use what a validation has left here
+        parts = [torch.arange(row * length, row * length + size) for row, size in enumerate(sizes)]
+        return send(torch.cat(parts), device)
+
+
+def attend_by_row(
+    query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
+    query_rows: Rows, key_rows: Rows, num_heads: int, *, causal: bool = False,
+) -> Tensor:  # fmt: skip
+    """Multi-head attention in which each row's queries see their own row's keys.
+
+    query: (N, D), rows as in query_rows; keys, values: (K, D), as in key_rows; log_weights: (K,), added to the
+    logits, or None. Returns (N, D), zero in the filler. Softmax and the sums of its products are taken in float32 at
+    least.
+    """
+    if query.device.type != "cpu":
+        return attend_padded(query, keys, values, log_weights, query_rows, key_rows, num_heads, causal)
+    largest = max(queries * keys for queries, keys in zip(query_rows.sizes, key_rows.sizes, strict=True))
+    if not torch.is_grad_enabled() or largest > LARGEST_SCORES:
+        return _fused_by_row(query, keys, values, log_weights, query_rows, key_rows, num_heads, causal)
+    out: Tensor = _RowAttention.apply(  # type: ignore[no-untyped-call]
+        query, keys, values, log_weights, query_rows.sizes, key_rows.sizes, num_heads, causal
+    )
+    return out
+
+
+def attend_padded(
+    query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
+    query_rows: Rows, key_rows: Rows, num_heads: int, causal: bool,
+) -> Tensor:  # fmt: skip
+    """The same in one fused kernel over rows padded to the longest, as suits a GPU."""
+    num_queries, num_keys = max(query_rows.sizes), max(key_rows.sizes)
+    q = query_rows.pad(query, num_queries)
+    k, v = (key_rows.pad(x, num_keys) for x in (keys, values))
+    bias = None
+    if not causal and (log_weights is not None or min(key_rows.sizes) < num_keys):
+        own = query.new_zeros(key_rows.total) if log_weights is None else log_weights.to(query.dtype)
+        bias = key_rows.pad(own, num_keys, fill=HIDDEN)[:, None, None]
+    q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
+    return query_rows.pack(out.transpose(1, 2).flatten(2))
+
+
+def _heads(rows: Tensor, num_heads: int) -> Tensor:
+    """(T, D) -> (H, T, D / H), a view."""
+    return rows.view(rows.shape[0], num_heads, -1).transpose(0, 1)
+
+
+def _fused_by_row(
+    query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
+    query_rows: Rows, key_rows: Rows, num_heads: int, causal: bool,
+) -> Tensor:  # fmt: skip
+    """The same through torch's fused kernel: no weights are kept, but its backward pass is slow for few queries."""
+    outputs = []
+    sizes = list(key_rows.sizes)
+    biases: Sequence[Tensor | None] = [None] * len(sizes)
+    if log_weights is not None:
+        biases = torch.split(log_weights[: sum(sizes)], sizes)
+    queries = torch.split(query[: sum(query_rows.sizes)], list(query_rows.sizes))
+    all_keys, all_values = (torch.split(x[: sum(sizes)], sizes) for x in (keys, values))
+    for q, k, v, bias in zip(queries, all_keys, all_values, biases, strict=True):
+        mask = None if bias is None else bias.to(query.dtype)[None, None, None]
+        q, k, v = (_heads(x, num_heads)[None] for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        outputs.append(out[0].transpose(0, 1).flatten(1))
+    outputs.append(query.new_zeros(query_rows.total - sum(query_rows.sizes), query.shape[1]))
+    return torch.cat(outputs)
+
+
+class _RowAttention(torch.autograd.Function):
+    """Plain products row by row, weights kept for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
+        query_sizes: tuple[int, ...], key_sizes: tuple[int, ...], num_heads: int, causal: bool,
+    ) -> Tensor:  # fmt: skip
+        wide = torch.promote_types(query.dtype, torch.float32)
+        scale = (query.shape[1] // num_heads) ** -0.5
+        out = torch.empty_like(query)
+        kept = []
+        begin = first = 0
+        for num_queries, num_keys in zip(query_sizes, key_sizes, strict=True):
+            end, last = begin + num_queries, first + num_keys
+            q = _heads(query[begin:end].to(wide), num_heads)
+            k = _heads(keys[first:last].to(wide), num_heads)
+            v = _heads(values[first:last].to(wide), num_heads)
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+            if log_weights is not None:
+                scores += log_weights[first:last]
+            if causal:
+                future = torch.ones(num_queries, num_keys, dtype=torch.bool).triu_(1)
+                scores.masked_fill_(future, -torch.inf)
+            weights = scores.softmax(-1)
+            _heads(out[begin:end], num_heads).copy_(torch.bmm(weights, v))
+            kept.append(weights.to(query.dtype))
+            begin, first = end, last
+        out[begin:] = 0
+        ctx.save_for_backward(query, keys, values, *kept)
+        ctx.shape = query_sizes, key_sizes, num_heads, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        query, keys, values, *kept = ctx.saved_tensors
+        query_sizes, key_sizes, num_heads, scale = ctx.shape
+        wide = torch.promote_types(query.dtype, torch.float32)
+        to_query, to_keys, to_values = (torch.empty_like(x) for x in (query, keys, values))
+        begin = first = 0
+        for num_queries, num_keys, weights in zip(query_sizes, key_sizes, kept, strict=True):
+            end, last = begin + num_queries, first + num_keys
+            weights = weights.to(wide)
+            q = _heads(query[begin:end].to(wide), num_heads)
+            k = _heads(keys[first:last].to(wide), num_heads)
+            v = _heads(values[first:last].to(wide), num_heads)
+            g = _heads(gradient[begin:end].to(wide), num_heads)
+            _heads(to_values[first:last], num_heads).copy_(torch.bmm(weights.transpose(1, 2), g))
+            # d softmax: weights x (own - weighted mean); the scale of the logits comes along.
+            to_weights = torch.bmm(g, v.transpose(1, 2))
+            mean = (to_weights * weights).sum(-1, keepdim=True)
+            to_scores = to_weights.sub_(mean).mul_(weights).mul_(scale)
+            _heads(to_query[begin:end], num_heads).copy_(torch.bmm(to_scores, k))
+            _heads(to_keys[first:last], num_heads).copy_(torch.bmm(to_scores.transpose(1, 2), q))
+            begin, first = end, last
+        to_query[begin:] = 0
+        to_keys[first:] = 0
+        to_values[first:] = 0
+        return to_query, to_keys, to_values, None, None, None, None, None

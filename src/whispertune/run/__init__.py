@@ -1,0 +1,1 @@
+"""One run: its recipe, session and stages."""

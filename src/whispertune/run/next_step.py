@@ -1,0 +1,49 @@
+"""What to type next: printed at the end of a command, and runs as it is printed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from whispertune.data.reading import Reading
+from whispertune.data.splits_of_sources import as_data, as_flags
+from whispertune.dataset.splits import DataOptions
+from whispertune.run.recipe import Recipe
+
+
+def evaluation_commands(recipe: Recipe) -> list[str]:
+    """Commands that score the untouched model and the run's on test or, where there is none, on valid."""
+    part = "valid" if recipe.test is None else "test"
+    data, usual = recipe.data, DataOptions()
+    flags = ["--data", as_data(recipe.test or recipe.valid, part), *as_flags(data.reading)]
+    for name, value, default in (
+        ("language", recipe.language, None),
+        ("language_token", recipe.language_token, None),
+        ("task", recipe.task, "transcribe"),
+        ("max_excluded", data.max_excluded, usual.max_excluded),
+        ("empty_text", data.empty_text, usual.empty_text),
+        ("merge_segments", data.merge_segments, usual.merge_segments),
+        ("device", recipe.device, "auto"),
+    ):
+        if value is not None and value != default:
+            flags += [f"--{name}", str(value)]
+    return [
+        shlex.join(["whispertune", "evaluate", "--model", model, *flags]) for model in (recipe.model, recipe.output)
+    ]
+
+
+def training_command(
+    sources: Mapping[str, Sequence[str]], model: str, language: Sequence[str], reading: Reading
+) -> str | None:
+    """The command that trains on what was checked, if there is something to train and something to choose by.
+
+    sources: what was given as train, valid and test. language: the flags that name it.
+    """
+    if not sources.get("train") or not sources.get("valid"):
+        return None
+    flags = ["--model", model]
+    for part in ("train", "valid", "test"):
+        if sources.get(part):
+            flags += [f"--{part}", " + ".join(sources[part])]
+    flags += [*language, *as_flags(reading), "--output", "runs/first"]
+    return shlex.join(["whispertune", "train", *flags])

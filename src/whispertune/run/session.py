@@ -1,0 +1,260 @@
+"""A run put together from its recipe: model, data, and the states that its parts draw on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+
+from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
+from whispertune.data.sources import read_rows, require_sources
+from whispertune.dataset.exclusions import excluded_summary
+from whispertune.dataset.leakage import require_no_leaks
+from whispertune.dataset.splits import Arranged, Split, load_split, merged_rows, require_enough, require_usable
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.decoding.loading import ReadyModel, load_model, may_say_nothing
+from whispertune.errors import DataError, RecipeError
+from whispertune.features.frames import FrameOptions
+from whispertune.features.log_mel import num_speech_mel_frames
+from whispertune.model.whisper import Encoder
+from whispertune.run.recipe import Recipe
+from whispertune.states.computed import (
+    ComputedStates,
+    EncoderStates,
+    WindowFeatures,
+    window_features,
+)
+from whispertune.system.console import console, progress_bar
+from whispertune.system.files import read_jsonl, write_jsonl
+from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.processes import ALONE, Pace, Processes
+from whispertune.text.languages import language_name
+from whispertune.training.freeze import apply_freeze, encoder_is_frozen
+from whispertune.training.plan import expected_draws
+from whispertune.training.resume import StopSignal
+from whispertune.training.run_folder import RunFolder
+from whispertune.training.working_copy import WorkingCopy
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything of one run that is ready before its first step.
+
+    began_with: the number of processes when the run began, which its updates keep to.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    stop: StopSignal
+    device: torch.device
+    dtype: torch.dtype
+    ready: ReadyModel
+    working: WorkingCopy
+    text: TextSettings
+    train: Split
+    valid: Split
+    test: Split | None
+    frozen: bool
+    augmenter: WaveformAugmenter | None
+    frames: FrameOptions
+    processes: Processes
+    began_with: int
+
+    def features(self, split: Split, index: int, frames: FrameOptions) -> WindowFeatures:
+        """Features of one window as it is."""
+        waveform, readable = split.waveform(index)
+        return window_features(waveform, self.ready.n_mels, frames, readable=readable)
+
+    def augmented_features(self, index: int, view: int) -> WindowFeatures:
+        """Features of the augmented copy of a training window."""
+        assert self.augmenter is not None
+        seed = self.recipe.seed
+        waveform, readable = self.train.waveform(index, self.augmenter, seed=seed, view=view)
+        options, speech = self.recipe.augment.spec_augment, num_speech_mel_frames(len(waveform))
+        mask = spec_mask(options, speech, seed=seed, view=view, utterance_id=self.train.windows[index].id)
+        return window_features(waveform, self.ready.n_mels, self.frames, mask, readable=readable)
+
+    def copies_of(self, index: int, view: int) -> list[WindowFeatures]:
+        """The copies of a training window that a step sees: augmented, beside the clean one if asked for."""
+        clean = [self.features(self.train, index, self.frames)] if self.copies == 2 or not self.augmenter else []
+        return [*clean, self.augmented_features(index, view)] if self.augmenter else clean
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches in an update, of all processes together."""
+        return self.recipe.accumulation * self.began_with
+
+    @property
+    def copies(self) -> int:
+        return 2 if self.augmenter is not None and self.recipe.augment.keep_original else 1
+
+    def computed(
+        self, split: Split, encoder: Encoder, frames: FrameOptions
+    ) -> Callable[[Sequence[int]], EncoderStates]:
+        """States of a split encoded at each use by this encoder."""
+        return ComputedStates(
+            encoder, lambda index, _: [self.features(split, index, frames)], workers=self.recipe.data.workers
+        ).fetch
+
+    @property
+    def splits(self) -> list[Split]:
+        return [split for split in (self.train, self.valid, self.test) if split is not None]
+
+    def stop_if_alone(self) -> None:
+        """Raise Interrupted if a signal has come, where no other process could be left waiting for this one."""
+        if self.processes.world == 1:
+            self.stop.check()
+
+    def note_unreadable(self) -> None:
+        """List the rows that some process could not decode since the last time. Called by all together.
+
+        Raises:
+            DataError: in all, if more rows of a split are unusable by now than data.max_excluded allows.
+        """
+        found = self.processes.gather([split.unreadable.take() for split in self.splits])
+        new = [
+            exclusion
+            for split, parts in zip(self.splits, zip(*found, strict=True), strict=True)
+            for exclusion in split.unreadable.learn(chain.from_iterable(parts))
+        ]
+        if not new:
+            return
+        if self.processes.is_main:
+            listed = _listed(self.folder)
+            known = {(row["split"], row["id"]) for row in listed}
+            rows = [dataclasses.asdict(exclusion) for exclusion in new if (exclusion.split, exclusion.id) not in known]
+            write_jsonl(self.folder.excluded, [*listed, *rows])
+        for exclusion in new:
+            console.print(
+                f"left out  {exclusion.split}: {exclusion.file}, row {exclusion.row}: {exclusion.reason}",
+                style="yellow",
+            )
+        try:
+            for split in self.splits:
+                require_enough(split, self.recipe.data)
+        except DataError as error:
+            error.met_by_all = True
+            raise
+
+
+def _listed(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows that excluded.jsonl lists."""
+    return read_jsonl(folder.excluded) if folder.excluded.exists() else []
+
+
+def open_session(
+    recipe: Recipe, folder: RunFolder, stop: StopSignal, processes: Processes = ALONE, began_with: int = 1
+) -> Session:
+    """Load the model and look at all data; nothing is computed yet.
+
+    Raises:
+        UserError: whatever is wrong with recipe, model or data.
+    """
+    device = processes.device or resolve_device(recipe.device)
+    dtype = resolve_precision(recipe.precision, device)
+    for name in ("train", "valid", "test"):
+        manifest = getattr(recipe, name)
+        if manifest is not None:
+            require_sources(name, manifest)
+    augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
+    ready = load_model(recipe.model, device)
+    if recipe.data.empty_text == "keep":
+        ready = may_say_nothing(ready, device)
+    trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may name no layer
+    if trainable == 0:
+        raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
+    language = None
+    if recipe.language is not None:
+        language = ready.tokenizer.spoken_language(recipe.language, recipe.language_token)
+    text = TextSettings(ready.tokenizer, language, recipe.task, recipe.loss.prompt_tokens, recipe.language_token)
+    if language is not None:
+        token = recipe.language_token or language
+        ready.tokenizer.prompt_tokens(token, recipe.task)  # refuses what this model does not know
+        if (borrowed := text.token_for(language)) != language:
+            console.print(f"language  {language}, under the token of {language_name(borrowed)}")
+    splits = {
+        name: _load(name, manifest, text, recipe, stop, processes)
+        for name in ("train", "valid", "test")
+        if (manifest := getattr(recipe, name))
+    }
+    excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
+    if processes.is_main:
+        rows = [dataclasses.asdict(exclusion) for exclusion in excluded]
+        if folder.has_begun():  # what was left out so far may not be met again
+            known = {(row["split"], row["id"]) for row in rows}
+            rows += [row for row in _listed(folder) if (row["split"], row["id"]) not in known]
+        write_jsonl(folder.excluded, rows)
+    for line in excluded_summary(excluded):
+        console.print(f"left out  {line}", style="yellow")
+    if excluded:
+        console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
+    require_usable(list(splits.values()), recipe.data)
+    contents = not folder.state.exists()  # a run whose data has changed since is refused; else they were compared then
+    compared = require_no_leaks(
+        list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check
+    )
+    console.print(f"leakage   {compared}")
+    arranged = splits["train"].arrange(recipe.windows, text, recipe.seed)
+    if arranged.timestamps and not ready.tokenizer.has_timestamps:
+        raise RecipeError(
+            f"windows.timestamps is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
+            "have no timestamps among them; set --windows.timestamps 0, or train a model that has them"
+        )
+    train = splits["train"]
+    train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
+    session = Session(
+        recipe, folder, stop, device, dtype, ready, WorkingCopy(ready.whisper, dtype), text,
+        splits["train"], splits["valid"], splits.get("test"),
+        encoder_is_frozen(ready.whisper), augmenter, recipe.frames, processes, began_with,
+    )  # fmt: skip
+    for half in (session.working.model.encoder, session.working.model.decoder):
+        half.recompute = recipe.recompute
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", {processes.world} processes{threads}{' each' if threads else ''}" if processes.world > 1 else threads
+    console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
+    console.print(f"device    {device}, {precision_name(dtype)}{threads}")
+    for split in splits.values():
+        extra = _told(arranged) if split.name == "train" else ""
+        console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
+        if split.name == "train" and not arranged.timestamps:
+            console.print(
+                "train     no window has timestamps: the model may lose them, and long recordings; "
+                "windows.stitched_share keeps both"
+            )
+        if not split.heard:
+            console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
+    if train.draws is not None:
+        shares = dict.fromkeys(sorted(set(train.languages)), 0.0)
+        for language, draw in zip(train.languages, train.draws.tolist(), strict=True):
+            shares[language] += draw / len(train.languages)
+        shown = ", ".join(f"{language} {100 * share:.1f} %" for language, share in shares.items())
+        console.print(f"drawn     with data.temperature {recipe.data.temperature:g} and weights: {shown}")
+    return session
+
+
+def _told(arranged: Arranged) -> str:
+    kinds = {
+        "stitched": arranged.stitched,
+        "with timestamps": arranged.timestamps,
+        "with a previous text": arranged.previous_text,
+    }
+    found = [f"{count} {kind}" for kind, count in kinds.items() if count]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _load(
+    name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes
+) -> Split:
+    rows = merged_rows(read_rows(name, manifest, recipe.data.reading), text, recipe.data)
+    with progress_bar(f"checking {name}", len(rows)) as advance:
+        pace = Pace(advance, len(range(processes.rank, len(rows), processes.world)), len(rows))
+
+        def advance_or_stop(amount: int) -> None:
+            pace(amount)
+            stop.check()
+
+        return load_split(name, rows, text, recipe.data, advance=advance_or_stop, processes=processes)

@@ -1,0 +1,277 @@
+"""The stages of a run on an open session: the check of thinning, the trainer, the saved model, the test."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.checksums import write_checksums
+from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.decoding.windows import GREEDY
+from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_together, token_caps
+from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.model.prepacked import for_decoding
+from whispertune.model.whisper import Whisper, build_whisper
+from whispertune.run.encoder_states import plan_states
+from whispertune.run.session import Session
+from whispertune.system.console import console, progress_bar
+from whispertune.system.files import replacing_folder
+from whispertune.text.languages import language_name
+from whispertune.training.micro_batch import largest_micro_batch
+from whispertune.training.optimiser import build_optimizer
+from whispertune.training.plan import total_steps
+from whispertune.training.resume import Progress, load_state
+from whispertune.training.schedule import Schedule, build_schedule
+from whispertune.training.shards import Shards
+from whispertune.training.thinning import (
+    CHECKED_WINDOWS,
+    Divergence,
+    divergence,
+    faithful_stride,
+    settled_divergence,
+)
+from whispertune.training.trainer import Trainer
+
+MOST_TRIED = 1000
+"""Windows, the longest ones, among which the most demanding are looked for."""
+
+
+def check_thinning(session: Session, progress: Progress) -> None:
+    """Compare thinned with dense windows on a few training clips; take a denser stride where they disagree."""
+    if session.frames.selection == "dense":
+        return
+    if progress.stride is None:
+        progress.stride = session.processes.from_main(lambda: _measured_stride(session))
+    session.frames = dataclasses.replace(session.frames, stride=progress.stride)
+
+
+def _measured_stride(session: Session) -> int:
+    """The stride at which thinned windows agree with dense ones."""
+    last, most = session.train.num_utterances - 1, CHECKED_WINDOWS - 1
+    windows = sorted({step * last // most for step in range(CHECKED_WINDOWS)})
+    windows = [index for index in windows if session.train.waveform(index)[1]]
+    if not windows:  # of these recordings none can be decoded; the run will soon say so of all
+        return session.frames.stride
+    whisper = session.working.model
+
+    def measured_on(frames: FrameOptions, some: Sequence[int]) -> Divergence:
+        found = divergence(
+            whisper.encoder, whisper.decoder, partial(session.features, session.train), some, session.train.targets,
+            frames, pad_id=session.ready.checkpoint.pad_token_id,
+        )  # fmt: skip
+        session.stop_if_alone()
+        return found
+
+    stride, measured = faithful_stride(
+        lambda frames: settled_divergence(partial(measured_on, frames), windows), session.frames
+    )
+    found = measured[-1]
+    console.print(
+        f"frames    thinned: {found.frames:.0f} of 1500 a window; against dense KL {found.kl:.3f} nats, "
+        f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
+    )
+    if stride != session.frames.stride:
+        console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
+    return stride
+
+
+def build_run_schedule(session: Session) -> Schedule:
+    """The schedule of this run, told to the user."""
+    recipe = session.recipe
+    total = total_steps(
+        len(session.train.windows), recipe.batch_size, session.accumulation, recipe.epochs, recipe.max_steps
+    )
+    schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
+    console.print(
+        f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
+        f"after {schedule.warmup_steps} of {total} updates"
+    )
+    if schedule.warmup_steps > total:
+        console.print(
+            f"schedule  the warm-up is longer than the whole run: the rate only reaches {schedule(total):.3g}; "
+            "lower schedule.warmup_steps, or train longer",
+            style="yellow",
+        )
+    return schedule
+
+
+def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
+    """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
+    recipe, whisper = session.recipe, session.ready.whisper
+    shards = Shards(session.working, session.processes, divided=recipe.processes.shard)
+    optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
+    if shards.divided:
+        most = max(session.processes.gather(sum(parameter.numel() for parameter in shards.owned)))
+        console.print(f"optimiser divided: at most {most:,} parameters a process")
+    if session.folder.state.exists():
+        load_state(session.folder.state, whisper, optimizer, shards)
+        shards.publish()
+    plan = plan_states(session, progress)
+    train_states, stored_valid = plan.training(), plan.validation()
+    if not progress.trained:
+        train_states.prepare([], progress.epoch)
+        if stored_valid is not None:
+            stored_valid.prepare([], 0)
+    caps = token_caps(session.valid, recipe.validation, session.ready.tokenizer.max_tokens)
+
+    def validate(advance: Callable[[int], None]) -> Evaluation:
+        decoder = for_decoding(session.working.model.decoder, layers=False)
+        if stored_valid is None:
+            fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
+        else:
+            fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.dtype)  # noqa: E731
+        (found,) = evaluate_together(
+            session.processes, session.valid, [Contender("valid", decoder, fetch, GREEDY)],
+            session.ready.tokenizer, session.ready.rules,
+            pad_id=session.ready.checkpoint.pad_token_id,
+            frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
+        )  # fmt: skip
+        session.note_unreadable()
+        return found
+
+    trainer = Trainer(
+        model=whisper, working=session.working, shards=shards, optimizer=optimizer, schedule=schedule,
+        train_split=session.train, train_states=train_states, targets=plan.targets,
+        validate=validate, save_best=partial(save_best, session, progress), folder=session.folder, progress=progress,
+        stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
+        epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
+        accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
+        optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
+        validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
+        frames_name=session.frames.selection, processes=session.processes, note_unreadable=session.note_unreadable,
+    )  # fmt: skip
+    if recipe.batch.auto and not progress.trained:
+        fit_micro_batch(session, trainer)
+    return trainer
+
+
+def fit_micro_batch(session: Session, trainer: Trainer) -> None:
+    """Cut the trainer's updates into the largest micro-batches that fit in memory in every process."""
+    recipe, progress, split = session.recipe, trainer.progress, session.train
+    utterances = recipe.batch_size * recipe.accumulation
+    if progress.micro_batch is None:
+        longest = heapq.nlargest(MOST_TRIED, range(len(split.windows)), key=split.num_samples.__getitem__)
+        wordiest = sorted((split.targets[i] for i in longest), key=lambda target: -len(target.input_ids))
+
+        def attempt(size: int) -> None:
+            rows = [i % len(longest) for i in range(size)]
+            targets = [wordiest[row] for row in rows] * trainer.copies
+            try:
+                for _ in range(2):  # the second one runs beside the gradients of the first
+                    trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
+            finally:
+                trainer.working.release()
+            session.stop_if_alone()
+
+        # What AdamW will keep from its first update on must find its place, too.
+        moments = (
+            [] if trainer.optimizer.state else [torch.ones_like(p) for p in trainer.shards.owned for _ in range(2)]
+        )
+        found = largest_micro_batch(utterances, attempt, session.device)
+        del moments
+        progress.micro_batch = min(session.processes.gather(found))
+    trainer.accumulation = trainer.accumulation * trainer.batch_size // progress.micro_batch
+    trainer.batch_size = progress.micro_batch
+    console.print(f"batch     {progress.micro_batch} utterances at once, {utterances} an update and process")
+
+
+def _common(values: Sequence[str]) -> str | None:
+    """The value all share, or None."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def save_best(session: Session, progress: Progress, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
+    """Write the model with these weights to best/, replacing what is there at once.
+
+    step: the update they are of, if not the latest.
+    """
+    language = _common(session.train.languages)
+    borrowed = {code: session.text.token_for(code) for code in sorted(set(session.train.languages))}
+    token = _common(sorted(set(borrowed.values())))
+    tasks = [task or session.recipe.task for task in session.train.tasks]
+    with replacing_folder(session.folder.best) as folder:
+        digests = save_huggingface(
+            folder,
+            session.ready.checkpoint,
+            weights,
+            language=token,
+            task=_common(tasks) or "transcribe",
+            model_card=model_card(session, language, token),
+            aliases={code: own for code, own in borrowed.items() if own != code},
+        )
+        of_step = progress.step if step is None else step
+        write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
+
+
+def model_card(session: Session, language: str | None, token: str | None) -> str:
+    """The README of a saved model: where it comes from and how to use it."""
+    recipe = session.recipe
+    header = [f"language: {language}"] if language else []
+    borrowed = (
+        f"Whisper has no token for `{language}`: this model uses that of {language_name(token)} (`{token}`)."
+        if (token and language != token)
+        else ""
+    )
+    header += [
+        "library_name: transformers",
+        "pipeline_tag: automatic-speech-recognition",
+        "tags: [whisper, whispertune]",
+    ]
+    return "\n".join(
+        ["---", *header, "---", f"# {Path(recipe.output).name}", "",
+         f"`{recipe.model}`, fine-tuned with whispertune on {session.train.num_utterances} utterances "
+         f"(freeze: {recipe.freeze}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
+         *([borrowed, ""] if borrowed else []),
+         "```python", "from transformers import pipeline", "",
+         'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',
+         'print(transcribe("audio.wav")["text"])', "```", ""]
+    )  # fmt: skip
+
+
+def restore_best(session: Session) -> Whisper:
+    """The run's working model with the weights of best/, in place of those of the last step."""
+    weights = load_checkpoint(str(session.folder.best)).weights
+    model = session.working.model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    return model
+
+
+def evaluate_test(session: Session) -> list[Evaluation]:
+    """Baseline and best on the test split: greedy and with the recipe's beam, dense, bounded by 448 tokens only."""
+    split = session.test
+    assert split is not None
+    searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
+    untouched = build_whisper(
+        session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.dtype
+    ).to(session.device)
+    best = restore_best(session)
+    contenders = []
+    shared = session.computed(split, best.encoder, DENSE) if session.frozen else None
+    for name, whisper in (("baseline", untouched), ("best", best)):
+        fetch = shared or session.computed(split, whisper.encoder, DENSE)
+        decoder = for_decoding(whisper.decoder, layers=False)
+        contenders += [Contender(name, decoder, fetch, search) for search in searches]
+    del untouched, whisper  # what is not used of them is freed
+    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
+
+        def advance_or_stop(amount: int) -> None:
+            advance(amount)
+            session.stop.check()
+
+        found = evaluate_together(
+            session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
+            pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
+            max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
+            cut_loops=False, advance=advance_or_stop,
+        )  # fmt: skip
+    session.note_unreadable()
+    return found

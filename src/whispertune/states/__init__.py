@@ -1,0 +1,1 @@
+"""Windows -> encoder states, computed at each use or stored."""

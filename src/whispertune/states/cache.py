@@ -1,0 +1,94 @@
+"""The folder that stores of encoder states lie in: how large it may grow, and what is dropped first."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from whispertune.states.files import USE, try_lock
+from whispertune.system.home import cache_folder
+
+SPARE_BYTES = 2 * 10**9
+"""Of the disk, left free for everything else (a run's own checkpoints, for one)."""
+
+
+def default_folder() -> Path:
+    """~/.cache/whispertune/states, or where XDG_CACHE_HOME says."""
+    return cache_folder() / "states"
+
+
+def _stores(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each store was last used, its bytes, its folder; nothing else that lies there is ever touched."""
+    for path in folder.iterdir() if folder.is_dir() else []:
+        try:
+            if re.fullmatch(r"[0-9a-f]{64}", path.name):
+                yield (path / USE).stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()), path
+        except OSError:
+            continue  # it has just been dropped, or is another user's
+
+
+def _drop(store: Path) -> bool:
+    """Remove a store that nobody uses; returns whether it is gone."""
+    try:
+        lock = try_lock(store / USE)
+        if lock is None:
+            return False
+        try:
+            # Out of the way at once: who waits for the lock finds the name free and begins a new one.
+            dropped = store.rename(store.with_name(f"{store.name}.dropped"))
+        finally:
+            os.close(lock)
+        shutil.rmtree(dropped)
+    except OSError:
+        return False
+    return True
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where the folder is, or is going to be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def room_for(folder: Path, num_bytes: int, max_bytes: int) -> bool:
+    """Whether a store of this size would fit once everything unused is dropped; drops nothing."""
+    unused = unused_bytes(folder)
+    used = sum(size for _, size, _ in _stores(folder)) - unused
+    return used + num_bytes <= max_bytes and free_bytes(folder) + unused - num_bytes >= SPARE_BYTES
+
+
+def unused_bytes(folder: Path) -> int:
+    """Bytes of the stores that nobody uses now."""
+    return sum(size for _, size, path in _stores(folder) if not _in_use(path))
+
+
+def _in_use(store: Path) -> bool:
+    try:
+        lock = try_lock(store / USE)
+    except OSError:
+        return True
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def make_room(folder: Path, key: str, num_bytes: int, max_bytes: int) -> int:
+    """Evict the least recently used stores, never one in use, until the store `key` fits; how many were evicted."""
+    for leftover in folder.iterdir() if folder.is_dir() else []:  # of a process that was killed while it evicted one
+        if re.fullmatch(r"[0-9a-f]{64}\.dropped", leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
+    stores = sorted(_stores(folder))
+    own = sum(size for _, size, path in stores if path.name == key)  # what is there of it takes no further room
+    total, free = sum(size for _, size, _ in stores) - own, free_bytes(folder) + own
+    evicted = 0
+    for _, size, path in stores:
+        if total + num_bytes <= max_bytes and free - num_bytes >= SPARE_BYTES:
+            break
+        if path.name != key and _drop(path):
+            total, free, evicted = total - size, free + size, evicted + 1
+    return evicted

@@ -1,0 +1,197 @@
+"""Windows -> encoder states, computed at each use; `store/` keeps those that stay the same."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertune.features.frames import FrameOptions, convolved_index, count_frames, select_frames
+from whispertune.features.log_mel import log_mel_speech
+from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.model.whisper import Encoder
+from whispertune.system.lazy import Lazy
+from whispertune.system.precision import send
+
+BATCH_FRAMES = 2048
+"""Kept frames (padding included) encoded at once, unless one window alone holds more."""
+LOOK_AHEAD = 2
+"""Batches whose features are prepared while the model computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderStates:
+    """What the decoder attends to.
+
+    states: (B, K, D). log_weights: (B, K) float32, the logarithm of the number of frames each stands for,
+    `PADDING_LOG_WEIGHT` where a row has ended; None if every frame stands for itself alone.
+    """
+
+    states: Tensor
+    log_weights: Tensor | None
+    num_frames: tuple[int, ...] | None = None
+    """Frames of each row, the padding left out, where they are known; to read them off log_weights means to wait for a
+    GPU."""
+    unreadable: tuple[int, ...] = ()
+    """Rows whose audio could not be decoded: they hold silence, and nothing may be made of them."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> EncoderStates:
+        """The same on a device, states in `dtype`."""
+        weights = None if self.log_weights is None else send(self.log_weights, device)
+        return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames, self.unreadable)
+
+    def select(self, rows: Sequence[int]) -> EncoderStates:
+        """These rows alone."""
+        chosen = list(rows)
+        weights = None if self.log_weights is None else self.log_weights[chosen]
+        num_frames = None if self.num_frames is None else tuple(self.num_frames[row] for row in chosen)
+        unreadable = tuple(place for place, row in enumerate(chosen) if row in self.unreadable)
+        return EncoderStates(self.states[chosen], weights, num_frames, unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFeatures:
+    """One window on its way to the encoder: log_mel (n_mels, M); positions, counts, index (K,) of the kept frames.
+
+    readable: whether its audio could be decoded; else these are the features of silence of the same length.
+    """
+
+    log_mel: Tensor
+    positions: np.ndarray
+    counts: np.ndarray
+    index: np.ndarray
+    readable: bool = True
+
+
+def window_features(
+    waveform: np.ndarray,
+    n_mels: int,
+    frames: FrameOptions,
+    mask: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    readable: bool = True,
+) -> WindowFeatures:
+    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment). readable: see there."""
+    log_mel = log_mel_speech(waveform, n_mels)
+    if mask is not None:
+        log_mel = torch.from_numpy(mask(log_mel.numpy()))
+    selection = select_frames(len(waveform), frames)
+    index = convolved_index(selection.positions, log_mel.shape[1])
+    return WindowFeatures(log_mel, selection.positions, selection.counts, index, readable)
+
+
+def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
+    """Logarithms of counts, one row each, as (B, K); None if all rows are equally long and every count is 1."""
+    num_frames = max(map(len, counts))
+    if all(len(row) == num_frames and (row == 1).all() for row in counts):
+        return None
+    weights = torch.full((len(counts), num_frames), PADDING_LOG_WEIGHT)
+    for row, values in enumerate(counts):
+        weights[row, : len(values)] = torch.from_numpy(np.log(values)).float()
+    return weights
+
+
+def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderStates:
+    """Encoder states of a batch of windows, on the encoder's device and in its type.
+
+    Runs under whatever gradient mode is on.
+    """
+    weight = encoder.conv1.weight
+    num_frames = tuple(len(row.positions) for row in features)
+    log_mel = torch.zeros(len(features), features[0].log_mel.shape[0], max(f.log_mel.shape[1] for f in features))
+    index = torch.zeros(len(features), max(num_frames), dtype=torch.long)
+    positions = torch.zeros_like(index)
+    for row, window in enumerate(features):
+        log_mel[row, :, : window.log_mel.shape[1]] = window.log_mel
+        index[row, : len(window.index)] = torch.tensor(window.index)
+        positions[row, : len(window.positions)] = torch.tensor(window.positions)
+    log_weights = padded_log_weights([window.counts for window in features])
+    if log_weights is not None:
+        log_weights = send(log_weights, weight.device)
+    inputs = (send(log_mel, weight.device).to(weight.dtype), send(index, weight.device), send(positions, weight.device))
+    unreadable = tuple(row for row, window in enumerate(features) if not window.readable)
+    return EncoderStates(encoder(*inputs, log_weights, num_frames), log_weights, num_frames, unreadable)
+
+
+def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:
+    """Windows grouped for encoding, longest first: a function of the lengths (samples) and options alone."""
+    num_frames = count_frames(num_samples, frames)
+    order = np.argsort(-num_frames, kind="stable")
+    longest_first, begins = num_frames[order], [0]
+    while begins[-1] < len(order):
+        begins.append(min(begins[-1] + max(1, BATCH_FRAMES // int(longest_first[begins[-1]])), len(order)))
+    return Lazy(len(begins) - 1, lambda number: order[begins[number] : begins[number + 1]].tolist())
+
+
+class StateSource(Protocol):
+    """Where the decoder's batches come from; `view` numbers the augmented copy (the epoch)."""
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int) -> None:
+        """These batches of windows come next, in this order. It changes no result, only when work is done."""
+
+    def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
+        """States of these windows."""
+
+
+Batch = tuple[tuple[int, ...], int]
+"""Windows and the view that is asked for."""
+
+
+class ComputedStates:
+    """States encoded at each use: for augmented waveforms, a trained encoder, or splits seen once.
+
+    features(index, view) yields the copies of one window (clean, augmented); they are prepared by `workers`
+    threads, whose number changes no result, and ahead of their use for batches that `prepare` has named. Only with
+    `trained` do gradients reach the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        features: Callable[[int, int], Sequence[WindowFeatures]],
+        *,
+        workers: int,
+        trained: bool = False,
+    ) -> None:
+        self._encoder = encoder
+        self._features = features
+        self._pool = ThreadPoolExecutor(workers, "features")
+        self._trained = trained
+        self._upcoming: deque[Batch] = deque()
+        self._begun: deque[tuple[Batch, list[Future[Sequence[WindowFeatures]]]]] = deque()
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        """Begin with the features of the first of these batches; each `fetch` begins those of one more."""
+        for _, futures in self._begun:
+            for future in futures:
+                future.cancel()
+        self._begun.clear()
+        self._upcoming = deque((tuple(batch), view) for batch in batches)
+        self._look_ahead()
+
+    def _begin(self, batch: Batch) -> list[Future[Sequence[WindowFeatures]]]:
+        indices, view = batch
+        return [self._pool.submit(self._features, index, view) for index in indices]
+
+    def _look_ahead(self) -> None:
+        while self._upcoming and len(self._begun) < LOOK_AHEAD:
+            batch = self._upcoming.popleft()
+            self._begun.append((batch, self._begin(batch)))
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        """States of these windows: all first copies, then all second ones."""
+        batch = (tuple(indices), view)
+        futures = self._begun.popleft()[1] if self._begun and self._begun[0][0] == batch else self._begin(batch)
+        self._look_ahead()
+        rows = [future.result() for future in futures]
+        features = [copy for copies in zip(*rows, strict=True) for copy in copies]
+        if self._trained:
+            return encode(self._encoder, features)
+        with torch.no_grad():
+            return encode(self._encoder, features)

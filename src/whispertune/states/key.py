@@ -1,0 +1,136 @@
+"""What encoder states depend on, as one key: any change, and it is another store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spec_augment, speed
+from whispertune.augment.pipeline import AugmentOptions
+from whispertune.data.audio import av_decoder, containers, levels, recording, sound_files
+from whispertune.data.audio import waveforms as audio
+from whispertune.dataset import windows
+from whispertune.dataset.windows import Window
+from whispertune.features import frames
+from whispertune.features import log_mel as features
+from whispertune.model import attention, whisper
+from whispertune.model import packed_lengths as rows
+from whispertune.model.whisper import Encoder
+from whispertune.states import computed as states
+from whispertune.states.files import FORMAT
+from whispertune.states.stored import StateLayout
+from whispertune.system.precision import precision_name
+
+COMPUTING: tuple[ModuleType, ...] = (
+    audio, sound_files, levels, recording, containers, av_decoder, windows, features, frames, states, whisper,
+    attention, rows,
+)  # fmt: skip
+"""The modules that states come out of: their source is part of the key, so no version number can be forgotten."""
+AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)
+SOURCE = {
+    module: hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
+    for module in (*COMPUTING, *AUGMENTING)
+}  # fmt: skip
+"""As it is when the modules are loaded: while a run goes on, an upgrade may replace the files."""
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """sha256 of the encoder's heads and tensors: names, types, shapes and bits."""
+    digest = hashlib.sha256(f"{encoder.num_heads} heads\n".encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _file(path: Path, *, content: bool) -> list[Any]:
+    """A file by path, size and time of its last change, or by its content alone."""
+    if content:
+        with path.open("rb") as file:
+            return [hashlib.file_digest(file, "sha256").hexdigest()]
+    found = path.stat()
+    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]  # noqa: PTH100 - resolve() follows links
+
+
+def _files(paths: Iterable[Path], *, content: bool) -> dict[Path, list[Any]]:
+    return {path: _file(path, content=content) for path in dict.fromkeys(paths)}
+
+
+def _av_version() -> str | None:
+    try:
+        return version("av")
+    except PackageNotFoundError:
+        return None
+
+
+def store_key(
+    encoder: str,
+    chosen: Sequence[Window],
+    layout: StateLayout,
+    *,
+    n_mels: int,
+    device: torch.device,
+    content: bool = False,
+    augment: AugmentOptions | None = None,
+    noises: Sequence[Path] = (),
+    seed: int = 0,
+    view: int = 0,
+) -> str:
+    """sha256 (64 hexadecimal digits) over all that the states of these windows depend on, bit by bit.
+
+    encoder: its digest. content: hash audio files instead of trusting their path, size and time of last change.
+    With `augment`, the key of one view: seed, view, the names that draws follow from, and the noise files count too.
+
+    Raises:
+        OSError: if an audio file is gone.
+    """
+    files = _files((u.audio for window in chosen for u in window.utterances), content=content)
+    described = {
+        "format": FORMAT,
+        "versions": [
+            torch.__version__,
+            np.__version__,
+            soxr.__version__,
+            soundfile.__libsndfile_version__,
+            _av_version(),
+        ],
+        "source": [SOURCE[module] for module in COMPUTING],
+        "encoder": encoder,
+        "n_mels": n_mels,
+        "device": device.type,
+        "precision": precision_name(layout.dtype),
+        "frames": dataclasses.asdict(layout.frames),
+        "num_samples": list(layout.num_samples),
+        "batches": list(layout.batches),
+        "windows": [
+            [
+                [[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances],
+                [window.lead, *window.pauses],
+            ]
+            for window in chosen
+        ],
+    }
+    if augment is not None:
+        options = dataclasses.asdict(augment)
+        for name in ("keep_original", "views"):  # they decide how views are used, not what they hold
+            del options[name]
+        described |= {
+            "augment": options,
+            "augmenting": [SOURCE[module] for module in AUGMENTING],
+            "draws": [seed, view, [[window.id, *(u.id for u in window.utterances)] for window in chosen]],
+            "noise": list(_files(noises, content=content).values()),
+        }
+    # An id or a path that is not UTF-8 holds lone surrogates; as escapes they are fine.
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

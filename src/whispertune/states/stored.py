@@ -1,0 +1,208 @@
+"""Encoder states that stay the same, encoded once: in memory, or in files that later runs read (`files.py`).
+
+What is encoded together is decided by `encoding_batches` alone, so the states are the same bit by bit wherever they
+are kept and however often encoding was interrupted. Filling:
+
+    store = StoredStates(StateLayout(num_samples, frames, d_model, dtype), files)      # files None: in memory
+    batches = store.missing()                                       # those that are not there, or damaged
+    for num_windows in store.fill(batches, encoder, features, workers=2):
+        ...
+
+The processes of one run fill files together: each asks for `missing(rank, world)`, those whose number is `rank` modulo
+`world`, fills them, waits for the others and calls `require_others`. In memory each process encodes all.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertune.errors import DataError, RunFolderError
+from whispertune.features.frames import FrameOptions, FrameSelection, count_frames, select_frames
+from whispertune.model.whisper import Encoder
+from whispertune.states import computed as states
+from whispertune.states.computed import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
+from whispertune.states.files import StateFolder
+from whispertune.system.environment import free_memory
+
+
+class StateLayout:
+    """Which states are kept, and where: the kept frames of each window, in the order of encoding.
+
+    batches: windows encoded together. first_rows: of each batch. num_frames: kept frames of each window. begin: each
+    window's first row.
+    """
+
+    def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
+        self.num_samples, self.frames, self.d_model, self.dtype = array("q", num_samples), frames, d_model, dtype
+        self.batches = encoding_batches(num_samples, frames)
+        num_frames = count_frames(self.num_samples, frames)
+        order = np.argsort(-num_frames, kind="stable")  # that of the batches
+        ends = np.cumsum(num_frames[order], dtype=np.int64)
+        begin = np.empty(len(order), np.int64)
+        begin[order] = ends - num_frames[order]
+        self.num_frames, self.begin = array("i", num_frames.tobytes()), array("q", begin.tobytes())
+        self.num_rows = int(ends[-1]) if len(ends) else 0
+        self.first_rows: list[int] = [self.begin[batch[0]] for batch in self.batches]
+
+    def selection(self, index: int) -> FrameSelection:
+        """The kept frames of a window."""
+        return select_frames(self.num_samples[index], self.frames)
+
+    def batch_of(self, index: int) -> int:
+        """The number of the encoding batch that a window is in."""
+        return bisect_right(self.first_rows, self.begin[index]) - 1
+
+    @property
+    def row_bytes(self) -> int:
+        return self.d_model * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_rows * self.row_bytes
+
+    @property
+    def batch_bytes(self) -> list[int]:
+        """Bytes of each encoding batch."""
+        num_frames = np.asarray(self.num_frames)
+        return [int(num_frames[batch].sum()) * self.row_bytes for batch in self.batches]
+
+
+def _bytes(rows: Tensor) -> memoryview:
+    """The memory of contiguous rows (n, D)."""
+    return rows.reshape(-1).view(torch.uint8).numpy().data
+
+
+class StoredStates:
+    """States of fixed windows, encoded once; in `files`, else in memory.
+
+    damaged: batches that were in the files and are not whole.
+    unreadable: windows whose audio could not be decoded. Their batches count as missing when the files are looked at
+    again, so nobody takes them for whole.
+    moved: why the states went on to memory while they were being written, if so (a full disk).
+    """
+
+    def __init__(self, layout: StateLayout, files: StateFolder | None = None) -> None:
+        self.layout = layout
+        self.damaged = 0
+        self.unreadable: set[int] = set()
+        self.moved: OSError | None = None
+        self._files = files
+        self._share = (0, 1)
+        self._rows = torch.empty(0 if files else layout.num_rows, layout.d_model, dtype=layout.dtype)
+        self._done: set[int] = set()
+
+    def missing(self, rank: int = 0, world: int = 1) -> list[int]:
+        """The encoding batches that this process is to `fill`; every file of its share is read and compared."""
+        share = range(rank, len(self.layout.batches), world)
+        self._share = rank, world
+        if self._files is not None:
+            self._done, self.damaged = self._files.verified(share)
+        return [number for number in share if number not in self._done]
+
+    def require_others(self, gather: Callable[[set[int]], Sequence[set[int]]] = lambda own: [own]) -> None:
+        """Make sure that what other processes were to encode is there; all call it once all have filled their shares.
+
+        gather: every process's set.
+
+        Raises:
+            RunFolderError: if it is not.
+        """
+        rank, world = self._share
+        if self._files is None or world == 1:
+            return
+        self.unreadable = set().union(*gather(self.unreadable))
+        others = [number for number in range(len(self.layout.batches)) if number % world != rank]
+        missing = len(others) - len(self._files.verified(others, partial=True)[0])
+        if missing:
+            raise RunFolderError(
+                f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
+                "do all machines share this folder (--states.folder)?"
+            )
+
+    def fill(
+        self,
+        batches: Sequence[int],
+        encoder: Encoder,
+        features: Callable[[int], WindowFeatures],
+        *,
+        workers: int,
+    ) -> Iterator[int]:
+        """Encode these batches; yields the number of windows done after each.
+
+        Raises:
+            DataError: if a window is no longer as long as it was.
+            OSError: if the disk is full, and memory can't take over (several processes).
+        """
+        with ThreadPoolExecutor(max(1, workers), "features") as pool:
+            windows = [self.layout.batches[number] for number in batches]
+            pending = [pool.submit(features, index) for index in windows[0]] if windows else []
+            for turn, (number, batch) in enumerate(zip(batches, windows, strict=True)):
+                ready = [future.result() for future in pending]
+                upcoming = windows[turn + 1] if turn + 1 < len(windows) else []
+                pending = [pool.submit(features, index) for index in upcoming]
+                damaged = {index for index, window in zip(batch, ready, strict=True) if not window.readable}
+                self.unreadable |= damaged
+                for index, window in zip(batch, ready, strict=True):
+                    if len(window.positions) != self.layout.num_frames[index]:
+                        raise DataError(f"window {index}: its audio changed while the run was going on; start it again")
+                with torch.inference_mode():
+                    encoded = states.encode(encoder, ready).states.to("cpu")
+                    rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
+                    rows = rows.to(self.layout.dtype)
+                self._keep(number, rows, whole=not damaged)
+                yield len(batch)
+
+    def _keep(self, number: int, rows: Tensor, *, whole: bool) -> None:
+        if self._files is not None:
+            try:
+                self._files.write(number, _bytes(rows), whole=whole)
+            except OSError as error:
+                if self._share != (0, 1):
+                    raise
+                self._move_to_memory(error)
+        if self._files is None:
+            begin = self.layout.begin[self.layout.batches[number][0]]
+            self._rows[begin : begin + len(rows)] = rows
+        self._done.add(number)
+
+    def _move_to_memory(self, error: OSError) -> None:
+        """Go on without the disk: nothing that is encoded is lost.
+
+        Raises:
+            OSError: the disk's, if memory has no room either.
+        """
+        files, layout = self._files, self.layout
+        assert files is not None
+        if layout.num_bytes > free_memory() // 2:
+            raise error
+        self._rows = torch.empty(layout.num_rows, layout.d_model, dtype=layout.dtype)
+        for number in self._done:
+            first, last = layout.batches[number][0], layout.batches[number][-1]
+            rows = self._rows[layout.begin[first] : layout.begin[last] + layout.num_frames[last]]
+            files.read_into(_bytes(rows), number)
+        self._files, self.moved = None, error
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        """States of these windows, on the CPU: a copy of their rows alone."""
+        layout = self.layout
+        sizes = [int(layout.num_frames[index]) for index in indices]
+        fetched = torch.zeros(len(sizes), max(sizes), layout.d_model, dtype=layout.dtype)
+        for row, index, size in zip(fetched, indices, sizes, strict=True):
+            begin = layout.begin[index]
+            if self._files is None:
+                row[:size] = self._rows[begin : begin + size]
+            else:
+                number = layout.batch_of(index)
+                self._files.read_into(
+                    _bytes(row[:size]), number, (begin - layout.first_rows[number]) * layout.row_bytes
+                )
+        log_weights = padded_log_weights([layout.selection(index).counts for index in indices])
+        unreadable = tuple(row for row, index in enumerate(indices) if index in self.unreadable)
+        return EncoderStates(fetched, log_weights, tuple(sizes), unreadable)

@@ -1,1 +1,0 @@
-"""Encoder states that stay the same, kept: in memory, or in files that later runs read."""

@@ -1,0 +1,146 @@
+"""Writes that are whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from whispertune.errors import RunFolderError
+
+LONGEST_NAME = 229
+"""Bytes of a file's name beside which a temporary one still has its place: file systems take 255."""
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, role: str) -> Path:
+    """A name that no user picks: what lies there may be deleted. A long one gives way to its digest, so that whatever
+    has a name can be replaced."""
+    name = (
+        path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    )
+    return path.with_name(f".{name}.whispertune-{role}")
+
+
+def _new(path: Path) -> Path:
+    """A temporary name that no other process takes."""
+    return _beside(path, f"new-{secrets.token_hex(4)}")
+
+
+TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?", re.DOTALL)
+ABANDONED_AFTER = 3600.0
+"""Seconds after which a temporary folder in which nothing changes any more is taken for one of a killed process."""
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there replaces `path` at once, or not at all."""
+    temporary = _new(path)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+        fsync_path(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that replaces it once filled.
+
+    Two renames, so a kill between them leaves only the old folder, under another name: `recover_folder` puts that back.
+    """
+    temporary, old = _new(path), _beside(path, "old")
+    recover_folder(path)
+    _remove_abandoned(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            fsync_path(file)
+        fsync_path(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        fsync_path(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True) if path.exists() else None
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes have left of folders that were to replace this one."""
+    start = _beside(path, "new").name
+    for folder in path.parent.iterdir() if path.parent.is_dir() else []:
+        if folder.name.startswith(start) and TEMPORARY.fullmatch(folder.name) and folder.is_dir():
+            changed = max(entry.lstat().st_mtime for entry in (folder, *folder.iterdir()))
+            if time.time() - changed > ABANDONED_AFTER:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Undo a replacement that was killed between its two renames; clear up behind one killed after them."""
+    old = _beside(path, "old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(path)
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a whole file atomically; returns its sha256."""
+    # Lone surrogates (from \udc80 in a JSONL manifest) have no UTF-8; as escapes they stay valid JSON and YAML.
+    content = text.encode("utf-8", errors="backslashreplace")
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows, one JSON object a line, atomically; returns the file's sha256."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file that this module wrote."""
+    # Not splitlines(): a transcript may hold U+2028 or U+0085, which would count as line ends.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, and make sure that files can be written to it.
+
+    Raises:
+        RunFolderError: if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".whispertune-writable-{secrets.token_hex(8)}"
+        probe.touch(exist_ok=False)  # nobody else's
+        probe.unlink()
+    except OSError as error:
+        raise RunFolderError(f"--output: cannot write to {folder} ({error.strerror}); choose another folder") from None

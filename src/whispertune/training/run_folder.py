@@ -1,0 +1,184 @@
+"""The layout of a run on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whispertune.errors import RunFolderError, StorageError
+from whispertune.system.files import TEMPORARY, fsync_path, make_writable, recover_folder, remove
+from whispertune.system.locks import take_lock
+
+BEST = "best/checksums.json"
+"""Of a run folder: what the model in best/ is known by."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where everything of one run lies (see the README's table)."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def excluded(self) -> Path:
+        return self.path / "excluded.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "last" / "state.safetensors"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while a run is going on; says by which process."""
+        return self.path / "last" / "lock"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.path, self.state.parent, self.test, self.path / "valid")
+
+    def name_of(self, path: Path) -> str:
+        """A file's path within the run folder."""
+        return path.relative_to(self.path).as_posix()
+
+    def best_digest(self) -> str:
+        """sha256 of the list of checksums in best/, which stands for the whole of it; nothing if there is none."""
+        path = self.path / BEST
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def validation(self, step: int) -> Path:
+        """Hypotheses of the validation behind `step` (0: the untouched model)."""
+        return self.path / "valid" / f"step-{step:07d}.jsonl"
+
+    def has_begun(self) -> bool:
+        """Whether a run has left anything here that must not be lost."""
+        return any(path.exists() for path in (self.metrics, self.state, self.best))
+
+    def holds_something_else(self) -> bool:
+        """Whether files lie here that are not of a run, nor of one that was refused before it began."""
+        if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
+            return False
+        ours = {self.excluded, self.environment, self.lock}
+        if self.environment.exists():  # a recipe.yaml without it was put here by the user
+            ours.add(self.recipe)
+        return any(not path.is_dir() and path not in ours for path in self.path.rglob("*"))
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            RunFolderError: if the path is a file or cannot be written to.
+        """
+        for folder in self.folders:
+            make_writable(folder)
+        recover_folder(self.best)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folders, keep other runs out while the block lasts, and clear up what a killed one left half done.
+
+        Behind the block, folders of a run that has not begun are removed again if they were made here.
+
+        Raises:
+            RunFolderError: if another run has the folder, the path is a file or cannot be written to.
+        """
+        made = [folder for folder in (*reversed(self.path.parents), *self.folders) if not folder.exists()]
+        for folder in self.folders:
+            make_writable(folder)
+        descriptor = take_lock(self.lock)
+        if descriptor is None:
+            raise RunFolderError(
+                f"{self.path}: another process is training here{self._holder()}; wait for it, or choose another "
+                "--output"
+            )
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+            recover_folder(self.best)
+            for folder in self.folders:
+                for path in folder.iterdir():
+                    if TEMPORARY.fullmatch(path.name):
+                        remove(path)
+            yield
+        finally:
+            if not self.has_begun() and not self.recipe.exists():
+                self._discard(made)
+            os.close(descriptor)
+
+    def _holder(self) -> str:
+        try:
+            holder = " ".join(self.lock.read_text(encoding="utf-8", errors="replace").split())[:80]
+        except OSError:
+            return ""
+        return f" (process {holder})" if holder else ""
+
+    def _discard(self, made: Iterable[Path]) -> None:
+        """Leave no trace of a run that was refused, but for the list of the rows that it was refused for."""
+        with suppress(OSError):
+            self.lock.unlink()
+            if self.excluded.exists() and not self.excluded.stat().st_size:
+                self.excluded.unlink()
+        for folder in reversed(list(made)):
+            with suppress(OSError):
+                folder.rmdir()  # empty ones alone
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one row to metrics.jsonl.
+
+        Raises:
+            StorageError: if the disk is full or gone; a resume drops what was written of the row.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
+            ) from None
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def metrics_so_far(self, size: int | None = None) -> tuple[int, str]:
+        """Bytes of metrics.jsonl, made durable, and their sha256: what a state that is saved now may count on.
+
+        size: how many of them, where not all.
+        """
+        if not self.metrics.exists():
+            return 0, ""
+        fsync_path(self.metrics)
+        with self.metrics.open("rb") as file:
+            content = file.read(-1 if size is None else size)
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def truncate_metrics(self, size: int) -> None:
+        """Drop the rows written after the state that a run resumes from."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, size)

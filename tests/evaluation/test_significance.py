@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from whispertune.evaluation import significance
+from whispertune.evaluation.significance import (
+    FEWEST_UTTERANCES,
+    PairedBootstrap,
+    bootstrap_interval,
+    caveat,
+    paired_bootstrap,
+)
+
+
+def test_the_interval_is_that_of_the_binomial_where_each_utterance_is_a_word() -> None:
+    errors = [1] * 200 + [0] * 800
+    low, high = bootstrap_interval(errors, [1] * 1000, samples=4000)
+    margin = 1.96 * (0.2 * 0.8 / 1000) ** 0.5
+    assert low == pytest.approx(0.2 - margin, abs=0.003)
+    assert high == pytest.approx(0.2 + margin, abs=0.003)
+
+
+def test_the_interval_covers_the_true_rate_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        lengths = generator.integers(1, 20, size=100)
+        errors = generator.binomial(lengths, 0.15)
+        low, high = bootstrap_interval(errors.tolist(), lengths.tolist(), samples=400, seed=trial)
+        covered += low <= 0.15 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_it_is_a_function_of_input_and_seed() -> None:
+    errors, lengths = [0, 1, 3, 0, 2, 1], [4, 5, 9, 3, 8, 7]
+    assert bootstrap_interval(errors, lengths, seed=3) == bootstrap_interval(errors, lengths, seed=3)
+    wide = bootstrap_interval(errors, lengths, confidence=0.99)
+    narrow = bootstrap_interval(errors, lengths, confidence=0.5)
+    assert wide[0] <= narrow[0] <= 7 / 36 <= narrow[1] <= wide[1]
+
+
+def test_degenerate_corpora() -> None:
+    assert bootstrap_interval([], []) == (0.0, 0.0)
+    assert bootstrap_interval([1], [4]) == (0.25, 0.25)
+    assert bootstrap_interval([0, 0], [3, 4]) == (0.0, 0.0)
+    assert bootstrap_interval([2, 2], [0, 0]) == (4.0, 4.0)  # no reference words: as ErrorCounts.rate
+    assert paired_bootstrap([], [], []) == PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, lengths = [0, 1, 3, 0, 2, 1], [4, 5, 9, 3, 8, 7]
+    whole = paired_bootstrap(errors, errors[::-1], lengths, samples=100)
+    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 20)
+    assert paired_bootstrap(errors, errors[::-1], lengths, samples=100) == whole
+
+
+def test_a_clearly_better_system_is_told_from_an_equal_one() -> None:
+    generator = np.random.default_rng(0)
+    lengths = [10] * 300
+    a = generator.binomial(10, 0.2, size=300)
+    b = generator.binomial(a, 0.7)
+    better = paired_bootstrap(a.tolist(), b.tolist(), lengths)
+    assert better.difference == pytest.approx((b.sum() - a.sum()) / 3000)
+    assert better.low < better.difference < better.high < 0
+    assert better.significant
+    assert better.probability_b_better == 1.0
+
+    swapped = paired_bootstrap(b.tolist(), a.tolist(), lengths)
+    assert swapped.difference == -better.difference
+    assert swapped.probability_b_better == 0.0
+
+    same = paired_bootstrap(a.tolist(), a.tolist(), lengths)
+    assert (same.difference, same.low, same.high, same.probability_b_better) == (0, 0, 0, 0.5)
+    assert not same.significant
+
+
+def test_pairing_sees_what_two_separate_intervals_do_not() -> None:
+    generator = np.random.default_rng(0)
+    lengths = [10] * 200
+    a = generator.integers(0, 9, size=200)  # utterances differ a lot ...
+    b = a - (generator.random(200) < 0.1) * (a > 0)  # ... the systems a little, always the same way
+    low_a, _ = bootstrap_interval(a.tolist(), lengths)
+    _, high_b = bootstrap_interval(b.tolist(), lengths)
+    assert high_b > low_a
+    assert paired_bootstrap(a.tolist(), b.tolist(), lengths).significant
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="one number per utterance"):
+        bootstrap_interval([1, 2], [3])
+    with pytest.raises(ValueError, match="confidence"):
+        bootstrap_interval([1, 2], [3, 4], confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.126, 0.0, "not conclusive: it may be chance"),
+        (-0.126, -0.001, "better beyond chance"),
+        (0.001, 0.1, "worse beyond chance"),
+    ],
+)
+def test_an_interval_that_reaches_zero_is_not_conclusive(low: float, high: float, verdict: str) -> None:
+    found = PairedBootstrap(difference=(low + high) / 2, low=low, high=high, probability_b_better=0.5)
+    assert found.verdict() == verdict
+    same = PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
+    assert same.verdict() == "no difference"
+
+
+def test_few_utterances_get_a_caveat() -> None:
+    assert caveat("valid", FEWEST_UTTERANCES) is None
+    assert "valid has 3 utterances" in str(caveat("valid", 3))
