@@ -116,7 +116,8 @@ def test_all_code_that_states_come_out_of_is_in_it() -> None:
     used = {f"whispertune.{name}" for name in ("states.computed", "dataset.windows", "augment.pipeline")}
     used |= {upstream for name in set(used) for upstream in graph.find_upstream_modules(name)}
     decides_nothing = {"errors", "system.home", "system.lazy", "augment.bounds", "data.reading", "data.timed_text",
-                       "data.utterances", "model.config", "model.cache", "model.step_memory", "system.precision"}  # fmt: skip
+                       "data.utterances", "model.config", "model.cache", "model.step_memory",
+                       "system.precision"}  # fmt: skip
     counted = {each.__name__ for each in (*module.COMPUTING, *module.AUGMENTING)}
     assert used - counted == {f"whispertune.{name}" for name in decides_nothing}
 
