@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -466,3 +467,26 @@ def test_the_code_in_the_documents_transcribes_as_evaluate_does(
     with redirect_stdout(StringIO()) as shown:
         exec(code, {})
     assert shown.getvalue().strip().splitlines()[-1].strip() == ours
+
+
+@pytest.mark.parametrize("to", ["huggingface", "ctranslate2", "openai", "ggml"])
+def test_a_full_disk_is_no_fault_of_the_input(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_to_torch(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    if to == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    for module in ("ctranslate2_write", "ggml"):
+        monkeypatch.setattr(f"whispertune.checkpoints.{module}.write_side_files", full)
+    monkeypatch.setattr("whispertune.checkpoints.huggingface.save_file", full)
+    monkeypatch.setattr("torch.save", full_to_torch)
+    output = tmp_path / "out"
+    outcome = command(flags(model, to, output))
+    assert outcome.status == 1
+    assert "the model can't be written (No space left on device); free some disk space" in outcome.error
+    assert not list(tmp_path.iterdir())

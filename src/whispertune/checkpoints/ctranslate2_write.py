@@ -12,7 +12,7 @@ import torch
 
 from whispertune.checkpoints.generation import upper_heads
 from whispertune.checkpoints.layout import EMBEDDING, Checkpoint
-from whispertune.checkpoints.side_files import write_side_files
+from whispertune.checkpoints.side_files import not_written, write_side_files
 from whispertune.errors import CheckpointError
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.targets import MAX_TOKENS
@@ -64,7 +64,9 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
         spec.optimize(quantization)
         spec.save(str(folder))
         write_side_files(folder, checkpoint)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise not_written(folder, error) from error
+    except ValueError as error:
         raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
 
 

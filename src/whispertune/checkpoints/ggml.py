@@ -20,7 +20,7 @@ import torch
 
 from whispertune.checkpoints.layout import Checkpoint, expected_shapes
 from whispertune.checkpoints.openai_layout import openai_name, require_openai
-from whispertune.checkpoints.side_files import write_side_files
+from whispertune.checkpoints.side_files import not_written, write_side_files
 from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, text_tokens
 from whispertune.errors import CheckpointError
 from whispertune.features.log_mel import mel_filters
@@ -47,7 +47,7 @@ def save_ggml(
     """Write `checkpoint` with float32 or float16 weights into `folder`.
 
     advance: called with 1 after each tensor. Raises CheckpointError if whisper.cpp could not express the model,
-    or it can't be written.
+    or it can't be written; StorageError if the disk is full.
     """
     config, weights = checkpoint.config, checkpoint.weights
     ids = require_openai(config, checkpoint.tokenizer_json, checkpoint.source)
@@ -80,4 +80,4 @@ def save_ggml(
                 advance(1)
         write_side_files(folder, checkpoint)
     except OSError as error:
-        raise CheckpointError(f"{folder}: the model can't be written ({error.strerror or error})") from error
+        raise not_written(folder, error) from error

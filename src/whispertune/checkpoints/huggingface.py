@@ -18,13 +18,14 @@ from whispertune.checkpoints.generation import ALIASES, complete_generation, com
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
 from whispertune.checkpoints.pickled import load_pickled
+from whispertune.checkpoints.side_files import not_written
 from whispertune.checkpoints.tokenizer_files import (
     as_json,
     build_tokenizer,
     companion_files,
     complete_tokenizer,
 )
-from whispertune.errors import CheckpointError, StorageError, is_disk_failure
+from whispertune.errors import CheckpointError
 from whispertune.system.tensor_file import save_file
 
 MAX_SHARD_BYTES = 50 * 10**9
@@ -149,10 +150,7 @@ def save_huggingface(
             if name != "README.md":
                 digests[name] = hashlib.sha256(text.encode()).hexdigest()
     except OSError as error:
-        problem = f"{folder}: the model can't be written ({error.strerror or error})"
-        if is_disk_failure(error):
-            raise StorageError(f"{problem}; free some disk space, then give the same command again") from error
-        raise CheckpointError(problem) from error
+        raise not_written(folder, error) from error
     return digests
 
 

@@ -7,7 +7,9 @@ Such a file holds neither tokenizer nor generation settings. The tokenizer is th
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from whispertune.checkpoints.layout import Checkpoint, check_tensors, expected_s
 from whispertune.checkpoints.openai_layout import DIMS, openai_dims, openai_name, require_openai
 from whispertune.checkpoints.openai_tokenizer import default_suppressed, installed_tokenizer
 from whispertune.checkpoints.pickled import load_pickled
-from whispertune.checkpoints.side_files import write_side_files
+from whispertune.checkpoints.side_files import not_written, write_side_files
 from whispertune.checkpoints.tokenizer_files import complete_tokenizer
 from whispertune.errors import CheckpointError
 from whispertune.model.config import WhisperConfig
@@ -80,8 +82,10 @@ def save_openai(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> Non
     try:
         torch.save({"dims": openai_dims(checkpoint.config), "model_state_dict": state}, folder / FILE)
         write_side_files(folder, checkpoint)
-    except (OSError, RuntimeError) as error:  # RuntimeError is what torch makes of a full disk
-        raise CheckpointError(f"{folder}: the model can't be written ({error})") from error
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise not_written(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+    except OSError as error:
+        raise not_written(folder, error) from error
 
 
 def _load(path: Path) -> dict[str, Any]:

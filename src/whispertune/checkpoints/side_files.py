@@ -6,8 +6,17 @@ from pathlib import Path
 
 from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.tokenizer_files import as_json
+from whispertune.errors import CheckpointError, StorageError, WhispertuneError, is_disk_failure
 
 NAMES = ("tokenizer.json", "generation_config.json", "preprocessor_config.json")
+
+
+def not_written(folder: Path, error: OSError) -> WhispertuneError:
+    """What a failed write into `folder` is raised as: a disk that is full or fails is no fault of the input."""
+    problem = f"{folder}: the model can't be written ({error.strerror or error})"
+    if is_disk_failure(error):
+        return StorageError(f"{problem}; free some disk space, then give the same command again")
+    return CheckpointError(problem)
 
 
 def write_side_files(folder: Path, checkpoint: Checkpoint) -> None:

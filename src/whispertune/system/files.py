@@ -64,6 +64,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         temporary.replace(path)
         fsync_path(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a write names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
