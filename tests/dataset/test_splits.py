@@ -24,6 +24,7 @@ from whispertune.data.sources import read_rows
 from whispertune.dataset import inspection
 from whispertune.dataset.exclusions import Exclusion, excluded_summary
 from whispertune.dataset.splits import (
+    Arranged,
     DataOptions,
     Split,
     load_split,
@@ -285,6 +286,34 @@ def test_subtitles_become_windows_of_the_real_recording(
     without = load_split("train", rows, text, reading, advance=lambda _: None)
     assert without.arrange(WindowOptions(timestamps=0.0), text, seed=0) == (0, 0, 0)
     assert all(tokenizer.no_timestamps in target.input_ids for target in without.targets)
+
+
+def test_segments_train_timestamps_by_default_and_clips_do_not(
+    tmp_path: Path, text: TextSettings, tokenizer: Tokenizer
+) -> None:
+    """By themselves: subtitles, and a manifest with start and end. Clips alone stay as they are, window by window."""
+    cues = [(n, n + 0.8, f"frase {n}") for n in range(0, 36, 2)]
+    subtitles = read_rows("train", talk(tmp_path / "talks", cues))
+    spans = [f"a0.wav,parola,{n / 20},{n / 20 + 0.05}" for n in range(18)]
+    manifest = read_rows("train", write(tmp_path, "spans", spans, "audio,text,start,end"))
+
+    def arranged(rows: Any, **options: Any) -> tuple[Split, Arranged]:
+        split = load_split("train", rows, text, DataOptions(), advance=lambda _: None)
+        return split, split.arrange(WindowOptions(**options), text, seed=0)
+
+    for rows in (subtitles, manifest):
+        split, counts = arranged(rows, timestamps=1.0)
+        assert counts == (round(len(rows) * 0.15 / 0.85), 3, 0)
+        stamped = [any(t >= tokenizer.timestamp_begin for t in target.input_ids) for target in split.targets]
+        assert sum(stamped) == 3
+        assert arranged(rows, stitched_share=0.5)[1].stitched == len(rows)  # a number of one's own wins
+        assert arranged(rows, timestamps=0)[1] == arranged(rows, stitched_share=0)[1] == (0, 0, 0)
+    shuffled = [spans[n * 7 % 18] for n in range(18)]  # neighbours in the manifest are none in the recording
+    assert arranged(read_rows("train", write(tmp_path, "mixed", shuffled, "audio,text,start,end")))[1].stitched == 3
+    clips = load(write(tmp_path, "clips", [f"a{n}.wav,testo {n},0,1" for n in range(20)], "audio,text,start,end"), text)
+    before = list(clips.windows)
+    assert clips.arrange(WindowOptions(), text, seed=0) == (0, 0, 0)
+    assert list(clips.windows) == before
 
 
 def test_joined_segments_take_part_in_stitching(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import checkpoint_samples
+import numpy as np
 import pytest
+import soundfile
 import torch
 from training_samples import (
     PAD_ID,
+    Moment,
+    Runner,
     Samples,
     fabricated,
     make_trainer,
@@ -27,6 +32,7 @@ from training_samples import (
 )
 
 from whispertune import cli
+from whispertune.data.audio.waveforms import load_waveform
 from whispertune.decoding.loading import load_model
 from whispertune.model import whisper as whisper_module
 from whispertune.run import stages
@@ -244,6 +250,13 @@ def test_runs_that_train_the_encoder_are_the_same_for_any_number_of_workers(samp
     assert outcomes[0] == outcomes[1]
 
 
+def whatever_the_recipe(run: Path) -> list[Any]:
+    """What must be the same of two runs whose recipes differ: the best model's checksums name its recipe's digest."""
+    found = outcome(run)
+    found["files"].pop("best/checksums.json", None)
+    return [found[part] for part in ("metrics", "state", "files")]
+
+
 def test_recomputed_activations_change_no_result(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +273,7 @@ def test_recomputed_activations_change_no_result(
     for run, recompute in zip(runs, (False, True), strict=True):
         assert samples.train_run(run, freeze="none", epochs=1, recompute=recompute) == 0
         assert (calls > 0) == recompute
-    assert outcome(runs[0]) == outcome(runs[1])
+    assert whatever_the_recipe(runs[0]) == whatever_the_recipe(runs[1])
 
 
 @pytest.mark.parametrize("part", ["drop_chunk", "drop_frequency", "spec_augment"])
@@ -319,7 +332,51 @@ def test_a_run_without_timestamps_says_what_that_may_cost(
 ) -> None:
     extra = {"windows__stitched_share": share, "windows__timestamps": 1.0}
     assert samples.train_run(tmp_path / "run", epochs=1, max_steps=1, **extra) == 0
-    assert ("no window has timestamps" in capsys.readouterr().err) == (share == 0)
+    assert ("no timestamps are trained" in capsys.readouterr().err) == (share == 0)
+
+
+def segments_of(samples: Samples, folder: Path) -> Path:
+    """The training clips as segments of one recording, each with start and end."""
+    folder.mkdir()
+    with samples.train.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    waveforms = [load_waveform(Path(row["audio"])) for row in rows]
+    soundfile.write(folder / "whole.wav", np.concatenate(waveforms), 16000)
+    ends = np.cumsum([len(waveform) / 16000 for waveform in waveforms]).tolist()
+    with (folder / "segments.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["audio", "text", "start", "end"])
+        for row, start, end in zip(rows, [0.0, *ends], ends, strict=False):
+            writer.writerow(["whole.wav", row["text"], f"{start:.4f}", f"{end:.4f}"])
+    return folder / "segments.csv"
+
+
+def test_segments_of_recordings_train_timestamps_unasked_and_resume_to_the_bit(
+    samples: Samples, tmp_path: Path, runner: Runner
+) -> None:
+    """What auto took is printed, the recipe keeps auto, and a run that is killed finds the same windows again."""
+    manifest = segments_of(samples, tmp_path / "data")
+    extra = {"windows__min_utterances": 2, "windows__timestamps": 1.0, "checkpoint__every_steps": 1}
+    whole, killed = (
+        [*samples.arguments(tmp_path / name, **extra), f"--train={manifest}"] for name in ("whole", "killed")
+    )
+    whole, killed = ([a for a in command if a != f"--train={samples.train}"] for command in (whole, killed))
+    assert runner(whole) == 0, runner.log.read_text()
+    shown = runner.log.read_text()
+    assert "windows.stitched_share auto: 0.15" in " ".join(shown.split())
+    assert "2 stitched, 2 with timestamps" in shown
+    assert "stitched_share: auto" in (tmp_path / "whole" / "recipe.yaml").read_text(encoding="utf-8")
+    assert runner(killed, Moment("whispertune.training.trainer", "Trainer.backward", 6)) != 0
+    assert runner(["resume", str(tmp_path / "killed")]) == 0, runner.log.read_text()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_clips_alone_train_as_with_no_stitching(samples: Samples, tmp_path: Path) -> None:
+    outcomes = []
+    for name, extra in {"auto": {}, "none": {"windows__stitched_share": 0.0}}.items():
+        assert samples.train_run(tmp_path / name, epochs=1, **extra) == 0
+        outcomes.append(whatever_the_recipe(tmp_path / name))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_timestamps_follow_the_augmented_copy(

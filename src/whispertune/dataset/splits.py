@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 from unicodedata import unidata_version
@@ -24,6 +25,7 @@ from whispertune.dataset.exclusions import Exclusion, Unreadable
 from whispertune.dataset.inspection import Known, Look, hear_rows, plain_languages, skim_rows
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import (
+    AUTO_SHARE,
     UtteranceError,
     Window,
     WindowOptions,
@@ -46,6 +48,8 @@ MOST_HEARD = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
 JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
 """The modules that say whether a text can be a target; what they find is kept in the index."""
+LOOKED_AT = 20_000
+"""Rows, at most, that are looked at to tell segments of recordings from clips."""
 
 
 class Arranged(NamedTuple):
@@ -132,11 +136,19 @@ class Split:
         """Window indices by falling duration."""
         return sorted(range(len(self.windows)), key=lambda i: (-self.num_samples[i], i))
 
+    def settled(self, options: WindowOptions, text: TextSettings) -> WindowOptions:
+        """The options with a number for a `stitched_share` of auto: it follows from the rows before `arrange` alone."""
+        if options.stitched_share != "auto":
+            return options
+        trainable = options.timestamps > 0 and text.tokenizer.has_timestamps
+        return replace(options, stitched_share=AUTO_SHARE if trainable and self._of_recordings() else 0.0)
+
     def arrange(self, options: WindowOptions, text: TextSettings, seed: int) -> Arranged:
         """Make these the training windows that the options ask for, stitched ones behind the single ones."""
         singles, count = self.windows, len(self.windows)
         lengths = self.num_samples[:count]
-        stitched = self._stitched(options, text, seed) if options.stitched_share > 0 else []
+        options = self.settled(options, text)
+        stitched = self._stitched(options, text, seed) if options.stitched_share else []
         timed, prompted = bytearray(count), bytearray(count)  # drawn once, not at each use
         earlier: Utterance | None = None
         for i in range(count) if options.previous_text or (self.has_segments and options.timestamps) else ():
@@ -166,6 +178,15 @@ class Split:
             sum(timed) + sum(window.timestamps for window in stitched),
             sum(prompted) + sum(window.previous_text is not None for window in stitched),
         )
+
+    def _of_recordings(self) -> bool:
+        """Whether most rows are spans of recordings with several, in any order, and not joined or timed already."""
+        rows = [self.windows[i].utterances[0] for i in range(min(len(self.windows), LOOKED_AT))]
+        begins: dict[tuple[Path, tuple[int, int] | None], set[float]] = {}
+        for row in rows:
+            begins.setdefault((row.audio, row.within), set()).add(row.start)
+        segments = (row.end is not None and not row.segments and len(begins[row.audio, row.within]) > 1 for row in rows)
+        return sum(segments) > len(rows) / 2
 
     def _stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> list[Window]:
         singles, count = self.windows, len(self.windows)

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ MOST_UTTERANCES = 100
 LONGEST_LEAD = 1.0
 """Seconds of silence, at most, before the first utterance of a window with timestamps: Whisper's own decoding begins no
 later, and a model that has only seen 0.00 there would always say it."""
+AUTO_SHARE = 0.15
+"""`stitched_share: auto`, where the rows have times of their own: enough for timestamps and long form to stay
+(docs/experiments.md)."""
 LOOK_BACK = 10
 """Windows among which one is looked for that shares no utterance with the next."""
 TIMESTAMP_TOKENS = 2
@@ -29,8 +33,9 @@ TIMESTAMP_TOKENS = 2
 class WindowOptions:
     """How training utterances share windows."""
 
-    stitched_share: float = 0.0
-    """Share of the training windows that hold several utterances in a row (0 to below 1)."""
+    stitched_share: float | Literal["auto"] = "auto"
+    """Share of the training windows that hold several utterances in a row (0 to below 1). auto: 0.15 where most rows
+    are segments of longer recordings (subtitles, or start and end), so that timestamps are trained; 0 for clips."""
 
     min_utterances: int = 3
     """Fewest utterances in a stitched window."""
@@ -55,7 +60,7 @@ class WindowOptions:
     and carries no loss."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stitched_share < 1:
+        if self.stitched_share != "auto" and not 0 <= self.stitched_share < 1:
             raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
         if not 2 <= self.min_utterances <= self.max_utterances <= MOST_UTTERANCES:
             raise RecipeError(
@@ -136,9 +141,11 @@ def stitched_windows(
 
     num_samples, num_tokens: of each utterance. A window's first utterance is drawn from all, the others from those of
     its language, task and weight, without repetition, within 30 s and `max_tokens` of text and timestamps; one that
-    ends with fewer than `min_utterances` is dropped (long recordings cannot be stitched).
+    ends with fewer than `min_utterances` is dropped (long recordings cannot be stitched). A share of `auto` is
+    none: what it stands for is the caller's to find out.
     """
-    wanted = round(len(utterances) * options.stitched_share / (1 - options.stitched_share))
+    share = 0.0 if options.stitched_share == "auto" else options.stitched_share
+    wanted = round(len(utterances) * share / (1 - share))
     generator = np.random.default_rng((seed, 0x57174))
     alike: dict[tuple[str | None, str | None, float], array[int]] = {}
     for index, utterance in enumerate(utterances if wanted else ()):

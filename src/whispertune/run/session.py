@@ -16,6 +16,7 @@ from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.leakage import require_no_leaks
 from whispertune.dataset.splits import Arranged, Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import WindowOptions
 from whispertune.decoding.loading import ReadyModel, load_model, may_say_nothing
 from whispertune.errors import DataError, RecipeError
 from whispertune.features.frames import FrameOptions
@@ -198,7 +199,8 @@ def open_session(
         list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check
     )
     console.print(f"leakage   {compared}")
-    arranged = splits["train"].arrange(recipe.windows, text, recipe.seed)
+    windows = splits["train"].settled(recipe.windows, text)
+    arranged = splits["train"].arrange(windows, text, recipe.seed)
     if arranged.timestamps and not ready.tokenizer.has_timestamps:
         raise RecipeError(
             f"windows.timestamps is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
@@ -220,11 +222,8 @@ def open_session(
     for split in splits.values():
         extra = _told(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
-        if split.name == "train" and not arranged.timestamps:
-            console.print(
-                "train     no window has timestamps: the model may lose them, and long recordings; "
-                "windows.stitched_share keeps both"
-            )
+        if split.name == "train":
+            _tell_of_times(recipe, windows, arranged, has_timestamps=ready.tokenizer.has_timestamps)
         if not split.heard:
             console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
     if train.draws is not None:
@@ -234,6 +233,22 @@ def open_session(
         shown = ", ".join(f"{language} {100 * share:.1f} %" for language, share in shares.items())
         console.print(f"drawn     with data.temperature {recipe.data.temperature:g} and weights: {shown}")
     return session
+
+
+def _tell_of_times(recipe: Recipe, windows: WindowOptions, arranged: Arranged, *, has_timestamps: bool) -> None:
+    """Say what `windows.stitched_share auto` took, or what a run that trains no timestamps may cost."""
+    if recipe.windows.stitched_share == "auto" and arranged.stitched:
+        console.print(
+            f"train     windows.stitched_share auto: {windows.stitched_share:g}, as most rows are segments of longer "
+            "recordings, so that timestamps are trained; 0 turns this off"
+        )
+    if not arranged.timestamps and has_timestamps:
+        share = "" if windows.timestamps else " --windows.timestamps 0.5"
+        console.print(
+            "train     no timestamps are trained: the times of subtitles made with this model may be off by seconds, "
+            f"and transcripts of long recordings worse; if you need either, add --windows.stitched_share 0.15{share} "
+            "(an epoch takes up to twice as long)"
+        )
 
 
 def _told(arranged: Arranged) -> str:
