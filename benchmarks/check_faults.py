@@ -282,15 +282,16 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.output, ignore_errors=True)
     options.output.mkdir(parents=True)
-    corpora = [tuple(given.split("=", 1)) for given in options.data or [f"it={EXAMPLE}"]]
+    named = [given.split("=", 1) for given in options.data or [f"it={EXAMPLE}"]]
+    corpora = [(language, Path(folder).resolve()) for language, folder in named]  # manifests elsewhere name its files
     for language, folder in corpora:
         if options.only in (None, "faults"):
-            faults(Path(folder), language, options.output, options)
+            faults(folder, language, options.output, options)
     language, folder = corpora[0]
     if options.only in (None, "clean"):
-        clean(Path(folder), language, options.output / "clean", options.clean_count)
+        clean(folder, language, options.output / "clean", options.clean_count)
     if options.only in (None, "exchanged") and options.model:
-        shuffle(Path(folder), language, options.output / "shuffled", options.seed, options.model)
+        shuffle(folder, language, options.output / "shuffled", options.seed, options.model)
 
 
 def shuffle(corpus: Path, language: str, folder: Path, seed: int, model: str, count: int = 33, first: int = 45) -> None:

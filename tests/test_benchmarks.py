@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -197,3 +198,19 @@ def test_stitched_results_are_kept(script, tmp_path, monkeypatch):
     module.require_same_settings(tmp_path, {"a": 1})
     with pytest.raises(SystemExit, match="other settings"):
         module.require_same_settings(tmp_path, {"a": 2})
+
+
+def test_clean_corpora_get_no_errors_from_a_folder_named_relatively(
+    script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    data = "it=examples/italian-prompts"
+    flags = ["--data", data, "--output", str(tmp_path / "out"), "--only", "clean", "--clean-count", "3"]
+    monkeypatch.setattr(sys, "argv", ["check_faults.py", *flags])
+    script("check_faults").main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| the same | 0  |")]
+    assert len(rows) == 5
+    assert all("| 0  |" in row for row in rows)
