@@ -286,3 +286,16 @@ def test_data_and_model_may_move(killed: Path, samples: Samples, tmp_path: Path,
     assert "model changed since this run began" in capsys.readouterr().err
     assert cli.main(["resume", str(run), "--model", str(model), "--valid", str(valid)]) == 0
     assert f"valid: {valid}" in (run / "recipe.yaml").read_text()
+
+
+def test_a_damaged_list_of_excluded_rows_does_not_stop_a_resume(
+    killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it still tells stays."""
+    run = Path(shutil.copytree(killed, tmp_path / "run"))
+    listed = {"split": "train", "id": "x", "file": "train.csv", "row": 3, "reason": "cannot be decoded"}
+    damaged = [b"\xfd\x00\x80", b"\0" * 8, b'{"split": "train"}', b"7", b"[1]", b"null", b'{"split": "tr']
+    (run / "excluded.jsonl").write_bytes(b"\n".join([json.dumps(listed).encode(), *damaged]))
+    assert cli.main(["resume", str(run)]) == 0
+    assert "7 of its lines are damaged" in " ".join(capsys.readouterr().err.split())
+    assert [json.loads(line) for line in (run / "excluded.jsonl").read_text().splitlines()] == [listed]

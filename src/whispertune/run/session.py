@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -30,7 +31,7 @@ from whispertune.states.computed import (
     window_features,
 )
 from whispertune.system.console import console, progress_bar
-from whispertune.system.files import read_jsonl, write_jsonl
+from whispertune.system.files import write_jsonl
 from whispertune.system.precision import precision_name, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
@@ -143,8 +144,23 @@ class Session:
 
 
 def _listed(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows that excluded.jsonl lists."""
-    return read_jsonl(folder.excluded) if folder.excluded.exists() else []
+    """The rows that excluded.jsonl lists. No result depends on it: damaged lines of it are told, and left out."""
+    rows: list[dict[str, Any]] = []
+    damaged = 0
+    for line in folder.excluded.read_bytes().split(b"\n") if folder.excluded.exists() else []:
+        try:
+            if line:
+                row = json.loads(line.decode("utf-8"))
+                rows.append({**row, "split": str(row["split"]), "id": str(row["id"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1
+    if damaged:
+        console.print(
+            f"{folder.excluded}: {damaged} of its lines are damaged and are left out; rows that cannot be used are "
+            "listed again where they are met again",
+            style="yellow",
+        )
+    return rows
 
 
 def open_session(
