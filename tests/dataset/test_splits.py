@@ -335,7 +335,7 @@ def test_the_text_before_is_of_the_same_recording(tmp_path: Path, text: TextSett
     rows = ["a1.wav,a,0,0.3", "a1.wav,b,0.3,0.6", "a2.wav,c,0.3,0.6", "a2.wav,d,0,0.3", "a3.wav,e,,", "a3.wav,f,0.1,"]
     path = write(tmp_path, "train", [f"{row},{n}" for n, row in enumerate(rows)], "audio,text,start,end,id")
     split = load(path, text)
-    assert split.arrange(WindowOptions(previous_text=1.0), text, seed=0) == (0, 0, 1)
+    assert split.arrange(WindowOptions(stitched_share=0, previous_text=1.0), text, seed=0) == (0, 0, 1)
     assert [window.previous_text for window in split.windows] == [None, "a", None, None, None, None]
 
 
