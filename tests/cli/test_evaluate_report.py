@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import checkpoint_samples
 import pytest
 from cli_samples import Command, Workspace
 
+from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.commands.evaluate_report import compared, error_summary, print_report
 from whispertune.decoding.rules import Hypothesis
 from whispertune.evaluation.error_rates import score_corpus
@@ -107,3 +109,14 @@ def test_the_command_decodes_a_baseline_beside_the_model(
     assert theirs == ours
     refused = command(workspace.evaluate(f"--baseline={tmp_path / 'absent'}"))
     assert (refused.status, "absent" in refused.error, "decoding" in refused.err) == (2, True, False)
+
+
+def test_a_baseline_that_lacks_the_language_is_refused_before_anything_is_decoded(
+    workspace: Workspace, command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "english"
+    folder.mkdir()
+    checkpoint = checkpoint_samples.sample(multilingual=False)
+    save_huggingface(folder, checkpoint, checkpoint.weights, language=None, model_card=None)
+    refused = command(workspace.evaluate(f"--baseline={folder}"))
+    assert (refused.status, "English only" in refused.error, "decoding" in refused.err) == (2, True, False)

@@ -159,8 +159,8 @@ def main(arguments: Sequence[str]) -> int:
         make_writable(output)
     keep_freed_memory()
     baseline: Evaluation | None = None
-    if options.baseline is not None:  # that it can be loaded is known before anything is decoded
-        load_model(options.baseline, resolve_device(options.device))
+    if options.baseline is not None:  # that it can be loaded and knows the language is seen before anything is decoded
+        _language(load_model(options.baseline, resolve_device(options.device)), options)
     found, probes, excluded, language = evaluate(options, output)
     if options.baseline is not None:
         beside = replace(
@@ -199,13 +199,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     ready = ready_to_decode(load_model(options.model, device, dtype))
     if options.timestamps or options.long_form:
         ready.tokenizer.require_timestamps()
-    language = None
-    if options.language is not None:
-        language = ready.tokenizer.spoken_language(options.language, options.language_token)
-        token = options.language_token or language
-        ready.tokenizer.prompt_tokens(token, options.task)  # refuses what this model does not know
-    elif ready.tokenizer.multilingual:
-        language = own_language(ready.checkpoint.generation)
+    language = _language(ready, options)
     text = TextSettings(ready.tokenizer, language, options.task, language_token=options.language_token)
     rows = merged_rows(read, text, options.reading)
     with progress_bar("checking", len(rows)) as advance:
@@ -242,6 +236,15 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         write_jsonl(output / "hypotheses.jsonl", found.rows())
     there = split.part(found.windows) if unreadable else split
     return found, _probe(options, ready, there, text, found), len(split.excluded) + len(unreadable), language
+
+
+def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
+    """The language asked for, or the model's own; what this model does not know is refused."""
+    if options.language is not None:
+        language = ready.tokenizer.spoken_language(options.language, options.language_token)
+        ready.tokenizer.prompt_tokens(options.language_token or language, options.task)
+        return language
+    return own_language(ready.checkpoint.generation) if ready.tokenizer.multilingual else None
 
 
 def _features(split: Split, index: int, n_mels: int, frames: FrameOptions) -> WindowFeatures:
