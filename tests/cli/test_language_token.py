@@ -56,8 +56,8 @@ def test_the_saved_model_knows_its_language_by_either_name(
     assert len(set(scores)) == 1
     # Trained on, and exported, it stays what it is.
     again = workspace.train("--language=zap", "--max_steps=1", f"--output={tmp_path / 'again'}", without=["language"])
-    again = [*(flag for flag in again if not flag.startswith("--model")), f"--model={best}"]
-    outcome = command([*(f for f in again if f != f"--output={workspace.run}"), f"--output={tmp_path / 'again'}"])
+    again = [*(f for f in again if f != f"--output={workspace.run}" and not f.startswith("--model")), f"--model={best}"]
+    outcome = command(again)
     assert outcome.status == 0, outcome.err
     for folder in (tmp_path / "again" / "best", tmp_path / "exported"):
         if folder.name == "exported":

@@ -145,7 +145,8 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
 def test_a_full_disk_in_a_run(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The third save fails: one line, status 1, and with space again the run ends as if nothing had been."""
+    """The third save fails: one line, status 1, and the state is saved once more before that ends the run. With
+    space again it ends as if nothing had been."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert samples.train_run(whole, checkpoint__every_steps=1) == 0
     original, calls = resume.save_file, 0
@@ -163,7 +164,7 @@ def test_a_full_disk_in_a_run(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "No space left on device" in errors[0]
-    assert progress_of(run)["step"] == 2
+    assert progress_of(run)["step"] == 3
     assert cli.main(["resume", str(run)]) == 0
     assert outcome(run) == outcome(whole)
 

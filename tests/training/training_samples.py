@@ -241,12 +241,18 @@ def outcome(run: Path) -> dict[str, Any]:
     state = load_file(run / "last" / "state.safetensors")
     # metrics_size counts the digits of `seconds` as well, which the test's summary has too; the recipe names folders.
     progress = {key: value for key, value in progress_of(run).items() if not key.startswith("metrics_")}
-    progress["began"].pop("recipe")
-    progress["kept"].pop("test/summary.json", None)
+    for name in ("recipe", "run"):  # its digest
+        progress["began"].pop(name)
+    for name in ("test/summary.json", "best/checksums.json"):
+        progress["kept"].pop(name, None)
     files = [*(run / "best").iterdir(), *(run / "valid").iterdir(), *run.glob("test/hypotheses.jsonl")]
     digests = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     # The model card names the run folder.
     digests.pop("best/README.md")
+    about = json.loads((run / "best/checksums.json").read_text())
+    about.pop("run")  # names the recipe's digest
+    about["sha256"].pop("README.md", None)
+    digests["best/checksums.json"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return {
         "metrics": rows,
         "progress": progress,

@@ -135,7 +135,7 @@ def _errors(found: Evaluation, of: str) -> list[str]:
             f"({name} of the others: {percent(others.rate)}): {printable(ids)}"
         )
     if found.capped:
-        lines.append(f"{of}{found.capped} outputs ran into Whisper's limit of 448 tokens")
+        lines.append(f"{of}{found.capped} outputs ran into the most tokens that the decoder has room for")
     return lines
 
 

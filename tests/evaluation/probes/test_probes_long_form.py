@@ -130,7 +130,7 @@ def test_segments_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LongForm", Heard)
     ready = SimpleNamespace(whisper=None, tokenizer=None, rules=None)
     transcribe = module.long_form_of(
-        Probed(ready, SearchOptions(), FrameOptions(), 1), TextSettings(None, "it", "transcribe")
+        Probed(ready, SearchOptions(), FrameOptions(), 1), TextSettings(SimpleNamespace(aliases={}), "it", "transcribe")
     )  # type: ignore[arg-type]
     files = [Path("a.wav")]
     assert transcribe(files, "it", None, lambda _: None) == ["Ciao. Come stai? Bene."]
