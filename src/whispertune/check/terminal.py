@@ -18,6 +18,8 @@ from whispertune.system.console import results
 
 SHOWN, OF_A_KIND = 12, 3
 """Findings that are told in full, altogether and of one kind."""
+REFUSED = ("bad_row", "repeated_id")
+"""What train refuses too: told to its end, where the remedy is, however narrow the terminal."""
 
 
 def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> None:
@@ -30,7 +32,10 @@ def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> Non
         results.print("the worst findings:")
     for found in worst:
         _print_line(f"{found['severity']:<5}  {place_of(found)}: {found['kind']}", found["severity"])
-        _print_line(f"       {found['detail']}")
+        if found["kind"] in REFUSED:
+            results.print(f"       {one_line(found['detail'])}")
+        else:
+            _print_line(f"       {found['detail']}")
     if figures.get("sample_rates"):
         rates = ", ".join(f"{as_rate(int(rate))}: {count:,}" for rate, count in figures["sample_rates"].items())
         speakers = f"; {counted(figures['num_speakers'], 'speaker')}" if figures["num_speakers"] else ""

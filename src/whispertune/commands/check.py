@@ -31,7 +31,7 @@ from whispertune.dataset.windows import single_windows
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.run.flags import help_text, parse_fields
-from whispertune.run.next_step import training_command
+from whispertune.run.next_step import hold_out_last, training_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
 from whispertune.system.precision import Precision, resolve_device, resolve_precision
@@ -141,30 +141,36 @@ def main(arguments: Sequence[str]) -> int:
         results.print(one_line(f"cleaned: {path}"))
     if fix is not None:
         results.print(one_line(f"left out, with reasons: {fix / EXCLUDED}"))
-    if (command := next_command(sources, cleaned, report, options)) is not None:
-        results.print(f"next:  {command}")
+    results.print(next_step(sources, cleaned, report, options))
     return 2 if report.num_errors else 0
 
 
-def next_command(
-    sources: Sequence[Source], cleaned: Sequence[Path], report: Report, options: CheckOptions
-) -> str | None:
-    """What trains on the rows that were checked, or on the cleaned ones; None where errors are still in the way."""
+def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: Report, options: CheckOptions) -> str:
+    """What trains on the rows that were checked, or on the cleaned ones; else what is still in the way of that."""
     if report.num_errors and not cleaned:
-        return None
+        rest = report.num_rows > len(report.rows_with_errors())
+        return "to train, mend these rows" + (", or have manifests written without them: --fix DIR" if rest else "")
     given: dict[str, list[str]] = {}
     for number, source in enumerate(sources):
         path = str(cleaned[number]) if cleaned else as_data(str(source.path), source.role or "data")
         given.setdefault(source.role, []).append(path)
+    if not cleaned and len(sources) == 1 and not sources[0].role and options.audio_root is None:
+        given = hold_out_last(list(dict.fromkeys(kind.source for kind in sources[0].rows.kinds))) or given
     language = []
     if options.language is not None:
         language = ["--language", options.language]
     elif not all(kind.language for source in sources for kind in source.rows.kinds):
-        return None
+        return "to train, say which language is spoken: the same with --language L"
     if options.language_token is not None:
         language += ["--language_token", options.language_token]
     reading = AS_USUAL if cleaned else reading_as(options.columns, options.audio_root)
-    return training_command(given, options.model or "openai/whisper-base", language, reading)
+    command = training_command(given, options.model or "openai/whisper-base", language, reading)
+    if command is None:
+        what = "say which is which: --train F --valid F" if len(sources) > 1 else (
+            "put a tenth of the recordings (or speakers) into a manifest or folder of its own, then "
+            "whispertune check --train F --valid F")  # fmt: skip
+        return f"to train, {what}; valid chooses the checkpoint, and none of it may be in train"
+    return f"next:  {command}"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

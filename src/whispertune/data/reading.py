@@ -95,10 +95,16 @@ class Reading:
                 problem = f"no column {name!r} (for {kind}) among {found}; correct --columns"
                 raise ManifestError(problem, file=file, row=row)
         columns = choose_columns(tuple(present), self.columns)
-        for kind, chosen in (("audio", columns.audio), ("text", columns.text)):
-            if chosen is None:
-                remedy = f"name one of them {', '.join(KINDS[kind])}, or say which it is: --columns {kind}=NAME"
-                raise ManifestError(f"no {kind} column among {found}; {remedy}", file=file, row=row)
+        missing = [kind for kind, chosen in (("audio", columns.audio), ("text", columns.text)) if chosen is None]
+        if missing:
+            problem = f"no {missing[0]} column among {found}" + (", and none with the text" if missing[1:] else "")
+            # Without their times, segments would be read as whole recordings, and calls as the mean of their channels.
+            likewise = [kind for kind in ("start", "end", "channel") if getattr(columns, kind) is None]
+            named = ",".join([*map("=".join, self.columns), *(f"{kind}=NAME" for kind in (*missing, *likewise))])
+            remedy = f"name one of them {', '.join(KINDS[missing[0]])}, or say which it is: --columns {named}"
+            if likewise:
+                remedy += f" ({', '.join(likewise)}: if there are such)"
+            raise ManifestError(f"{problem}; {remedy}", file=file, row=row)
 
     def renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """A record whose columns have their usual names, of the kinds that the user names."""

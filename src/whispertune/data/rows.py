@@ -9,6 +9,7 @@ import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 
 from whispertune.data.reading import AUDIO_COLUMNS, Columns, choose_columns
 from whispertune.data.utterances import Utterances
@@ -144,7 +145,8 @@ class Row:
         if "://" in audio and URL.match(audio):
             raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
         if WINDOWS_DRIVE.match(audio) and os.name != "nt":
-            remedy = "write paths relative to one folder, and name that with --audio_root"
+            name_alone = shown(PureWindowsPath(audio).name)
+            remedy = f"write paths relative to one folder (such as {name_alone}), and name that: --audio_root DIR"
             raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", remedy)
         return audio
 

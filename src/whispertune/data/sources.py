@@ -19,7 +19,7 @@ from pathlib import Path
 from whispertune.data.index import index_rows, indexed_rows, rows_key
 from whispertune.data.readers.arrow_folder import add_arrow_folder, is_arrow_folder
 from whispertune.data.readers.audiofolder import add_audiofolder, is_audiofolder
-from whispertune.data.readers.common_voice import add_common_voice, is_common_voice
+from whispertune.data.readers.common_voice import add_common_voice, is_common_voice, languages_in
 from whispertune.data.readers.hub_data import PREFIX, add_hub_data
 from whispertune.data.readers.kaldi import add_kaldi, is_kaldi
 from whispertune.data.readers.lhotse_cuts import CUTS, add_cuts
@@ -237,6 +237,9 @@ def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances
             add_shard(shard, utterances, reading)
     elif next(transcripts_in(path), None) is not None:
         add_librispeech(path, utterances, reading, asked=asked)
+    elif languages := languages_in(path):
+        named = str(languages[0]) + (f" (one of {len(languages)})" if languages[1:] else "")
+        raise ManifestError(f"{path}: is a whole Common Voice release; name the folder of a language: {named}")
     elif next(recordings_in(path), None) is not None or (reading.audio_root and holds_transcripts(path)):
         require_no_split(path, asked)
         add_transcript_folder(path, utterances, reading)

@@ -159,7 +159,8 @@ def parse_fields(
             raise RecipeError(f"{origin.get(name, '--')}{name} holds {shown}, which no text and no path can; remove it")
     for field in known.values():
         if field.required and field.name not in given:
-            raise RecipeError(f"--{field.name} is missing; see whispertune {command} --help")
+            what = field.help.rstrip(".")
+            raise RecipeError(f"--{field.name} is missing ({what}); see whispertune {command} --help")
         if field.required and not given[field.name].strip():
             raise RecipeError(f"{origin.get(field.name, '--')}{field.name} is empty")
         if field.optional and given.get(field.name) in ("None", "none", "~"):

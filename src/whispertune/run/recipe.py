@@ -44,7 +44,8 @@ class Recipe:
     'A [language=it weight=2] + B' (see docs/data.md)."""
 
     valid: str
-    """The utterances that choose the checkpoint."""
+    """The utterances that choose the checkpoint, written as train is, and none of them in it; a corpus that comes in
+    splits (Common Voice) is named again."""
 
     output: str
     """Run folder; if it holds this very run already, it is resumed."""

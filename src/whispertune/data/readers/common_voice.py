@@ -18,6 +18,11 @@ def is_common_voice(folder: Path) -> bool:
     return (folder / "clips").is_dir() and any((folder / f"{split}.tsv").is_file() for split in SPLITS)
 
 
+def languages_in(folder: Path) -> list[Path]:
+    """The folders of the languages of a whole release, sorted; none if it is none."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_common_voice(path)]
+
+
 def add_common_voice(folder: Path, split: str, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
     """Add one split: train is train.tsv, valid dev.tsv, test test.tsv; any other TSV by its own name.
 

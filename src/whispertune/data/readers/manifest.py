@@ -70,6 +70,8 @@ def repeated_id(first: Utterance, second: Utterance) -> ManifestError:
     other = "" if first.source == second.source else f" of {first.source}"
     problem = f"the id {shown(second.id)} is repeated; row {first.row}{other} has it already"
     remedy = "give each utterance an id of its own"
+    if field == "audio" and "#" not in second.id:
+        remedy += ", or, to segments of one recording, their times (--columns start=NAME,end=NAME)"
     return ManifestError(f"{problem}; {remedy}", file=second.source, row=second.row, field=field)
 
 
