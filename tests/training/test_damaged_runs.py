@@ -299,3 +299,23 @@ def test_a_damaged_list_of_excluded_rows_does_not_stop_a_resume(
     assert cli.main(["resume", str(run)]) == 0
     assert "7 of its lines are damaged" in " ".join(capsys.readouterr().err.split())
     assert [json.loads(line) for line in (run / "excluded.jsonl").read_text().splitlines()] == [listed]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json"])
+def test_a_model_whose_settings_changed_is_refused(
+    killed: Path, samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """They decide what is decoded and what is saved, and no checksum of the weights tells of them."""
+    run = Path(shutil.copytree(killed, tmp_path / "run"))
+    model = Path(shutil.copytree(samples.model, tmp_path / "model"))
+    path = model / name
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    command = samples.arguments(run, checkpoint__every_steps=1, test=samples.test, model=model)
+    if name == "tokenizer.json":
+        settings["added_tokens"][-1]["lstrip"] = not settings["added_tokens"][-1]["lstrip"]
+    else:
+        settings["suppress_tokens"] = [*(settings.get("suppress_tokens") or []), 70]
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    assert cli.main(command) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "model settings changed since this run began" in line

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -39,6 +41,11 @@ class Checkpoint:
     """sha256 of the weights file, or of its parts one after the other."""
     pad_token_id: int
     """What decoder input holds past an utterance's end."""
+
+    def settings_digest(self) -> str:
+        """sha256 of all but the weights: configuration, tokenizer, generation and preprocessor settings."""
+        settings = [asdict(self.config), self.tokenizer_json, self.generation, self.preprocessor]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def expected_shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:

@@ -33,6 +33,9 @@ from whispertune.system.processes import Processes, join
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 from whispertune.training.run_folder import RunFolder
 
+SETTINGS = "model settings"
+"""Name of what belongs to a model beside its weights, where its sha256 is kept."""
+
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
                          [--field value …]"""
 
@@ -199,7 +202,12 @@ def _require_same_inputs(session: Session, progress: Progress) -> None:
     if not folder.state.exists():
         return
     before = progress.began or _environment(folder)
-    changed = [name for name, digest in digests.items() if before.get("sha256", {}).get(name) != digest]
+    then = before.get("sha256", {})
+    changed = [
+        name
+        for name, digest in digests.items()
+        if then.get(name) != digest and (name in then or name != SETTINGS)  # runs of older versions do not tell
+    ]
     if changed:
         raise RunFolderError(
             f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
@@ -214,9 +222,10 @@ def _require_same_inputs(session: Session, progress: Progress) -> None:
 
 
 def _digests(session: Session) -> dict[str, str]:
-    """sha256 of the model and of what each split was read from."""
+    """sha256 of the model, of its settings, and of what each split was read from."""
     splits = {split.name: split.fingerprint for split in (session.train, session.valid, session.test) if split}
-    return {"model": session.ready.checkpoint.digest, **splits}
+    checkpoint = session.ready.checkpoint
+    return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits}
 
 
 def _record(session: Session, progress: Progress) -> None:
