@@ -116,6 +116,15 @@ def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
         assert rows[0][key] == pytest.approx(step_rows(tmp_path / "b")[0][key], rel=1e-2)
 
 
+def test_a_process_that_owns_no_parameter_updates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few parameters divided among many processes some get none; their gradients have gone to the owners."""
+    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=1024.0), epochs=1)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    monkeypatch.setattr("whispertune.training.shards.Shards.clip", lambda self, most: 1.0)
+    assert trainer._update() == 1.0
+    assert trainer.progress.step == 1
+
+
 def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

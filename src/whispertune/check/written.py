@@ -6,7 +6,6 @@ leaves either.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from whispertune.errors import RunFolderError
-from whispertune.system.files import replacing_file, write_text
+from whispertune.system.files import replacing_file, sha256_of, write_text
 
 MARK = "whispertune-check.json"
 """Name of the file with the sha256 of what check wrote beside it."""
@@ -56,7 +55,7 @@ def writing(path: Path) -> Iterator[TextIO]:
         if not _is_ours(path):
             raise RunFolderError(f"{path}: was written by someone else meanwhile; move it away, and check again")
         written = _written(path.parent) or {}
-        written[path.name] = [*written.get(path.name, [])[-1:], _sha256(temporary)]
+        written[path.name] = [*written.get(path.name, [])[-1:], sha256_of(temporary)]
         content = {"written_by": WRITTEN_BY, "files": written}
         write_text(path.parent / MARK, json.dumps(content, indent=2) + "\n")
 
@@ -66,7 +65,7 @@ def _is_ours(path: Path) -> bool:
     if not os.path.lexists(path):
         return True
     marked = (_written(path.parent) or {}).get(path.name, [])
-    return path.is_file() and not path.is_symlink() and _sha256(path) in marked
+    return path.is_file() and not path.is_symlink() and sha256_of(path) in marked
 
 
 def _written(folder: Path) -> dict[str, list[str]] | None:
@@ -79,8 +78,3 @@ def _written(folder: Path) -> dict[str, list[str]] | None:
     if not isinstance(files, dict) or not all(isinstance(hashes, list) for hashes in files.values()):
         return None
     return {str(name): [str(digest) for digest in hashes] for name, hashes in files.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from whispertune.errors import CheckpointError
+from whispertune.system.files import sha256_of
 
 CHECKSUMS = "checksums.json"
 """Name of the file that lists the sha256 of all the others but README.md, which anybody may edit. Programs that open
@@ -62,8 +62,7 @@ def require_unchanged(folder: Path, known: Mapping[str, str] | None = None) -> N
     """
     for name, expected in read_checksums(folder).items():
         try:
-            with (folder / name).open("rb") as file:
-                found = (known or {}).get(name) or hashlib.file_digest(file, "sha256").hexdigest()
+            found = (known or {}).get(name) or sha256_of(folder / name)
         except OSError as error:
             raise CheckpointError(
                 f"{folder / name}: cannot be read ({error.strerror}), so the model is not whole; copy it again"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from whispertune.checkpoints import side_files
+from whispertune.system.files import sha256_of
+
 MARK = "whispertune-export.json"
 """Name of the file in every exported folder with the sha256 of all the others."""
-
-SIDE_FILES = ("tokenizer.json", "generation_config.json", "preprocessor_config.json")
-"""What is read beside an OpenAI `.pt`."""
 
 
 def write_mark(folder: Path, **about: str) -> None:
@@ -68,13 +67,12 @@ def _read_from(source: Path) -> Iterator[Path]:
                 yield from (path for path in sorted(folder.iterdir()) if path.is_file())
     elif source.exists():
         yield source
-        yield from (path for name in SIDE_FILES if (path := source.with_name(name)).exists())
+        yield from (path for name in side_files.NAMES if (path := source.with_name(name)).exists())
 
 
 def _sha256(path: Path) -> str | None:
     """None for a file that can't be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None

@@ -8,7 +8,6 @@ Such a file holds neither tokenizer nor generation settings. The tokenizer is th
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from whispertune.checkpoints.side_files import not_written, write_side_files
 from whispertune.checkpoints.tokenizer_files import complete_tokenizer
 from whispertune.errors import CheckpointError
 from whispertune.model.config import WhisperConfig
+from whispertune.system.files import sha256_of
 
 FILE = "model.pt"
 """The name that `save_openai` gives its file."""
@@ -60,7 +60,7 @@ def read_file(path: Path, *, source: str, tokenizer: Path | None = None) -> Chec
         generation=generation,
         preprocessor=complete_preprocessor(preprocessor, config, str(preprocessor_path)),
         source=source,
-        digest=_sha256(path),
+        digest=sha256_of(path),
         pad_token_id=generation["pad_token_id"],
     )
 
@@ -132,8 +132,3 @@ def _find_tokenizer(path: Path, vocab_size: int, given: Path | None) -> tuple[st
         f"{path}: comes without a tokenizer; put the tokenizer.json of a Whisper with the same vocabulary "
         f"({vocab_size} tokens) beside it, or pip install openai-whisper"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

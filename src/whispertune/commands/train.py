@@ -49,8 +49,8 @@ DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
      hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'
 
 Every flag below is a field of the recipe too; flags win over RECIPE.yaml. Relative paths in it are looked for in the
-working folder, then in the folder of RECIPE.yaml. --print_config prints the effective
-recipe and stops. A run that was killed goes on with the same command, or with `whispertune resume RUN`."""
+working folder, then in the folder of RECIPE.yaml. --print_config prints the effective recipe and stops. A run that
+was killed goes on with the same command, or with `whispertune resume RUN`."""
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
 """Where precision auto is what (`resolve_precision`)."""

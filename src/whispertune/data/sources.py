@@ -9,7 +9,6 @@ of its splits is meant, how many of its first rows (Hub only), or how it is read
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -40,6 +39,7 @@ from whispertune.data.split_names import require_no_split
 from whispertune.data.text_files import require_readable
 from whispertune.data.utterances import Utterances
 from whispertune.errors import DataError, ManifestError
+from whispertune.system.files import sha256_of
 
 OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
 
@@ -274,6 +274,5 @@ def _fingerprint(sources: list[Source], utterances: Utterances) -> str:
     """sha256 of the manifest or, where there is more than one file to it, of all that was read."""
     path = Path(sources[0].path)
     if len(sources) == 1 and _is_file(path) and is_manifest(path):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     return utterances.digest()

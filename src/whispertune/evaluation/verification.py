@@ -15,13 +15,11 @@ from whispertune.decoding.loading import ready_model, ready_to_decode
 from whispertune.decoding.windows import GREEDY, decode_windows
 from whispertune.errors import ExportError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.significance import bootstrap_interval, paired_bootstrap
+from whispertune.evaluation.significance import FEWEST_UTTERANCES, bootstrap_interval, paired_bootstrap
 from whispertune.features.frames import DENSE
 from whispertune.states.computed import encode, window_features
 from whispertune.system.console import console, percent, progress_bar, results
 
-FEW_CLIPS = 30
-"""With fewer clips an error rate says little."""
 MOST_SHOWN = 3
 """Transcripts shown of those that differ in a program run by default."""
 
@@ -151,5 +149,7 @@ def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: d
         where = "source, greedy" if score is source else f"{program}, {name}"
         against = "" if score is source else f"; against the source {difference(source, score)} points"
         results.print(f"  {where}: {rate_with_interval(score)}{against}")
-    if len(clips) < FEW_CLIPS:
-        results.print(f"  {len(clips)} clips say little about error rates: --clips {FEW_CLIPS} or more takes longer")
+    if len(clips) < FEWEST_UTTERANCES:
+        results.print(
+            f"  {len(clips)} clips say little about error rates: --clips {FEWEST_UTTERANCES} or more takes longer"
+        )

@@ -50,7 +50,6 @@ SAME = {
     "num_epochs": "epochs",
     "num_train_epochs": "epochs",
     "num_workers": "data.workers workers",
-    "optim": "optimizer.beta1",
     "out": "output",
     "output_format": "format",
     "output_dir": "output",
@@ -103,6 +102,11 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
         "cuda",
         "device",
         "write --device cuda",
+    ),
+    (
+        "optim optimizer_type",
+        "optimizer.weight_decay",
+        "it is AdamW; the fields of --optimizer.… set it",
     ),
     (
         "eval_batch_size per_device_eval_batch_size",

@@ -16,7 +16,7 @@ from whispertune.run.recipe import Recipe, differing_fields, from_recipes_folder
 from whispertune.run.session import Session
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.console import console
-from whispertune.system.files import read_jsonl
+from whispertune.system.files import read_jsonl, sha256_of
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import Progress, read_progress, require_whole_state
 from whispertune.training.run_folder import BEST, RunFolder
@@ -200,8 +200,7 @@ def _lost(folder: RunFolder, what: str) -> RunFolderError:
 def _problem(path: Path, digest: str) -> str | None:
     """What is wrong with a file of this sha256, in words; None if nothing is."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except FileNotFoundError:
         return "is gone"
     except OSError as error:

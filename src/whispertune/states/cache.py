@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from whispertune.states.files import USE, try_lock
+from whispertune.states.files import USE
 from whispertune.system.home import cache_folder
+from whispertune.system.locks import try_lock
 
 SPARE_BYTES = 2 * 10**9
 """Of the disk, left free for everything else (a run's own checkpoints, for one)."""

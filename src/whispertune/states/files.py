@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from whispertune.errors import RunFolderError
+from whispertune.system.locks import try_lock
 
 FORMAT = 2
 """Of these files; part of every key."""
@@ -32,17 +33,6 @@ USE, ENDING, UNFINISHED = "use", ".states", ".new"
 PARTIAL = 0xFFFFFFFF
 """What the checksum of a batch that is of use to this run alone is changed by."""
 CHECK_BYTES = 4
-
-
-def try_lock(path: Path) -> int | None:
-    """Lock a file for oneself alone; its descriptor, or None while somebody else has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _use(folder: Path) -> int:
@@ -88,14 +78,13 @@ class StateFolder:
         return zlib.crc32(f"{self._key} {number}".encode())
 
     def verified(self, batches: Iterable[int], *, partial: bool = False) -> tuple[set[int], int]:
-        """Which of these batches are there and whole (each is read); how many are there and damaged, now removed.
+        """Which of these batches are there and whole (each is read); how many are there and damaged.
 
         partial: whether those count that were written as not whole.
         """
         whole: set[int] = set()
         damaged = 0
         for number in batches:
-            path = self._file(number)
             try:
                 found = self._read_check(number)
             except FileNotFoundError:
@@ -104,7 +93,6 @@ class StateFolder:
                 whole.add(number)
             elif found != PARTIAL:
                 damaged += 1
-                path.unlink(missing_ok=True)
         return whole, damaged
 
     def _read_check(self, number: int) -> int | None:

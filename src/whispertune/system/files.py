@@ -20,6 +20,12 @@ LONGEST_NAME = 229
 """Bytes of a file's name beside which a temporary one still has its place: file systems take 255."""
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits; raises OSError if it can't be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fsync_path(path: Path) -> None:
     """Make a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RunFolderError, StorageError
-from whispertune.system.files import TEMPORARY, fsync_path, make_writable, recover_folder, remove
+from whispertune.system.files import TEMPORARY, fsync_path, make_writable, recover_folder, remove, sha256_of
 from whispertune.system.locks import take_lock
 
 BEST = "best/checksums.json"
@@ -70,7 +70,7 @@ class RunFolder:
     def best_digest(self) -> str:
         """sha256 of the list of checksums in best/, which stands for the whole of it; nothing if there is none."""
         path = self.path / BEST
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        return sha256_of(path) if path.is_file() else ""
 
     def validation(self, step: int) -> Path:
         """Hypotheses of the validation behind `step` (0: the untouched model)."""

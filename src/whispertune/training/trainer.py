@@ -185,7 +185,7 @@ class Trainer:
         }
         self._append_metrics(row)
         self._end_of_update()
-        advance(1, note=f"loss {loss:.3f}")
+        advance(1, note=f"loss {loss / share_there:.3f}" if share_there else "")
         self._save_if_due()
         self.stop.check_together()
 
