@@ -162,12 +162,12 @@ def bars(untouched: Found, plain: Sequence[Found], stitched: Sequence[Found]) ->
         met = measure.better * (after - before) >= 0
         return f"{name}: no worse than untouched", f"{measure.shown(before)} → {measure.shown(after)}", _said(met)
 
-    lost, told = short_clips(plain, stitched)
+    lost, described = short_clips(plain, stitched)
     return [
         against_untouched("valid timestamps"),
         against_untouched("boundary error, mean"),
         against_untouched("boundary error, median"),
-        (f"short clips: within {MOST_POINTS_LOST} points of without", told, _said(lost <= MOST_POINTS_LOST)),
+        (f"short clips: within {MOST_POINTS_LOST} points of without", described, _said(lost <= MOST_POINTS_LOST)),
         against_untouched("words an hour on silence and noise"),
     ]
 
@@ -233,8 +233,8 @@ def main() -> None:
     clips = f"{len(untouched['words'])} clips, {sum(untouched['words'])} words, greedy, {options.frames}"
     if options.clips:
         clips += f"; {options.clips} of them stitched and joined"
-    told = f"With stitching: `{options.stitched}`. {clips}."
-    publish(options.table, "with and without stitched windows", [told, *tables(untouched, plain, stitched), note])
+    described = f"With stitching: `{options.stitched}`. {clips}."
+    publish(options.table, "with and without stitched windows", [described, *tables(untouched, plain, stitched), note])
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
-from whispertune.decoding.windows import GREEDY
-from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.decoding.search import GREEDY
+from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
 from whispertune.evaluation.significance import paired_bootstrap
 from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states
@@ -82,7 +82,7 @@ def decode(session: Session, frames: FrameOptions) -> Evaluation:
     else:
         fetch = session.computed(split, encoder, frames)
     (found,) = evaluate_split(
-        split, [Contender("both", session.working.model.decoder, fetch, GREEDY)], session.ready.tokenizer,
+        split, [System("both", session.working.model.decoder, fetch, GREEDY)], session.ready.tokenizer,
         session.ready.rules, pad_id=session.ready.checkpoint.pad_token_id, frames=frames,
         max_tokens=token_caps(split, None), cut_loops=False, advance=lambda _: None,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from common import DATA, add_common, markdown, publish
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.decoding.loading import ReadyModel, load_model
-from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.decoding.search import GREEDY, decode_windows
 from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder, Encoder, inference_copy

@@ -62,16 +62,16 @@ class Found:
 # Kills.
 
 
-def start(arguments: list[str], world: int, logs: Path) -> list[int]:
+def start(arguments: list[str], world_size: int, logs: Path) -> list[int]:
     """Fork the processes of a command; their ids by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     job = {
-        "arguments": arguments, "world": world, "rank": -2, "moment": None, "fault": "",
-        "cache": os.environ["XDG_CACHE_HOME"], "logs": [str(logs / str(rank)) for rank in range(world)],
+        "arguments": arguments, "world": world_size, "rank": -2, "moment": None, "fault": "",
+        "cache": os.environ["XDG_CACHE_HOME"], "logs": [str(logs / str(rank)) for rank in range(world_size)],
     }  # fmt: skip
-    return [process_samples._start(job, rank, port) for rank in range(world)]
+    return [process_samples._start(job, rank, port) for rank in range(world_size)]
 
 
 def finish(children: list[int]) -> list[int | None]:
@@ -87,50 +87,52 @@ def kills(number: int, seed: int, seconds: float, work: Path) -> Found:
     logs.mkdir()
     references: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
     while found.tried < number and time.monotonic() < until:
-        name, world = chance.choice(list(CONFIGURATIONS)), chance.choice((1, 2))
+        name, world_size = chance.choice(list(CONFIGURATIONS)), chance.choice((1, 2))
         # A store of its own, so that encoding is among what is killed.
         store = work / "states"
         shutil.rmtree(store, ignore_errors=True)
         fields = {"states__folder": store, **CONFIGURATIONS[name]}
         fields |= {"test": samples.test} if name == "stored" else {}
-        if (name, world) not in references:
+        if (name, world_size) not in references:
             whole, began = work / f"whole-{len(references)}", time.monotonic()
-            statuses = finish(start(samples.arguments(whole, **fields), world, logs))
+            statuses = finish(start(samples.arguments(whole, **fields), world_size, logs))
             if any(statuses):
-                found.fault(f"{name}, {world} processes: undisturbed it ends with {statuses}: {told(logs)[-800:]}")
+                found.fault(
+                    f"{name}, {world_size} processes: undisturbed it ends with {statuses}: {printed(logs)[-800:]}"
+                )
                 return found
-            references[name, world] = outcome(whole), time.monotonic() - began
+            references[name, world_size] = outcome(whole), time.monotonic() - began
             shutil.rmtree(store, ignore_errors=True)
-        whole_outcome, lasts = references[name, world]
+        whole_outcome, lasts = references[name, world_size]
         run = work / "run"
         command, times = samples.arguments(run, **fields), []
         for _ in range(chance.choice((1, 1, 2))):
             times.append(chance.uniform(0, lasts))
-            children = start(command, world, logs)
+            children = start(command, world_size, logs)
             time.sleep(times[-1])
             victim = chance.choice(children)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
             finish(children)
             found.tried += 1
-        label = f"{name}, {world} processes, killed after {', '.join(f'{t:.2f}' for t in times)} s of {lasts:.1f}"
+        label = f"{name}, {world_size} processes, killed after {', '.join(f'{t:.2f}' for t in times)} s of {lasts:.1f}"
         state = run / "last" / "state.safetensors"
         before = progress_of(run) if state.exists() else {"step": 0, "finished": False}
-        statuses = finish(start(command, world, logs))
+        statuses = finish(start(command, world_size, logs))
         if any(statuses):
-            found.fault(f"{label}: the resumed run ends with {statuses}: {told(logs)[-800:]}")
+            found.fault(f"{label}: the resumed run ends with {statuses}: {printed(logs)[-800:]}")
         elif (now := outcome(run)) != whole_outcome:
             parts = [key for key in now if now[key] != whole_outcome[key]]
             found.fault(f"{label}: differs in {', '.join(parts)}: {now['litter']}")
         elif left := [path for path in store.rglob("*") if path.is_file() and path.suffix not in ("", ".states")]:
             found.fault(f"{label}: left in the store: {left}")
-        elif before["step"] and not before["finished"] and f"at update {before['step']}" not in told(logs):
+        elif before["step"] and not before["finished"] and f"at update {before['step']}" not in printed(logs):
             found.fault(f"{label}: did not go on from update {before['step']}")
         shutil.rmtree(run, ignore_errors=True)
     return found
 
 
-def told(logs: Path) -> str:
+def printed(logs: Path) -> str:
     """What the main process of the last command said."""
     return " ".join((logs / "0").read_text(encoding="utf-8", errors="replace").split())
 
@@ -188,10 +190,10 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def make_world(world: Path) -> Samples:
+def make_world(world_size: Path) -> Samples:
     """A model, manifests with recordings of their own, a run that was stopped, one that ended, and a store."""
-    made = make_samples(world / "user")
-    clips = world / "user" / "clips"
+    made = make_samples(world_size / "user")
+    clips = world_size / "user" / "clips"
     clips.mkdir()
     for manifest in (made.train, made.valid, made.test):
         lines = manifest.read_text(encoding="utf-8").splitlines()
@@ -235,7 +237,7 @@ NOT_READ = {"README.md", "excluded.jsonl", "lock", "notes.txt"}
 def damages(number: int, seed: int, seconds: float, work: Path) -> Found:
     """Damage so many files, each in a fresh copy."""
     found, chance, until = Found(), random.Random(seed), time.monotonic() + seconds
-    whole, world = work / "whole", work / "world"
+    whole, world_size = work / "whole", work / "world"
     whole.mkdir(parents=True)
     make_world(whole)
     samples = Samples(Path("user/model"), Path("user/train.csv"), Path("user/valid.csv"), Path("user/test.csv"))
@@ -252,9 +254,9 @@ def damages(number: int, seed: int, seconds: float, work: Path) -> Found:
     reference = outcome(whole / "finished")
     while found.tried < number and time.monotonic() < until:
         os.chdir(work)
-        shutil.rmtree(world, ignore_errors=True)
-        shutil.copytree(whole, world)
-        os.chdir(world)
+        shutil.rmtree(world_size, ignore_errors=True)
+        shutil.copytree(whole, world_size)
+        os.chdir(world_size)
         kind, command = chance.choice(list(commands(samples).items()))
         where = chance.choice(
             ["finished" if "stopped" not in kind else "stopped"] * 3 + ["user/model", "user/clips", "user", "states"]

@@ -162,10 +162,10 @@ def test_roles_from_names(name: str, role: str) -> None:
 
 
 def test_judging_an_opinion() -> None:
-    heard = Opinion(nll=5.0, own_nll=0.5, cer=0.9, hypothesis="tutt'altra cosa")
-    assert (judged := judge(heard, "il gatto dorme")) is not None
+    decoded = Opinion(nll=5.0, own_nll=0.5, cer=0.9, hypothesis="tutt'altra cosa")
+    assert (judged := judge(decoded, "il gatto dorme")) is not None
     assert judged[0] == "wrong_transcript"
-    assert heard.sure("il gatto dorme") > 0.95
+    assert decoded.sure("il gatto dorme") > 0.95
     assert judge(Opinion(nll=1.0, own_nll=0.5, cer=0.9, hypothesis="x y z"), "il gatto") is None
     # A number written in figures, or a letter that is spelt, is no proof.
     number = Opinion(nll=5.0, own_nll=0.5, cer=1.0, hypothesis="40.")

@@ -67,10 +67,10 @@ def test_speakers_rates_and_the_rest_of_the_findings(
     assert summary["sample_rates"] == {"16000": 8, "8000": 1}
     assert [speaker[:2] for speaker in summary["speakers"]] == [["a", 5], ["b", 4]]
     assert summary["seconds"] == pytest.approx(3600 * summary["sources"][0]["hours"], rel=1e-5)
-    told = capsys.readouterr().out
-    assert "16 kHz: 8, 8 kHz: 1" in told
-    assert "2 speakers" in told
-    assert "7 of 9 rows have errors" in told
+    printed = capsys.readouterr().out
+    assert "16 kHz: 8, 8 kHz: 1" in printed
+    assert "2 speakers" in printed
+    assert "7 of 9 rows have errors" in printed
     html = (tmp_path / "out" / "check.html").read_text(encoding="utf-8")
     assert ">8 kHz<" in html
     assert "above 4 kHz" in html

@@ -74,13 +74,13 @@ def test_the_worst_findings_are_told_without_an_output(tmp_path: Path, capsys: p
     rows = [{"id": str(n), "audio": f"{n}.wav", "text": text} for n, text in enumerate(texts)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert main(["check", str(tmp_path / "train.jsonl"), "--no-audio"]) == 2
-    told = capsys.readouterr().out.splitlines()
-    assert max(map(len, told)) <= 80
-    findings = [line.split(": ") for line in told if ", row " in line]
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 80
+    findings = [line.split(": ") for line in printed if ", row " in line]
     assert [kind for _, kind in findings[:4]] == ["empty_text", "markup", "markup", "markup"]  # not nine of one kind
     assert ["note   train.jsonl, row 11, text", "digits"] in findings
-    assert "10 of 11 rows have errors" in told
-    assert any(line.startswith("--output DIR") for line in told)
+    assert "10 of 11 rows have errors" in printed
+    assert any(line.startswith("--output DIR") for line in printed)
 
 
 def test_names_with_control_characters_reach_neither_terminal_nor_page_as_they_are(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whispertune.check.model_based import Opinion, judge, unheard_share
+from whispertune.check.model_based import Opinion, inaudible_share, judge
 
 
 def kind(text: str, **values: float | str) -> str | None:
@@ -39,4 +39,4 @@ def test_a_part_that_is_not_heard() -> None:
     ],
 )
 def test_the_share_that_is_not_heard(support: list[float], share: float) -> None:
-    assert unheard_share(np.array(support, np.float32)) == pytest.approx(share, abs=0.11)
+    assert inaudible_share(np.array(support, np.float32)) == pytest.approx(share, abs=0.11)

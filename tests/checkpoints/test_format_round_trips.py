@@ -21,7 +21,7 @@ from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.decoding.loading import ready_model
-from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.decoding.search import GREEDY, decode_windows
 from whispertune.errors import CheckpointError
 from whispertune.features.frames import DENSE
 from whispertune.features.log_mel import mel_filters

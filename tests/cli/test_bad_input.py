@@ -375,8 +375,8 @@ def test_evaluate_leaves_out_and_scores_the_rest(workspace: Workspace, command: 
     }
     assert row["file"].endswith("data.csv")
     assert "absent[/x].wav" in row["reason"]
-    told = "".join(outcome.err.split())  # whatever the terminal's width
-    assert f"1of3rowsleftout;listedin{output / 'excluded.jsonl'}" in told
+    printed = "".join(outcome.err.split())  # whatever the terminal's width
+    assert f"1of3rowsleftout;listedin{output / 'excluded.jsonl'}" in printed
 
     workspace.valid_rows[0] = workspace.valid_rows[1] | {"id": "again"}
     outcome = command(workspace.evaluate(f"--output={output}"))

@@ -357,14 +357,14 @@ def test_verify_without_texts_tells_no_error_rates(
 
 def test_defaults_are_the_programs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same computation is asked for in full and padded; by default only language and task are told."""
-    told: list[tuple[int, dict[str, Any]]] = []
+    given: list[tuple[int, dict[str, Any]]] = []
 
     class WhisperModel:
         def __init__(self, folder: str, **options: Any) -> None:
             pass
 
         def transcribe(self, waveform: np.ndarray, **options: Any) -> tuple[list[Any], None]:
-            told.append((len(waveform), options))
+            given.append((len(waveform), options))
             return [], None
 
     modules = {"faster_whisper": SimpleNamespace(WhisperModel=WhisperModel)}
@@ -374,7 +374,7 @@ def test_defaults_are_the_programs_own(tmp_path: Path, monkeypatch: pytest.Monke
     for by_default in (False, True):
         task = runtimes.Task("it", "transcribe", [1], [2])
         runtimes.open_runtime("ctranslate2", tmp_path, task, by_default=by_default)(np.zeros(1000, np.float32))
-    (padded, alike), (as_it_is, usual) = told
+    (padded, alike), (as_it_is, usual) = given
     assert (padded, as_it_is) == (480_000, 1000)
     assert usual == {"language": "it", "task": "transcribe"}
     assert (alike["beam_size"], alike["without_timestamps"], alike["temperature"]) == (1, True, 0.0)

@@ -76,7 +76,7 @@ def test_transcribe_goes_on_behind_what_it_cannot_decode(
     found = command(["transcribe", f"--model={workspace.model}", "--language=it", "--beam_size=1", f"--output={output}",
                      "--precision=fp32", *few, good])  # fmt: skip
     assert found.status == 2
-    told = [line for line in found.err.splitlines() if line.startswith("not transcribed: ")]
-    assert all(line.isprintable() and len(line) <= MOST_CHARACTERS + 20 for line in told)
-    assert f"{len(told)} of {len(few) + 1} recordings could not be transcribed" in found.err
+    printed = [line for line in found.err.splitlines() if line.startswith("not transcribed: ")]
+    assert all(line.isprintable() and len(line) <= MOST_CHARACTERS + 20 for line in printed)
+    assert f"{len(printed)} of {len(few) + 1} recordings could not be transcribed" in found.err
     assert (output / f"{Path(good).stem}.txt").exists()

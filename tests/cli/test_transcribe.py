@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from whispertune.commands import transcribe
 from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.audio_files import find_audio
 from whispertune.data.readers.subtitles import read_cues
-from whispertune.data.recordings import find_audio
 from whispertune.decoding import loading
 from whispertune.errors import RecipeError
 

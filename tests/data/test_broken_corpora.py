@@ -18,7 +18,7 @@ from whispertune.errors import DataError, ManifestError
 RATE = 16_000
 
 
-def told(described: str, split: str = "train") -> str:
+def message_of(described: str, split: str = "train") -> str:
     with pytest.raises(ManifestError) as caught:
         read_utterances(split, described)
     (line,) = str(caught.value).splitlines()
@@ -39,7 +39,7 @@ def test_nemo(tmp_path: Path, row: dict[str, object], said: str) -> None:
     rows = [{"audio_filepath": "a.wav", "duration": 1.0, "text": "Uno."}, row]
     path = tmp_path / "manifest.json"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert f"{path}, {said}" in told(str(path))
+    assert f"{path}, {said}" in message_of(str(path))
 
 
 def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
     path = tmp_path / "metadata.csv"
     path.write_text("file_name,text\ntrain/a.wav,Uno.\n", encoding="utf-8")
-    assert f"{path}, row 2, field 'file_name': no row's file lies in test/" in told(str(tmp_path), "test")
+    assert f"{path}, row 2, field 'file_name': no row's file lies in test/" in message_of(str(tmp_path), "test")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/a.wav", "text": "Uno."}\n', encoding="utf-8")
-    assert "holds both metadata.csv and metadata.jsonl" in told(str(tmp_path))
+    assert "holds both metadata.csv and metadata.jsonl" in message_of(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
 )
 def test_what_is_no_text(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "train.csv").write_bytes(content)
-    assert said in told(str(tmp_path / "train.csv"))
+    assert said in message_of(str(tmp_path / "train.csv"))
 
 
 def test_a_tar_without_members(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_two_recordings_with_one_transcript(tmp_path: Path, ending: str) -> None
         (tmp_path / name).touch()
     (tmp_path / f"talk.it.{ending}").write_text("1\n00:00:01,000 --> 00:00:02,000\nSì.\n", encoding="utf-8")
     said = f"talk.wav: talk.it.{ending} is the transcript of talk.mp4 too; remove one recording"
-    assert said in told(str(tmp_path))
+    assert said in message_of(str(tmp_path))
 
 
 def test_names_of_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +94,10 @@ def test_names_of_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]  # fmt: skip
     assert len(listed) < len(names)  # no recording lists its folder
     (tmp_path / "a.it.txt").write_text("Sì.", encoding="utf-8")
-    assert "a.wav: several transcripts (a.it.txt, a.txt) beside it; leave one" in told(str(tmp_path))
+    assert "a.wav: several transcripts (a.it.txt, a.txt) beside it; leave one" in message_of(str(tmp_path))
     (tmp_path / "a.it.txt").unlink()
     (tmp_path / "e.srt").write_text("", encoding="utf-8")
-    assert "e.srt: no recording of that name beside it" in told(str(tmp_path))
+    assert "e.srt: no recording of that name beside it" in message_of(str(tmp_path))
 
 
 # With the `datasets` extra.
@@ -121,13 +121,13 @@ def test_saved_data_set(saved: Path) -> None:
     (arrow,) = saved.glob("*.arrow")
     whole = arrow.read_bytes()
     arrow.write_bytes(whole[: len(whole) // 2])
-    assert f"{arrow}: is no Arrow file" in told(str(saved))
+    assert f"{arrow}: is no Arrow file" in message_of(str(saved))
     arrow.unlink()
-    assert f"{arrow}: no such file; save the data set again" in told(str(saved))
+    assert f"{arrow}: no such file; save the data set again" in message_of(str(saved))
     state = json.loads((saved / "state.json").read_text())
     for files, said in ((None, "names no data files"), ([{"filename": "../a.wav"}], "is no file in this folder")):
         (saved / "state.json").write_text(json.dumps(state | {"_data_files": files}))
-        assert said in told(str(saved))
+        assert said in message_of(str(saved))
 
 
 @pytest.mark.parametrize("first", ["", " [first=1]"])
@@ -139,4 +139,6 @@ def test_hub_data_set_without_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parquet = pytest.importorskip("pyarrow.parquet")
     table = importlib.import_module("pyarrow").table({"sound": ["a"], "sentence": ["Uno."]})
     parquet.write_table(table, tmp_path / "corpus" / "train.parquet")
-    assert "no audio column among 'sound', 'sentence'; name one of them" in told(f"hub:{tmp_path / 'corpus'}{first}")
+    assert "no audio column among 'sound', 'sentence'; name one of them" in message_of(
+        f"hub:{tmp_path / 'corpus'}{first}"
+    )

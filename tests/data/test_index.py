@@ -151,9 +151,9 @@ def test_files_are_kept_for_these_rows_in_this_folder(manifest: Path) -> None:
 
 
 def test_verdicts_on_texts_are_kept_for_what_they_follow_from(manifest: Path) -> None:
-    rows, sound = read_utterances("train", str(manifest)), np.arange(40) % 2 == 0
-    index_verdicts(rows, "it", sound)
-    np.testing.assert_array_equal(indexed_verdicts(rows, "it"), sound)
+    rows, valid = read_utterances("train", str(manifest)), np.arange(40) % 2 == 0
+    index_verdicts(rows, "it", valid)
+    np.testing.assert_array_equal(indexed_verdicts(rows, "it"), valid)
     assert indexed_verdicts(rows, "en") is None
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("Ciao", "Addio"), encoding="utf-8")
     assert indexed_verdicts(read_utterances("train", str(manifest)), "it") is None

@@ -14,7 +14,7 @@ from whispertune.check import audio as check_audio
 from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import load_utterance, load_waveform
 from whispertune.data.utterances import Utterance
-from whispertune.dataset.inspection import hear_rows
+from whispertune.dataset.inspection import decode_rows
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import Window, window_waveform
 from whispertune.features.log_mel import WINDOW_SAMPLES
@@ -47,7 +47,7 @@ def test_nothing_of_it_is_decoded(hours: Path, text: TextSettings) -> None:
     row = Utterance(id="a", audio=hours, text="testo", row=2, source="train.csv")
 
     def look() -> None:
-        found = hear_rows([row], text, 1, lambda _: None, keep_empty=False, share=range(1))
+        found = decode_rows([row], text, 1, lambda _: None, keep_empty=False, share=range(1))
         assert found.reasons == {0: "audio lasts 7200.0 s; a window holds 30 s (cut it, with start and end columns)"}
         with pytest.raises(TooLongError, match="of which 30 s at most"):
             load_utterance(row, max_samples=WINDOW_SAMPLES)

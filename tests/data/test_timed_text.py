@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.data.segments import merge_segments
-from whispertune.data.timed_text import Segment, parse_times, write_times
+from whispertune.data.timed_text import TimedText, parse_times, write_times
 from whispertune.data.utterances import Utterance, Utterances
 
 
@@ -25,7 +25,7 @@ from whispertune.data.utterances import Utterance, Utterances
     ],
 )
 def test_times_that_parse(text: str, plain: str, segments: list[tuple[float, float, str]]) -> None:
-    assert parse_times(text) == (plain, tuple(Segment(*segment) for segment in segments))
+    assert parse_times(text) == (plain, tuple(TimedText(*segment) for segment in segments))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_text_whose_times_do_not_parse_stays_as_it_is(text: str) -> None:
 def test_written_times_parse_to_the_same(parts: list[tuple[int, int, str]]) -> None:
     segments, at = [], 0
     for length, pause, text in parts:
-        segments.append(Segment((at + pause) / 50, (at + pause + length) / 50, text.strip() or "x"))
+        segments.append(TimedText((at + pause) / 50, (at + pause + length) / 50, text.strip() or "x"))
         at += pause + length
     segments = [segment for segment in segments if segment.end <= 30]
     found = parse_times(write_times(segments))[1]

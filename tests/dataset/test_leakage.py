@@ -13,7 +13,7 @@ import soundfile
 from test_splits import RATE, load, write
 
 from whispertune.data.audio.waveforms import content_key, load_utterance
-from whispertune.dataset import openings
+from whispertune.dataset import fingerprints
 from whispertune.dataset.leakage import require_no_leaks
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
@@ -105,8 +105,8 @@ def test_the_same_file_is_found_without_decoding(
     head = "audio,text,start,end"
     train = load(write(tmp_path, "train", ["real/one.wav,a,1,2", "a5.wav,a,,"], head), text, check_audio="headers")
     valid = load(write(tmp_path, "valid", [f"{name},b,1,2"], head), text, "valid", check_audio="headers")
-    monkeypatch.setattr(openings, "load_waveform", pytest.fail)
-    monkeypatch.setattr(openings, "load_utterance", pytest.fail)
+    monkeypatch.setattr(fingerprints, "load_waveform", pytest.fail)
+    monkeypatch.setattr(fingerprints, "load_utterance", pytest.fail)
     assert "the same audio as row 2 of" in leak([train, valid])
 
 
@@ -131,11 +131,11 @@ def test_what_was_compared_is_said(tmp_path: Path, text: TextSettings, samples: 
     valid = load(write(tmp_path, "valid", ["a4.wav,a"]), text, "valid", check_audio="headers")
     said = require_no_leaks([train, valid], 1)
     assert "openings of the 3 rows whose length occurs in another split, content of the 0 alike" in said
-    heard = [
+    decoded = [
         load(write(tmp_path, name, rows[:1] if name == "train" else ["a4.wav,a"]), text, name)
         for name in ("train", "valid")
     ]
-    assert require_no_leaks(heard, 1).endswith("compared: file and span of all rows; content of all rows")
+    assert require_no_leaks(decoded, 1).endswith("compared: file and span of all rows; content of all rows")
     assert "content when the run began" in require_no_leaks([train, valid], 1, contents=False)
 
 
@@ -163,9 +163,9 @@ def test_no_more_is_opened_than_may_be_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
-    real = openings.load_waveform
+    real = fingerprints.load_waveform
     monkeypatch.setattr(
-        openings, "load_waveform", lambda path, *a, **k: (opened.append(path.name), real(path, *a, **k))[1]
+        fingerprints, "load_waveform", lambda path, *a, **k: (opened.append(path.name), real(path, *a, **k))[1]
     )
     recorded(tmp_path, "long.wav", samples)
     recorded(tmp_path, "long2.wav", samples[: 2 * RATE])

@@ -390,14 +390,14 @@ def test_headers_tell_what_decoding_would(tmp_path: Path, text: TextSettings) ->
     rows = ["a1.wav,Uno.,,", "missing.wav,Due.,,", "long.flac,Tre.,0.1234,7.7", "long.flac,Tre.,,", "long.flac,!?,1,2"]
     rows += ["long.flac,Fuori.,39,45", f"a1.wav,{'a' * 500},0,0.5", "long.flac,Fine.,31.5,"]
     path = write(tmp_path, "train", rows, "audio,text,start,end")
-    heard = load(path, text, check_audio="all")
+    decoded = load(path, text, check_audio="all")
     skimmed = load_split("train", read_rows("train", path), text, DataOptions(check_audio="headers"), advance=len_of)
-    assert (heard.heard, skimmed.heard) == (True, False)
-    assert skimmed.num_samples == heard.num_samples
-    assert len(heard.num_samples) == 3
-    assert skimmed.excluded == heard.excluded
+    assert (decoded.decoded, skimmed.decoded) == (True, False)
+    assert skimmed.num_samples == decoded.num_samples
+    assert len(decoded.num_samples) == 3
+    assert skimmed.excluded == decoded.excluded
     for name in ("windows", "targets", "languages", "weights", "tasks", "fingerprint"):
-        assert getattr(skimmed, name) == getattr(heard, name), name
+        assert getattr(skimmed, name) == getattr(decoded, name), name
     assert skimmed.audio_keys == {}
 
 
@@ -439,9 +439,9 @@ def test_headers_tell_that_a_channel_is_not_there(
     rows = ["a1.wav,Uno.,", "a1.wav,Due.,0", "a1.wav,Tre.,1", "b.wav,Quattro.,1", "b.wav,Cinque.,2", "b.wav,Sei.,0"]
     rows = [f"{row},{number}" for number, row in enumerate([*rows, "no.wav,Sette.,1", "b.wav,[rumore],3"])]
     path = write(tmp_path, "train", rows, "audio,text,channel,id")
-    heard = load(path, text, check_audio="all")
-    assert [exclusion.row for exclusion in heard.excluded] == [4, 6, 8, 9]
-    assert "a1.wav: has no channel 1; it has 1, counted from 0" in heard.excluded[0].reason
+    decoded = load(path, text, check_audio="all")
+    assert [exclusion.row for exclusion in decoded.excluded] == [4, 6, 8, 9]
+    assert "a1.wav: has no channel 1; it has 1, counted from 0" in decoded.excluded[0].reason
     asked: list[tuple[str, int]] = []
     real = inspection.load_waveform
     monkeypatch.setattr(
@@ -450,8 +450,8 @@ def test_headers_tell_that_a_channel_is_not_there(
     for known in ([], [("b.wav", 1)]):  # what is there is kept in the index
         asked.clear()
         skimmed = load(path, text, check_audio="headers")
-        assert skimmed.excluded == heard.excluded
-        assert skimmed.num_samples == heard.num_samples
+        assert skimmed.excluded == decoded.excluded
+        assert skimmed.num_samples == decoded.num_samples
         assert sorted([*asked, *known]) == [("a1.wav", 1), ("b.wav", 1), ("b.wav", 2), ("b.wav", 3)]
     soundfile.write(tmp_path / "b.wav", np.zeros(RATE + 1), RATE)
     assert [exclusion.row for exclusion in load(path, text, check_audio="headers").excluded] == [4, 5, 6, 8, 9]
@@ -477,8 +477,8 @@ def test_texts_are_judged_together_as_one_by_one(text: TextSettings, words: list
 class Together:
     """Processes of one run as threads."""
 
-    def __init__(self, rank: int, world: int, barrier: Barrier, results: list[Any]) -> None:
-        self.rank, self.world, self._barrier, self._results = rank, world, barrier, results
+    def __init__(self, rank: int, world_size: int, barrier: Barrier, results: list[Any]) -> None:
+        self.rank, self.world_size, self._barrier, self._results = rank, world_size, barrier, results
 
     def share(self, work: Callable[[], Any]) -> list[Any]:
         self._results[self.rank] = work()
@@ -487,25 +487,25 @@ class Together:
 
 
 @pytest.mark.parametrize("check", ["all", "headers"])
-@pytest.mark.parametrize("world", [2, 3, 9])
-def test_each_process_looks_at_its_share(tmp_path: Path, text: TextSettings, check: str, world: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_each_process_looks_at_its_share(tmp_path: Path, text: TextSettings, check: str, world_size: int) -> None:
     said = ["a1.wav,Uno.", "a2.wav,", "a3.wav,Tre.", "missing.wav,Due.", "a1.wav,Ancora.", "a2.wav,Due.", "a3.wav,!"]
     rows = [f"{number},{row}" for number, row in enumerate(said)]
     path = write(tmp_path, "train", rows, "id,audio,text")
     alone = load(path, text, check_audio=check)
-    barrier, results, looked = Barrier(world), [None] * world, [0] * world
+    barrier, results, looked = Barrier(world_size), [None] * world_size, [0] * world_size
 
     def split_of(rank: int) -> Split:
         def advance(amount: int) -> None:
             looked[rank] += amount
 
         options = DataOptions(check_audio=check, workers=1)  # type: ignore[arg-type]
-        processes: Any = Together(rank, world, barrier, results)
+        processes: Any = Together(rank, world_size, barrier, results)
         return load_split("train", read_rows("train", path), text, options, advance=advance, processes=processes)
 
-    with ThreadPoolExecutor(world) as pool:
-        splits = list(pool.map(split_of, range(world)))
-    assert looked == [len(rows[rank::world]) for rank in range(world)]
+    with ThreadPoolExecutor(world_size) as pool:
+        splits = list(pool.map(split_of, range(world_size)))
+    assert looked == [len(rows[rank::world_size]) for rank in range(world_size)]
     for split in splits:
         for name in ("windows", "targets", "num_samples", "languages", "audio_keys", "excluded", "num_rows", "heard"):
             assert getattr(split, name) == getattr(alone, name), name

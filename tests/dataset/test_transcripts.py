@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.data.utterances import Segment, Utterance
+from whispertune.data.utterances import TimedText, Utterance
 from whispertune.dataset.transcripts import TextSettings, timed_ids
 from whispertune.dataset.windows import Window
 from whispertune.text.targets import IGNORE_INDEX, Target
@@ -24,15 +24,15 @@ def utterance(name: str, text: str, **fields: object) -> Utterance:
     return Utterance(id=name, audio=Path("a.wav"), text=text, **fields)  # type: ignore[arg-type]
 
 
-def read_target(target: Target, tokenizer: Tokenizer) -> list[Segment]:
+def read_target(target: Target, tokenizer: Tokenizer) -> list[TimedText]:
     """The segments that a target says, in seconds, read as openai-whisper reads a model's output."""
-    found: list[Segment] = []
+    found: list[TimedText] = []
     ids = list(target.input_ids[target.prompt_length :])
     while ids:
         assert ids[0] >= tokenizer.timestamp_begin
         end = next(i for i, token in enumerate(ids[1:], 1) if token >= tokenizer.timestamp_begin)
         times = [0.02 * (ids[i] - tokenizer.timestamp_begin) for i in (0, end)]
-        found.append(Segment(*times, tokenizer.decode(ids[1:end])))
+        found.append(TimedText(*times, tokenizer.decode(ids[1:end])))
         ids = ids[end + 1 :]
     return found
 
@@ -97,7 +97,7 @@ def test_a_stitched_target_says_texts_and_times(
 
 
 def test_joined_segments_keep_their_own_times(text: TextSettings, tokenizer: Tokenizer) -> None:
-    segments = (Segment(0.0, 1.0, "uno"), Segment(1.5, 2.0, ""), Segment(2.5, 4.01, "due"))
+    segments = (TimedText(0.0, 1.0, "uno"), TimedText(1.5, 2.0, ""), TimedText(2.5, 4.01, "due"))
     joined = utterance("talk+2", "uno due", start=10.0, end=14.01, segments=segments)
     window = Window("talk+2", (joined,), num_samples=(4 * RATE,), timestamps=True)
     assert [(s.start, s.end, s.text) for s in window.segments()] == [(0.0, 1.0, "uno"), (2.5, 4.0, "due")]

@@ -18,10 +18,10 @@ from whispertune.decoding.beam import beam_search
 from whispertune.decoding.fallback import FallbackOptions, WindowResult, compression_ratio, decode_with_fallback
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.language import detect_languages
-from whispertune.decoding.prompts import begin
+from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.segments import Span, split_window
+from whispertune.decoding.segmentation import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
 from whispertune.states.computed import EncoderStates
@@ -68,11 +68,11 @@ def sampled_by_hand(row: int, temperature: float, seed: tuple[int, ...], max_tok
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_samples_are_drawn_by_their_seeds_alone(temperature: float) -> None:
     """Side by side, with prompts of three lengths, some longer than others: each what it is by hand."""
-    begun = begin(DECODER, states_of(3), PROMPTS)
+    prefilled = prefill(DECODER, states_of(3), PROMPTS)
     limits = [12, 3, 20]
     seeds = [(7, row) for row in range(3)]
     found = sample_search(
-        DECODER, begun, RULES, EOT, limits, temperature=temperature, seeds=seeds, best_of=3, timestamps=GRAMMAR
+        DECODER, prefilled, RULES, EOT, limits, temperature=temperature, seeds=seeds, best_of=3, timestamps=GRAMMAR
     )
     for row, hypothesis in enumerate(found):
         samples = [sampled_by_hand(row, temperature, (7, row, number), limits[row]) for number in range(3)]
@@ -85,10 +85,10 @@ def test_samples_are_drawn_by_their_seeds_alone(temperature: float) -> None:
 
 
 def test_samples_follow_the_probabilities() -> None:
-    begun = begin(DECODER, states_of(1), PROMPTS[:1])
-    (found,) = sample_search(DECODER, begun, RULES, EOT, [1], temperature=2.0, seeds=[(1,)], best_of=500)
+    prefilled = prefill(DECODER, states_of(1), PROMPTS[:1])
+    (found,) = sample_search(DECODER, prefilled, RULES, EOT, [1], temperature=2.0, seeds=[(1,)], best_of=500)
     with torch.inference_mode():
-        log_probs = RULES.log_probs(DECODER.logits(begun.hidden), first=True)[0]
+        log_probs = RULES.log_probs(DECODER.logits(prefilled.hidden), first=True)[0]
     expected = (log_probs / 2.0).softmax(-1)
     drawn = [hypothesis.tokens[0] for hypothesis in (found, *found.alternatives)]
     assert EOT not in drawn
@@ -161,10 +161,10 @@ def test_without_timestamps_thresholds_see_renormalised_probabilities() -> None:
     (found,) = decode_with_fallback(
         DECODER, states_of(1), PROMPTS[:1], TOKENS, RULES, [6], options, seeds=[(0,)], timestamps=None
     )
-    begun = begin(DECODER, states_of(1), PROMPTS[:1])
-    (expected,) = greedy_search(DECODER, begun, RULES.renormalised(), EOT, [6])
+    prefilled = prefill(DECODER, states_of(1), PROMPTS[:1])
+    (expected,) = greedy_search(DECODER, prefilled, RULES.renormalised(), EOT, [6])
     assert found.hypothesis == expected
-    (other,) = greedy_search(DECODER, begun, RULES, EOT, [6])
+    (other,) = greedy_search(DECODER, prefilled, RULES, EOT, [6])
     assert other.log_prob < expected.log_prob - 1e-3
 
 
@@ -268,10 +268,10 @@ def test_bad_options(fields: dict[str, object]) -> None:
 
 def test_patience_and_alternatives() -> None:
     """More patience searches on: as many finished hypotheses as asked for, ranked, the best at least as good."""
-    begun = begin(DECODER, states_of(3), PROMPTS)
+    prefilled = prefill(DECODER, states_of(3), PROMPTS)
     best = [-torch.inf] * 3
     for patience, expected in ((0.5, 1), (1.0, 2), (3.0, 6)):
-        found = beam_search(DECODER, begun, RULES, EOT, [40] * 3, beam_size=2, patience=patience)
+        found = beam_search(DECODER, prefilled, RULES, EOT, [40] * 3, beam_size=2, patience=patience)
         for row, hypothesis in enumerate(found):
             scores = [h.score or 0.0 for h in (hypothesis, *hypothesis.alternatives)]
             assert len(scores) <= expected

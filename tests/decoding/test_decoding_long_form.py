@@ -130,10 +130,10 @@ def test_silence_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_progress_adds_up_to_the_audio(tmp_path: Path) -> None:
-    told: list[int] = []
+    printed: list[int] = []
     made = LongForm(WHISPER, TOKENS, RULES, search=SEARCH, options=LongFormOptions())
-    list(made.transcribe(saved(tmp_path, 31.2, 4.0), told.append))
-    assert sum(told) == 35
+    list(made.transcribe(saved(tmp_path, 31.2, 4.0), printed.append))
+    assert sum(printed) == 35
 
 
 def test_thinned_frames_are_taken(tmp_path: Path) -> None:

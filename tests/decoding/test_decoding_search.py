@@ -14,10 +14,10 @@ from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
-from whispertune.decoding.prompts import begin
+from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
+from whispertune.decoding.search import GREEDY, SearchOptions, decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache
@@ -83,8 +83,8 @@ def test_greedy_rows_are_what_they_are_alone(
 ) -> None:
     """Rows of a batch that end, loop or are stopped at different times, each against one searched by hand."""
     states, decoder = random_states(rows, seed), DECODERS[which]
-    begun = begin(decoder, states, [PROMPT] * rows)
-    found = greedy_search(decoder, begun, RULES, EOT, limits[:rows], cut_loops=cut_loops)
+    prefilled = prefill(decoder, states, [PROMPT] * rows)
+    found = greedy_search(decoder, prefilled, RULES, EOT, limits[:rows], cut_loops=cut_loops)
     for row, hypothesis in enumerate(found):
         assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
 
@@ -95,7 +95,7 @@ def test_a_sample_that_loops_ranks_behind_those_that_do_not() -> None:
     mixed = 0
     for decoder in DECODERS:
         found = sample_search(
-            decoder, begin(decoder, states, [PROMPT] * 6), RULES, EOT, [30] * 6,
+            decoder, prefill(decoder, states, [PROMPT] * 6), RULES, EOT, [30] * 6,
             temperature=0.5, seeds=[(n,) for n in range(6)], best_of=6, cut_loops=True,
         )  # fmt: skip
         for best in found:
@@ -111,7 +111,12 @@ def test_the_models_above_do_end_loop_and_get_stopped() -> None:
         hypothesis
         for seed, decoder in enumerate(DECODERS * 4)
         for hypothesis in greedy_search(
-            decoder, begin(decoder, random_states(6, seed), [PROMPT] * 6), RULES, EOT, [30] * 6, cut_loops=seed % 2 == 0
+            decoder,
+            prefill(decoder, random_states(6, seed), [PROMPT] * 6),
+            RULES,
+            EOT,
+            [30] * 6,
+            cut_loops=seed % 2 == 0,
         )
     ]
     assert sum(h.looped for h in found) > 5
@@ -184,9 +189,9 @@ def test_beam_search_rows_are_what_they_are_alone(
     rows: int, seed: int, which: int, limits: list[int], beam_size: int, length_penalty: float
 ) -> None:
     states, decoder = random_states(rows, seed), DECODERS[which]
-    begun = begin(decoder, states, [PROMPT] * rows)
+    prefilled = prefill(decoder, states, [PROMPT] * rows)
     found = beam_search(
-        decoder, begun, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
+        decoder, prefilled, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
     )  # fmt: skip
     for row, hypothesis in enumerate(found):
         expected = reference_beam(decoder, states.select([row]), limits[row], beam_size, length_penalty)
@@ -197,7 +202,7 @@ def test_beam_search_rows_are_what_they_are_alone(
 @given(st.integers(0, 10_000), st.integers(0, 3))
 def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
     states, decoder = random_states(3, seed), DECODERS[which]
-    arguments = (decoder, begin(decoder, states, [PROMPT] * 3), RULES, EOT, [10] * 3)
+    arguments = (decoder, prefill(decoder, states, [PROMPT] * 3), RULES, EOT, [10] * 3)
     greedy = greedy_search(*arguments)
     for hypothesis, one in zip(greedy, beam_search(*arguments, beam_size=1), strict=True):
         if hypothesis.ended and one.ended:
@@ -253,16 +258,16 @@ def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
     states = EncoderStates(torch.zeros(1, 1, 4), None)
     rules = LogitRules(8, [], [], torch.device("cpu"))
     looping: Any = Looping()
-    (found,) = beam_search(looping, begin(looping, states, [[1]]), rules, eot, [40], beam_size=2)
+    (found,) = beam_search(looping, prefill(looping, states, [[1]]), rules, eot, [40], beam_size=2)
     assert found.ended
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_only_the_last_search_uses_the_memory_up(last: bool) -> None:
     """What leaves it is freed at once, where an earlier search leaves all to those that follow."""
-    begun = replace(begin(DECODERS[0], random_states(3, 0), [PROMPT] * 3), last=last)
-    cache, _ = begun.fork()
+    prefilled = replace(prefill(DECODERS[0], random_states(3, 0), [PROMPT] * 3), last=last)
+    cache, _ = prefilled.fork()
     row = torch.tensor([1])
     cache.select(row, row)
-    again, _ = begun.fork()
+    again, _ = prefilled.fork()
     assert [len(keys) for keys in again.cross_keys] == [1 if last else 3] * len(again.cross_keys)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.segments import Span, split_window
+from whispertune.decoding.search import SearchOptions, decode_windows
+from whispertune.decoding.segmentation import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.decoding.windows import SearchOptions, decode_windows
 from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whispertune.data.audio_files import Recordings, output_names
 from whispertune.data.readers.subtitles import read_cues
-from whispertune.data.recordings import Recordings, output_names
 from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.rules import Hypothesis

@@ -12,7 +12,7 @@ from whispertune.model.whisper import inference_copy
 from whispertune.text.targets import IGNORE_INDEX
 
 DECODER = random_whisper().decoder
-HIDDEN = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+MASKED_LOGIT = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([[IGNORE_INDEX, 3, 60, IGNORE_INDEX], [IGNORE_INDEX, 0, IGNORE_INDEX, IGNORE_INDEX]])
 SCORED = [(0, 1, 3), (0, 2, 60), (1, 1, 0)]
 
@@ -20,23 +20,23 @@ SCORED = [(0, 1, 3), (0, 2, 60), (1, 1, 0)]
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @torch.no_grad()
 def test_sum_over_scored_positions(smoothing: float) -> None:
-    log_probs = (HIDDEN.double() @ DECODER.embed_tokens.weight.double().T).log_softmax(-1)
+    log_probs = (MASKED_LOGIT.double() @ DECODER.embed_tokens.weight.double().T).log_softmax(-1)
     expected = sum(
         -(1 - smoothing) * log_probs[row, t, label] - smoothing * log_probs[row, t].mean() for row, t, label in SCORED
     )
-    assert float(summed_nll(DECODER, HIDDEN, LABELS, smoothing)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(summed_nll(DECODER, MASKED_LOGIT, LABELS, smoothing)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @torch.no_grad()
 def test_half_precision_logits_are_summed_in_float32() -> None:
     decoder = inference_copy(DECODER, torch.bfloat16)
-    loss = summed_nll(decoder, HIDDEN.bfloat16(), LABELS)
+    loss = summed_nll(decoder, MASKED_LOGIT.bfloat16(), LABELS)
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(summed_nll(DECODER, HIDDEN, LABELS)), rel=0.05)
+    assert float(loss) == pytest.approx(float(summed_nll(DECODER, MASKED_LOGIT, LABELS)), rel=0.05)
 
 
 def test_unscored_positions_get_no_gradient() -> None:
-    hidden = HIDDEN.clone().requires_grad_()
+    hidden = MASKED_LOGIT.clone().requires_grad_()
     summed_nll(DECODER, hidden, LABELS).backward()
     assert hidden.grad is not None
     touched = {(row, t) for row, t, _ in SCORED}
@@ -47,7 +47,7 @@ def test_unscored_positions_get_no_gradient() -> None:
 
 @torch.no_grad()
 def test_nothing_scored_is_zero() -> None:
-    assert float(summed_nll(DECODER, HIDDEN, torch.full_like(LABELS, IGNORE_INDEX))) == 0
+    assert float(summed_nll(DECODER, MASKED_LOGIT, torch.full_like(LABELS, IGNORE_INDEX))) == 0
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
@@ -83,8 +83,8 @@ def test_two_losses_before_either_is_differentiated() -> None:
     """Logits are computed in memory that is kept; it is only used again behind the backward pass."""
     decoder = inference_copy(DECODER, torch.float64)
     decoder.embed_tokens.weight.requires_grad_()
-    summed_nll(decoder, HIDDEN.double(), LABELS).backward()  # leaves memory behind
-    inputs = [(scale * HIDDEN).double().requires_grad_() for scale in (1, 2)]
+    summed_nll(decoder, MASKED_LOGIT.double(), LABELS).backward()  # leaves memory behind
+    inputs = [(scale * MASKED_LOGIT).double().requires_grad_() for scale in (1, 2)]
     losses = [summed_nll(decoder, hidden, LABELS) for hidden in inputs]
     found = [torch.autograd.grad(loss, hidden)[0] for loss, hidden in zip(losses, inputs, strict=True)]
     for hidden, gradient in zip(inputs, found, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whispertune.model import packed_lengths as rows_module
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.packed_lengths import Rows, attend_by_row, attend_padded
+from whispertune.model.packed_lengths import PackedLengths, attend_by_row, attend_padded
 
 HEADS, WIDTH = 2, 8
 row_sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=4)
@@ -59,7 +59,10 @@ def test_outputs_and_gradients_follow_the_definition(
     """And what lies in the filler reaches nothing, and gets no gradient."""
     if causal:
         sizes = [(queries, queries) for queries, _ in sizes]
-    queries, keys = Rows(tuple(q for q, _ in sizes), multiple), Rows(tuple(k for _, k in sizes), multiple)
+    queries, keys = (
+        PackedLengths(tuple(q for q, _ in sizes), multiple),
+        PackedLengths(tuple(k for _, k in sizes), multiple),
+    )
     inputs = [
         draw(rows.total, WIDTH, seed=seed + number).requires_grad_()
         for number, rows in enumerate((queries, keys, keys))
@@ -81,7 +84,7 @@ def test_outputs_and_gradients_follow_the_definition(
 
 
 def test_bf16_products_are_summed_in_float32() -> None:
-    sizes = Rows((40,)), Rows((300,))
+    sizes = PackedLengths((40,)), PackedLengths((300,))
     exact = [
         draw(sum(rows.sizes), 64, seed=n, dtype=torch.float32) for n, rows in enumerate((sizes[0], *sizes[1:] * 2))
     ]
@@ -95,7 +98,7 @@ def test_bf16_products_are_summed_in_float32() -> None:
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 3), st.integers(1, 8))
 def test_packing_and_padding_are_inverse(sizes: list[int], more: int, multiple: int) -> None:
-    rows = Rows(tuple(sizes), multiple)
+    rows = PackedLengths(tuple(sizes), multiple)
     packed = draw(rows.total, 3, seed=0)
     packed[sum(sizes) :] = 0  # the filler
     padded = rows.pad(packed, max(sizes) + more, fill=-7.0)

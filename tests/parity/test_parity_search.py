@@ -11,7 +11,7 @@ from clips import Clips
 
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.rules import Hypothesis
-from whispertune.decoding.windows import GREEDY, SearchOptions, decode_windows
+from whispertune.decoding.search import GREEDY, SearchOptions, decode_windows
 from whispertune.features.frames import FrameOptions, select_frames
 from whispertune.states.computed import EncoderStates
 

@@ -91,11 +91,11 @@ def test_computed_states_first_all_clean_then_all_altered(workers: int) -> None:
 
 def test_looking_ahead_changes_no_result() -> None:
     """Features are begun before they are fetched, each once; what was not announced is computed all the same."""
-    begun: list[tuple[int, int]] = []
+    prefilled: list[tuple[int, int]] = []
     ahead = threading.Event()
 
     def rows(index: int, view: int) -> list[WindowFeatures]:
-        begun.append((index, view))
+        prefilled.append((index, view))
         if index == 5:
             ahead.set()
         return [features((index + view) % 6)]
@@ -103,7 +103,7 @@ def test_looking_ahead_changes_no_result() -> None:
     batches = [[0, 2], [1, 5], [3], [4]]
     source = ComputedStates(ENCODER, rows, workers=2)
     plain = {view: [source.fetch(batch, view) for batch in batches] for view in (1, 2)}
-    begun.clear()
+    prefilled.clear()
     ahead.clear()
     source.prepare(batches, 1)
     assert ahead.wait(20)  # of the second batch, before the first is asked for
@@ -112,7 +112,7 @@ def test_looking_ahead_changes_no_result() -> None:
     found += [source.fetch(batch, 1) for batch in batches[2:]]
     for ours, theirs in zip(found, plain[1], strict=True):
         assert torch.equal(ours.states, theirs.states)
-    assert sorted(begun) == sorted([*((index, 1) for index in range(6)), (4, 2)])
+    assert sorted(prefilled) == sorted([*((index, 1) for index in range(6)), (4, 2)])
     # A new epoch is announced before the old one has ended.
     source.prepare(batches, 1)
     source.prepare(batches[::-1], 2)
@@ -121,17 +121,17 @@ def test_looking_ahead_changes_no_result() -> None:
 
 
 def test_no_more_is_prepared_than_a_few_batches() -> None:
-    begun: list[int] = []
+    prefilled: list[int] = []
 
     def rows(index: int, view: int) -> list[WindowFeatures]:
-        begun.append(index)
+        prefilled.append(index)
         return [features(0)]
 
     source = ComputedStates(ENCODER, rows, workers=1)
     source.prepare([[i] for i in range(50)], 0)
     source.fetch([0], 0)
     source._pool.shutdown()
-    assert len(begun) == 1 + LOOK_AHEAD
+    assert len(prefilled) == 1 + LOOK_AHEAD
 
 
 def test_a_fault_in_what_was_prepared_shows_where_it_is_used() -> None:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
-from whispertune.system.processes import ALONE, UNSUPPORTED, Pace, Processes, ProcessOptions, deal, join, were_launched
+from whispertune.system.processes import (
+    ALONE,
+    UNSUPPORTED,
+    Pace,
+    Processes,
+    ProcessOptions,
+    balance,
+    were_launched,
+)
 
 costs = st.lists(st.integers(0, 1000), max_size=40)
 
@@ -18,7 +26,7 @@ costs = st.lists(st.integers(0, 1000), max_size=40)
 @given(costs, st.integers(1, 9), st.booleans())
 def test_dealing(costs: list[int], shares: int, limited: bool) -> None:
     most = -(-len(costs) // shares) if limited else None
-    dealt = deal(costs, shares, most=most)
+    dealt = balance(costs, shares, most=most)
     assert len(dealt) == shares
     assert sorted(index for share in dealt for index in share) == list(range(len(costs)))
     loads = [sum(costs[index] for index in share) for share in dealt]
@@ -26,7 +34,7 @@ def test_dealing(costs: list[int], shares: int, limited: bool) -> None:
         assert max(map(len, dealt)) <= (most or 0)
     else:  # a list schedule: the dearest share had the least to do before its last piece
         assert max(loads) - min(loads) <= max(costs, default=0)
-    assert dealt == deal(list(costs), shares, most=most)
+    assert dealt == balance(list(costs), shares, most=most)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 1000))
@@ -60,7 +68,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_one_process_is_not_launched(environment: pytest.MonkeyPatch) -> None:
     assert not were_launched()
-    assert join("auto", ProcessOptions()) == ALONE
+    assert init_processes("auto", ProcessOptions()) == ALONE
     environment.setenv("WORLD_SIZE", "1")
     assert not were_launched()
 
@@ -84,7 +92,7 @@ def test_what_does_not_fit_is_refused(
     for name, value in given.items():
         environment.setenv(name, value)
     with pytest.raises(RecipeError, match=part):
-        join(device, ProcessOptions())
+        init_processes(device, ProcessOptions())
 
 
 def test_a_timeout_has_bounds() -> None:
@@ -106,7 +114,7 @@ def test_processes_on_one_cpu_share_its_threads(
     for name, value in {"init_process_group": None, "get_rank": 0, "get_world_size": 2}.items():
         environment.setattr(f"torch.distributed.{name}", lambda *a, _value=value, **k: _value)
     environment.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: None)
-    assert join("cpu", ProcessOptions()).world == 2
+    assert init_processes("cpu", ProcessOptions()).world_size == 2
     assert taken[-1] == threads
 
 
@@ -119,12 +127,12 @@ def test_the_package_is_a_command() -> None:
 
 def test_an_own_failure_is_told_though_the_others_never_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """They may encode for longer than the timeout; what went wrong is not that."""
-    two = Processes(rank=0, world=2)
+    two = Processes(rank=0, world_size=2)
 
     def nobody_came(self: Processes, value: object) -> list[object]:
         raise ProcessLost("rank 1 of 2 is gone or stuck")
 
-    monkeypatch.setattr(Processes, "gather", nobody_came)
+    monkeypatch.setattr(Processes, "all_gather", nobody_came)
 
     def fails() -> None:
         raise AudioError("clip.wav: no audio")

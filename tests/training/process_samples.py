@@ -62,12 +62,13 @@ class Launcher:
         )
 
     def __call__(
-        self, arguments: list[str], *, world: int = 2, rank: int = 1, moment: Moment | None = None, fault: str = ""
+        self, arguments: list[str], *, world_size: int = 2, rank: int = 1, moment: Moment | None = None, fault: str = ""
     ) -> Ended:
         """Run a command; in process `rank` (-1: in all) something happens: a signal at a moment, or a fault (below)."""
         job = {
-            "arguments": arguments, "world": world, "rank": rank, "moment": moment and asdict(moment), "fault": fault,
-            "cache": os.environ["XDG_CACHE_HOME"], "logs": [str(self.folder / str(number)) for number in range(world)],
+            "arguments": arguments, "world": world_size, "rank": rank, "moment": moment and asdict(moment),
+            "fault": fault, "cache": os.environ["XDG_CACHE_HOME"],
+            "logs": [str(self.folder / str(number)) for number in range(world_size)],
         }  # fmt: skip
         started = time.monotonic()
         assert self._server.stdin is not None

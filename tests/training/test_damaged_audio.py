@@ -254,7 +254,7 @@ def test_two_processes(flacs: Samples, launch: Launcher, tmp_path: Path, way: st
         zero_middle(tmp_path / f"{name}.flac")
     one, two = tmp_path / "one", tmp_path / "two"
     options = {**HEADERS, **WAYS[way], "optimizer__max_grad_norm": 0, "max_steps": 3}
-    assert launch(flacs.arguments(one, **options, states__folder=tmp_path / "s1"), world=1).statuses == [0]
+    assert launch(flacs.arguments(one, **options, states__folder=tmp_path / "s1"), world_size=1).statuses == [0]
     arguments = flacs.arguments(two, **options | {"accumulation": 1, "states__folder": tmp_path / "s2"})
     ended = launch(arguments, rank=-1, fault="keep_every_state")
     assert ended.statuses == [0, 0], ended.logs

@@ -76,10 +76,10 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize("run_name", ["killed", "finished"])
-@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
+@pytest.mark.parametrize(("name", "damage", "described"), DAMAGES)
 def test_damage_is_told_before_anything_is_computed(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    name: str, damage: Callable[[Path], None], told: str, run_name: str,
+    name: str, damage: Callable[[Path], None], described: str, run_name: str,
 ) -> None:  # fmt: skip
     run = Path(shutil.copytree(request.getfixturevalue(run_name), tmp_path / "run"))
     damage(run / name)
@@ -92,7 +92,7 @@ def test_damage_is_told_before_anything_is_computed(
     assert cli.main(["resume", str(run)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert str(run / name) in line
-    assert told in line
+    assert described in line
     assert "restore" in line
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"} == before
 
@@ -196,11 +196,11 @@ def test_ties_are_called_ties(samples: Samples, tmp_path: Path, capsys: pytest.C
     """The random model is wrong in every word, in every epoch: the second is no better than the first."""
     assert samples.train_run(tmp_path / "run") == 0
     captured = capsys.readouterr()
-    shown, told = " ".join(captured.err.split()), " ".join(captured.out.split())
+    shown, printed = " ".join(captured.err.split()), " ".join(captured.out.split())
     assert shown.count(", best so far") == 1
     assert shown.count(", as good as the best so far, and newer: kept") == 1
-    assert "no difference, at epoch 2" in told
-    assert "valid has 4 utterances: with fewer than 30 the 95 % intervals are too narrow to rely on" in told
+    assert "no difference, at epoch 2" in printed
+    assert "valid has 4 utterances: with fewer than 30 the 95 % intervals are too narrow to rely on" in printed
 
 
 # A full disk.

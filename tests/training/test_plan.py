@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from whispertune.training.plan import (
     SAMPLES_A_WINDOW,
-    deal_step,
+    balance_step,
     draw_windows,
     epoch_plan,
     expected_draws,
@@ -102,7 +102,7 @@ def test_a_step_dealt_to_processes_is_the_same_step(
     lengths: list[int], batch_size: int, accumulation: int, processes: int, seed: int
 ) -> None:
     for step in epoch_plan(lengths, batch_size, accumulation * processes, seed=seed, epoch=1):
-        shares = deal_step(step, lengths, batch_size, processes)
+        shares = balance_step(step, lengths, batch_size, processes)
         assert len(shares) == processes
         members = [index for share in shares for batch in share for index in batch]
         assert sorted(members) == sorted(index for batch in step for index in batch)
@@ -114,7 +114,7 @@ def test_a_step_dealt_to_processes_is_the_same_step(
 def test_equal_windows_make_equal_shares(batch_size: int, accumulation: int, processes: int, length: int) -> None:
     per_step = batch_size * accumulation * processes
     (step,) = epoch_plan([length] * per_step, batch_size, accumulation * processes, seed=0, epoch=1)
-    shares = deal_step(step, [length] * per_step, batch_size, processes)
+    shares = balance_step(step, [length] * per_step, batch_size, processes)
     assert [sum(map(len, share)) for share in shares] == [batch_size * accumulation] * processes
 
 
@@ -122,14 +122,14 @@ def test_shares_of_real_lengths_are_about_equal() -> None:
     """The dearest share of each step, against an equal division of the step."""
     generator = np.random.default_rng(0)
     lengths = generator.lognormal(11.2, 0.9, 2000).clip(8_000, 480_000).astype(int).tolist()
-    for world, bound in ((2, 1.02), (4, 1.04)):
+    for world_size, bound in ((2, 1.02), (4, 1.04)):
         dearest = whole = 0
-        for step in epoch_plan(lengths, 8, 2 * world, seed=0, epoch=1):
-            shares = deal_step(step, lengths, 8, world)
+        for step in epoch_plan(lengths, 8, 2 * world_size, seed=0, epoch=1):
+            shares = balance_step(step, lengths, 8, world_size)
             costs = [sum(lengths[i] + SAMPLES_A_WINDOW for batch in share for i in batch) for share in shares]
-            assert len(step) < 2 * world or all(len(share) == 2 for share in shares)
+            assert len(step) < 2 * world_size or all(len(share) == 2 for share in shares)
             dearest, whole = dearest + max(costs), whole + sum(costs)
-        assert dearest <= bound * whole / world
+        assert dearest <= bound * whole / world_size
 
 
 # Mixtures.

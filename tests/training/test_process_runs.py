@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_one_process(samples: Samples, launch: Launcher,
     ],
 )  # fmt: skip
 def test_twenty_updates(samples: Samples, launch: Launcher, tmp_path: Path, options: dict[str, Any]) -> None:
-    world = options.pop("world", 2)
+    world_size = options.pop("world", 2)
     accumulation = options.pop("accumulation", 2)
     given = {
         "schedule__name": "constant", "schedule__peak_lr": 1e-4, "schedule__warmup_steps": 1, "epochs": 10,
@@ -70,10 +70,10 @@ def test_twenty_updates(samples: Samples, launch: Launcher, tmp_path: Path, opti
     }  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     # In processes of its own, for its bound of 40 tokens in the test.
-    assert launch(samples.arguments(one, accumulation=accumulation, **given), world=1).statuses == [0]
-    ended = launch(samples.arguments(two, accumulation=accumulation // world, **given), world=world, rank=-1,
-                   fault="keep_every_state")  # fmt: skip
-    assert ended.statuses == [0] * world, ended.logs
+    assert launch(samples.arguments(one, accumulation=accumulation, **given), world_size=1).statuses == [0]
+    ended = launch(samples.arguments(two, accumulation=accumulation // world_size, **given), world_size=world_size,
+                   rank=-1, fault="keep_every_state")  # fmt: skip
+    assert ended.statuses == [0] * world_size, ended.logs
 
     moved = distance(state_of(one), start := initial(samples), "parameter/")
     assert moved > 0
@@ -82,7 +82,7 @@ def test_twenty_updates(samples: Samples, launch: Launcher, tmp_path: Path, opti
     assert distance(state_of(two), start, "parameter/") > 0.5 * moved
     # Every process holds the same bits.
     main = state_of(two)
-    for rank in range(world):
+    for rank in range(world_size):
         theirs = state_of(two, f"rank-{rank}")
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in main.items())
 
@@ -99,7 +99,7 @@ def test_twenty_updates(samples: Samples, launch: Launcher, tmp_path: Path, opti
         found = [read_jsonl(run / file) for run in (one, two)]
         assert [row["id"] for row in found[1]] == list(VALID_IDS if file in files else TEST_IDS)
         assert [row["reference"] for row in found[0]] == [row["reference"] for row in found[1]]
-    assert json.loads((two / "environment.json").read_text())["processes"] == world
+    assert json.loads((two / "environment.json").read_text())["processes"] == world_size
     # Each line of the log once.
     assert sum("device    cpu" in line for log in ended.logs for line in log.splitlines()) == 1
 
@@ -111,8 +111,8 @@ def initial(samples: Samples) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_hypotheses_are_those_of_one_process(samples: Samples, launch: Launcher, tmp_path: Path) -> None:
     """The untouched model's, in the same order; loss, loops and caps are those of the whole split."""
-    assert launch(samples.arguments(tmp_path / "one", max_steps=1), world=1).statuses == [0]
-    assert launch(samples.arguments(tmp_path / "three", max_steps=1), world=3).statuses == [0, 0, 0]
+    assert launch(samples.arguments(tmp_path / "one", max_steps=1), world_size=1).statuses == [0]
+    assert launch(samples.arguments(tmp_path / "three", max_steps=1), world_size=3).statuses == [0, 0, 0]
     one, three = ({**valid_rows(tmp_path / run)[0]} for run in ("one", "three"))
     assert three.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-6)
     assert {**three, "seconds": 0} == {**one, "seconds": 0}
@@ -135,7 +135,7 @@ def test_states_are_encoded_once_by_all_together(
     assert "encoding train: 11 windows read from the store" in again.logs[0]
     assert outcome(tmp_path / "again") == outcome(tmp_path / "two")
     shutil.rmtree(state_cache)
-    assert launch(samples.arguments(tmp_path / "one"), world=1).statuses == [0]
+    assert launch(samples.arguments(tmp_path / "one"), world_size=1).statuses == [0]
     assert {path.relative_to(state_cache): path.read_bytes() for path in state_cache.glob("*/*.states")} == contents
 
 
@@ -151,10 +151,10 @@ def test_rows_are_looked_at_by_all_together(samples: Samples, launch: Launcher, 
         "train": f"{tmp_path / 'train.csv'} + {tmp_path / 'more.csv'} [weight=3]", "max_steps": 2,
         "data__max_excluded": 0.5, "data__check_audio": "headers",
     }  # fmt: skip
-    for world in (1, 2):
-        arguments = samples.arguments(tmp_path / str(world), accumulation=2 // world, **given)
-        ended = launch(arguments, world=world)
-        assert ended.statuses == [0] * world, ended.logs
+    for world_size in (1, 2):
+        arguments = samples.arguments(tmp_path / str(world_size), accumulation=2 // world_size, **given)
+        ended = launch(arguments, world_size=world_size)
+        assert ended.statuses == [0] * world_size, ended.logs
     excluded = [read_jsonl(tmp_path / name / "excluded.jsonl") for name in ("1", "2")]
     assert [row["id"] for row in excluded[0]] == ["train.csv/x1", "train.csv/x2", "train.csv/x3"]
     assert excluded[0] == excluded[1]
@@ -355,7 +355,7 @@ def test_a_real_launcher(samples: Samples, tmp_path: Path, launcher: str, death:
 
 
 def test_evaluate_is_refused(samples: Samples, launch: Launcher) -> None:
-    ended = launch(["evaluate", f"--model={samples.model}", f"--data={samples.valid}"], world=2)
+    ended = launch(["evaluate", f"--model={samples.model}", f"--data={samples.valid}"], world_size=2)
     assert ended.statuses == [2, 2]
     assert "evaluate runs in one process" in ended.errors[0]
 

@@ -61,7 +61,7 @@ def test_one_that_owns_nothing_takes_part(samples: Samples, launch: Launcher, tm
     """Only the last LayerNorm learns, which are two tensors, in three processes."""
     options = RUN | {"freeze": "decoder:1,embeddings", "max_steps": 2}
     for name, shard in (("whole", "false"), ("divided", "true")):
-        ended = launch(samples.arguments(tmp_path / name, processes__shard=shard, **options), world=3)
+        ended = launch(samples.arguments(tmp_path / name, processes__shard=shard, **options), world_size=3)
         assert ended.statuses == [0, 0, 0], ended.logs
     one, other = state_of(tmp_path / "whole"), state_of(tmp_path / "divided")
     assert len(one) == 6

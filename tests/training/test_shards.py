@@ -44,29 +44,29 @@ def test_a_missing_gradient_is_zero() -> None:
     assert gradient_of(parameter) is given
 
 
-@pytest.mark.parametrize("divided", [True, False])
-def test_one_process_updates_all(divided: bool) -> None:
+@pytest.mark.parametrize("sharded", [True, False])
+def test_one_process_updates_all(sharded: bool) -> None:
     whisper = tiny_whisper()
-    shards = Shards(WorkingCopy(whisper, torch.bfloat16), divided=divided)
-    assert not shards.divided
+    shards = Shards(WorkingCopy(whisper, torch.bfloat16), sharded=sharded)
+    assert not shards.sharded
     assert shards.owned == [p for p in whisper.parameters() if p.requires_grad]
     shards.sum_gradients()
     assert all(parameter.grad is None for parameter in shards.owned)
 
 
-@pytest.mark.parametrize("world", [2, 3, 80])
+@pytest.mark.parametrize("world_size", [2, 3, 80])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_parameter_has_one_owner(world: int, dtype: torch.dtype) -> None:
+def test_every_parameter_has_one_owner(world_size: int, dtype: torch.dtype) -> None:
     """Which alone holds it where it is not also what computes; the working copy stays whole everywhere."""
     owners: dict[str, int] = {}
     loads = []
     shapes = {name: parameter.shape for name, parameter in tiny_whisper().named_parameters()}
-    for rank in range(world):
+    for rank in range(world_size):
         whisper = tiny_whisper()
         apply_freeze(whisper, "none")
         working = WorkingCopy(whisper, dtype)
-        before = [worker.clone() for worker in working.workers]
-        shards = Shards(working, Processes(rank, world), divided=True)
+        before = [worker.clone() for worker in working.compute_params]
+        shards = Shards(working, Processes(rank, world_size), sharded=True)
         held = 0
         for name, parameter in whisper.named_parameters():
             if not parameter.requires_grad:
@@ -81,7 +81,7 @@ def test_every_parameter_has_one_owner(world: int, dtype: torch.dtype) -> None:
                 whole = dtype == torch.float32
                 assert parameter.untyped_storage().nbytes() == 4 * (parameter.numel() if whole else 1)
         loads.append(held)
-        assert all(torch.equal(worker, old) for worker, old in zip(working.workers, before, strict=True))
+        assert all(torch.equal(worker, old) for worker, old in zip(working.compute_params, before, strict=True))
         # One that owns nothing, too, has an optimiser to step.
         optimizer = build_optimizer(whisper, OptimizerOptions(), shards.owns)
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -93,4 +93,4 @@ def test_every_parameter_has_one_owner(world: int, dtype: torch.dtype) -> None:
     names = {name for name, parameter in whisper.named_parameters() if parameter.requires_grad}
     assert set(owners) == names
     sizes = [parameter.numel() for parameter in whisper.parameters() if parameter.requires_grad]
-    assert 3 * max(loads) <= 4 * max(*sizes, sum(sizes) / world)  # Graham 1969
+    assert 3 * max(loads) <= 4 * max(*sizes, sum(sizes) / world_size)  # Graham 1969

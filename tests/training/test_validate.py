@@ -37,10 +37,10 @@ from whispertune.data.utterances import Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.windows import GREEDY, SearchOptions
+from whispertune.decoding.search import GREEDY, SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.evaluation.evaluate import Contender, Evaluation, ValidationOptions, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, System, ValidationOptions, evaluate_split, token_caps
 from whispertune.features.frames import FrameOptions
 from whispertune.model.cache import DecoderCache
 from whispertune.run import outcome, stages
@@ -140,7 +140,7 @@ def fetch(indices: Sequence[int]) -> EncoderStates:
 
 def evaluate(split: Split, decoder: Any, *, cut_loops: bool = True, caps: Sequence[int] | None = None) -> Evaluation:
     (found,) = evaluate_split(
-        split, [Contender("valid", decoder, fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID, frames=FrameOptions(),
+        split, [System("valid", decoder, fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID, frames=FrameOptions(),
         max_tokens=caps or token_caps(split, None), cut_loops=cut_loops, advance=lambda amount: None,
     )  # fmt: skip
     return found
@@ -225,7 +225,7 @@ def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
     states = random_states([20, 90, 40])
 
     found, = evaluate_split(
-        split, [Contender("valid", whisper.decoder, states.fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID,
+        split, [System("valid", whisper.decoder, states.fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID,
         frames=FrameOptions(), max_tokens=[5, 5, 5], cut_loops=True, advance=lambda amount: None,
     )  # fmt: skip
     total, count = 0.0, 0
@@ -249,7 +249,7 @@ def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
 
     def evaluated(searches: Sequence[SearchOptions]) -> list[Evaluation]:
         return evaluate_split(
-            split, [Contender("valid", decoder, states.fetch, search) for search in searches], TOKENIZER, RULES,
+            split, [System("valid", decoder, states.fetch, search) for search in searches], TOKENIZER, RULES,
             pad_id=PAD_ID, frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=lambda amount: None,
         )  # fmt: skip
 
@@ -427,13 +427,13 @@ def test_the_test_takes_the_untouched_and_the_best_weights(
     after_epochs: list[dict[str, torch.Tensor]] = []
     tested: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(processes: Any, split: Any, contenders: Any, *arguments: Any, **named: Any) -> list[Evaluation]:
-        weights = [{n: w.detach().clone() for n, w in c.decoder.state_dict().items()} for c in contenders]
+    def evaluate(processes: Any, split: Any, systems: Any, *arguments: Any, **named: Any) -> list[Evaluation]:
+        weights = [{n: w.detach().clone() for n, w in c.decoder.state_dict().items()} for c in systems]
         if split.name == "valid":
             after_epochs.extend(weights)
             return [next(found)]
         tested.extend(weights)
-        return [dataclasses.replace(fabricated([1] * len(split.windows)), name=c.name) for c in contenders]
+        return [dataclasses.replace(fabricated([1] * len(split.windows)), name=c.name) for c in systems]
 
     monkeypatch.setattr(stages, "evaluate_together", evaluate)
     monkeypatch.setattr(stages, "for_decoding", lambda decoder, layers: decoder)

@@ -60,10 +60,10 @@ def measure(waveform: Waveform) -> Measures:
     power = np.abs(np.fft.rfft(frames * _hann(FRAME), FFT_SIZE).astype(np.complex64)) ** 2
     levels = decibels(np.square(frames).mean(axis=1))
     loud = float(np.percentile(levels, 95))
-    heard = np.flatnonzero(levels > max(loud - 30.0, QUIETEST_DB))
-    speech = (heard[-1] - heard[0] + 1) * HOP / SAMPLE_RATE if len(heard) else 0.0
+    audible = np.flatnonzero(levels > max(loud - 30.0, QUIETEST_DB))
+    speech = (audible[-1] - audible[0] + 1) * HOP / SAMPLE_RATE if len(audible) else 0.0
     pitch = _pitch(padded)
-    active = power[heard] if len(heard) else power
+    active = power[audible] if len(audible) else power
     return Measures(
         seconds=len(waveform) / SAMPLE_RATE,
         peak=float(decibels(np.float32(peak * peak))),

@@ -42,11 +42,11 @@ SLOWEST = 2.0
 
 
 def misfits(
-    sources: Sequence[Source], texts: TextFacts, audio: AudioFacts, sound: npt.NDArray[np.bool_]
+    sources: Sequence[Source], texts: TextFacts, audio: AudioFacts, valid: npt.NDArray[np.bool_]
 ) -> Iterator[Finding]:
     """Findings of the `sound` rows (n,), each compared with the sound rows of its own group."""
     for source in sources:
-        rows = source.first + np.flatnonzero(sound[source.first : source.first + len(source.rows)])
+        rows = source.first + np.flatnonzero(valid[source.first : source.first + len(source.rows)])
         for script in np.unique(texts.scripts[rows]):
             members = rows[texts.scripts[rows] == script]
             for group in _by_speaker(members, texts.speakers[members]):
@@ -83,13 +83,13 @@ def _misfits_of(rows: npt.NDArray[np.int64], script: str, texts: TextFacts, audi
     too_fast |= (letters / speech > nobody) & (letters >= LONG_LETTERS)
     slow = (seconds > 3) & (letters / np.maximum(seconds, 0.02) < SLOWEST)
     for i in np.flatnonzero(wrong | unusual | too_fast | slow).tolist():
-        told = f"{letters[i]:.0f} letters in {speech[i]:.2f} s of speech"
+        detail = f"{letters[i]:.0f} letters in {speech[i]:.2f} s of speech"
         times = f", {2 ** faster[i]:.1f} times as many as usual in this set" if faster[i] > 0 else ""
         if wrong[i]:
             yield Finding(int(rows[i]), "wrong_sample_rate", f"plays {factors[i]:.2g} times as fast as the others")
         elif too_fast[i]:
-            yield Finding(int(rows[i]), "too_fast", told + times)
+            yield Finding(int(rows[i]), "too_fast", detail + times)
         elif unusual[i]:
-            yield Finding(int(rows[i]), "fast", told + times)
+            yield Finding(int(rows[i]), "fast", detail + times)
         else:
             yield Finding(int(rows[i]), "slow", f"{letters[i]:.0f} letters in {seconds[i]:.1f} s")

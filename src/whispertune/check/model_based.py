@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.loading import ReadyModel
-from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.decoding.search import GREEDY, decode_windows
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.features.frames import FrameOptions
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
@@ -54,8 +54,8 @@ class Opinion:
 
     def is_weak(self, text: str) -> bool:
         """Whether the model is no judge of this text: a letter that is spelt, or a number, written another way."""
-        heard = [char for char in self.hypothesis if char.isalnum()]
-        return sum(char.isalnum() for char in text) <= 2 or all(char.isdigit() for char in heard)
+        spoken = [char for char in self.hypothesis if char.isalnum()]
+        return sum(char.isalnum() for char in text) <= 2 or all(char.isdigit() for char in spoken)
 
     def suspicion(self, text: str) -> float:
         """By which transcripts are ranked: gap times CER (at most 1); half of it where the model is no judge."""
@@ -92,9 +92,9 @@ def ask_model(
             states = encode(whisper.encoder, list(pool.map(features, batch)))
             with_audio = _token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
             without = _token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
-            for index, heard, guessed in zip(batch, with_audio, without, strict=True):
-                nlls[index], support[index] = float(heard.mean()), float((guessed - heard).mean())
-                unheard[index] = unheard_share((guessed - heard)[:-1])  # but for the end of text
+            for index, informed, guessed in zip(batch, with_audio, without, strict=True):
+                nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
+                unheard[index] = inaudible_share((guessed - informed)[:-1])  # but for the end of text
             hypotheses = decode_windows(
                 whisper.decoder,
                 states,
@@ -137,7 +137,7 @@ def _token_nlls(
     return found
 
 
-def unheard_share(support: Array) -> float:
+def inaudible_share(support: Array) -> float:
     """The share of the tokens, at the beginning or at the end, that have no support; 0 below `FEWEST_TOKENS`.
 
     support (num_tokens,): nats by which the audio makes each likelier. The longest run from an end whose mean is below
@@ -155,8 +155,8 @@ SUPPORTED = 0.75
 """Nats a token, of `Opinion.support`. In theory 0 tells a transcript from another's; any speech of the language adds a
 little. whisper-base, untouched, 280 Italian and French clips: of their own transcripts 1 % lay below 1.5 and 0.7, of
 exchanged ones 1 % above 0.7 and 0.2."""
-UNSUPPORTED, MISHEARD, FEWEST_TOKENS, UNHEARD = 0.25, -1.0, 3, 1 / 3
-"""Of `unheard_share`. Half of the audio cut: 48 of 57 transcripts of 4 tokens and more; whole: 1 of 57."""
+UNSUPPORTED, MISHEARD, FEWEST_TOKENS, INAUDIBLE = 0.25, -1.0, 3, 1 / 3
+"""Of `inaudible_share`. Half of the audio cut: 48 of 57 transcripts of 4 tokens and more; whole: 1 of 57."""
 OTHER_CER = 0.2
 """What is not heard must be lacking in the hypothesis too."""
 
@@ -164,7 +164,7 @@ OTHER_CER = 0.2
 def judge(opinion: Opinion, text: str) -> tuple[str, str] | None:
     """(kind, detail) of what a model's opinion of a transcript amounts to."""
     other = opinion.suspicion(text) >= DOUBTFUL
-    cut = opinion.unheard >= UNHEARD and opinion.cer >= OTHER_CER
+    cut = opinion.unheard >= INAUDIBLE and opinion.cer >= OTHER_CER
     if not other and not cut:
         return None
     wrong = (cut or opinion.support < SUPPORTED) and not opinion.is_weak(text)

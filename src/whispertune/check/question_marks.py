@@ -121,20 +121,22 @@ def _judge(
     word = known.completes(token, language)
     inside = INSIDE.search(token)
     if inside is not None:
-        return ("lost", _told(token, word)) if inside.group(1).islower() and (word or not known.has(token)) else None
+        return (
+            ("lost", _describe(token, word)) if inside.group(1).islower() and (word or not known.has(token)) else None
+        )
     if token.startswith("?"):
         if token[1:2].islower() and (word or not known.has(token)):
-            return "lost", _told(token, word)
+            return "lost", _describe(token, word)
         if language == "es" and text.count("?") > 1:
             return "lost", f"{token!r}: '?' in place of '¿'"
         return None
     if AT_END.search(token):
         if word and not known.has(token):
-            return "lost", _told(token, word)
+            return "lost", _describe(token, word)
         if goes_on and not known.has(token):
             return "unclear", f"{token!r} in mid-sentence"
     return None
 
 
-def _told(token: str, word: str) -> str:
+def _describe(token: str, word: str) -> str:
     return f"{token!r}: '?' in place of a letter" + (f" (of {word!r}?)" if word else "")

@@ -76,13 +76,13 @@ def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | 
         return
     rows = np.flatnonzero(audio.readable)
     _, numbers_of = np.unique(audio.keys[rows], axis=0, return_inverse=True)
-    told = set()
+    reported = set()
     for finding in _repeated(sources, rows, numbers_of.reshape(-1), "audio", "the same samples as"):
-        told.add(finding.row)
+        reported.add(finding.row)
         yield finding
     groups = _near_groups(audio, rows)
     for finding in _repeated(sources, rows, groups, "audio", "the same recording, encoded anew, as"):
-        if finding.row not in told:
+        if finding.row not in reported:
             yield finding
 
 
@@ -90,19 +90,19 @@ def same_text(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
     """Texts that stand twice in a set, or in train and another set; there nearly the same ones too."""
     rows = np.flatnonzero(texts.letters > 0)
     _, numbers = np.unique(texts.keys[rows], return_inverse=True)
-    told = set()
+    reported = set()
     for finding in _repeated(sources, rows, numbers, "text", "the same as"):
-        told.add(finding.row)
+        reported.add(finding.row)
         yield finding
     if not len(texts.sketches):
         return
     roles = _roles(sources)
     train = rows[roles[rows] == "train"]
-    others = [row for row in rows[np.isin(roles[rows], ["valid", "test"])].tolist() if row not in told]
+    others = [row for row in rows[np.isin(roles[rows], ["valid", "test"])].tolist() if row not in reported]
     for row, twin in _near_texts(texts.sketches, train, np.array(others, np.int64)):
         ours, theirs = (basic_normalize(_row(sources, at).text).strip() for at in (row, twin))
         if ours and count_characters(theirs, ours).rate <= SAME_TEXT_CER:
-            yield Finding(row, "leaked_text", f"nearly the same as {_told(sources, twin)}")
+            yield Finding(row, "leaked_text", f"nearly the same as {_describe(sources, twin)}")
 
 
 def shared_speakers(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
@@ -126,7 +126,7 @@ def _row(sources: Sequence[Source], row: int) -> Utterance:
     return source.rows[row - source.first]
 
 
-def _told(sources: Sequence[Source], row: int) -> str:
+def _describe(sources: Sequence[Source], row: int) -> str:
     source = source_of(sources, row)
     _, manifest, number = source.rows.origin(row - source.first)
     return f"row {number} of {manifest}"
@@ -147,9 +147,9 @@ def _repeated(
             earlier = next((twin for other, twin in first.items() if other and role and other != role), None)
             # The same sentence in valid and test, by two speakers, gives nothing away; the same recording does.
             if earlier is not None and (what == "audio" or "train" in first):
-                yield Finding(row, f"leaked_{what}", f"{same} {_told(sources, earlier)}")
+                yield Finding(row, f"leaked_{what}", f"{same} {_describe(sources, earlier)}")
             elif role in first or (first and not role):
-                yield Finding(row, f"duplicate_{what}", f"{same} {_told(sources, first.get(role, members[0]))}")
+                yield Finding(row, f"duplicate_{what}", f"{same} {_describe(sources, first.get(role, members[0]))}")
             first.setdefault(role, row)
 
 

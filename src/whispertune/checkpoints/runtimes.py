@@ -109,16 +109,16 @@ def _transformers(folder: Path, task: Task, by_default: bool) -> Transcribe:
     transformers = import_module("transformers")
     model = transformers.WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = transformers.WhisperProcessor.from_pretrained(folder)
-    told = {} if task.language is None else {"language": task.language, "task": task.task}
+    options = {} if task.language is None else {"language": task.language, "task": task.task}
     if by_default:
         parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
         recognize = transformers.pipeline("automatic-speech-recognition", model=model, device="cpu", **parts)
-        return lambda waveform: str(recognize(waveform.copy(), generate_kwargs=dict(told))["text"]).strip()
+        return lambda waveform: str(recognize(waveform.copy(), generate_kwargs=dict(options))["text"]).strip()
 
     @torch.inference_mode()
     def transcribe(waveform: np.ndarray) -> str:
         features = processor(waveform, sampling_rate=16_000, return_tensors="pt").input_features
-        tokens = model.generate(features, num_beams=1, do_sample=False, return_timestamps=False, **told)
+        tokens = model.generate(features, num_beams=1, do_sample=False, return_timestamps=False, **options)
         return str(processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
 
     return transcribe

@@ -262,16 +262,16 @@ def _opinions(report: Report, ready: ReadyModel, options: CheckOptions) -> dict[
     assert report.audio is not None
     audio = report.audio
     # Those with other errors too: of a text that is too long for its audio one wants to read what was heard.
-    sound = np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
+    valid = np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
     text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
-    rows = [report.utterance(number) for number in sound]
+    rows = [report.utterance(number) for number in valid]
     targets = [text.target(window) for window in single_windows(rows)]
     with progress_bar("asking the model", len(rows)) as advance:
         opinions = ask_model(
-            ready, rows, targets, [text.language_of(row) for row in rows], audio.seconds[sound].tolist(),
+            ready, rows, targets, [text.language_of(row) for row in rows], audio.seconds[valid].tolist(),
             workers=options.workers, advance=advance,
         )  # fmt: skip
-    return dict(zip(sound, opinions, strict=True))
+    return dict(zip(valid, opinions, strict=True))
 
 
 def _usual_tokenizer() -> Tokenizer | None:
@@ -308,6 +308,6 @@ def _token_counter(tokenizer: Tokenizer | None, options: CheckOptions) -> Callab
 
 def _without(kinds: Container[str], findings: Sequence[Finding], num_rows: int) -> np.ndarray:
     """(num_rows,) of bool: rows that have no finding of these kinds."""
-    sound = np.ones(num_rows, bool)
-    sound[[finding.row for finding in findings if finding.kind in kinds]] = False
-    return sound
+    valid = np.ones(num_rows, bool)
+    valid[[finding.row for finding in findings if finding.kind in kinds]] = False
+    return valid

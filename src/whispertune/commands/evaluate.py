@@ -15,9 +15,9 @@ from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.splits import DataOptions, Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
-from whispertune.decoding.windows import SearchOptions
+from whispertune.decoding.search import SearchOptions
 from whispertune.errors import RecipeError
-from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
 from whispertune.evaluation.probes.decode import Probed
 from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
@@ -218,11 +218,11 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         lambda i, _: [_features(split, i, ready.n_mels, options.frames)],
         workers=options.workers,
     )
-    contender = Contender(options.model, whisper.decoder, states.fetch, options.search)
+    system = System(options.model, whisper.decoder, states.fetch, options.search)
     console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision_name(dtype)}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
-            split, [contender], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
+            split, [system], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
             frames=options.frames, max_tokens=token_caps(split, None, ready.tokenizer.max_tokens),
             cut_loops=False, advance=advance,
         )  # fmt: skip

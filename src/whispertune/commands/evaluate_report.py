@@ -75,7 +75,7 @@ def print_report(data: str, frames: str, found: Evaluation, baseline: Evaluation
     if count < FEW:
         results.print(f"{count} utterances are too few for these intervals to mean much; test on {FEW} at least")
     if baseline is not None:
-        results.print(_told(found, baseline))
+        results.print(_describe(found, baseline))
     for evaluation in both:
         for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
             results.print(line)
@@ -107,7 +107,7 @@ def _rate(evaluation: Evaluation, counts: Any) -> str:
     return f"{percent(rate)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _told(found: Evaluation, baseline: Evaluation) -> str:
+def _describe(found: Evaluation, baseline: Evaluation) -> str:
     difference = compared(found, baseline)
     change, low, high = (100 * value for value in (difference.difference, difference.low, difference.high))
     verdict = "not conclusive, the interval holds 0"

@@ -29,7 +29,7 @@ from whispertune.system.environment import describe_environment
 from whispertune.system.files import write_text
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.precision import precision_name
-from whispertune.system.processes import Processes, join
+from whispertune.system.processes import Processes, init_processes
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 from whispertune.training.run_folder import RunFolder
 
@@ -80,11 +80,11 @@ def run(recipe: Recipe) -> int:
     keep_freed_memory()
     with StopSignal().installed() as stop, ExitStack() as held:
         try:
-            stop.processes = join(recipe.device, recipe.processes)
+            stop.processes = init_processes(recipe.device, recipe.processes)
             console.quiet = results.quiet = not stop.processes.is_main
             stop.processes.from_main(lambda: _claim(folder, held))
             status = _run(recipe, folder, stop)
-            stop.processes.wait()  # the store goes with the main process, so none leaves before the others
+            stop.processes.barrier()  # the store goes with the main process, so none leaves before the others
             return status
         except Interrupted as signal:
             if (
@@ -97,7 +97,7 @@ def run(recipe: Recipe) -> int:
             return Interrupted.exit_status
         except Exception as failure:
             error = _blamed(failure, folder)
-            if stop.processes.world > 1:
+            if stop.processes.world_size > 1:
                 return _tell_once(error, stop.processes, folder)
             if error is failure:
                 raise
@@ -144,7 +144,7 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
         where = folder.test if (folder.test / "summary.json").exists() else folder.metrics
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
-    began_with = processes.from_main(lambda: _processes_at_start(folder, progress, processes.world))
+    began_with = processes.from_main(lambda: _processes_at_start(folder, progress, processes.world_size))
     session = open_session(recipe, folder, stop, processes, began_with)
     _require_same_inputs(session, progress)
     if theirs is not None and is_longer(recipe, theirs) and folder.state.exists():
@@ -154,9 +154,9 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
         folder.truncate_metrics(progress.metrics_size)
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
-    if processes.world != began_with:
+    if processes.world_size != began_with:
         console.print(
-            f"processes {processes.world}, where the run began with {began_with}: an update keeps its "
+            f"processes {processes.world_size}, where the run began with {began_with}: an update keeps its "
             f"{recipe.batch_size * session.accumulation} utterances"
         )
     check_thinning(session, progress)

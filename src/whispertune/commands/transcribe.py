@@ -10,7 +10,7 @@ from pathlib import Path
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
-from whispertune.data.recordings import Recordings, find_audio, output_names
+from whispertune.data.audio_files import Recordings, find_audio, output_names
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript

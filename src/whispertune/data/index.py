@@ -105,13 +105,13 @@ def index_files(read: Utterances, files: Files) -> None:
 def indexed_verdicts(read: Utterances, judged: str) -> npt.NDArray[np.bool_] | None:
     """(n,) what was found of each row's text alone; judged: all that this follows from, beside the rows."""
     columns = _load(_key("verdicts", [read.fingerprint, judged])) if _is_kept(read) else None
-    return None if columns is None or columns["sound"].shape != (len(read),) else columns["sound"]
+    return None if columns is None or columns["valid"].shape != (len(read),) else columns["valid"]
 
 
-def index_verdicts(read: Utterances, judged: str, sound: npt.NDArray[np.bool_]) -> None:
+def index_verdicts(read: Utterances, judged: str, valid: npt.NDArray[np.bool_]) -> None:
     """Keep them for `indexed_verdicts`, if the rows are many."""
     if _is_kept(read):
-        _save(_key("verdicts", [read.fingerprint, judged]), {"sound": sound})
+        _save(_key("verdicts", [read.fingerprint, judged]), {"valid": valid})
 
 
 def _is_kept(read: Utterances) -> bool:

@@ -10,7 +10,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.utterances import Segment, Shared, Utterance, Utterances
+from whispertune.data.utterances import Shared, TimedText, Utterance, Utterances
 
 LONGEST_GAP = 2.0
 """Seconds of pause over which segments are still joined: what is said in a longer gap may have been left out."""
@@ -44,9 +44,9 @@ class JoinedSegments(Sequence[Utterance]):
             text=" ".join(member.text for member in members if member.text),
             speaker=first.speaker if len({member.speaker for member in members}) == 1 else None,
             segments=tuple(
-                Segment(m.start - start + begin, m.start - start + end, text)
+                TimedText(m.start - start + begin, m.start - start + end, text)
                 for m in members
-                for begin, end, text in m.segments or (Segment(0.0, (m.end or 0.0) - m.start, m.text),)
+                for begin, end, text in m.segments or (TimedText(0.0, (m.end or 0.0) - m.start, m.text),)
             ),
         )
 

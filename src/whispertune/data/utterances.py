@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.reading import Reading
-from whispertune.data.timed_text import Segment as Segment
+from whispertune.data.timed_text import TimedText as TimedText
 from whispertune.data.timed_text import parse_times, plain_text, write_times
 from whispertune.errors import ManifestError
 
@@ -46,7 +46,7 @@ class Utterance:
     """The manifest."""
     row: int = 0
     """The line in the manifest where the row starts, as an editor counts (a CSV's header is line 1)."""
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[TimedText, ...] = ()
     """What it was joined from (`data.merge_segments`), or what times in its text say, in the order of time."""
 
 

@@ -27,7 +27,7 @@ from whispertune.dataset.transcripts import TextSettings
 from whispertune.errors import AudioError, RecipeError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
-Place = tuple[str, tuple[int, int] | None]
+FileRange = tuple[str, tuple[int, int] | None]
 """A recording: a file, and the bytes of it if it is not the whole."""
 Seconds = npt.NDArray[np.float64]
 CHUNK_ROWS = 8192
@@ -37,7 +37,7 @@ MOMENT = 0.01
 
 
 @dataclass(slots=True)
-class Look:
+class Inspection:
     """What a look at n rows found.
 
     num_samples: (n,) at 16 kHz. reasons: why a row can't be used, for those that can't. keys: (n) of the waveforms, if
@@ -50,17 +50,17 @@ class Look:
 
 
 @dataclass(slots=True)
-class Known:
+class Cached:
     """What an earlier look found of n rows, if anything is left of it; once they are looked at, what was found.
 
     sound: (n,) whether a row's text is surely a target.
     """
 
     files: Files | None = None
-    sound: npt.NDArray[np.bool_] | None = None
+    valid: npt.NDArray[np.bool_] | None = None
 
 
-def hear_rows(
+def decode_rows(
     utterances: Sequence[Utterance],
     text: TextSettings,
     workers: int,
@@ -68,10 +68,10 @@ def hear_rows(
     *,
     keep_empty: bool,
     share: range,
-) -> Look:
+) -> Inspection:
     """Look at every row of a share, and decode its audio."""
 
-    def hear(utterance: Utterance) -> tuple[str | None, int, str]:
+    def decode(utterance: Utterance) -> tuple[str | None, int, str]:
         try:
             reason = text.unusable(utterance, keep_empty=keep_empty)
             if reason is None:
@@ -85,19 +85,19 @@ def hear_rows(
             advance(1)
         return reason, 0, ""
 
-    look = Look(np.zeros(len(share), np.int64))
+    inspection = Inspection(np.zeros(len(share), np.int64))
     with ThreadPoolExecutor(workers, "audio") as pool:
         for begin in range(0, len(share), CHUNK_ROWS):
             chunk = [utterances[index] for index in share[begin : begin + CHUNK_ROWS]]
-            for number, (reason, samples, key) in enumerate(pool.map(hear, chunk), start=begin):
-                look.num_samples[number] = samples
-                look.keys.append(key)
+            for number, (reason, samples, key) in enumerate(pool.map(decode, chunk), start=begin):
+                inspection.num_samples[number] = samples
+                inspection.keys.append(key)
                 if reason is not None:
-                    look.reasons[number] = reason
-    return look
+                    inspection.reasons[number] = reason
+    return inspection
 
 
-def skim_rows(
+def read_headers(
     utterances: Rows,
     text: TextSettings,
     workers: int,
@@ -105,8 +105,8 @@ def skim_rows(
     *,
     keep_empty: bool,
     share: range,
-    known: Known,
-) -> Look:
+    cached: Cached,
+) -> Inspection:
     """Look at every row of a share, but only at the headers of its audio, and whether its channel is there: each file
     once, while its rows follow each other.
 
@@ -115,51 +115,51 @@ def skim_rows(
     """
     languages, kinds = plain_languages(utterances, text), utterances.kind_numbers
     channels_of_kinds = np.array([kind.channel or 0 for kind in utterances.kinds], np.int64)
-    look = Look(np.zeros(len(share), np.int64))
+    inspection = Inspection(np.zeros(len(share), np.int64))
     new: list[Files] = []
-    sound = np.zeros(len(share), np.bool_)
+    valid = np.zeros(len(share), np.bool_)
     with ThreadPoolExecutor(workers, "headers") as pool:
         for begin in range(0, len(share), CHUNK_ROWS):
             chunk = share[begin : begin + CHUNK_ROWS]
             here, part = slice(chunk.start, chunk.stop, chunk.step), slice(begin, begin + len(chunk))
             paths: list[str] = []
             texts: list[str] = []
-            if known.files is None or known.sound is None:
+            if cached.files is None or cached.valid is None:
                 _, paths, texts = utterances.strings(chunk)
-            if known.files is None:
+            if cached.files is None:
                 files, places = _files_of(chunk, list(zip(paths, utterances.withins(chunk), strict=True)))
             else:
-                files = _part(known.files, here)
+                files = _part(cached.files, here)
                 places = list(map(utterances.place, files.rows.tolist()))
-            faults = _look_at_headers(places, files.headers, pool)
+            faults = _update_headers(places, files.headers, pool)
             channels = channels_of_kinds[kinds[here]]
-            lacking = _look_for_channels(places, files, channels, pool)
-            if known.sound is None:
+            lacking = _update_channels(places, files, channels, pool)
+            if cached.valid is None:
                 codes = list(map(languages.__getitem__, kinds[here].tolist()))
-                sound[part] = text.surely_usable_rows(texts, codes)
+                valid[part] = text.surely_usable_rows(texts, codes)
             else:
-                sound[part] = known.sound[here]
+                valid[part] = cached.valid[here]
             headers = files.headers[files.of]
-            plain = sound[part] & (channels < headers[:, 4])
+            plain = valid[part] & (channels < headers[:, 4])
             samples = np.where(plain, _plain_num_samples(headers, *utterances.spans(chunk)), 0)
             for at in np.flatnonzero(samples == 0).tolist():
                 number = int(files.of[at])
                 frames, rate, *_ = files.headers[number].tolist()
                 fault = faults.get(number) or lacking.get((number, int(channels[at])))
-                found = _skim(utterances[chunk[at]], fault or (frames, rate), text, keep_empty)
+                found = _checked_num_samples(utterances[chunk[at]], fault or (frames, rate), text, keep_empty)
                 if isinstance(found, str):
-                    look.reasons[begin + at] = found
+                    inspection.reasons[begin + at] = found
                 else:
                     samples[at] = found
-            look.num_samples[part] = samples
+            inspection.num_samples[part] = samples
             new.append(files)
             advance(len(chunk))
     if len(share) == len(utterances):
-        known.files, known.sound = _joined(new), sound
-    return look
+        cached.files, cached.valid = _joined(new), valid
+    return inspection
 
 
-def _files_of(rows: range, places: Sequence[Place]) -> tuple[Files, list[Place]]:
+def _files_of(rows: range, places: Sequence[FileRange]) -> tuple[Files, list[FileRange]]:
     """The files of rows that lie at these places; nothing is known of their headers."""
     numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
     of = np.fromiter(map(numbers.__getitem__, places), np.int32, len(places))
@@ -183,7 +183,7 @@ def _joined(parts: Sequence[Files]) -> Files:
     return Files(of, np.concatenate([p.rows for p in parts]), np.concatenate([p.headers for p in parts]))
 
 
-def _look_at_headers(places: Sequence[Place], headers: Headers, pool: ThreadPoolExecutor) -> dict[int, str]:
+def _update_headers(places: Sequence[FileRange], headers: Headers, pool: ThreadPoolExecutor) -> dict[int, str]:
     """Bring the headers (m, 5) of m files up to date; what is wrong with which of them."""
     stats = np.array([_size_and_time(path) for path, _ in places], np.int64)
     new: list[int] = np.flatnonzero((headers[:, 0] == 0) | (headers[:, 2:4] != stats).any(axis=1)).tolist()
@@ -197,8 +197,8 @@ def _look_at_headers(places: Sequence[Place], headers: Headers, pool: ThreadPool
     return faults
 
 
-def _look_for_channels(
-    places: Sequence[Place], files: Files, channels: npt.NDArray[np.int64], pool: ThreadPoolExecutor
+def _update_channels(
+    places: Sequence[FileRange], files: Files, channels: npt.NDArray[np.int64], pool: ThreadPoolExecutor
 ) -> dict[tuple[int, int], str]:
     """Bring up to date how many channels are known, as far as rows (n,) ask for them; why a file's can't be used."""
     headers = files.headers[files.of]
@@ -223,14 +223,14 @@ def _size_and_time(path: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _probe(place: Place) -> tuple[int, int] | str:
+def _probe(place: FileRange) -> tuple[int, int] | str:
     try:
         return probe_audio(Path(place[0]), within=place[1])
     except AudioError as error:
         return str(error)
 
 
-def _fault_of_channel(place: Place, channel: int) -> str | None:
+def _fault_of_channel(place: FileRange, channel: int) -> str | None:
     try:
         load_waveform(Path(place[0]), 0.0, MOMENT, channel=channel, within=place[1])
     except AudioError as error:
@@ -263,7 +263,9 @@ def _plain_num_samples(headers: Headers, starts: Seconds, ends: Seconds) -> npt.
     return np.where((first < last) & (last <= frames) & (samples <= WINDOW_SAMPLES), samples, 0)
 
 
-def _skim(row: Utterance, length: tuple[int, int] | str, text: TextSettings, keep_empty: bool) -> int | str:
+def _checked_num_samples(
+    row: Utterance, length: tuple[int, int] | str, text: TextSettings, keep_empty: bool
+) -> int | str:
     """Samples at 16 kHz of a row, or why it can't be used. length: of its file, or what is wrong with that."""
     try:
         reason = text.unusable(row, keep_empty=keep_empty)

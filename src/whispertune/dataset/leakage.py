@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.utterances import Utterance
-from whispertune.dataset.openings import NUM_SUMS, Openings, content_keys, likely_pairs, openings
+from whispertune.dataset.fingerprints import NUM_SUMS, Fingerprints, content_keys, fingerprints, likely_pairs
 from whispertune.dataset.splits import Split
 from whispertune.errors import DataError
 from whispertune.system.console import progress_bar
@@ -48,15 +48,15 @@ def require_no_leaks(
         if processes.is_main:
             same = _in_both(_by_span(one, other), _by_span(other, one))
         _require_none(one, other, processes.from_main(partial(list, same)))
-    by_hash = [(one, other) for one, other in pairs if one.heard and other.heard]
+    by_hash = [(one, other) for one, other in pairs if one.decoded and other.decoded]
     for one, other in by_hash:
         _require_none(one, other, _in_both(one.audio_keys, other.audio_keys))
-    by_opening = [pair for pair in pairs if pair not in by_hash] if contents else []
-    opened, decoded = _compare_openings(by_opening, workers, processes, stop)
+    by_fingerprint = [pair for pair in pairs if pair not in by_hash] if contents else []
+    opened, decoded = _compare_fingerprints(by_fingerprint, workers, processes, stop)
     compared = ["file and span of all rows"]
     if by_hash:
         compared.append("content of all rows" if len(by_hash) == len(pairs) else f"content of {_named(by_hash)}")
-    if by_opening:
+    if by_fingerprint:
         compared.append(
             f"openings of the {opened:,} rows whose length occurs in another split, content of the {decoded:,} alike"
         )
@@ -83,17 +83,17 @@ def _in_both(ours: Mapping[Key, Utterance], theirs: Mapping[Key, Utterance]) -> 
     return [(ours[key], row) for key, row in theirs.items() if key in ours]
 
 
-def _compare_openings(
+def _compare_fingerprints(
     pairs: Sequence[tuple[Split, Split]], workers: int, processes: Processes, stop: Callable[[], None]
 ) -> tuple[int, int]:
     """Compare the content of rows that may be equal; how many openings were decoded, and how many rows as a whole."""
-    found: dict[str, tuple[npt.NDArray[np.int64], Openings]] = {}
+    found: dict[str, tuple[npt.NDArray[np.int64], Fingerprints]] = {}
     for split in {split.name: split for pair in pairs for split in pair}.values():
         others = [one if split is other else other for one, other in pairs if split in (one, other)]
         rows = _as_long(split, others)
         sums = np.empty((len(rows), NUM_SUMS))
-        for rank, part in enumerate(processes.share(partial(_openings_of, split, rows, workers, processes, stop))):
-            sums[rank :: processes.world] = part
+        for rank, part in enumerate(processes.share(partial(_fingerprints_of, split, rows, workers, processes, stop))):
+            sums[rank :: processes.world_size] = part
         found[split.name] = rows, sums
     num_decoded = 0
     for one, other in pairs:
@@ -109,11 +109,11 @@ def _compare_openings(
     return sum(len(rows) for rows, _ in found.values()), num_decoded
 
 
-def _openings_of(
+def _fingerprints_of(
     split: Split, rows: npt.NDArray[np.int64], workers: int, processes: Processes, stop: Callable[[], None]
-) -> Openings:
+) -> Fingerprints:
     """Of this process's share of the rows."""
-    mine: list[int] = rows[processes.rank :: processes.world].tolist()
+    mine: list[int] = rows[processes.rank :: processes.world_size].tolist()
     sized = Lazy(len(mine), lambda i: (split.num_samples[mine[i]], split.windows[mine[i]].utterances[0]))
     with progress_bar(f"comparing {split.name}", len(rows)) as bar:
         pace = Pace(bar, len(mine), len(rows))
@@ -122,7 +122,7 @@ def _openings_of(
             pace(amount)
             stop()
 
-        return openings(sized, workers, advance)
+        return fingerprints(sized, workers, advance)
 
 
 def _keyed(

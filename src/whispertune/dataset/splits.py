@@ -22,7 +22,7 @@ from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.dataset import transcripts
 from whispertune.dataset.exclusions import Exclusion, Unreadable
-from whispertune.dataset.inspection import Known, Look, hear_rows, plain_languages, skim_rows
+from whispertune.dataset.inspection import Cached, Inspection, decode_rows, plain_languages, read_headers
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import (
     AUTO_SHARE,
@@ -44,11 +44,11 @@ from whispertune.text import normalizer, targets
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.text.targets import Target
 
-MOST_HEARD = 20_000
+MOST_DECODED = 20_000
 """Rows up to which `data.check_audio: auto` decodes every one."""
 JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
 """The modules that say whether a text can be a target; what they find is kept in the index."""
-LOOKED_AT = 20_000
+MOST_INSPECTED = 20_000
 """Rows, at most, that are looked at to tell segments of recordings from clips."""
 
 
@@ -80,7 +80,7 @@ class Split:
     audio_keys: dict[str, Utterance]
     excluded: list[Exclusion]
     num_rows: int
-    heard: bool = True
+    decoded: bool = True
     num_stitched: int = 0
     has_segments: bool = False
     weights: MutableSequence[float] = field(default_factory=list)
@@ -181,7 +181,7 @@ class Split:
 
     def _of_recordings(self) -> bool:
         """Whether most rows are spans of recordings with several, in any order, and not joined or timed already."""
-        rows = [self.windows[i].utterances[0] for i in range(min(len(self.windows), LOOKED_AT))]
+        rows = [self.windows[i].utterances[0] for i in range(min(len(self.windows), MOST_INSPECTED))]
         begins: dict[tuple[Path, tuple[int, int] | None], set[float]] = {}
         for row in rows:
             begins.setdefault((row.audio, row.within), set()).add(row.start)
@@ -237,33 +237,33 @@ def load_split(
     others'.
     """
     rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
-    heard = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_HEARD)
-    world, share = processes.world, range(processes.rank, len(rows), processes.world)
+    decoded = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_DECODED)
+    world_size, share = processes.world_size, range(processes.rank, len(rows), processes.world_size)
     keep_empty = options.empty_text == "keep"
 
-    def look() -> Look:
-        if heard:
-            return hear_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
+    def inspection() -> Inspection:
+        if decoded:
+            return decode_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
         # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
         kept = rows if isinstance(rows, Utterances) else None
-        known, judged = Known(), "" if kept is None else _judged(kept, text)
+        cached, judged = Cached(), "" if kept is None else _judged(kept, text)
         if kept is not None:
-            known = Known(indexed_files(kept), indexed_verdicts(kept, judged))
-        before = known.files, known.sound
-        found = skim_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, known=known)
-        if kept is not None and world == 1 and known.files is not None and known.sound is not None:
-            if before[0] is None or not np.array_equal(before[0].headers, known.files.headers):
-                index_files(kept, known.files)
+            cached = Cached(indexed_files(kept), indexed_verdicts(kept, judged))
+        before = cached.files, cached.valid
+        found = read_headers(rows, text, options.workers, advance, keep_empty=keep_empty, share=share, cached=cached)
+        if kept is not None and world_size == 1 and cached.files is not None and cached.valid is not None:
+            if before[0] is None or not np.array_equal(before[0].headers, cached.files.headers):
+                index_files(kept, cached.files)
             if before[1] is None:
-                index_verdicts(kept, judged, known.sound)
+                index_verdicts(kept, judged, cached.valid)
         return found
 
-    looks = processes.share(look)
+    inspections = processes.share(inspection)
     num_samples = np.zeros(len(rows), np.int64)
     reasons: dict[int, str] = {}
-    for rank, found in enumerate(looks):
-        num_samples[rank::world] = found.num_samples
-        reasons.update((rank + world * place, reason) for place, reason in found.reasons.items())
+    for rank, found in enumerate(inspections):
+        num_samples[rank::world_size] = found.num_samples
+        reasons.update((rank + world_size * place, reason) for place, reason in found.reasons.items())
     excluded = [
         Exclusion(name, row.id, row.source, row.row, reasons[index])
         for index in sorted(reasons)
@@ -271,15 +271,15 @@ def load_split(
     ]
     kept = np.delete(np.arange(len(rows)), list(reasons))
     keys: dict[str, Utterance] = {}
-    for index in kept.tolist() if heard else ():
-        keys.setdefault(looks[index % world].keys[index // world], rows[index])
+    for index in kept.tolist() if decoded else ():
+        keys.setdefault(inspections[index % world_size].keys[index // world_size], rows[index])
     kinds = rows.kind_numbers[kept].tolist()
     codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
     windows = Lazy(len(kept), lambda i: single_windows([rows[int(kept[i])]])[0])
     return Split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
         [codes[kind] for kind in kinds], keys, excluded, len(rows),
-        heard=heard, has_segments=rows.has_segments,
+        decoded=decoded, has_segments=rows.has_segments,
         weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
         tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
     )  # fmt: skip

@@ -28,7 +28,7 @@ LETTER = re.compile(r"[^\W_]")
 LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
-class Said(Protocol):
+class HasText(Protocol):
     """What is asked of an utterance here."""
 
     @property
@@ -99,24 +99,24 @@ class TextSettings:
         """Code of the language whose token heads the row."""
         return self.token_for(self.language_of(utterance))
 
-    def unusable(self, said: Said, *, keep_empty: bool = False) -> str | None:
+    def unusable(self, row: HasText, *, keep_empty: bool = False) -> str | None:
         """Why a transcript can't be a target; None if it can. keep_empty: one with no text at all can.
 
         Raises:
             RecipeError: an unknown language or task, or none.
         """
-        language, words = self.language_code_of(said.language), said.text
-        written = self.written_in(language, said.task)
-        for what, content in (("text", words), ("prompt", said.prompt or "")):
+        language, words = self.language_code_of(row.language), row.text
+        written = self.written_in(language, row.task)
+        for what, content in (("text", words), ("prompt", row.prompt or "")):
             if (token := special_token(content, self.tokenizer)) is not None:
                 return f"special token {token!r} in the {what}; {remedy_of(token)}"
         if not (words == "" and keep_empty) and not leaves_something(words, written):
             reason = "empty text" if not words.strip() else "text is empty after normalisation"
             return f"{reason}: {words[:40]!r}"
-        if said.prompt is None and self.surely_fits(words):
-            self.require_prompt(language, said.task or self.task)
+        if row.prompt is None and self.surely_fits(words):
+            self.require_prompt(language, row.task or self.task)
             return None
-        prompt = self._prompt(language, said.task, said.prompt)
+        prompt = self._prompt(language, row.task, row.prompt)
         num_tokens = len(prompt) + len(self._text_ids(words, written))
         return (
             f"text and prompt are {num_tokens} tokens; {'Whisper' if self.max_tokens == 448 else 'this model'} takes "
@@ -125,10 +125,10 @@ class TextSettings:
             else None
         )
 
-    def is_usable(self, said: Said, *, keep_empty: bool = False) -> bool:
+    def is_usable(self, row: HasText, *, keep_empty: bool = False) -> bool:
         """Whether a transcript can be a target, and its language and task are known."""
         try:
-            return self.unusable(said, keep_empty=keep_empty) is None
+            return self.unusable(row, keep_empty=keep_empty) is None
         except RecipeError:
             return False
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.data.audio.waveforms import load_utterance
-from whispertune.data.utterances import Segment, Utterance
+from whispertune.data.utterances import TimedText, Utterance
 from whispertune.errors import AudioError, RecipeError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
@@ -103,22 +103,22 @@ class Window:
         """16 kHz samples of the whole window, where those of its utterances are known."""
         return sum(self.num_samples) + _pause_samples(self)
 
-    def segments(self, num_samples: Sequence[int] | None = None) -> list[Segment]:
+    def segments(self, num_samples: Sequence[int] | None = None) -> list[TimedText]:
         """What is said when, in the order of time: joined utterances' segments each, others as a whole.
 
         num_samples: of each utterance once it is augmented; a joined one's segments move with its speed.
         """
-        found: list[Segment] = []
+        found: list[TimedText] = []
         begin = _samples_of(self.lead)
         altered = self.num_samples if num_samples is None else num_samples
         pauses = (0.0, *self.pauses)
         for utterance, clean, num, pause in zip(self.utterances, self.num_samples, altered, pauses, strict=True):
             begin += _samples_of(pause)
-            whole = Segment(0.0, clean / SAMPLE_RATE, utterance.text)
+            whole = TimedText(0.0, clean / SAMPLE_RATE, utterance.text)
             for start, end, text in utterance.segments or (whole,):
                 first, last = (begin / SAMPLE_RATE + min(time, whole.end) * num / clean for time in (start, end))
                 if text.strip():
-                    found.append(Segment(first, last, text.strip()))
+                    found.append(TimedText(first, last, text.strip()))
             begin += num
         return found
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules, numbers
+from whispertune.decoding.prefill import Prefill
+from whispertune.decoding.rules import Hypothesis, LogitRules, to_lists
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
@@ -37,7 +37,7 @@ class _Beams:
 @torch.inference_mode()
 def beam_search(
     decoder: Decoder,
-    begun: Begun,
+    prefilled: Prefill,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
@@ -55,10 +55,10 @@ def beam_search(
     early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended).
     Arguments otherwise as in `greedy_search`.
     """
-    device = begun.hidden.device
+    device = prefilled.hidden.device
     num_candidates = 2 * beam_size
     num_finished = max(1, round(beam_size * patience))
-    cache, hidden = begun.fork()
+    cache, hidden = prefilled.fork()
     log_probs = rules.log_probs(decoder.logits(hidden), first=True)
     history = None if timestamps is None else timestamps.start(len(max_tokens), device)
     if history is not None:
@@ -74,7 +74,7 @@ def beam_search(
         source_rows: list[int] = []
         next_tokens: list[int] = []
         staying: list[int] = []
-        for position, (search, scores, choices) in enumerate(zip(searches, *numbers(top, flat), strict=True)):
+        for position, (search, scores, choices) in enumerate(zip(searches, *to_lists(top, flat), strict=True)):
             num_tokens = len(search.tokens[0]) + 1
             next_beams: list[tuple[int, int, float]] = []
             for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):

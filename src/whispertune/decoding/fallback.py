@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
-from whispertune.decoding.prompts import begin
+from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, first_loop
 from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.timestamps import TimestampRules
@@ -125,13 +125,13 @@ def decode_with_fallback(
     says. seeds: B, what a window's samples follow from beside `options.seed`, so that neither the batch nor the
     order of files changes them.
     """
-    begun = begin(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
+    prefilled = prefill(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
     if timestamps is None:  # with them, their own rules see to it: the thresholds are for these log-probabilities
         rules = rules.renormalised()
     results: dict[int, WindowResult] = {}
     pending = list(range(len(prompts)))
     for number, temperature in enumerate(options.temperature):
-        part = begun if len(pending) == len(prompts) else begun.select(pending)
+        part = prefilled if len(pending) == len(prompts) else prefilled.select(pending)
         arguments = (decoder, part, rules, tokenizer.eot, [max_tokens[row] for row in pending])
         if temperature > 0:
             draws = [(options.seed, *seeds[row], number) for row in pending]
@@ -147,7 +147,7 @@ def decode_with_fallback(
                 patience=options.patience, timestamps=timestamps,
             )  # fmt: skip
         for row, hypothesis in zip(pending, found, strict=True):
-            results[row] = _result(hypothesis, tokenizer, temperature, begun.no_speech_probs[row], options)
+            results[row] = _result(hypothesis, tokenizer, temperature, prefilled.no_speech_probs[row], options)
         pending = [row for row in pending if results[row].failed(options)]
         if not pending:
             break

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
+from whispertune.decoding.prefill import Prefill
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail, to_lists
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
@@ -16,7 +16,7 @@ from whispertune.system.precision import send
 @torch.inference_mode()
 def greedy_search(
     decoder: Decoder,
-    begun: Begun,
+    prefilled: Prefill,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
@@ -29,19 +29,19 @@ def greedy_search(
     begun: B windows with their prompts; max_tokens: B, how many tokens a row may emit before it is stopped. With
     `cut_loops` a row that repeats itself is cut. With `timestamps` tokens hold timestamps, as the prompts must ask for.
     """
-    device = begun.hidden.device
+    device = prefilled.hidden.device
     rows = list(range(len(max_tokens)))  # which input each batch row works for
     tokens: list[list[int]] = [[] for _ in rows]
     log_probs = [0.0] * len(rows)
     finished: dict[int, Hypothesis] = {}
-    cache, hidden = begun.fork()
+    cache, hidden = prefilled.fork()
     history = None if timestamps is None else timestamps.start(len(rows), device)
     for step in range(max(max_tokens) + 1):
         log_probs_now = rules.log_probs(decoder.logits(hidden), first=step == 0)
         if history is not None:
             log_probs_now = history.restrict(log_probs_now)
         best, chosen = log_probs_now.max(dim=-1)
-        chosen_log_probs, chosen_tokens = numbers(best, chosen)
+        chosen_log_probs, chosen_tokens = to_lists(best, chosen)
         staying = []
         for position, (row, token) in enumerate(zip(rows, chosen_tokens, strict=True)):
             if row in finished:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from whispertune.decoding.prompts import begin
+from whispertune.decoding.prefill import prefill
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ def detect_languages(decoder: Decoder, states: EncoderStates, tokenizer: Tokeniz
         return [("en", 1.0)] * num_windows
     codes = list(tokenizer.languages)
     with torch.inference_mode():
-        begun = begin(decoder, states, [[tokenizer.sot]] * num_windows)
-        logits = decoder.logits(begun.hidden).float()[:, list(tokenizer.languages.values())]
+        prefilled = prefill(decoder, states, [[tokenizer.sot]] * num_windows)
+        logits = decoder.logits(prefilled.hidden).float()[:, list(tokenizer.languages.values())]
         probs, places = logits.softmax(-1).max(-1)
     return [(codes[place], prob) for place, prob in zip(places.tolist(), probs.tolist(), strict=True)]

@@ -87,7 +87,7 @@ def _rules(checkpoint: Checkpoint, device: torch.device) -> LogitRules:
     return LogitRules(checkpoint.config.vocab_size, suppress, first, device)
 
 
-def may_say_nothing(ready: ReadyModel, device: torch.device) -> ReadyModel:
+def allow_empty_output(ready: ReadyModel, device: torch.device) -> ReadyModel:
     """The same model, allowed to end before its first token, which Whisper's own generation config forbids.
 
     So will be what is saved of it.

@@ -20,7 +20,7 @@ import torch
 from whispertune.decoding.fallback import FallbackOptions, WindowResult, decode_with_fallback
 from whispertune.decoding.language import detect_languages
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.segments import MEL_FRAMES_PER_SECOND, split_window
+from whispertune.decoding.segmentation import MEL_FRAMES_PER_SECOND, split_window
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
 from whispertune.decoding.timestamps import MAX_INITIAL, TimestampRules
 from whispertune.errors import AudioError, RecipeError
@@ -105,7 +105,7 @@ class Transcript:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _RecordingState:
     """A recording under way. seek: the frame at which its next window begins; tokens: all so far, prompt included."""
 
     number: int
@@ -198,7 +198,7 @@ class LongForm:
         n_mels = self._whisper.config.num_mel_bins
         upcoming = iter(enumerate(zip(audios, channels or [None] * len(audios), strict=True)))
         opening: deque[tuple[int, Future[Spectrogram]]] = deque()
-        active: list[_Progress] = []
+        active: list[_RecordingState] = []
         with ThreadPoolExecutor(OPEN_AHEAD, "audio") as pool:
             while True:
                 while len(active) < self._options.batch_size:
@@ -209,7 +209,9 @@ class LongForm:
                         break
                     number, future = opening.popleft()
                     try:
-                        active.append(_Progress(number, future.result(), self._language, tokens=list(self._prompt)))
+                        active.append(
+                            _RecordingState(number, future.result(), self._language, tokens=list(self._prompt))
+                        )
                     except AudioError as error:
                         yield number, error
                 if not active:
@@ -223,11 +225,11 @@ class LongForm:
                 active = [p for p in active if p.number not in failed and not p.finished]
 
     @torch.inference_mode()
-    def _move_on(self, recordings: list[_Progress], advance: Callable[[int], None]) -> dict[int, AudioError]:
+    def _move_on(self, recordings: list[_RecordingState], advance: Callable[[int], None]) -> dict[int, AudioError]:
         """Decode the next window of each; returns the errors of those that can't be read on."""
         failed: dict[int, AudioError] = {}
         features: list[WindowFeatures] = []
-        working: list[_Progress] = []
+        working: list[_RecordingState] = []
         for progress in recordings:
             try:
                 features.append(padded_features(progress.spectrogram.window(progress.seek), self._frames))
@@ -253,7 +255,7 @@ class LongForm:
             advance(progress.seconds - before)
         return failed
 
-    def _detect(self, working: list[_Progress], states: EncoderStates) -> None:
+    def _detect(self, working: list[_RecordingState], states: EncoderStates) -> None:
         """Set the language of recordings that begin, as openai-whisper does.
 
         For that, unlike for decoding, a window that the recording does not fill goes on as silence, not as zeros.
@@ -270,7 +272,7 @@ class LongForm:
             ((progress.language, prob),) = detect_languages(self._whisper.decoder, own, self._tokenizer)
             progress.language_prob = prob if self._tokenizer.multilingual else None
 
-    def _prompt_of(self, progress: _Progress) -> list[int]:
+    def _prompt_of(self, progress: _RecordingState) -> list[int]:
         """What came before, as far as there is room, and what is asked for."""
         own = self._tokenizer.prompt_tokens(
             self._token or progress.language, self._task, timestamps=self._timestamps is not None

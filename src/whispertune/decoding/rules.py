@@ -41,7 +41,7 @@ class LogitRules:
         return logits.float().log_softmax(dim=-1) + suppressed
 
 
-def numbers(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
+def to_lists(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
     """Both as lists, for which a GPU is waited once."""
     both = torch.stack((values.double(), indices.double())).to("cpu")  # float64 holds either as it is
     return both[0].tolist(), both[1].long().tolist()

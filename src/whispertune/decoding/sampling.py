@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whispertune.decoding.prompts import Begun
-from whispertune.decoding.rules import Hypothesis, LogitRules, numbers, repeated_tail
+from whispertune.decoding.prefill import Prefill
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail, to_lists
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
@@ -19,7 +19,7 @@ from whispertune.system.precision import send
 @torch.inference_mode()
 def sample_search(
     decoder: Decoder,
-    begun: Begun,
+    prefilled: Prefill,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
@@ -36,8 +36,8 @@ def sample_search(
     Tokens are drawn from softmax(log-probabilities / temperature); log_prob is that of temperature 1. seeds: U, what
     a window's draws follow from, whatever runs beside it. With `cut_loops` samples that repeat themselves are cut.
     """
-    device = begun.hidden.device
-    cache, hidden = begun.fork()
+    device = prefilled.hidden.device
+    cache, hidden = prefilled.fork()
     spread = torch.arange(len(seeds)).repeat_interleave(best_of)
     cache.select(spread)
     hidden = hidden[send(spread, device)]
@@ -50,7 +50,7 @@ def sample_search(
         if history is not None:
             log_probs = history.restrict(log_probs)
         chosen = _draw(log_probs / temperature, [u for window in running for u in window.uniform()])
-        values, tokens = numbers(log_probs.gather(1, chosen[:, None])[:, 0], chosen)
+        values, tokens = to_lists(log_probs.gather(1, chosen[:, None])[:, 0], chosen)
         for place, window in enumerate(running):
             own = slice(place * best_of, (place + 1) * best_of)
             window.add(tokens[own], values[own], eot, cut_loops)

@@ -114,7 +114,7 @@ def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
     window = torch.hann_window(FFT_SIZE)
     filters = mel_filters(n_mels)
     rest = np.zeros(0, np.float32)
-    begun = False
+    started = False
 
     def spectra(final: bool) -> Iterator[Tensor]:
         nonlocal rest
@@ -131,12 +131,12 @@ def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
 
     for block in blocks:
         rest = np.concatenate([rest, block])
-        if not begun and len(rest) > FFT_SIZE // 2:
-            rest, begun = mirrored(rest), True
-        if begun:
+        if not started and len(rest) > FFT_SIZE // 2:
+            rest, started = mirrored(rest), True
+        if started:
             yield from spectra(final=False)
     silence = np.zeros(FFT_SIZE + HOP_SAMPLES, np.float32)
     rest = np.concatenate([rest, silence])
-    if not begun:  # shorter than what is mirrored: then so is the silence behind it
+    if not started:  # shorter than what is mirrored: then so is the silence behind it
         rest = mirrored(rest)
     yield from spectra(final=True)

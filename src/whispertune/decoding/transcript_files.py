@@ -48,21 +48,21 @@ def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
 def as_lines(transcript: Transcript) -> str:
     """For people: `[00:00.000 --> 00:02.400] Pronto.`, a segment a line."""
     return "".join(
-        f"[{clock(segment.start, hours=False)} --> {clock(segment.end, hours=False)}] {_said(segment)}\n"
+        f"[{clock(segment.start, hours=False)} --> {clock(segment.end, hours=False)}] {_text_of(segment)}\n"
         for segment in transcript.segments
     )
 
 
 def as_txt(transcript: Transcript) -> str:
     """The text alone, a segment a line; of channels, each with its name before it."""
-    return "".join(f"{_said(segment)}\n" for segment in transcript.segments)
+    return "".join(f"{_text_of(segment)}\n" for segment in transcript.segments)
 
 
 def as_srt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
     """SubRip. An arrow in the text would be read as times."""
     cues: list[str] = []
     for segment in transcript.segments:
-        for start, end, text in _cues(segment, _said(segment).replace("-->", "->"), lines):
+        for start, end, text in _cues(segment, _text_of(segment).replace("-->", "->"), lines):
             times = f"{clock(start, decimal=',')} --> {clock(end, decimal=',')}"
             cues.append(f"{len(cues) + 1}\n{times}\n{text}\n\n")
     return "".join(cues)
@@ -82,7 +82,7 @@ def _one_line(text: str) -> str:
     return LINE_ENDS.sub(" ", text.strip())
 
 
-def _said(segment: Segment) -> str:
+def _text_of(segment: Segment) -> str:
     text = _one_line(segment.text)
     return text if segment.speaker is None else f"{segment.speaker}: {text}"
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 
 from whispertune.dataset.splits import Split
-from whispertune.decoding.prompts import Begun
+from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
-from whispertune.decoding.windows import BegunWindows, SearchOptions, begin_windows, rows_at_once, search_windows
+from whispertune.decoding.search import PrefilledWindows, SearchOptions, prefill_windows, rows_at_once, search_windows
 from whispertune.errors import RecipeError
 from whispertune.evaluation.error_rates import CorpusScore, ErrorCounts, UtteranceScore, score_corpus
 from whispertune.evaluation.significance import bootstrap_interval
@@ -25,7 +25,7 @@ from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 from whispertune.system.console import percent
 from whispertune.system.precision import send
-from whispertune.system.processes import Pace, Processes, deal
+from whispertune.system.processes import Pace, Processes, balance
 from whispertune.text.targets import MAX_TOKENS, Target, collate_targets
 from whispertune.text.tokenizer import Tokenizer
 
@@ -80,7 +80,7 @@ def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int 
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class System:
     """One model with one search. `fetch` yields states of windows in the decoder's type, on its device."""
 
     name: str
@@ -170,7 +170,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def teacher_forced_nll(decoder: Decoder, begun: Begun, targets: Sequence[Target], pad_id: int) -> float:
+def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[Target], pad_id: int) -> float:
     """Summed negative log-likelihood of the target tokens of these B windows."""
     order = list(range(len(targets)))
     if len(order) > LOSS_ROWS:
@@ -179,8 +179,8 @@ def teacher_forced_nll(decoder: Decoder, begun: Begun, targets: Sequence[Target]
     for first in range(0, len(order), LOSS_ROWS):
         rows = order[first : first + LOSS_ROWS]
         input_ids, labels = collate_targets([targets[row] for row in rows], pad_id)
-        part = begun if len(rows) == len(order) else begun.select(rows)
-        hidden = decoder.read(send(input_ids, begun.hidden.device), part.unspoken())
+        part = prefilled if len(rows) == len(order) else prefilled.select(rows)
+        hidden = decoder.read(send(input_ids, prefilled.hidden.device), part.empty_cache())
         total += float(summed_nll(decoder, hidden, labels))
     return total
 
@@ -198,7 +198,7 @@ def _chunks(split: Split, frames: FrameOptions) -> Iterator[list[int]]:
 
 def evaluate_split(
     split: Split,
-    contenders: Sequence[Contender],
+    systems: Sequence[System],
     tokenizer: Tokenizer,
     rules: LogitRules,
     *,
@@ -213,28 +213,28 @@ def evaluate_split(
     Contenders that share a `fetch` share its states; those that share a decoder too, what it makes of them and its
     loss. advance: called with 1 for each window and contender.
     """
-    evaluations = [Evaluation(c.name, c.search.beam_size) for c in contenders]
-    found: list[dict[int, Hypothesis]] = [{} for _ in contenders]
+    evaluations = [Evaluation(c.name, c.search.beam_size) for c in systems]
+    found: list[dict[int, Hypothesis]] = [{} for _ in systems]
     for chunk in _chunks(split, frames):
-        chunk, fetched, seconds = _fetched(chunk, contenders, advance)
+        chunk, fetched, seconds = _fetched(chunk, systems, advance)
         if not chunk:
             continue
         targets = [split.targets[i] for i in chunk]
         prompts = [target.input_ids[: target.prompt_length] for target in targets]
-        of_decoder: tuple[Decoder, BegunWindows, float] | None = None  # the latest alone: they take much memory
-        for number, (contender, evaluation, results) in enumerate(zip(contenders, evaluations, found, strict=True), 1):
-            started = time.perf_counter() - seconds.pop(id(contender.fetch), 0.0)
-            decoder = contender.decoder
+        of_decoder: tuple[Decoder, PrefilledWindows, float] | None = None  # the latest alone: they take much memory
+        for number, (system, evaluation, results) in enumerate(zip(systems, evaluations, found, strict=True), 1):
+            started = time.perf_counter() - seconds.pop(id(system.fetch), 0.0)
+            decoder = system.decoder
             if of_decoder is None or of_decoder[0] is not decoder:
                 of_decoder = None
-                at_once = max(rows_at_once(c.search) for c in contenders if c.decoder is decoder)
-                begun = begin_windows(decoder, fetched[id(contender.fetch)], prompts, at_once)
-                loss = sum(teacher_forced_nll(decoder, b, [targets[i] for i in rows], pad_id) for rows, b in begun)
-                of_decoder = decoder, begun, loss
-            _, begun, loss = of_decoder
+                at_once = max(rows_at_once(c.search) for c in systems if c.decoder is decoder)
+                prefilled = prefill_windows(decoder, fetched[id(system.fetch)], prompts, at_once)
+                loss = sum(teacher_forced_nll(decoder, b, [targets[i] for i in rows], pad_id) for rows, b in prefilled)
+                of_decoder = decoder, prefilled, loss
+            _, prefilled, loss = of_decoder
             hypotheses = search_windows(
-                decoder, begun, rules, tokenizer.eot, [max_tokens[i] for i in chunk], contender.search,
-                last=all(later.decoder is not decoder for later in contenders[number:]), cut_loops=cut_loops,
+                decoder, prefilled, rules, tokenizer.eot, [max_tokens[i] for i in chunk], system.search,
+                last=all(later.decoder is not decoder for later in systems[number:]), cut_loops=cut_loops,
             )  # fmt: skip
             results.update(zip(chunk, hypotheses, strict=True))
             evaluation.loss += loss
@@ -249,12 +249,12 @@ def evaluate_split(
 
 
 def _fetched(
-    chunk: Sequence[int], contenders: Sequence[Contender], advance: Callable[[int], None]
+    chunk: Sequence[int], systems: Sequence[System], advance: Callable[[int], None]
 ) -> tuple[list[int], dict[int, EncoderStates], dict[int, float]]:
     """Those windows of a chunk that can be decoded; their states, and the seconds they took, by `id` of the fetch."""
     fetched: dict[int, EncoderStates] = {}
     seconds: dict[int, float] = {}
-    for fetch in (contender.fetch for contender in contenders):
+    for fetch in (system.fetch for system in systems):
         if id(fetch) not in fetched:
             started = time.perf_counter()
             fetched[id(fetch)] = fetch(chunk)
@@ -262,7 +262,7 @@ def _fetched(
     missing = {row for states in fetched.values() for row in states.unreadable}
     if not missing:
         return list(chunk), fetched, seconds
-    advance(len(missing) * len(contenders))
+    advance(len(missing) * len(systems))
     there = [row for row in range(len(chunk)) if row not in missing]
     states = {key: of_all.select(there) for key, of_all in fetched.items()} if there else {}
     return [chunk[row] for row in there], states, seconds
@@ -285,7 +285,7 @@ def _score(split: Split, found: Evaluation, tokenizer: Tokenizer) -> CorpusScore
 def evaluate_together(
     processes: Processes,
     split: Split,
-    contenders: Sequence[Contender],
+    systems: Sequence[System],
     tokenizer: Tokenizer,
     rules: LogitRules,
     *,
@@ -297,18 +297,18 @@ def evaluate_together(
 
     Every process returns the same. seconds: of the process that took the longest.
     """
-    if processes.world == 1:
-        return evaluate_split(split, contenders, tokenizer, rules, max_tokens=max_tokens, advance=advance, **options)
-    shares = deal([samples + SAMPLES_A_WINDOW for samples in split.num_samples], processes.world)
+    if processes.world_size == 1:
+        return evaluate_split(split, systems, tokenizer, rules, max_tokens=max_tokens, advance=advance, **options)
+    shares = balance([samples + SAMPLES_A_WINDOW for samples in split.num_samples], processes.world_size)
     mine = sorted(shares[processes.rank])
     part = split.part(mine)
-    fetches = {id(c.fetch): partial(_fetch_part, c.fetch, mine) for c in contenders}
-    pace = Pace(advance, len(mine) * len(contenders), len(split.windows) * len(contenders))
+    fetches = {id(c.fetch): partial(_fetch_part, c.fetch, mine) for c in systems}
+    pace = Pace(advance, len(mine) * len(systems), len(split.windows) * len(systems))
 
     def decode() -> list[Evaluation]:
         if not mine:
-            return [Evaluation(c.name, c.search.beam_size) for c in contenders]
-        here = [replace(contender, fetch=fetches[id(contender.fetch)]) for contender in contenders]
+            return [Evaluation(c.name, c.search.beam_size) for c in systems]
+        here = [replace(system, fetch=fetches[id(system.fetch)]) for system in systems]
         caps = [max_tokens[i] for i in mine]
         return evaluate_split(part, here, tokenizer, rules, max_tokens=caps, advance=pace, **options)
 

@@ -12,7 +12,7 @@ import torch
 from whispertune.checkpoints.checkpoint import Checkpoint
 from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, Task, open_runtime
 from whispertune.decoding.loading import ready_model, ready_to_decode
-from whispertune.decoding.windows import GREEDY, decode_windows
+from whispertune.decoding.search import GREEDY, decode_windows
 from whispertune.errors import ExportError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.significance import FEWEST_UTTERANCES, bootstrap_interval, paired_bootstrap

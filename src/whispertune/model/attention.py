@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whispertune.model.packed_lengths import HIDDEN, Rows
+from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths
 
 RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (N, D), keys and values (K, D), their rows laid end to end -> (N, D)."""
@@ -21,7 +21,7 @@ FRAMES_MULTIPLE = 64
 TOKENS_MULTIPLE = 16
 """What the frames and tokens of a batch are filled up to a multiple of."""
 
-PADDING_LOG_WEIGHT = HIDDEN
+PADDING_LOG_WEIGHT = MASKED_LOGIT
 """The log weight of a frame that stands for nothing: large, and finite in float16 too."""
 
 
@@ -30,16 +30,16 @@ def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | N
     return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
 
 
-def frame_rows(log_weights: Tensor | None, states: Tensor, num_frames: Sequence[int] | None = None) -> Rows:
+def frame_rows(log_weights: Tensor | None, states: Tensor, num_frames: Sequence[int] | None = None) -> PackedLengths:
     """The rows' lengths in kept frames: of states (B, K, D) with log_weights (B, K), padded at the end, or None.
 
     num_frames: these lengths, where they are known (to look them up waits for a GPU).
     """
     if log_weights is None:
-        return Rows((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
+        return PackedLengths((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
     if num_frames is not None:
-        return Rows(tuple(num_frames), FRAMES_MULTIPLE)
-    return Rows(tuple((log_weights > PADDING_LOG_WEIGHT).sum(1).tolist()), FRAMES_MULTIPLE)
+        return PackedLengths(tuple(num_frames), FRAMES_MULTIPLE)
+    return PackedLengths(tuple((log_weights > PADDING_LOG_WEIGHT).sum(1).tolist()), FRAMES_MULTIPLE)
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertune.model.packed_lengths import HIDDEN
+from whispertune.model.packed_lengths import MASKED_LOGIT
 from whispertune.system.precision import send
 
 CACHE_TOKENS = 64
@@ -81,8 +81,8 @@ class DecoderCache:
             self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
 
 
-def visible(begin: int, end: int, padding: Tensor) -> Tensor:
+def causal_mask(begin: int, end: int, padding: Tensor) -> Tensor:
     """A bias (B, 1, end - begin, end) that hides a row's padding (B,), and what comes later, from the new tokens."""
     keys = torch.arange(end, device=padding.device)
     seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
-    return torch.where(seen, 0.0, HIDDEN)[:, None]
+    return torch.where(seen, 0.0, MASKED_LOGIT)[:, None]

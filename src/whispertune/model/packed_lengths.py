@@ -17,14 +17,14 @@ from torch import Tensor
 
 from whispertune.system.precision import send
 
-HIDDEN = -30_000.0
+MASKED_LOGIT = -30_000.0
 """The logit of what must not be seen: large, and finite in float16 too."""
 LARGEST_SCORES = 2**18
 """Queries times keys of a row beyond which its attention weights are not kept for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PackedLengths:
     """The lengths of rows that are laid end to end.
 
     Behind the last one lie a few rows of filler, up to a multiple of `multiple`: kernels are prepared anew for each
@@ -76,7 +76,7 @@ def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
 
 def attend_by_row(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
-    query_rows: Rows, key_rows: Rows, num_heads: int, *, causal: bool = False,
+    query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, *, causal: bool = False,
 ) -> Tensor:  # fmt: skip
     """Multi-head attention in which each row's queries see their own row's keys.
 
@@ -97,7 +97,7 @@ def attend_by_row(
 
 def attend_padded(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
-    query_rows: Rows, key_rows: Rows, num_heads: int, causal: bool,
+    query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
 ) -> Tensor:  # fmt: skip
     """The same in one fused kernel over rows padded to the longest, as suits a GPU."""
     num_queries, num_keys = max(query_rows.sizes), max(key_rows.sizes)
@@ -106,7 +106,7 @@ def attend_padded(
     bias = None
     if not causal and (log_weights is not None or min(key_rows.sizes) < num_keys):
         own = query.new_zeros(key_rows.total) if log_weights is None else log_weights.to(query.dtype)
-        bias = key_rows.pad(own, num_keys, fill=HIDDEN)[:, None, None]
+        bias = key_rows.pad(own, num_keys, fill=MASKED_LOGIT)[:, None, None]
     q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
     return query_rows.pack(out.transpose(1, 2).flatten(2))
@@ -119,7 +119,7 @@ def _heads(rows: Tensor, num_heads: int) -> Tensor:
 
 def _fused_by_row(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
-    query_rows: Rows, key_rows: Rows, num_heads: int, causal: bool,
+    query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
 ) -> Tensor:  # fmt: skip
     """The same through torch's fused kernel: no weights are kept, but its backward pass is slow for few queries."""
     outputs = []

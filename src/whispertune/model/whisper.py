@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
-from whispertune.model.cache import DecoderCache, visible
+from whispertune.model.cache import DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
-from whispertune.model.packed_lengths import Rows, attend_by_row
+from whispertune.model.packed_lengths import PackedLengths, attend_by_row
 from whispertune.model.step_memory import StepMemory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
-        tokens = Rows(sizes, TOKENS_MULTIPLE)
+        tokens = PackedLengths(sizes, TOKENS_MULTIPLE)
         frames = frame_rows(log_weights, states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
         positions = torch.arange(begin, end, device=input_ids.device)
         if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask does
             padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
-            bias = visible(begin, end, padding).to(cache.self_keys.dtype)
+            bias = causal_mask(begin, end, padding).to(cache.self_keys.dtype)
         if cache.padding is not None:
             # A row may run on behind its end, as long as others do; its position then is of no account.
             positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)

@@ -15,7 +15,7 @@ from whispertune.states.cache import make_room
 from whispertune.states.computed import ComputedStates, StateSource, WindowFeatures
 from whispertune.states.files import StateFolder
 from whispertune.states.key import encoder_digest, store_key
-from whispertune.states.plan import FRESH_EPOCHS, Place, choose_place, stored_views
+from whispertune.states.plan import FRESH_EPOCHS, Storage, choose_place, stored_views
 from whispertune.states.stored import StateLayout, StoredStates
 from whispertune.states.views import SideBySide, StoredViews
 from whispertune.system.console import console, progress_bar
@@ -31,7 +31,7 @@ class RunStates:
     """What was decided at the start. views: stored augmented copies of each window, 0 for fresh ones."""
 
     session: Session
-    place: Place
+    place: Storage
     views: int
     train: StateLayout
     valid: StateLayout
@@ -135,7 +135,7 @@ class RunStates:
                 f"{options.path}: what the main process has begun there is not there; name a --states.folder that all "
                 "machines share"
             )
-        if processes.world > 1:  # the others are filling the files
+        if processes.world_size > 1:  # the others are filling the files
             raise failed(f"{problem}; free some disk space, name another --states.folder, or take memory")
         if layout.num_bytes > free_memory() // 2:
             raise failed(
@@ -153,8 +153,8 @@ class RunStates:
 
     def _fill(self, store: StoredStates, features: Callable[[int], WindowFeatures], what: str) -> StoredStates:
         session, processes, layout = self.session, self.session.processes, store.layout
-        together = self.place == "disk" and processes.world > 1
-        batches = store.missing(processes.rank, processes.world) if together else store.missing()
+        together = self.place == "disk" and processes.world_size > 1
+        batches = store.missing(processes.rank, processes.world_size) if together else store.missing()
         mine = sum(len(layout.batches[number]) for number in batches)
         every, damaged = map(int, processes.sum([mine, store.damaged])) if together else (mine, store.damaged)
         if damaged:
@@ -173,7 +173,7 @@ class RunStates:
         if every:
             processes.share(encode)
             if together:
-                store.require_others(processes.gather)
+                store.require_others(processes.all_gather)
         session.note_unreadable()
         give_back_freed_memory()
         if store.moved is not None:
@@ -196,11 +196,13 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
     valid = StateLayout(session.valid.num_samples, session.frames, config.d_model, session.dtype)
     views = _num_views(session, train, recipe.epochs) if progress.views is None else progress.views
 
-    def place_for(views: int) -> tuple[Place, str]:
+    def place_for(views: int) -> tuple[Storage, str]:
         clean = session.augmenter is None or session.copies == 2
-        return choose_place(recipe.states, (clean + views) * train.num_bytes + valid.num_bytes, session.processes.world)
+        return choose_place(
+            recipe.states, (clean + views) * train.num_bytes + valid.num_bytes, session.processes.world_size
+        )
 
-    def decide() -> tuple[int, Place, str]:
+    def decide() -> tuple[int, Storage, str]:
         place, reason = place_for(views) if session.frozen else ("off", "the encoder learns")
         if session.frozen and place == "off" and views and recipe.augment.views == "auto" and progress.views is None:
             return 0, *place_for(0)

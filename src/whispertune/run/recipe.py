@@ -15,7 +15,7 @@ from whispertune.augment.pipeline import AugmentOptions
 from whispertune.data.rows import exists
 from whispertune.dataset.splits import DataOptions
 from whispertune.dataset.windows import WindowOptions
-from whispertune.decoding.windows import SearchOptions
+from whispertune.decoding.search import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.evaluation.evaluate import ValidationOptions
 from whispertune.features.frames import FrameOptions

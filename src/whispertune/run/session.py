@@ -18,7 +18,7 @@ from whispertune.dataset.leakage import require_no_leaks
 from whispertune.dataset.splits import Arranged, Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import WindowOptions
-from whispertune.decoding.loading import ReadyModel, load_model, may_say_nothing
+from whispertune.decoding.loading import ReadyModel, allow_empty_output, load_model
 from whispertune.errors import DataError, RecipeError
 from whispertune.features.frames import FrameOptions
 from whispertune.features.log_mel import num_speech_mel_frames
@@ -108,7 +108,7 @@ class Session:
 
     def stop_if_alone(self) -> None:
         """Raise Interrupted if a signal has come, where no other process could be left waiting for this one."""
-        if self.processes.world == 1:
+        if self.processes.world_size == 1:
             self.stop.check()
 
     def note_unreadable(self) -> None:
@@ -117,7 +117,7 @@ class Session:
         Raises:
             DataError: in all, if more rows of a split are unusable by now than data.max_excluded allows.
         """
-        found = self.processes.gather([split.unreadable.take() for split in self.splits])
+        found = self.processes.all_gather([split.unreadable.take() for split in self.splits])
         new = [
             exclusion
             for split, parts in zip(self.splits, zip(*found, strict=True), strict=True)
@@ -180,7 +180,7 @@ def open_session(
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
     ready = load_model(recipe.model, device)
     if recipe.data.empty_text == "keep":
-        ready = may_say_nothing(ready, device)
+        ready = allow_empty_output(ready, device)
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may name no layer
     if trainable == 0:
         raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
@@ -232,15 +232,19 @@ def open_session(
     for half in (session.working.model.encoder, session.working.model.decoder):
         half.recompute = recipe.recompute
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    threads = f", {processes.world} processes{threads}{' each' if threads else ''}" if processes.world > 1 else threads
+    threads = (
+        f", {processes.world_size} processes{threads}{' each' if threads else ''}"
+        if processes.world_size > 1
+        else threads
+    )
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
     console.print(f"device    {device}, {precision_name(dtype)}{threads}")
     for split in splits.values():
-        extra = _told(arranged) if split.name == "train" else ""
+        extra = _describe(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
         if split.name == "train":
             _tell_of_times(recipe, windows, arranged, has_timestamps=ready.tokenizer.has_timestamps)
-        if not split.heard:
+        if not split.decoded:
             console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
     if train.draws is not None:
         shares = dict.fromkeys(sorted(set(train.languages)), 0.0)
@@ -267,7 +271,7 @@ def _tell_of_times(recipe: Recipe, windows: WindowOptions, arranged: Arranged, *
         )
 
 
-def _told(arranged: Arranged) -> str:
+def _describe(arranged: Arranged) -> str:
     kinds = {
         "stitched": arranged.stitched,
         "with timestamps": arranged.timestamps,
@@ -282,7 +286,7 @@ def _load(
 ) -> Split:
     rows = merged_rows(read_rows(name, manifest, recipe.data.reading), text, recipe.data)
     with progress_bar(f"checking {name}", len(rows)) as advance:
-        pace = Pace(advance, len(range(processes.rank, len(rows), processes.world)), len(rows))
+        pace = Pace(advance, len(range(processes.rank, len(rows), processes.world_size)), len(rows))
 
         def advance_or_stop(amount: int) -> None:
             pace(amount)

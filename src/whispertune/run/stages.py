@@ -13,8 +13,8 @@ import torch
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.decoding.windows import GREEDY
-from whispertune.evaluation.evaluate import Contender, Evaluation, evaluate_together, token_caps
+from whispertune.decoding.search import GREEDY
+from whispertune.evaluation.evaluate import Evaluation, System, evaluate_together, token_caps
 from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
@@ -104,10 +104,10 @@ def build_run_schedule(session: Session) -> Schedule:
 def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
     """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
     recipe, whisper = session.recipe, session.ready.whisper
-    shards = Shards(session.working, session.processes, divided=recipe.processes.shard)
+    shards = Shards(session.working, session.processes, sharded=recipe.processes.shard)
     optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
-    if shards.divided:
-        most = max(session.processes.gather(sum(parameter.numel() for parameter in shards.owned)))
+    if shards.sharded:
+        most = max(session.processes.all_gather(sum(parameter.numel() for parameter in shards.owned)))
         console.print(f"optimiser divided: at most {most:,} parameters a process")
     if session.folder.state.exists():
         load_state(session.folder.state, whisper, optimizer, shards)
@@ -127,7 +127,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         else:
             fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.dtype)  # noqa: E731
         (found,) = evaluate_together(
-            session.processes, session.valid, [Contender("valid", decoder, fetch, GREEDY)],
+            session.processes, session.valid, [System("valid", decoder, fetch, GREEDY)],
             session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id,
             frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
@@ -175,7 +175,7 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
         )
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
-        progress.micro_batch = min(session.processes.gather(found))
+        progress.micro_batch = min(session.processes.all_gather(found))
     trainer.accumulation = trainer.accumulation * trainer.batch_size // progress.micro_batch
     trainer.batch_size = progress.micro_batch
     console.print(f"batch     {progress.micro_batch} utterances at once, {utterances} an update and process")
@@ -254,21 +254,21 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.dtype
     ).to(session.device)
     best = restore_best(session)
-    contenders = []
+    systems = []
     shared = session.computed(split, best.encoder, DENSE) if session.frozen else None
     for name, whisper in (("baseline", untouched), ("best", best)):
         fetch = shared or session.computed(split, whisper.encoder, DENSE)
         decoder = for_decoding(whisper.decoder, layers=False)
-        contenders += [Contender(name, decoder, fetch, search) for search in searches]
+        systems += [System(name, decoder, fetch, search) for search in searches]
     del untouched, whisper  # what is not used of them is freed
-    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(contenders)) as advance:
+    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(systems)) as advance:
 
         def advance_or_stop(amount: int) -> None:
             advance(amount)
             session.stop.check()
 
         found = evaluate_together(
-            session.processes, split, contenders, session.ready.tokenizer, session.ready.rules,
+            session.processes, split, systems, session.ready.tokenizer, session.ready.rules,
             pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
             max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
             cut_loops=False, advance=advance_or_stop,

@@ -18,7 +18,7 @@ FEWEST_VIEWS = 4
 ENCODING_SHARE = 0.5
 """Encoding stored views may cost so much of what training costs."""
 
-Place = Literal["memory", "disk", "off"]
+Storage = Literal["memory", "disk", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class StateOptions:
         return int(min(self.max_gb, 1e9) * 1e9)
 
 
-def choose_place(options: StateOptions, num_bytes: int, processes: int = 1) -> tuple[Place, str]:
+def choose_place(options: StateOptions, num_bytes: int, processes: int = 1) -> tuple[Storage, str]:
     """Where states of this size are kept, and why, in words; in memory each process has its own.
 
     Raises:

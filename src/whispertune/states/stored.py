@@ -98,15 +98,15 @@ class StoredStates:
         self._rows = torch.empty(0 if files else layout.num_rows, layout.d_model, dtype=layout.dtype)
         self._done: set[int] = set()
 
-    def missing(self, rank: int = 0, world: int = 1) -> list[int]:
+    def missing(self, rank: int = 0, world_size: int = 1) -> list[int]:
         """The encoding batches that this process is to `fill`; every file of its share is read and compared."""
-        share = range(rank, len(self.layout.batches), world)
-        self._share = rank, world
+        share = range(rank, len(self.layout.batches), world_size)
+        self._share = rank, world_size
         if self._files is not None:
             self._done, self.damaged = self._files.verified(share)
         return [number for number in share if number not in self._done]
 
-    def require_others(self, gather: Callable[[set[int]], Sequence[set[int]]] = lambda own: [own]) -> None:
+    def require_others(self, all_gather: Callable[[set[int]], Sequence[set[int]]] = lambda own: [own]) -> None:
         """Make sure that what other processes were to encode is there; all call it once all have filled their shares.
 
         gather: every process's set.
@@ -114,11 +114,11 @@ class StoredStates:
         Raises:
             RunFolderError: if it is not.
         """
-        rank, world = self._share
-        if self._files is None or world == 1:
+        rank, world_size = self._share
+        if self._files is None or world_size == 1:
             return
-        self.unreadable = set().union(*gather(self.unreadable))
-        others = [number for number in range(len(self.layout.batches)) if number % world != rank]
+        self.unreadable = set().union(*all_gather(self.unreadable))
+        others = [number for number in range(len(self.layout.batches)) if number % world_size != rank]
         missing = len(others) - len(self._files.verified(others, partial=True)[0])
         if missing:
             raise RunFolderError(

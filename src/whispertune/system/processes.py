@@ -23,7 +23,7 @@ from whispertune.errors import ProcessLost, RecipeError, TrainingError, Whispert
 
 T = TypeVar("T")
 
-STOP, TOLD = "whispertune/stop", "whispertune/told"
+STOP, REPORTED = "whispertune/stop", "whispertune/reported"
 UNSUPPORTED = {
     "FSDP": "FSDP",
     "DEEPSPEED": "DeepSpeed",
@@ -59,7 +59,7 @@ def were_launched() -> bool:
     """
     environment = os.environ
     try:
-        world = int(environment.get("WORLD_SIZE", "1"))
+        world_size = int(environment.get("WORLD_SIZE", "1"))
     except ValueError:
         raise RecipeError(f"WORLD_SIZE is {environment['WORLD_SIZE']!r} in the environment; unset it") from None
     if "WORLD_SIZE" not in environment and "MASTER_PORT" in environment and "ACCELERATE_USE_CPU" in environment:
@@ -67,17 +67,17 @@ def were_launched() -> bool:
             "accelerate launch has started one process, not several: without GPUs it needs --multi_gpu all the same; "
             "or take torchrun --nproc_per_node N -m whispertune …"
         )
-    if world > 1:
+    if world_size > 1:
         missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(n)]
         if missing:
             raise RecipeError(
-                f"WORLD_SIZE is {world} in the environment, but {', '.join(missing)} is not set; start with torchrun "
-                "or accelerate launch, or unset WORLD_SIZE"
+                f"WORLD_SIZE is {world_size} in the environment, but {', '.join(missing)} is not set; start with "
+                "torchrun or accelerate launch, or unset WORLD_SIZE"
             )
-    return world > 1
+    return world_size > 1
 
 
-def join(device: str, options: ProcessOptions) -> Processes:
+def init_processes(device: str, options: ProcessOptions) -> Processes:
     """Meet the other processes, if a launcher has started several; `device` is the recipe's.
 
     Raises:
@@ -127,7 +127,7 @@ class Processes:
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device | None = None
     control: Any = None
     store: Any = None
@@ -139,7 +139,7 @@ class Processes:
 
     @property
     def name(self) -> str:
-        return f"rank {self.rank} of {self.world}"
+        return f"rank {self.rank} of {self.world_size}"
 
     def _collect(self, collective: Callable[..., T], *arguments: Any, **options: Any) -> T:
         try:
@@ -147,22 +147,26 @@ class Processes:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            who = f"rank {1 - self.rank} of 2" if self.world == 2 else f"one of the other {self.world - 1} processes"
+            who = (
+                f"rank {1 - self.rank} of 2"
+                if self.world_size == 2
+                else f"one of the other {self.world_size - 1} processes"
+            )
             reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
             raise ProcessLost(f"{who} is gone or stuck ({reason[:120]})") from None
 
-    def add_up(self, tensor: Tensor, onto: int | None = None) -> None:
+    def all_reduce(self, tensor: Tensor, onto: int | None = None) -> None:
         """Replace a tensor by its sum over all processes: in all of them, or in `onto` alone (the others' is spent)."""
         if onto is None:
             self._collect(dist.all_reduce, tensor)
         else:
             self._collect(dist.reduce, tensor, onto)
 
-    def hand_out(self, tensor: Tensor, source: int) -> None:
+    def broadcast(self, tensor: Tensor, source: int) -> None:
         """Replace a tensor by what it is in process `source`."""
         self._collect(dist.broadcast, tensor, source)
 
-    def hand_to_main(self, tensor: Tensor, source: int) -> Tensor:
+    def send_to_main(self, tensor: Tensor, source: int) -> Tensor:
         """In the main process: what a tensor is in process `source`, on the CPU; elsewhere the tensor."""
         if source == 0 or self.rank not in (0, source):
             return tensor
@@ -175,31 +179,31 @@ class Processes:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
         self._collect(dist.all_reduce, total, group=self.control)
         summed: list[float] = total.tolist()
         return summed
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world_size
         self._collect(dist.all_gather_object, values, value, group=self.control)
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns in the main process, the only one that calls it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return make()
         value: list[Any] = [make() if self.is_main else None]
         self._collect(dist.broadcast_object_list, value, src=0, group=self.control)
         made: T = value[0]
         return made
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when every process has come here."""
         self.sum([0.0])
 
@@ -208,7 +212,7 @@ class Processes:
 
         An error of ours (a signal, too) in one share is raised in every process once all have ended theirs.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return [work()]
         mine: tuple[T | None, WhispertuneError | None]
         try:
@@ -218,7 +222,7 @@ class Processes:
         except WhispertuneError as error:
             mine = None, error
         try:
-            everyone = self.gather(mine)
+            everyone = self.all_gather(mine)
         except ProcessLost:
             if mine[1] is not None:  # the others never came: what ended this one's share is what to tell
                 mine[1].others_lost = True
@@ -236,7 +240,7 @@ class Processes:
         Raises:
             RecipeError: naming the first that does not.
         """
-        for rank, theirs in enumerate(self.gather(value)):
+        for rank, theirs in enumerate(self.all_gather(value)):
             if theirs != value:
                 raise RecipeError(
                     f"{what} differs between rank {rank} and {self.name}; all processes must be given the same command "
@@ -245,12 +249,12 @@ class Processes:
 
     def ask_to_stop(self, signal: str) -> None:
         """Tell the others of a signal that came here."""
-        if self.world > 1:
+        if self.world_size > 1:
             self._collect(self.store.set, STOP, signal)
 
     def asked_to_stop(self) -> str | None:
         """The signal that came to any process and was told to all."""
-        if self.world == 1:
+        if self.world_size == 1:
             return None
         if not self._collect(self.store.check, [STOP]):
             return None
@@ -259,17 +263,17 @@ class Processes:
 
     def tells(self) -> bool:
         """Whether this process is the one to tell the user of an error: the first that met one; main before others."""
-        if self.world == 1:
+        if self.world_size == 1:
             return True
         try:
             if not self.is_main:
-                _within_a_second(lambda: self.store.check([TOLD]))
-            told = int(self.store.add(TOLD, 1))
-            if told == 1:  # if this is where the store lives, it goes with us: let the others look it up first
-                _within_a_second(lambda: self.store.add(TOLD, 0) >= self.world)
+                _within_a_second(lambda: self.store.check([REPORTED]))
+            reported = int(self.store.add(REPORTED, 1))
+            if reported == 1:  # if this is where the store lives, it goes with us: let the others look it up first
+                _within_a_second(lambda: self.store.add(REPORTED, 0) >= self.world_size)
         except RuntimeError:  # the store is gone, and with it the process that could have told
             return True
-        return told == 1
+        return reported == 1
 
 
 ALONE = Processes()
@@ -293,19 +297,19 @@ def _within_a_second(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def deal(costs: Sequence[float], shares: int, *, most: int | None = None) -> list[list[int]]:
+def balance(costs: Sequence[float], shares: int, *, most: int | None = None) -> list[list[int]]:
     """Indices dealt to `shares` processes, each at most `most`, so that their summed costs are about equal.
 
     Longest processing time first (Graham 1969): the dearest of the rest goes to whom has least to do.
     """
-    dealt: list[list[int]] = [[] for _ in range(shares)]
+    assigned: list[list[int]] = [[] for _ in range(shares)]
     load = [0.0] * shares
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        takers = [s for s in range(shares) if most is None or len(dealt[s]) < most]
+        takers = [s for s in range(shares) if most is None or len(assigned[s]) < most]
         share = min(takers, key=lambda s: (load[s], s))
-        dealt[share].append(index)
+        assigned[share].append(index)
         load[share] += costs[index]
-    return dealt
+    return assigned
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.system.lazy import Lazy
-from whispertune.system.processes import deal
+from whispertune.system.processes import balance
 
 Step = list[list[int]]
 """One optimiser update: its micro-batches, each a list of window indices."""
@@ -81,7 +81,7 @@ def epoch_plan(
     return Lazy(-(-len(order) // per_step), step)
 
 
-def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
+def balance_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
     """Each process's micro-batches of a step: about equal in length (samples), equal in windows give or take one.
 
     One process does the step as it is planned. A step with fewer windows than processes leaves some with none.
@@ -91,7 +91,7 @@ def deal_step(step: Step, num_samples: Sequence[int], batch_size: int, processes
     members = [index for batch in step for index in batch]
     costs = [num_samples[index] + SAMPLES_A_WINDOW for index in members]
     shares = []
-    for places in deal(costs, processes, most=-(-len(members) // processes)):
+    for places in balance(costs, processes, most=-(-len(members) // processes)):
         mine = [members[place] for place in sorted(places)]  # by length, as in the step
         shares.append([mine[first : first + batch_size] for first in range(0, len(mine), batch_size)])
     return shares

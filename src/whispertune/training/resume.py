@@ -259,7 +259,7 @@ class StopSignal:
         """Raise Interrupted if a signal has come: here, or to another process (looked up once a second)."""
         if self.received is not None:
             self.processes.ask_to_stop(self.received)
-        elif self.processes.world > 1 and time.monotonic() - self._looked > 1:
+        elif self.processes.world_size > 1 and time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
             self.received = self.processes.asked_to_stop()
         if self.received is not None:
@@ -286,7 +286,7 @@ class StopSignal:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.received = signal.Signals(number).name
-            if self.processes.world == 1:
+            if self.processes.world_size == 1:
                 signal.signal(number, previous[signal.Signals(number)])
 
         try:

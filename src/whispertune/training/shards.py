@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from whispertune.system.processes import ALONE, Processes, deal
+from whispertune.system.processes import ALONE, Processes, balance
 from whispertune.training.optimiser import clip_gradients
 from whispertune.training.working_copy import WorkingCopy
 
@@ -30,46 +30,46 @@ class Shards:
     type and shape of the others.
     """
 
-    def __init__(self, working: WorkingCopy, processes: Processes = ALONE, *, divided: bool = False) -> None:
-        self.divided = divided and processes.world > 1
+    def __init__(self, working: WorkingCopy, processes: Processes = ALONE, *, sharded: bool = False) -> None:
+        self.sharded = sharded and processes.world_size > 1
         self._working, self._processes = working, processes
-        masters = working.masters
-        if self.divided:
-            parts = deal([float(master.numel()) for master in masters], processes.world)
+        master_params = working.master_params
+        if self.sharded:
+            parts = balance([float(master.numel()) for master in master_params], processes.world_size)
             self._parts = [sorted(part) for part in parts]
         else:
-            self._parts = [list(range(len(masters)))]
-        self._owner = {id(masters[index]): rank for rank, part in enumerate(self._parts) for index in part}
-        self._own_part = self._parts[processes.rank if self.divided else 0]
-        self.owned = [masters[index] for index in self._own_part]
-        for master, worker in zip(masters, working.workers, strict=True):
+            self._parts = [list(range(len(master_params)))]
+        self._owner = {id(master_params[index]): rank for rank, part in enumerate(self._parts) for index in part}
+        self._own_part = self._parts[processes.rank if self.sharded else 0]
+        self.owned = [master_params[index] for index in self._own_part]
+        for master, worker in zip(master_params, working.compute_params, strict=True):
             if not self.owns(master) and worker.dtype != master.dtype:
                 master.data = master.data.new_zeros(1).expand(master.shape)
 
     def owns(self, master: Tensor) -> bool:
         """Whether this process updates this parameter."""
-        return not self.divided or self._owner[id(master)] == self._processes.rank
+        return not self.sharded or self._owner[id(master)] == self._processes.rank
 
     def sum_gradients(self) -> None:
         """Replace the gradients of what this process updates by their sums over all processes; the others are dropped.
 
         A missing one counts as zero.
         """
-        if self._processes.world == 1:
+        if self._processes.world_size == 1:
             return
         for owner, part in enumerate(self._parts):
-            masters = [self._working.masters[index] for index in part]
-            for bucket in buckets(map(gradient_of, masters)):
-                in_one_piece(bucket, partial(self._processes.add_up, onto=owner if self.divided else None))
-            for master in masters:
+            master_params = [self._working.master_params[index] for index in part]
+            for bucket in buckets(map(gradient_of, master_params)):
+                in_one_piece(bucket, partial(self._processes.all_reduce, onto=owner if self.sharded else None))
+            for master in master_params:
                 if not self.owns(master):
                     master.grad = None
 
     def clip(self, max_norm: float) -> float:
         """`clip_gradients` over all parameters, of whichever process."""
-        if not self.divided:
+        if not self.sharded:
             return clip_gradients(self.owned, max_norm)
-        every = [0.0] * len(self._working.masters)
+        every = [0.0] * len(self._working.master_params)
         if self.owned:
             norms = torch.stack(torch._foreach_norm([gradient_of(master) for master in self.owned]))
             for index, norm in zip(self._own_part, norms.tolist(), strict=True):
@@ -79,17 +79,17 @@ class Shards:
     def publish(self) -> None:
         """Bring the working copy, in every process, to what the owners hold."""
         self._working.refresh(self._own_part)
-        if not self.divided:
+        if not self.sharded:
             return
         for owner, part in enumerate(self._parts):
-            for bucket in buckets(self._working.workers[index].detach() for index in part):
-                in_one_piece(bucket, partial(self._processes.hand_out, source=owner))
+            for bucket in buckets(self._working.compute_params[index].detach() for index in part):
+                in_one_piece(bucket, partial(self._processes.broadcast, source=owner))
 
     def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
         """In the main process: the owner's `tensor`, one that belongs to this parameter; elsewhere of no use."""
-        if not self.divided:
+        if not self.sharded:
             return tensor
-        return self._processes.hand_to_main(tensor, self._owner[id(parameter)])
+        return self._processes.send_to_main(tensor, self._owner[id(parameter)])
 
     def weights(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """In the main process: all of these parameters with the values that their owners hold."""

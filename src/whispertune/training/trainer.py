@@ -24,7 +24,7 @@ from whispertune.system.precision import send
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.targets import Target, collate_targets
 from whispertune.training.optimiser import OptimizerOptions
-from whispertune.training.plan import Step, deal_step, epoch_plan
+from whispertune.training.plan import Step, balance_step, epoch_plan
 from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, hand_over_state, save_state
 from whispertune.training.run_folder import BEST, RunFolder
 from whispertune.training.schedule import Schedule
@@ -111,7 +111,7 @@ class Trainer:
         """Keep what is done before an error ends the run, where that is whole and all who are needed are there."""
         # Divided, a lost process has taken its part with it, and one that fails alone would wait for the others' parts.
         together = isinstance(error, WhispertuneError) and error.met_by_all and not error.others_lost
-        if self._updating or (self.shards.divided and not together):
+        if self._updating or (self.shards.sharded and not together):
             return
         try:
             self.save()
@@ -191,7 +191,7 @@ class Trainer:
 
     def _own_share(self, step: Step) -> Step:
         """This process's micro-batches of a step; all of them where it is the only one."""
-        shares = deal_step(step, self.train_split.num_samples, self.batch_size, self.processes.world)
+        shares = balance_step(step, self.train_split.num_samples, self.batch_size, self.processes.world_size)
         return shares[self.processes.rank]
 
     def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> Tensor:
@@ -325,7 +325,7 @@ class Trainer:
         every = self.checkpoint.every_steps
         by_steps = every is not None and self.progress.step > 0 and self.progress.step % every == 0
         is_due = by_steps or time.monotonic() - self.last_saved >= 60 * self.checkpoint.every_minutes
-        if self.shards.divided:
+        if self.shards.sharded:
             is_due = self.processes.from_main(lambda: is_due)
         if is_due:
             self.save()
@@ -340,6 +340,6 @@ class Trainer:
             so_far = self.folder.metrics_so_far(self._metrics_size)  # no row that an error has parted from its update
             self.progress.metrics_size, self.progress.metrics_sha256 = so_far
             save_state(self.folder.state, self.model, self.optimizer, self.progress, self.shards)
-        elif self.shards.divided:
+        elif self.shards.sharded:
             hand_over_state(self.model, self.optimizer, self.progress, self.shards)
         self.last_saved = time.monotonic()

@@ -32,15 +32,15 @@ class WorkingCopy:
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
         self.model = inference_copy(master, dtype)
-        self.masters: list[Tensor] = []
-        self.workers: list[Tensor] = []
+        self.master_params: list[Tensor] = []
+        self.compute_params: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
         self._addend: Tensor | None = None
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
-                self.masters.append(parameter)
-                self.workers.append(copy)
+                self.master_params.append(parameter)
+                self.compute_params.append(copy)
                 copy.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
             elif dtype != torch.float32:
                 keep_narrow(parameter)
@@ -98,12 +98,12 @@ class WorkingCopy:
         self._sums.clear()
         self._addend = None
         self.model.decoder.step_memory.release()
-        for tensor in (*self.masters, *self.workers):
+        for tensor in (*self.master_params, *self.compute_params):
             tensor.grad = None
 
     def refresh(self, indices: Sequence[int] | None = None) -> None:
         """Take over parameters after an update: all, or those at these indices (in float32 the storage is shared)."""
-        chosen = range(len(self.masters)) if indices is None else indices
-        if chosen and self.workers[0].dtype != self.masters[0].dtype:
+        chosen = range(len(self.master_params)) if indices is None else indices
+        if chosen and self.compute_params[0].dtype != self.master_params[0].dtype:
             with torch.no_grad():
-                torch._foreach_copy_([self.workers[i] for i in chosen], [self.masters[i] for i in chosen])
+                torch._foreach_copy_([self.compute_params[i] for i in chosen], [self.master_params[i] for i in chosen])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune.data.utterances import Segment, Utterance
+from whispertune.data.utterances import TimedText, Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
@@ -66,8 +66,8 @@ def test_segments_are_read_with_their_texts(tokenizer: Tokenizer) -> None:
 
 
 def test_boundary_errors_by_hand() -> None:
-    known = [Segment(0.0, 2.0, ""), Segment(3.0, 5.0, ""), Segment(6.0, 9.0, "")]
-    predicted = [Segment(0.1, 2.3, ""), Segment(3.7, 9.0, "")]
+    known = [TimedText(0.0, 2.0, ""), TimedText(3.0, 5.0, ""), TimedText(6.0, 9.0, "")]
+    predicted = [TimedText(0.1, 2.3, ""), TimedText(3.7, 9.0, "")]
     errors, found = boundary_errors(known, predicted)
     # Starts 0.1 and 0.7 off, ends 0.3 and 0.0; of the six known ones 0.0, 2.0 and 9.0 have one within half a second.
     assert sorted(errors) == pytest.approx([0.0, 0.1, 0.3, 0.7])
@@ -78,7 +78,7 @@ def test_boundary_errors_by_hand() -> None:
 
 @given(st.lists(st.floats(0, 30), min_size=2, max_size=12).map(sorted))
 def test_what_is_known_exactly_has_no_error(times: list[float]) -> None:
-    known = [Segment(a, b, "") for a, b in zip(times[::2], times[1::2], strict=False)]
+    known = [TimedText(a, b, "") for a, b in zip(times[::2], times[1::2], strict=False)]
     errors, found = boundary_errors(known, known)
     assert found == 2 * len(known) == len(errors)
     assert not errors.any()
@@ -86,7 +86,7 @@ def test_what_is_known_exactly_has_no_error(times: list[float]) -> None:
 
 def test_the_summary_is_of_all_windows(tokenizer: Tokenizer) -> None:
     outputs = [read_output(tokens(tokenizer, *parts), tokenizer, 10.0) for parts in ((0.0, " a", 1.0), (0.0, " a"))]
-    errors, _ = boundary_errors([Segment(0, 1.5, "a")], outputs[0].segments)
+    errors, _ = boundary_errors([TimedText(0, 1.5, "a")], outputs[0].segments)
     score = score_corpus(["1", "2"], ["a", "a"], ["a", "b"], ["it", "it"])
     summary = TimestampResult(outputs, errors, 0.25, score).summary()
     assert summary["valid"] == summary["paired"] == 0.5

@@ -9,8 +9,8 @@ import numpy as np
 
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.search import SearchOptions, decode_windows
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.decoding.windows import SearchOptions, decode_windows
 from whispertune.features.frames import FrameOptions
 from whispertune.states.computed import ComputedStates, window_features
 from whispertune.text.targets import MAX_TOKENS

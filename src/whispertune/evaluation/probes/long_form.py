@@ -32,7 +32,7 @@ LONGEST_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class LongRecording:
     """One long recording: a file of its own (`audio`), or clips with a silence (seconds) before each."""
 
     id: str
@@ -91,7 +91,7 @@ def long_form_of(probed: Probed, text: TextSettings) -> Transcribe:
 class LongFormResult:
     """Recordings and their scores; own: whether they are the data's own."""
 
-    recordings: list[Recording]
+    recordings: list[LongRecording]
     score: CorpusScore
 
     @property
@@ -113,7 +113,7 @@ class LongFormResult:
         }
 
 
-def long_recordings(split: Split, seed: int) -> list[Recording]:
+def long_recordings(split: Split, seed: int) -> list[LongRecording]:
     """The recordings that a split's rows are segments of, where all rows are and together make up most of each; else
     its clips, joined in random order.
 
@@ -123,7 +123,7 @@ def long_recordings(split: Split, seed: int) -> list[Recording]:
     return _own_recordings(split) or _joined_clips(split, seed)
 
 
-def _own_recordings(split: Split) -> list[Recording]:
+def _own_recordings(split: Split) -> list[LongRecording]:
     groups: dict[tuple[Path, str, str | None], list[Utterance]] = {}
     for window, language in zip(split.windows, split.languages, strict=True):
         utterance = window.utterances[0]
@@ -138,22 +138,22 @@ def _own_recordings(split: Split) -> list[Recording]:
         ordered = tuple(sorted(members, key=lambda utterance: utterance.start))
         if sum((u.end or 0.0) - u.start for u in ordered) < LEAST_COVERED * num_frames / rate:
             return []  # what is said elsewhere in it would count as insertions
-        found.append(Recording(str(audio), language, task, ordered, num_frames / rate, audio))
+        found.append(LongRecording(str(audio), language, task, ordered, num_frames / rate, audio))
     return found
 
 
-def _joined_clips(split: Split, seed: int) -> list[Recording]:
+def _joined_clips(split: Split, seed: int) -> list[LongRecording]:
     generator = np.random.Generator(np.random.PCG64(seed))
     groups: dict[tuple[str, str | None], list[int]] = {}
     for index in generator.permutation(len(split.windows)).tolist():
         kind = split.languages[index], split.windows[index].utterances[0].task or split.task
         groups.setdefault(kind, []).append(index)
-    found: list[Recording] = []
+    found: list[LongRecording] = []
 
     def finish(kind: tuple[str, str | None], members: list[tuple[int, float]], seconds: float) -> None:
         utterances = tuple(split.windows[index].utterances[0] for index, _ in members)
         silences = tuple(silence for _, silence in members)
-        found.append(Recording(f"joined-{len(found)}", *kind, utterances, seconds, None, silences))
+        found.append(LongRecording(f"joined-{len(found)}", *kind, utterances, seconds, None, silences))
 
     for kind, indices in groups.items():
         members: list[tuple[int, float]] = []
@@ -171,7 +171,7 @@ def _joined_clips(split: Split, seed: int) -> list[Recording]:
 
 
 def measure_long_form(
-    recordings: Sequence[Recording], transcribe: Transcribe, advance: Callable[[int], None]
+    recordings: Sequence[LongRecording], transcribe: Transcribe, advance: Callable[[int], None]
 ) -> LongFormResult:
     """Transcribe recordings and score each as one text; joined clips are written to a temporary folder meanwhile.
 
@@ -194,7 +194,7 @@ def measure_long_form(
     return LongFormResult(list(recordings), score)
 
 
-def _file(recording: Recording, folder: Path) -> Path:
+def _file(recording: LongRecording, folder: Path) -> Path:
     if recording.audio is not None:
         return recording.audio
     path = folder / f"{recording.id}.wav"
@@ -204,7 +204,7 @@ def _file(recording: Recording, folder: Path) -> Path:
     return path
 
 
-def joined_waveform(recording: Recording) -> Iterator[np.ndarray]:
+def joined_waveform(recording: LongRecording) -> Iterator[np.ndarray]:
     """The waveform of joined clips in parts (num_samples,), float32 at 16 kHz: a silence and a clip in turn."""
     for utterance, silence in zip(recording.utterances, recording.silences, strict=True):
         yield np.zeros(round(silence * SAMPLE_RATE), np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.utterances import Segment
+from whispertune.data.utterances import TimedText
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import TIMESTAMP_TOKENS, Window, window_waveform
@@ -38,7 +38,7 @@ WELL_FORMED = re.compile("(sw+s)*s?")
 class TimedOutput:
     """One window's output: segments that have both their times, and what its timestamps keep to."""
 
-    segments: list[Segment]
+    segments: list[TimedText]
     monotonic: bool
     paired: bool
     inside: bool
@@ -60,7 +60,7 @@ def read_output(tokens: Sequence[int], tokenizer: Tokenizer, duration: float) ->
     for match in re.finditer("sw+(?=s)", kinds):
         first, last = match.start(), match.end()
         start, end = ((tokens[place] - begin) * SECONDS_PER_TIMESTAMP for place in (first, last))
-        segments.append(Segment(start, end, tokenizer.decode(tokens[first + 1 : last]).strip()))
+        segments.append(TimedText(start, end, tokenizer.decode(tokens[first + 1 : last]).strip()))
     return TimedOutput(
         segments,
         monotonic=all(a <= b for a, b in pairwise(times)),
@@ -100,7 +100,7 @@ class TimestampResult:
         }
 
 
-def boundary_errors(known: Sequence[Segment], predicted: Sequence[Segment]) -> tuple[npt.NDArray[np.float64], int]:
+def boundary_errors(known: Sequence[TimedText], predicted: Sequence[TimedText]) -> tuple[npt.NDArray[np.float64], int]:
     """Distances (seconds) of predicted starts and ends to the nearest known ones, and how many known ones are found."""
     distances: list[npt.NDArray[np.float64]] = []
     found = 0

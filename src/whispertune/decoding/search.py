@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
-from whispertune.decoding.prompts import Begun, begin
+from whispertune.decoding.prefill import Prefill, prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.errors import RecipeError
@@ -41,7 +41,7 @@ class SearchOptions:
 GREEDY = SearchOptions(beam_size=1)
 
 
-BegunWindows = Sequence[tuple[Sequence[int], Begun]]
+PrefilledWindows = Sequence[tuple[Sequence[int], Prefill]]
 """Batches of windows whose prompts the decoder has seen, each with the windows' own numbers."""
 
 
@@ -50,9 +50,9 @@ def rows_at_once(search: SearchOptions) -> int:
     return max(1, ROWS_AT_ONCE // search.beam_size)
 
 
-def begin_windows(
+def prefill_windows(
     decoder: Decoder, states: EncoderStates, prompts: Sequence[Sequence[int]], at_once: int
-) -> BegunWindows:
+) -> PrefilledWindows:
     """B windows in batches of one prompt length and of at most `at_once`, for one or more searches.
 
     states: of the B windows, in the decoder's type and on its device; prompts: B token lists, of any lengths.
@@ -62,14 +62,14 @@ def begin_windows(
         by_length.setdefault(len(prompt), []).append(row)
     batches = [rows[at : at + at_once] for rows in by_length.values() for at in range(0, len(rows), at_once)]
     return [
-        (batch, begin(decoder, states if len(batches) == 1 else states.select(batch), [prompts[i] for i in batch]))
+        (batch, prefill(decoder, states if len(batches) == 1 else states.select(batch), [prompts[i] for i in batch]))
         for batch in batches
     ]
 
 
 def search_windows(
     decoder: Decoder,
-    begun: BegunWindows,
+    prefilled: PrefilledWindows,
     rules: LogitRules,
     eot: int,
     max_tokens: Sequence[int],
@@ -85,7 +85,7 @@ def search_windows(
     """
     results: dict[int, Hypothesis] = {}
     at_once = rows_at_once(search)
-    for windows, batch in begun:
+    for windows, batch in prefilled:
         for first in range(0, len(windows), at_once):
             part = range(first, min(first + at_once, len(windows)))
             chosen = replace(batch, last=last) if len(part) == len(windows) else batch.select(part)
@@ -123,7 +123,7 @@ def decode_windows(
     should come longest first, so that rows that run side by side end together. `cut_loops` is greedy's. With
     `timestamps` tokens hold timestamps, and prompts must ask for them (`prompt_tokens(..., timestamps=True)`).
     """
-    begun = begin_windows(decoder, states, prompts, rows_at_once(search))
+    prefilled = prefill_windows(decoder, states, prompts, rows_at_once(search))
     return search_windows(
-        decoder, begun, rules, eot, max_tokens, search, last=True, cut_loops=cut_loops, timestamps=timestamps
+        decoder, prefilled, rules, eot, max_tokens, search, last=True, cut_loops=cut_loops, timestamps=timestamps
     )

@@ -10,7 +10,7 @@ import soxr
 
 from whispertune.data.audio.waveforms import content_key, load_utterance
 from whispertune.data.utterances import Utterance
-from whispertune.dataset.openings import NUM_SUMS, content_keys, likely_pairs, openings
+from whispertune.dataset.fingerprints import NUM_SUMS, content_keys, fingerprints, likely_pairs
 
 RATE = 48_000
 
@@ -25,7 +25,7 @@ def recording(path: Path, seed: int, seconds: float = 2.0, *, ending: int | None
 
 
 def likely(rows: list[Utterance], others: list[Utterance], length: int) -> tuple[list[int], list[int]]:
-    sums = [openings([(length, row) for row in part], 2) for part in (rows, others)]
+    sums = [fingerprints([(length, row) for row in part], 2) for part in (rows, others)]
     found = likely_pairs(np.full(len(rows), length), sums[0], np.full(len(others), length), sums[1])
     return found[0].tolist(), found[1].tolist()
 

@@ -19,7 +19,7 @@ from whispertune.system.precision import send
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Prefill:
     """A batch whose prompts the decoder has seen.
 
     hidden: (B, D) behind each prompt's last token. no_speech_probs: B, the probability of `<|nospeech|>` behind
@@ -41,28 +41,28 @@ class Begun:
         own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
         return own, self.hidden
 
-    def unspoken(self) -> DecoderCache:
+    def empty_cache(self) -> DecoderCache:
         """A cache of the same windows before their prompts: their keys and values, once computed, for other input."""
         return self._cache.emptied()
 
-    def select(self, rows: Sequence[int]) -> Begun:
+    def select(self, rows: Sequence[int]) -> Prefill:
         """These rows alone."""
         cache, hidden = self.fork()
         chosen = torch.tensor(list(rows))
         cache.select(chosen, chosen)
         probs = [self.no_speech_probs[row] for row in rows] if self.no_speech_probs else []
-        return Begun(hidden[send(chosen, hidden.device)], probs, cache, last=True)
+        return Prefill(hidden[send(chosen, hidden.device)], probs, cache, last=True)
 
 
 @torch.inference_mode()
-def begin(
+def prefill(
     decoder: Decoder,
     states: EncoderStates,
     prompts: Sequence[Sequence[int]],
     *,
     sot: int | None = None,
     no_speech: int | None = None,
-) -> Begun:
+) -> Prefill:
     """Let the decoder see the prompts (B lists of any lengths) of B windows.
 
     With `sot` and `no_speech` (token ids) each prompt must hold `sot` equally far from its end.
@@ -84,4 +84,4 @@ def begin(
     else:
         hidden = decoder.step(tokens, cache)
     cache.num_shared = cache.num_tokens
-    return Begun(hidden, probs, cache)
+    return Prefill(hidden, probs, cache)

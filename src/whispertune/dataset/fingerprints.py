@@ -19,7 +19,7 @@ NUM_SUMS = 4
 TOLERANCE = 3e-4
 """Between the sums of equal openings; rounding their samples to 16 bits moves one by 1e-5."""
 CHUNK_ROWS = 1024
-Openings = npt.NDArray[np.float64]
+Fingerprints = npt.NDArray[np.float64]
 """(n, NUM_SUMS), a row each: randomly weighted sums of the first samples; NaN where they can't be decoded. A hash that
 rounding does not change: equal recordings of other sample rates or formats differ in their last bits."""
 
@@ -27,17 +27,17 @@ Sized = tuple[int, Utterance]
 """Samples at 16 kHz, and what they are of."""
 
 
-def _weights() -> Openings:
+def _weights() -> Fingerprints:
     generator = np.random.Generator(np.random.PCG64(0))
-    weights: Openings = generator.standard_normal((COMPARED_SAMPLES, NUM_SUMS)) / np.sqrt(COMPARED_SAMPLES)
+    weights: Fingerprints = generator.standard_normal((COMPARED_SAMPLES, NUM_SUMS)) / np.sqrt(COMPARED_SAMPLES)
     return weights
 
 
-def openings(rows: Sequence[Sized], workers: int, advance: Callable[[int], None] = lambda _: None) -> Openings:
+def fingerprints(rows: Sequence[Sized], workers: int, advance: Callable[[int], None] = lambda _: None) -> Fingerprints:
     """Decode the first moments of these rows. advance: called with the number of rows done."""
     weights = _weights()
 
-    def sums(row: Sized) -> Openings:
+    def sums(row: Sized) -> Fingerprints:
         num_samples, utterance = row
         try:
             if num_samples <= DECODED_SECONDS * SAMPLE_RATE:
@@ -50,7 +50,7 @@ def openings(rows: Sequence[Sized], workers: int, advance: Callable[[int], None]
         except AudioError:  # its headers were fine; where it is used, it will be left out
             return np.full(NUM_SUMS, np.nan)
         waveform = waveform[:COMPARED_SAMPLES]
-        found: Openings = (waveform[:, None] * weights[: len(waveform)]).sum(axis=0)
+        found: Fingerprints = (waveform[:, None] * weights[: len(waveform)]).sum(axis=0)
         return found
 
     found = np.empty((len(rows), NUM_SUMS))
@@ -63,7 +63,7 @@ def openings(rows: Sequence[Sized], workers: int, advance: Callable[[int], None]
 
 
 def likely_pairs(
-    lengths: npt.NDArray[np.int64], sums: Openings, other_lengths: npt.NDArray[np.int64], other_sums: Openings
+    lengths: npt.NDArray[np.int64], sums: Fingerprints, other_lengths: npt.NDArray[np.int64], other_sums: Fingerprints
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which rows are as long as one of the others and begin like it, and which of the others: no more can be equal."""
     likely, others_likely = np.zeros(len(lengths), np.bool_), np.zeros(len(other_lengths), np.bool_)
