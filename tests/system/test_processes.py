@@ -17,6 +17,7 @@ from whispertune.system.processes import (
     Processes,
     ProcessOptions,
     balance,
+    init_processes,
     were_launched,
 )
 
