@@ -237,7 +237,7 @@ NOT_READ = {"README.md", "excluded.jsonl", "lock", "notes.txt"}
 def damages(number: int, seed: int, seconds: float, work: Path) -> Found:
     """Damage so many files, each in a fresh copy."""
     found, chance, until = Found(), random.Random(seed), time.monotonic() + seconds
-    whole, world_size = work / "whole", work / "world"
+    whole, world = work / "whole", work / "world"
     whole.mkdir(parents=True)
     make_world(whole)
     samples = Samples(Path("user/model"), Path("user/train.csv"), Path("user/valid.csv"), Path("user/test.csv"))
@@ -254,9 +254,9 @@ def damages(number: int, seed: int, seconds: float, work: Path) -> Found:
     reference = outcome(whole / "finished")
     while found.tried < number and time.monotonic() < until:
         os.chdir(work)
-        shutil.rmtree(world_size, ignore_errors=True)
-        shutil.copytree(whole, world_size)
-        os.chdir(world_size)
+        shutil.rmtree(world, ignore_errors=True)
+        shutil.copytree(whole, world)
+        os.chdir(world)
         kind, command = chance.choice(list(commands(samples).items()))
         where = chance.choice(
             ["finished" if "stopped" not in kind else "stopped"] * 3 + ["user/model", "user/clips", "user", "states"]

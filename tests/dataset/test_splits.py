@@ -507,7 +507,7 @@ def test_each_process_looks_at_its_share(tmp_path: Path, text: TextSettings, che
         splits = list(pool.map(split_of, range(world_size)))
     assert looked == [len(rows[rank::world_size]) for rank in range(world_size)]
     for split in splits:
-        for name in ("windows", "targets", "num_samples", "languages", "audio_keys", "excluded", "num_rows", "heard"):
+        for name in ("windows", "targets", "num_samples", "languages", "audio_keys", "excluded", "num_rows", "decoded"):
             assert getattr(split, name) == getattr(alone, name), name
 
 
