@@ -27,7 +27,8 @@ import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, require_runtime
-from whispertune.commands.export import ExportOptions, read_clips, write
+from whispertune.commands.export import read_clips, write
+from whispertune.commands.export_options import ExportOptions
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.errors import WhispertuneError
 from whispertune.evaluation.verification import (

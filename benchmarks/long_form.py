@@ -31,12 +31,13 @@ from whispertune.checkpoints.openai import save_openai
 from whispertune.data.audio.waveforms import load_utterance, load_waveform
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.utterances import Utterance
-from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
 from whispertune.decoding.loading import ready_model, ready_to_decode
-from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
+from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.decoding.options import TEMPERATURES, FallbackOptions, LongFormOptions
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.features.log_mel import SAMPLE_RATE
-from whispertune.system.precision import Precision, precision_name, resolve_device, resolve_precision
+from whispertune.system.options import Precision
+from whispertune.system.precision import precision_name, resolve_device, resolve_precision
 
 SHORTEST_SILENCE, LONGEST_SILENCE = 0.2, 4.0  # seconds
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from common import DATA, add_common, cut_manifest, markdown, publish
 from torch.profiler import ProfilerActivity, profile
 
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.run.recipe import Recipe
 from whispertune.run.session import open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import ComputedStates, encoding_batches
-from whispertune.states.plan import StateOptions
+from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import precision_name
 from whispertune.training.optimiser import clip_gradients

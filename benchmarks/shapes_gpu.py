@@ -31,8 +31,9 @@ from seq2seq_trainer import run_ours, run_theirs
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
-from whispertune.features.frames import WINDOW_FRAMES, FrameOptions, select_frames
+from whispertune.features.frames import select_frames
 from whispertune.features.log_mel import SAMPLE_RATE, log_mel_speech
+from whispertune.features.options import WINDOW_FRAMES, FrameOptions
 from whispertune.model.config import WhisperConfig
 
 LARGE = {

@@ -25,18 +25,19 @@ from typing import Any
 import torch
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
-from whispertune.decoding.search import GREEDY
+from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
 from whispertune.evaluation.significance import paired_bootstrap
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states
 from whispertune.run.recipe import Recipe
 from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import EncoderStates
-from whispertune.states.plan import StateOptions
+from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
-from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
+from whispertune.training.options import CheckpointOptions
+from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.run_folder import RunFolder
 
 ARMS = ("thinned", "dense")

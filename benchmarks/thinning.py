@@ -29,8 +29,9 @@ from common import DATA, add_common, markdown, publish
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.decoding.loading import ReadyModel, load_model
-from whispertune.decoding.search import GREEDY, decode_windows
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.decoding.options import GREEDY
+from whispertune.decoding.search import decode_windows
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder, Encoder, inference_copy
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode, window_features

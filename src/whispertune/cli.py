@@ -1,4 +1,4 @@
-"""Names to commands. What a command needs is imported only when it runs, so that --help is instant."""
+"""Names to commands. What a command computes with is imported only when it runs, so that --help is instant."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {one_line(f'unknown command {name!r}; there are ' + ', '.join(COMMANDS))}", file=sys.stderr)
         return 2
     try:
+        if "-h" in rest or "--help" in rest:
+            print(importlib.import_module(f"whispertune.commands.{name}_options").usage())
+            return 0
         command = importlib.import_module(f"whispertune.commands.{name}")
         status: int = command.main(rest)
         return status

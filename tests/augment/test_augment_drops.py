@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.augment.drop_chunk import DropChunkOptions, draw_chunks, drop_chunk
-from whispertune.augment.drop_frequency import DropFrequencyOptions, draw_bands, drop_frequency, remove_bands
+from whispertune.augment.drop_chunk import draw_chunks, drop_chunk
+from whispertune.augment.drop_frequency import draw_bands, drop_frequency, remove_bands
+from whispertune.augment.options import DropChunkOptions, DropFrequencyOptions
 
 
 def white(num_samples: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.augment.noise import NoiseOptions, NoiseSource, add_noise
+from whispertune.augment.noise import NoiseSource, add_noise
+from whispertune.augment.options import NoiseOptions
 from whispertune.errors import AudioError, RecipeError
 
 

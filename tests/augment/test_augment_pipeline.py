@@ -15,12 +15,15 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.augment.drop_chunk import DropChunkOptions
-from whispertune.augment.drop_frequency import DropFrequencyOptions
-from whispertune.augment.noise import NoiseOptions
-from whispertune.augment.pipeline import AugmentOptions, WaveformAugmenter, generator_for
-from whispertune.augment.spec_augment import SpecAugmentOptions
-from whispertune.augment.speed import SpeedOptions
+from whispertune.augment.options import (
+    AugmentOptions,
+    DropChunkOptions,
+    DropFrequencyOptions,
+    NoiseOptions,
+    SpecAugmentOptions,
+    SpeedOptions,
+)
+from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.errors import RecipeError
 
 

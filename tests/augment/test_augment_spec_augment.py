@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.augment.spec_augment import SpecAugmentOptions, spec_augment
+from whispertune.augment.options import SpecAugmentOptions
+from whispertune.augment.spec_augment import spec_augment
 
 
 def random_log_mel(n_mels: int, num_frames: int) -> np.ndarray:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.augment.speed import SpeedOptions, change_speed, draw_speed
+from whispertune.augment.options import SpeedOptions
+from whispertune.augment.speed import change_speed, draw_speed
 
 
 def sine(hz: float, num_samples: int = 16000) -> np.ndarray:

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import checkpoint_samples as samples
 import numpy as np
@@ -14,17 +15,19 @@ import torch
 from standard_samples import CONFIG, large, openai_state, standard
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
-from whispertune.checkpoints.ctranslate2_write import QUANTIZATIONS, save_ctranslate2
+from whispertune.checkpoints.ctranslate2_write import save_ctranslate2
 from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.layout import Checkpoint
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.packaged import MODELS
+from whispertune.commands.export_options import Quantization
 from whispertune.decoding.loading import ready_model
-from whispertune.decoding.search import GREEDY, decode_windows
+from whispertune.decoding.options import GREEDY
+from whispertune.decoding.search import decode_windows
 from whispertune.errors import CheckpointError
-from whispertune.features.frames import DENSE
 from whispertune.features.log_mel import mel_filters
+from whispertune.features.options import DENSE
 from whispertune.states.computed import encode, window_features
 
 Save = Callable[[Path, Checkpoint], None]
@@ -137,7 +140,7 @@ def test_ctranslate2_side_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["alignment_heads"] == [[1, 0], [1, 1]]
 
 
-@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name.startswith("int")])
+@pytest.mark.parametrize("quantization", [name for name in get_args(Quantization) if name.startswith("int")])
 def test_quantising_leaves_the_source_alone(tmp_path: Path, quantization: str) -> None:
     pytest.importorskip("ctranslate2")
     checkpoint, untouched = standard(), standard().weights

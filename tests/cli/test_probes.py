@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from cli_samples import Command, Workspace
 
-from whispertune.decoding.fallback import FallbackOptions
 from whispertune.decoding.long_form import LongForm
+from whispertune.decoding.options import FallbackOptions
 from whispertune.decoding.rules import Hypothesis
 from whispertune.evaluation import evaluate as validate
 from whispertune.evaluation.probes import decode, hallucination, timestamps

@@ -11,11 +11,12 @@ import pytest
 import soundfile
 
 from whispertune.cli import main
+from whispertune.data.options import DataOptions
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.sources import read_rows
-from whispertune.dataset.splits import DataOptions, load_split
+from whispertune.dataset.options import WindowOptions
+from whispertune.dataset.splits import load_split
 from whispertune.dataset.transcripts import TextSettings, special_token
-from whispertune.dataset.windows import WindowOptions
 from whispertune.text.tokenizer import Tokenizer
 
 RATE = 16_000

@@ -19,20 +19,15 @@ from hypothesis import strategies as st
 
 from whispertune.data import index
 from whispertune.data.audio.waveforms import load_waveform
+from whispertune.data.options import DataOptions
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.sources import read_rows
 from whispertune.dataset import inspection
 from whispertune.dataset.exclusions import Exclusion, excluded_summary
-from whispertune.dataset.splits import (
-    Arranged,
-    DataOptions,
-    Split,
-    load_split,
-    merged_rows,
-    require_usable,
-)
+from whispertune.dataset.options import WindowOptions
+from whispertune.dataset.splits import Arranged, Split, load_split, merged_rows, require_usable
 from whispertune.dataset.transcripts import TextSettings, leaves_something
-from whispertune.dataset.windows import WindowOptions, single_windows, window_waveform
+from whispertune.dataset.windows import single_windows, window_waveform
 from whispertune.errors import DataError, ManifestError, RecipeError
 from whispertune.text.normalizer import normalizer_for
 from whispertune.text.targets import IGNORE_INDEX

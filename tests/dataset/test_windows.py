@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from whispertune.augment.drop_chunk import DropChunkOptions
-from whispertune.augment.pipeline import AugmentOptions, WaveformAugmenter
-from whispertune.augment.speed import SpeedOptions
+from whispertune.augment.options import AugmentOptions, DropChunkOptions, SpeedOptions
+from whispertune.augment.pipeline import WaveformAugmenter
 from whispertune.data.utterances import Utterance
+from whispertune.dataset.options import WindowOptions
 from whispertune.dataset.windows import (
     Window,
-    WindowOptions,
     augmented_lengths,
     augmented_num_samples,
     join_waveforms,

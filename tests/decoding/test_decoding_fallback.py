@@ -15,9 +15,10 @@ from random_whisper import random_whisper, small_config
 
 from whispertune.decoding import fallback
 from whispertune.decoding.beam import beam_search
-from whispertune.decoding.fallback import FallbackOptions, WindowResult, compression_ratio, decode_with_fallback
+from whispertune.decoding.fallback import WindowResult, compression_ratio, decode_with_fallback
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.language import detect_languages
+from whispertune.decoding.options import FallbackOptions
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.sampling import sample_search

@@ -15,11 +15,11 @@ from random_whisper import random_weights, small_config
 
 from whispertune.decoding import long_form as long_form_module
 from whispertune.decoding import spectrogram
-from whispertune.decoding.fallback import FallbackOptions
-from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
+from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.rules import LogitRules
 from whispertune.errors import AudioError, RecipeError
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.whisper import build_whisper
 from whispertune.text.tokenizer import Tokenizer
 

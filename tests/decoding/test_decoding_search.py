@@ -14,10 +14,11 @@ from random_whisper import random_whisper, small_config
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.search import GREEDY, SearchOptions, decode_windows
+from whispertune.decoding.search import decode_windows
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache

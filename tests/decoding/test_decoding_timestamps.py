@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
+from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.search import SearchOptions, decode_windows
+from whispertune.decoding.search import decode_windows
 from whispertune.decoding.segmentation import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.states.computed import EncoderStates

@@ -15,8 +15,8 @@ from whispertune.data.audio import waveforms as audio_module
 from whispertune.decoding import spectrogram
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
 from whispertune.errors import AudioError
-from whispertune.features.frames import DENSE, FrameOptions
 from whispertune.features.log_mel import WINDOW_SAMPLES, log_mel_speech, mel_filters
+from whispertune.features.options import DENSE, FrameOptions
 
 
 def whole_log_mel(waveform: np.ndarray, n_mels: int = 80, *, beyond: int = 0) -> torch.Tensor:

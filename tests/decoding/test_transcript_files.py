@@ -14,8 +14,9 @@ from whispertune.data.audio_files import Recordings, output_names
 from whispertune.data.readers.subtitles import read_cues
 from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
+from whispertune.decoding.options import SubtitleLines
 from whispertune.decoding.rules import Hypothesis
-from whispertune.decoding.transcript_files import SubtitleLines, as_json, as_lines, as_srt, as_txt, as_vtt, clock
+from whispertune.decoding.transcript_files import as_json, as_lines, as_srt, as_txt, as_vtt, clock
 from whispertune.errors import RecipeError
 
 RESULT = WindowResult(Hypothesis((5, 6), -1.5), "x", 0.2, -0.51234567, 1.25, 0.0123)

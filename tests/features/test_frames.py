@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.errors import RecipeError
-from whispertune.features.frames import DENSE, WINDOW_FRAMES, FrameOptions, convolved_index, count_frames, select_frames
+from whispertune.features.frames import convolved_index, count_frames, select_frames
 from whispertune.features.log_mel import SILENT_MEL_FRAMES, WINDOW_MEL_FRAMES, WINDOW_SAMPLES, num_speech_mel_frames
+from whispertune.features.options import DENSE, WINDOW_FRAMES, FrameOptions
 
 NUM_SAMPLES = st.integers(0, WINDOW_SAMPLES)
 OPTIONS = st.builds(

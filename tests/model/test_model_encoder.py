@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 from torch import Tensor
 
-from whispertune.features.frames import DENSE, FrameOptions, select_frames
+from whispertune.features.frames import select_frames
 from whispertune.features.log_mel import WINDOW_MEL_FRAMES, WINDOW_SAMPLES
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.whisper import Whisper, inference_copy
 from whispertune.states.computed import encode, window_features
 

@@ -7,7 +7,8 @@ from random_whisper import random_whisper
 
 from whispertune.errors import RecipeError
 from whispertune.model import loss as loss_module
-from whispertune.model.loss import LossOptions, summed_nll
+from whispertune.model.loss import summed_nll
+from whispertune.model.options import LossOptions
 from whispertune.model.whisper import inference_copy
 from whispertune.text.targets import IGNORE_INDEX
 

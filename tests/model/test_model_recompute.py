@@ -7,7 +7,7 @@ import torch
 from random_whisper import random_whisper, small_config
 from torch import Tensor
 
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.states.computed import encode, window_features
 

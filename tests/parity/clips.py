@@ -15,7 +15,7 @@ from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.loading import ReadyModel, load_model
 from whispertune.errors import CheckpointError
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode, window_features
 from whispertune.text.targets import Target, make_target
 

@@ -14,7 +14,7 @@ from random_whisper import random_weights, small_config
 
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.decoding.loading import ReadyModel
-from whispertune.features.frames import DENSE
+from whispertune.features.options import DENSE
 from whispertune.model.config import WhisperConfig
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.states.computed import EncoderStates, encode, window_features

@@ -16,9 +16,9 @@ from random_whisper import random_weights, small_config
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.openai_layout import openai_dims, openai_name
 from whispertune.data.audio.waveforms import load_waveform
-from whispertune.decoding.fallback import FallbackOptions
 from whispertune.decoding.loading import ReadyModel
-from whispertune.decoding.long_form import LongForm, LongFormOptions, Transcript
+from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.rules import LogitRules
 from whispertune.model.whisper import build_whisper
 

@@ -10,9 +10,11 @@ import torch
 from clips import Clips
 
 from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import Hypothesis
-from whispertune.decoding.search import GREEDY, SearchOptions, decode_windows
-from whispertune.features.frames import FrameOptions, select_frames
+from whispertune.decoding.search import decode_windows
+from whispertune.features.frames import select_frames
+from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates
 
 transformers = pytest.importorskip("transformers")

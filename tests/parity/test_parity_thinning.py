@@ -12,7 +12,7 @@ from clips import Clips, read_clips
 from random_whisper import random_whisper
 
 from whispertune.decoding.loading import ReadyModel
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.whisper import inference_copy
 from whispertune.states.computed import encode, window_features
 from whispertune.system.precision import resolve_precision

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.states.computed import WindowFeatures, window_features
 from whispertune.states.files import StateFolder
 from whispertune.states.stored import StateLayout, StoredStates

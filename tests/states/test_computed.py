@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whispertune.errors import AudioError
-from whispertune.features.frames import DENSE, FrameOptions, select_frames
+from whispertune.features.frames import select_frames
 from whispertune.features.log_mel import WINDOW_SAMPLES
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.states.computed import (
     BATCH_FRAMES,

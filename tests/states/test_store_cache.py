@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from whispertune.states import cache
-from whispertune.states.cache import default_folder, make_room, room_for
+from whispertune.states.cache import make_room, room_for
 from whispertune.states.files import StateFolder
+from whispertune.states.options import default_folder
 
 NEW = "9" * 64
 

@@ -12,12 +12,11 @@ import pytest
 import torch
 from store_samples import ENCODER, LENGTHS
 
-from whispertune.augment.drop_chunk import DropChunkOptions
-from whispertune.augment.pipeline import AugmentOptions
+from whispertune.augment.options import AugmentOptions, DropChunkOptions
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.windows import Window
-from whispertune.features.frames import FrameOptions
 from whispertune.features.log_mel import WINDOW_SAMPLES
+from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import inference_copy
 from whispertune.states import key as module
 from whispertune.states.key import encoder_digest, store_key

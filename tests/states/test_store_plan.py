@@ -15,7 +15,8 @@ from whispertune.model.config import WhisperConfig
 from whispertune.states import cache, plan
 from whispertune.states.computed import EncoderStates
 from whispertune.states.files import StateFolder
-from whispertune.states.plan import ENCODING_SHARE, FEWEST_VIEWS, StateOptions, choose_place, stored_views
+from whispertune.states.options import StateOptions
+from whispertune.states.plan import ENCODING_SHARE, FEWEST_VIEWS, choose_place, stored_views
 from whispertune.states.views import one_behind_the_other
 from whispertune.system.environment import free_memory
 

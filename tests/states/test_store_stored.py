@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from store_samples import ENCODER, KEY, LENGTHS, WAVEFORMS, everything, features, fill, in_memory, layout, on_disk
 
 from whispertune.errors import DataError, RunFolderError
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.states import computed as states
 from whispertune.states.computed import encode, window_features

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
-from whispertune.system.processes import (
-    ALONE,
-    UNSUPPORTED,
-    Pace,
-    Processes,
-    ProcessOptions,
-    balance,
-    init_processes,
-    were_launched,
-)
+from whispertune.system.options import ProcessOptions
+from whispertune.system.processes import ALONE, UNSUPPORTED, Pace, Processes, balance, init_processes, were_launched
 
 costs = st.lists(st.integers(0, 1000), max_size=40)
 

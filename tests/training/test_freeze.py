@@ -11,7 +11,7 @@ import torch
 from training_samples import CONFIG, PAD_ID, Samples, tiny_targets, tiny_whisper, weights_of
 
 from whispertune.errors import RecipeError
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
 from whispertune.states.computed import ComputedStates, encode, window_features

@@ -30,14 +30,15 @@ from training_samples import (
 
 from whispertune.decoding.loading import load_model
 from whispertune.errors import RecipeError
-from whispertune.features.frames import DENSE, FrameOptions
-from whispertune.model.loss import LossOptions, summed_nll
+from whispertune.features.options import DENSE, FrameOptions
+from whispertune.model.loss import summed_nll
+from whispertune.model.options import LossOptions
 from whispertune.model.whisper import Whisper
 from whispertune.states.computed import ComputedStates, StateSource, window_features
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets, make_target
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import OptimizerOptions
+from whispertune.training.options import OptimizerOptions
 
 THINNED = FrameOptions()
 LENGTHS = [3, 40, 1, 17, 8, 25, 2, 60]

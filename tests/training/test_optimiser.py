@@ -16,7 +16,8 @@ from training_samples import Samples, step_rows, tiny_whisper
 from whispertune.errors import RecipeError
 from whispertune.training import shards
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import OptimizerOptions, build_optimizer, clip_gradients, decay_groups
+from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups
+from whispertune.training.options import OptimizerOptions
 
 
 @pytest.mark.parametrize("freeze", ["encoder", "none", "encoder:1", "decoder:1", "encoder,embeddings"])

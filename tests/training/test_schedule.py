@@ -18,7 +18,8 @@ from training_samples import CONFIG, Samples, progress_of, step_rows, valid_rows
 from whispertune import cli
 from whispertune.errors import RecipeError
 from whispertune.training import trainer
-from whispertune.training.schedule import Schedule, ScheduleOptions, build_schedule
+from whispertune.training.options import ScheduleOptions
+from whispertune.training.schedule import Schedule, build_schedule
 
 
 def close(value: float, expected: float) -> bool:

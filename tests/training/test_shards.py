@@ -11,7 +11,8 @@ from training_samples import tiny_whisper
 from whispertune.system.processes import Processes
 from whispertune.training import shards as module
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import OptimizerOptions, build_optimizer
+from whispertune.training.optimiser import build_optimizer
+from whispertune.training.options import OptimizerOptions
 from whispertune.training.shards import Shards, buckets, gradient_of, in_one_piece
 from whispertune.training.working_copy import WorkingCopy
 

@@ -27,8 +27,9 @@ from whispertune.errors import RecipeError, RunFolderError, StorageError
 from whispertune.model.whisper import Whisper
 from whispertune.training import resume
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import OptimizerOptions, build_optimizer
-from whispertune.training.resume import CheckpointOptions, Progress, load_state, read_progress, save_state
+from whispertune.training.optimiser import build_optimizer
+from whispertune.training.options import CheckpointOptions, OptimizerOptions
+from whispertune.training.resume import Progress, load_state, read_progress, save_state
 
 counts = st.integers(0, 2**40)
 rates = st.none() | st.floats(0, 3, allow_nan=False)

@@ -36,12 +36,13 @@ from training_samples import (
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.windows import single_windows
+from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.search import GREEDY, SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.evaluation.evaluate import Evaluation, System, ValidationOptions, evaluate_split, token_caps
-from whispertune.features.frames import FrameOptions
+from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
+from whispertune.evaluation.options import ValidationOptions
+from whispertune.features.options import FrameOptions
 from whispertune.model.cache import DecoderCache
 from whispertune.run import outcome, stages
 from whispertune.states.computed import EncoderStates
@@ -50,7 +51,8 @@ from whispertune.text.targets import make_target
 from whispertune.text.tokenizer import Tokenizer
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.resume import CheckpointOptions, Progress
+from whispertune.training.options import CheckpointOptions
+from whispertune.training.resume import Progress
 from whispertune.training.run_folder import RunFolder
 
 TOKENIZER = Tokenizer.from_json(checkpoint_samples.sample().tokenizer_json, CONFIG.vocab_size)

@@ -29,15 +29,16 @@ from whispertune.evaluation.error_rates import score_corpus
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.config import WhisperConfig
-from whispertune.model.loss import LossOptions
+from whispertune.model.options import LossOptions
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run import stages
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.text.targets import Target, make_target
-from whispertune.training.optimiser import OptimizerOptions, build_optimizer
-from whispertune.training.resume import CheckpointOptions, Progress, StopSignal
+from whispertune.training.optimiser import build_optimizer
+from whispertune.training.options import CheckpointOptions, OptimizerOptions, ScheduleOptions
+from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.run_folder import RunFolder
-from whispertune.training.schedule import ScheduleOptions, build_schedule
+from whispertune.training.schedule import build_schedule
 from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
 from whispertune.training.working_copy import WorkingCopy

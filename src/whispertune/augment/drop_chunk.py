@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.augment.bounds import require_between
+from whispertune.augment.options import DropChunkOptions
 from whispertune.data.audio.waveforms import SAMPLE_RATE
-from whispertune.errors import RecipeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropChunkOptions:
-    """How often chunks are dropped, how many and how long."""
-
-    probability: float = 0.0
-    """Share of utterances that lose chunks, 0 to 1."""
-    max_chunks: int = 3
-    """An utterance loses 1 to this many chunks."""
-    min_duration: float = 0.05
-    """Shortest chunk, in seconds (less where max_share demands it)."""
-    max_duration: float = 0.125
-    """Longest chunk, in seconds."""
-    max_share: float = 0.1
-    """All chunks together never exceed this share of the utterance, 0 to 1."""
-
-    def __post_init__(self) -> None:
-        require_between("drop_chunk.probability", self.probability, 0, 1)
-        require_between("drop_chunk.max_chunks", self.max_chunks, 1, 100)
-        require_between("drop_chunk.min_duration", self.min_duration, 0, 30)
-        require_between("drop_chunk.max_duration", self.max_duration, 0, 30)
-        require_between("drop_chunk.max_share", self.max_share, 0, 1)
-        if self.min_duration > self.max_duration:
-            raise RecipeError(
-                f"augment.drop_chunk.min_duration is {self.min_duration:g}; "
-                f"it must not exceed max_duration ({self.max_duration:g})"
-            )
 
 
 def draw_chunks(num_samples: int, options: DropChunkOptions, generator: np.random.Generator) -> list[tuple[int, int]]:

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.augment.bounds import require_between
+from whispertune.augment.options import DropFrequencyOptions
 from whispertune.data.audio.waveforms import SAMPLE_RATE
-from whispertune.errors import RecipeError
 
 EDGE_HZ = 50.0  # width of the raised-cosine edge on either side of a dropped band; keeps its ringing short
 PADDING = SAMPLE_RATE // 10  # samples of silence behind the clip: ringing dies out there, never wraps round
 FFT_BLOCK = 4000  # the transform's size is a multiple of this, so that its factors are small and it is fast
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropFrequencyOptions:
-    """How often bands are dropped, how many, where and how wide."""
-
-    probability: float = 0.0
-    """Share of utterances that lose frequency bands, 0 to 1."""
-    max_bands: int = 3
-    """An utterance loses 1 to this many bands."""
-    width_hz: float = 300.0
-    """Width of each dropped band, in Hz."""
-    lowest_hz: float = 100.0
-    """Bands lie above this frequency, in Hz."""
-    highest_hz: float = 7500.0
-    """Bands lie below this frequency, in Hz (at most 8000)."""
-
-    def __post_init__(self) -> None:
-        nyquist = SAMPLE_RATE / 2
-        require_between("drop_frequency.probability", self.probability, 0, 1)
-        require_between("drop_frequency.max_bands", self.max_bands, 1, 100)
-        require_between("drop_frequency.width_hz", self.width_hz, 1, nyquist)
-        require_between("drop_frequency.lowest_hz", self.lowest_hz, 0, nyquist)
-        require_between("drop_frequency.highest_hz", self.highest_hz, 0, nyquist)
-        if self.lowest_hz + self.width_hz > self.highest_hz:
-            raise RecipeError(
-                f"augment.drop_frequency.width_hz is {self.width_hz:g}; a band that wide does not fit "
-                f"between lowest_hz ({self.lowest_hz:g}) and highest_hz ({self.highest_hz:g})"
-            )
 
 
 def draw_bands(options: DropFrequencyOptions, generator: np.random.Generator) -> list[float]:

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from whispertune.augment.bounds import require_between
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_waveform
 from whispertune.errors import AudioError, RecipeError
 from whispertune.system.home import expand_home
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SPAN_MARGIN = 0.01  # seconds read beyond what is needed: rounding to the recording's rate never leaves too few
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseOptions:
-    """How often noise is added, from where and how loud."""
-
-    probability: float = 0.0
-    """Share of utterances that noise is added to, 0 to 1."""
-    folder: str | None = None
-    """Folder of noise recordings (wav, flac, ogg, opus, mp3; subfolders count)."""
-    min_snr: float = 5.0
-    """Loudest noise: lowest signal-to-noise ratio, in dB."""
-    max_snr: float = 20.0
-    """Faintest noise: highest signal-to-noise ratio, in dB."""
-
-    def __post_init__(self) -> None:
-        require_between("noise.probability", self.probability, 0, 1)
-        require_between("noise.min_snr", self.min_snr, -30, 100)
-        require_between("noise.max_snr", self.max_snr, -30, 100)
-        if self.min_snr > self.max_snr:
-            raise RecipeError(
-                f"augment.noise.min_snr is {self.min_snr:g}; it must not exceed max_snr ({self.max_snr:g})"
-            )
-        if self.probability > 0 and not self.folder:
-            raise RecipeError(
-                f"augment.noise.folder is not set, but augment.noise.probability is {self.probability:g}; "
-                "give a folder of noise recordings"
-            )
 
 
 class NoiseSource:

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.augment.drop_chunk import DropChunkOptions, drop_chunk
-from whispertune.augment.drop_frequency import DropFrequencyOptions, drop_frequency
-from whispertune.augment.noise import NoiseOptions, NoiseSource, add_noise
-from whispertune.augment.spec_augment import SpecAugmentOptions, spec_augment
-from whispertune.augment.speed import SpeedOptions, change_speed, draw_speed, num_samples_at
-from whispertune.errors import RecipeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
-    """Augmentation of the training data; each part is off until it is given a probability."""
-
-    speed: SpeedOptions = field(default_factory=SpeedOptions)
-    """Play faster or slower."""
-    drop_frequency: DropFrequencyOptions = field(default_factory=DropFrequencyOptions)
-    """Remove frequency bands."""
-    drop_chunk: DropChunkOptions = field(default_factory=DropChunkOptions)
-    """Silence short chunks."""
-    noise: NoiseOptions = field(default_factory=NoiseOptions)
-    """Mix in noise from a folder."""
-    spec_augment: SpecAugmentOptions = field(default_factory=SpecAugmentOptions)
-    """Mask the log-mel in time and frequency."""
-    keep_original: bool = False
-    """Train on the clean copy of each utterance beside the augmented one."""
-    views: int | Literal["fresh", "auto"] = "auto"
-    """`fresh` draws new augmented copies in every epoch; a number K has K of them, which are encoded once and stored
-    while the encoder is frozen: epoch e trains on copy e modulo K. `auto`: fresh in runs of up to 4 epochs, where the
-    encoder learns, and where they fit nowhere; else at least 4 copies, and no more than can be encoded in half of the
-    time that training takes (by arithmetic, so that a run repeats exactly)."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.views, int) and self.views < 1:
-            raise RecipeError(f"augment.views is {self.views}; it must be at least 1, fresh or auto")
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is augmented at all."""
-        parts = (self.speed, self.drop_frequency, self.drop_chunk, self.noise, self.spec_augment)
-        return any(part.probability > 0 for part in parts)
+from whispertune.augment.drop_chunk import drop_chunk
+from whispertune.augment.drop_frequency import drop_frequency
+from whispertune.augment.noise import NoiseSource, add_noise
+from whispertune.augment.options import (
+    AugmentOptions,
+    SpecAugmentOptions,
+)
+from whispertune.augment.spec_augment import spec_augment
+from whispertune.augment.speed import change_speed, draw_speed, num_samples_at
 
 
 def _generator(seed: int) -> np.random.Generator:

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from whispertune.augment.bounds import require_between
+from whispertune.augment.options import SpeedOptions
 from whispertune.data.audio.waveforms import SAMPLE_RATE
-from whispertune.errors import RecipeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedOptions:
-    """How often and how much the speed is changed."""
-
-    probability: float = 0.0
-    """Share of utterances whose speed is drawn anew, 0 to 1."""
-    factors: tuple[float, ...] = (0.95, 1.0, 1.05)
-    """Speeds to draw from, each as likely; 1.05 plays 5 % faster."""
-
-    def __post_init__(self) -> None:
-        require_between("speed.probability", self.probability, 0, 1)
-        if not self.factors:
-            raise RecipeError("augment.speed.factors is empty; give at least one speed, such as 1.05")
-        for factor in self.factors:
-            require_between("speed.factors", factor, 0.5, 2)
 
 
 def num_samples_at(num_samples: int, factor: float) -> int:

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.loading import ReadyModel
-from whispertune.decoding.search import GREEDY, decode_windows
+from whispertune.decoding.options import GREEDY
+from whispertune.decoding.search import decode_windows
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 

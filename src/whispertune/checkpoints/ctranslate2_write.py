@@ -17,11 +17,6 @@ from whispertune.errors import CheckpointError
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.targets import MAX_TOKENS
 
-QUANTIZATIONS = (
-    *("float32", "float16", "bfloat16"),
-    *("int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"),
-)
-
 
 def require_ctranslate2() -> None:
     """Raise CheckpointError, saying what to install, if the `ctranslate2` package is missing."""
@@ -32,7 +27,7 @@ def require_ctranslate2() -> None:
 
 
 def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) -> None:
-    """Write `checkpoint` into `folder`: weights in one of `QUANTIZATIONS`, and all that faster-whisper reads.
+    """Write `checkpoint` into `folder`: weights in one of CTranslate2's types, and all that faster-whisper reads.
 
     Raises CheckpointError if the `ctranslate2` package is missing, or the model can't be written.
     """

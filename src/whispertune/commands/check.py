@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from whispertune.check.terminal import tell
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
+from whispertune.commands.check_options import CheckOptions
 from whispertune.data.reading import AS_USUAL, reading_as
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
@@ -30,86 +30,20 @@ from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
-from whispertune.run.flags import help_text, parse_fields
+from whispertune.run.flags import parse_fields
 from whispertune.run.next_step import hold_out_last, training_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
-from whispertune.system.precision import Precision, resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.text.languages import LANGUAGES, spoken_language
 from whispertune.text.targets import MAX_TOKENS
 from whispertune.text.tokenizer import Tokenizer
 
-USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
-                         [--no-audio] [--field value …]"""
-
-DESCRIPTION = """Look data over before compute is spent on it: audio, texts, duplicates, leakage between the sets.
-
-What spoils training or scoring is an error; what is unusual but sound is a note. Exit status 2 if there is any error.
-With --model an untouched Whisper ranks the transcripts that are likely wrong. F is whatever train reads; a file named
-after train, valid (dev) or test is taken for that set."""
-
 SPLITS: tuple[Role, ...] = ("train", "valid", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """One check."""
-
-    train: str | None = None
-    """Training manifest."""
-
-    valid: str | None = None
-    """Validation manifest."""
-
-    test: str | None = None
-    """Test manifest."""
-
-    language: str | None = None
-    """Language spoken, where a row names none: its script is then known."""
-
-    language_token: str | None = None
-    """A language of Whisper's whose token `language`, which Whisper does not know, borrows."""
-
-    model: str | None = None
-    """A Whisper that says which transcripts are likely wrong."""
-
-    output: str | None = None
-    """Folder for check.jsonl, summary.json, check.html and, with a model, ranking.jsonl."""
-
-    fix: str | None = None
-    """Folder for manifests without the rows that have errors, and excluded.jsonl with the reasons."""
-
-    no_audio: bool = False
-    """Look at manifests and texts alone."""
-
-    columns: str | None = None
-    """What the columns of manifests are called, where that is unusual: text=transkript,audio=datei."""
-
-    audio_root: str | None = None
-    """The folder that recordings lie in, where that is not the one of the manifests or the subtitles."""
-
-    workers: int = 2
-    """Threads that decode and measure audio."""
-
-    device: str = "auto"
-    """Of the model: auto, cpu, cuda or cuda:N."""
-
-    precision: Precision = "auto"
-    """Of the model's matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a
-    CPU."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise RecipeError(f"workers is {self.workers}; it must be at least 1")
-        if self.model and self.no_audio:
-            raise RecipeError("model is given with no_audio, but a model listens: leave one of them out")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune check ARGUMENTS`."""
-    if any(flag in ("-h", "--help") for flag in arguments):
-        results.print(help_text(CheckOptions, USAGE, DESCRIPTION))
-        return 0
     files, flags = split_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))

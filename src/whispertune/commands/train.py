@@ -17,7 +17,7 @@ from whispertune.errors import (
     WhispertuneError,
     is_disk_failure,
 )
-from whispertune.run.flags import help_text, parse_fields
+from whispertune.run.flags import parse_fields
 from whispertune.run.outcome import choose_best, record_test, report
 from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
@@ -36,21 +36,6 @@ from whispertune.training.run_folder import RunFolder
 SETTINGS = "model settings"
 """Name of what belongs to a model beside its weights, where its sha256 is kept."""
 
-USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
-                         [--field value …]"""
-
-DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
-
-  M  a Hugging Face or CTranslate2 folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper
-     installed), a Hub id (openai/whisper-base), another run's folder, or packaged:whisper-base (the weights of the
-     `demo` extra)
-  F  a CSV, TSV or JSONL manifest with columns `audio` and `text`; a folder of Common Voice, LibriSpeech, Kaldi,
-     audiofolder, saved `datasets`, or recordings beside .txt, .srt or .vtt; lhotse cuts; shards-{000..010}.tar;
-     hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'
-
-Every flag below is a field of the recipe too; flags win over RECIPE.yaml. Relative paths in it are looked for in the
-working folder, then in the folder of RECIPE.yaml. --print_config prints the effective recipe and stops. A run that
-was killed goes on with the same command, or with `whispertune resume RUN`."""
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
 """Where precision auto is what (`resolve_precision`)."""
@@ -58,9 +43,6 @@ AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune train ARGUMENTS`."""
-    if any(flag in ("-h", "--help") for flag in arguments):
-        results.print(help_text(Recipe, USAGE, DESCRIPTION))
-        return 0
     flags = [flag for flag in arguments if flag not in ("--print_config", "--print-config")]
     print_config = len(flags) < len(arguments)
     fields, where = {}, "recipe"

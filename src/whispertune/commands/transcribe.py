@@ -16,7 +16,7 @@ from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
 from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
-from whispertune.run.flags import help_text, parse_fields
+from whispertune.run.flags import parse_fields
 from whispertune.system.console import console, printable, progress_bar, results
 from whispertune.system.files import make_writable, write_text
 from whispertune.system.memory import keep_freed_memory
@@ -24,33 +24,9 @@ from whispertune.system.precision import precision_name, resolve_device, resolve
 from whispertune.system.processes import were_launched
 from whispertune.text.languages import language_name
 
-USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
-       [--field value …]
-       AUDIO is a file, a folder (all audio in it and its folders) or a pattern such as 'talks/*.mp3'"""
-
-DESCRIPTION = """Write down what is said in recordings of any length.
-
-Windows of 30 s follow one another by the times that the model gives, each told what was said before, as in
-openai-whisper; a window that looks wrong (repetition, unlikely words) is tried again at a higher temperature.
-Several recordings are decoded side by side, which is faster than one by one. --beam_size 1 is the fastest search.
-
-Without --output the text is printed, with times. With it, each recording gets a file for each --format. Files that
-are there already are kept, and what they hold is not transcribed again: the same command goes on where it was
-interrupted. --overwrite true replaces them. Another recording of the same name is told from the one that is there
-already (by .recordings.jsonl beside the files), and refused.
-
---channels separate writes down the channels of a recording apart, on one time line, each under its name: for calls
-with a speaker a channel.
-
-A recording that cannot be read, or whose transcript cannot be written, is reported, the others are transcribed, and the
-exit status is 2."""
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune transcribe ARGUMENTS`; 2 if any recording could not be transcribed."""
-    if any(flag in ("-h", "--help") for flag in arguments):
-        results.print(help_text(TranscribeOptions, USAGE, DESCRIPTION))
-        return 0
     given, flags = split_arguments(arguments)
     options = parse_fields(TranscribeOptions, {}, flags, command="transcribe")
     if were_launched():

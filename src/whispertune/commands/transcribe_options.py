@@ -5,13 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from whispertune.decoding.fallback import TEMPERATURES, FallbackOptions
-from whispertune.decoding.long_form import LongFormOptions
-from whispertune.decoding.timestamps import MAX_INITIAL
-from whispertune.decoding.transcript_files import FORMATS, SubtitleLines
+from whispertune.decoding.options import (
+    FORMATS,
+    MAX_INITIAL,
+    TEMPERATURES,
+    FallbackOptions,
+    LongFormOptions,
+    SubtitleLines,
+)
 from whispertune.errors import RecipeError
-from whispertune.features.frames import DENSE, FrameOptions
-from whispertune.system.precision import Precision
+from whispertune.features.options import DENSE, FrameOptions
+from whispertune.run.flags import help_text
+from whispertune.system.options import Precision
+
+USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
+       [--field value …]
+       AUDIO is a file, a folder (all audio in it and its folders) or a pattern such as 'talks/*.mp3'"""
+
+DESCRIPTION = """Write down what is said in recordings of any length.
+
+Windows of 30 s follow one another by the times that the model gives, each told what was said before, as in
+openai-whisper; a window that looks wrong (repetition, unlikely words) is tried again at a higher temperature.
+Several recordings are decoded side by side, which is faster than one by one. --beam_size 1 is the fastest search.
+
+Without --output the text is printed, with times. With it, each recording gets a file for each --format. Files that
+are there already are kept, and what they hold is not transcribed again: the same command goes on where it was
+interrupted. --overwrite true replaces them. Another recording of the same name is told from the one that is there
+already (by .recordings.jsonl beside the files), and refused.
+
+--channels separate writes down the channels of a recording apart, on one time line, each under its name: for calls
+with a speaker a channel.
+
+A recording that cannot be read, or whose transcript cannot be written, is reported, the others are transcribed, and the
+exit status is 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,3 +192,8 @@ class TranscribeOptions:
             max_initial_timestamp=self.max_initial_timestamp,
             batch_size=self.batch_size,
         )
+
+
+def usage() -> str:
+    """What --help prints."""
+    return help_text(TranscribeOptions, USAGE, DESCRIPTION)

@@ -23,12 +23,12 @@ from whispertune.data.utterances import Utterance, Utterances
 from whispertune.dataset import transcripts
 from whispertune.dataset.exclusions import Exclusion, Unreadable
 from whispertune.dataset.inspection import Cached, Inspection, decode_rows, plain_languages, read_headers
+from whispertune.dataset.options import WindowOptions
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import (
     AUTO_SHARE,
     UtteranceError,
     Window,
-    WindowOptions,
     augmented_num_samples,
     drawn,
     single_windows,

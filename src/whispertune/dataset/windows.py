@@ -6,17 +6,16 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import TimedText, Utterance
-from whispertune.errors import AudioError, RecipeError
+from whispertune.dataset.options import WindowOptions
+from whispertune.errors import AudioError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
-MOST_UTTERANCES = 100
 LONGEST_LEAD = 1.0
 """Seconds of silence, at most, before the first utterance of a window with timestamps: Whisper's own decoding begins no
 later, and a model that has only seen 0.00 there would always say it."""
@@ -27,54 +26,6 @@ LOOK_BACK = 10
 """Windows among which one is looked for that shares no utterance with the next."""
 TIMESTAMP_TOKENS = 2
 """Of each segment: its start and its end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowOptions:
-    """How training utterances share windows."""
-
-    stitched_share: float | Literal["auto"] = "auto"
-    """Share of the training windows that hold several utterances in a row (0 to below 1). auto: 0.15 where most rows
-    are segments of longer recordings (subtitles, or start and end), so that timestamps are trained; 0 for clips."""
-
-    min_utterances: int = 3
-    """Fewest utterances in a stitched window."""
-
-    max_utterances: int = 10
-    """Most utterances in a stitched window."""
-
-    min_pause: float = 0.2
-    """Shortest pause between stitched utterances, seconds."""
-
-    max_pause: float = 1.0
-    """Longest pause between stitched utterances, seconds."""
-
-    timestamps: float = 0.5
-    """Share of the windows of which is known what is said when (stitched, joined by data.merge_segments, or with times
-    in the text, <|0.00|>Sì.<|1.20|>) whose target has timestamps; others never have: their file's ends are not those
-    of the speech. 0 leaves times out."""
-
-    previous_text: float = 0.0
-    """Share of the windows that begin with the text before theirs, of those that have one: a segment with another
-    before it in the same recording, and a stitched window, which gets another one's. It is at most 223 tokens long,
-    and carries no loss."""
-
-    def __post_init__(self) -> None:
-        if self.stitched_share != "auto" and not 0 <= self.stitched_share < 1:
-            raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
-        if not 2 <= self.min_utterances <= self.max_utterances <= MOST_UTTERANCES:
-            raise RecipeError(
-                f"windows.min_utterances is {self.min_utterances} and max_utterances {self.max_utterances}; "
-                f"they must lie between 2 and {MOST_UTTERANCES} and be in order"
-            )
-        if not 0 <= self.min_pause <= self.max_pause <= 30:
-            raise RecipeError(
-                f"windows.min_pause is {self.min_pause} and max_pause {self.max_pause}; "
-                "they must lie between 0 and 30 s and be in order"
-            )
-        for name, share in (("timestamps", self.timestamps), ("previous_text", self.previous_text)):
-            if not 0 <= share <= 1:
-                raise RecipeError(f"windows.{name} is {share}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)

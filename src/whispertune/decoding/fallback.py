@@ -12,64 +12,14 @@ from dataclasses import dataclass, replace
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.options import FallbackOptions
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, first_loop
 from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
-
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FallbackOptions:
-    """How a window is decoded, and when its result is tried again."""
-
-    beam_size: int = 5
-    """Hypotheses kept side by side at temperature 0; 1 is greedy search, the fastest."""
-
-    patience: float = 1.0
-    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
-
-    length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by (beam search)."""
-
-    temperature: tuple[float, ...] = TEMPERATURES
-    """Tried one after the other until a result passes: 0 takes the likeliest, above 0 tokens are drawn at random."""
-
-    best_of: int = 5
-    """Samples drawn at a temperature above 0, of which the likeliest is taken."""
-
-    compression_ratio_threshold: float | None = 2.4
-    """A text that zlib compresses by more than this repeats itself: the window is tried again."""
-
-    logprob_threshold: float | None = -1.0
-    """A result whose tokens have a mean log-probability below this is tried again."""
-
-    no_speech_threshold: float | None = 0.6
-    """A window with a higher probability of no speech, and a result below logprob_threshold, is silence."""
-
-    repetition_guard: bool = True
-    """Cut a window's output where it begins to repeat itself, and try again."""
-
-    seed: int = 0
-    """Of the samples."""
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("beam_size", 1, 64), ("best_of", 1, 64)):
-            if not least <= getattr(self, name) <= most:
-                raise RecipeError(f"{name} is {getattr(self, name)}; it must lie between {least} and {most}")
-        if not 0 < self.patience <= 16:
-            raise RecipeError(f"patience is {self.patience}; it must be above 0 and at most 16")
-        if not self.temperature or not all(0 <= value <= 10 for value in self.temperature):
-            raise RecipeError(f"temperature is {list(self.temperature)}; it takes numbers from 0 to 10: [0,0.2]")
-        if self.no_speech_threshold is not None and not 0 <= self.no_speech_threshold <= 1:
-            raise RecipeError(f"no_speech_threshold is {self.no_speech_threshold}; it must lie between 0 and 1")
-        if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)

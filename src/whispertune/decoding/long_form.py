@@ -17,15 +17,16 @@ from typing import Literal
 
 import torch
 
-from whispertune.decoding.fallback import FallbackOptions, WindowResult, decode_with_fallback
+from whispertune.decoding.fallback import WindowResult, decode_with_fallback
 from whispertune.decoding.language import detect_languages
+from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.segmentation import MEL_FRAMES_PER_SECOND, split_window
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
-from whispertune.decoding.timestamps import MAX_INITIAL, TimestampRules
-from whispertune.errors import AudioError, RecipeError
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.decoding.timestamps import TimestampRules
+from whispertune.errors import AudioError
 from whispertune.features.log_mel import WINDOW_MEL_FRAMES
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.whisper import Whisper
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode
 from whispertune.text.tokenizer import Tokenizer
@@ -34,32 +35,6 @@ FORGET_ABOVE = 0.5
 """Text drawn at a higher temperature is no prompt for the next window."""
 OPEN_AHEAD = 2
 """Recordings that are decoded while the model computes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongFormOptions:
-    """How windows follow one another."""
-
-    timestamps: bool = True
-    """Let the model say when each segment begins and ends; without, each window of 30 s is one segment."""
-
-    condition_on_previous_text: bool = True
-    """Tell each window what was said before: names and style stay the same, but a mistake may spread."""
-
-    prompt: str | None = None
-    """Text that the first window is told came before: spellings of names, a style of punctuation."""
-
-    max_initial_timestamp: float | None = MAX_INITIAL
-    """The latest time, seconds into a window, at which its first segment may begin."""
-
-    batch_size: int = 8
-    """Recordings whose windows are decoded side by side."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.max_initial_timestamp is not None and not 0 <= self.max_initial_timestamp <= 30:
-            raise RecipeError(f"max_initial_timestamp is {self.max_initial_timestamp}; it must lie between 0 and 30 s")
 
 
 @dataclass(frozen=True, slots=True)

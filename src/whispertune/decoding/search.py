@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.prefill import Prefill, prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.errors import RecipeError
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 
 ROWS_AT_ONCE = 64
 """Rows (windows x beams) decoded side by side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """The search of the final test; beam size and length penalty are `evaluate`'s, too."""
-
-    beam_size: int = 8
-    """Hypotheses kept side by side; 1 is greedy search."""
-
-    length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by; above 1 favours longer ones."""
-
-    patience: float = 1.0
-    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.beam_size <= 64:
-            raise RecipeError(f"search.beam_size is {self.beam_size}; it must lie between 1 and 64")
-        if not 0 < self.patience <= 16:
-            raise RecipeError(f"search.patience is {self.patience}; it must be above 0 and at most 16")
-
-
-GREEDY = SearchOptions(beam_size=1)
 
 
 PrefilledWindows = Sequence[tuple[Sequence[int], Prefill]]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whispertune.data.audio.waveforms import Waveform, stream_waveform
-from whispertune.features.frames import FrameOptions, convolved_index, select_frames
+from whispertune.features.frames import convolved_index, select_frames
 from whispertune.features.log_mel import (
     DYNAMIC_RANGE,
     FFT_SIZE,
@@ -26,6 +26,7 @@ from whispertune.features.log_mel import (
     WINDOW_MEL_FRAMES,
     mel_filters,
 )
+from whispertune.features.options import FrameOptions
 from whispertune.states.computed import WindowFeatures
 
 KEPT_SECONDS = 1200

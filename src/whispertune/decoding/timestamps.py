@@ -15,11 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from whispertune.decoding.options import MAX_INITIAL
 from whispertune.system.precision import send
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
-
-MAX_INITIAL = 1.0
-"""Seconds: the latest first timestamp of a window."""
 
 
 class TimestampRules:

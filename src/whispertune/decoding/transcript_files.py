@@ -7,34 +7,18 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 
 from whispertune.decoding.long_form import Segment, Transcript
-from whispertune.errors import RecipeError
+from whispertune.decoding.options import SubtitleLines
 
 LINE_ENDS = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 """What some reader of these files takes for the end of a line: a blank one ends a subtitle."""
 SHORTEST_CUE = 0.5
 """Seconds that a part of a segment is shown at least; nobody can read it in less."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubtitleLines:
-    """How subtitles are laid out. width: of a line, in columns (a Chinese character takes two), None: unlimited;
-    count: of lines in one subtitle."""
-
-    width: int | None = 42
-    count: int = 2
-
-    def __post_init__(self) -> None:
-        if self.width is not None and not 10 <= self.width <= 1000:
-            raise RecipeError(f"max_line_width is {self.width}; it must lie between 10 and 1000 columns, or be null")
-        if not 1 <= self.count <= 100:
-            raise RecipeError(f"max_line_count is {self.count}; it must lie between 1 and 100")
 
 
 def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
@@ -215,4 +199,3 @@ WRITERS: dict[str, Callable[[Transcript, SubtitleLines], str]] = {
     "vtt": as_vtt,
 }
 """Formats that need nothing but the transcript."""
-FORMATS = (*WRITERS, "json")

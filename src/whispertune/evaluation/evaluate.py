@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from whispertune.dataset.splits import Split
+from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules
-from whispertune.decoding.search import PrefilledWindows, SearchOptions, prefill_windows, rows_at_once, search_windows
-from whispertune.errors import RecipeError
+from whispertune.decoding.search import PrefilledWindows, prefill_windows, rows_at_once, search_windows
 from whispertune.evaluation.error_rates import CorpusScore, ErrorCounts, UtteranceScore, score_corpus
+from whispertune.evaluation.options import ValidationOptions
 from whispertune.evaluation.significance import bootstrap_interval
-from whispertune.features.frames import FrameOptions, select_frames
+from whispertune.features.frames import select_frames
+from whispertune.features.options import FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
@@ -37,28 +39,6 @@ LOSS_ROWS = 8
 SPARE_TOKENS = 10
 SAMPLES_A_WINDOW = 24_000
 """What decoding a window costs beside its own length, in samples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationOptions:
-    """Validation inside a run: greedy, on the run's own frames."""
-
-    every_steps: int | None = None
-    """Validate after so many optimiser updates too, not only after each epoch."""
-
-    max_tokens_per_second: float | Literal["auto", "none"] = "auto"
-    """A hypothesis is stopped at so many tokens a second of audio (and 10 more); `auto` is twice the highest
-    rate of the split's own transcripts; `none` leaves only Whisper's 448."""
-
-    cut_loops: bool = True
-    """Stop a hypothesis that repeats itself and keep the first round; such cuts are counted in the log."""
-
-    def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise RecipeError(f"validation.every_steps is {self.every_steps}; it must be at least 1")
-        rate = self.max_tokens_per_second
-        if isinstance(rate, float | int) and not 0 < rate < math.inf:
-            raise RecipeError(f"validation.max_tokens_per_second is {rate}; it must be above 0, auto or none")
 
 
 def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int | None = None) -> list[int]:

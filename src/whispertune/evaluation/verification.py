@@ -12,11 +12,12 @@ import torch
 from whispertune.checkpoints.checkpoint import Checkpoint
 from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, Task, open_runtime
 from whispertune.decoding.loading import ready_model, ready_to_decode
-from whispertune.decoding.search import GREEDY, decode_windows
+from whispertune.decoding.options import GREEDY
+from whispertune.decoding.search import decode_windows
 from whispertune.errors import ExportError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.significance import FEWEST_UTTERANCES, bootstrap_interval, paired_bootstrap
-from whispertune.features.frames import DENSE
+from whispertune.features.options import DENSE
 from whispertune.states.computed import encode, window_features
 from whispertune.system.console import console, percent, progress_bar, results
 

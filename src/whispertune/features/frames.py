@@ -10,45 +10,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.errors import RecipeError
-from whispertune.features.log_mel import WINDOW_MEL_FRAMES
+from whispertune.features.options import WINDOW_FRAMES, FrameOptions
 
-WINDOW_FRAMES = WINDOW_MEL_FRAMES // 2
-"""1500 encoder frames in a window."""
 FRAME_SAMPLES = 320
 """20 ms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameOptions:
-    """Which of the window's 1500 encoder frames are computed."""
-
-    selection: Literal["thinned", "dense"] = "thinned"
-    """`thinned`: the speech, and few frames of the silence behind it; `dense`: all 1500."""
-
-    stride: int = 60
-    """Most silent frames (20 ms each) that one kept frame stands for."""
-
-    margin: int = 10
-    """Silent frames kept right behind the speech."""
-
-    edge: int = 40
-    """Last frames of the window that are kept."""
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise RecipeError(f"frames.stride is {self.stride}; it must be at least 1")
-        for name in ("margin", "edge"):
-            if not 0 <= getattr(self, name) <= WINDOW_FRAMES:
-                raise RecipeError(f"frames.{name} is {getattr(self, name)}; it must lie between 0 and {WINDOW_FRAMES}")
-
-
-DENSE = FrameOptions(selection="dense")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whispertune.errors import RecipeError
 from whispertune.model.step_memory import StepMemory
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
@@ -22,21 +20,6 @@ ROWS_AT_ONCE_ON_GPU = 512
 """The same on a GPU, where a few rows are not worth a kernel's start (100 MB)."""
 WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """The training loss."""
-
-    label_smoothing: float = 0.0
-    """Share of the target's probability spread evenly over the vocabulary (0 to below 1)."""
-
-    prompt_tokens: bool = False
-    """Count the prompt tokens (language, task, no timestamps) in as well."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise RecipeError(f"loss.label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
 
 
 def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -13,7 +13,6 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser  # comes with jsonargparse[signatures]
-from jsonargparse import ArgumentError, ArgumentParser
 
 from whispertune.errors import RecipeError
 from whispertune.run.other_tools import of_another_tool
@@ -165,6 +164,8 @@ def parse_fields(
             raise RecipeError(f"{origin.get(field.name, '--')}{field.name} is empty")
         if field.optional and given.get(field.name) in ("None", "none", "~"):
             given[field.name] = "null"
+    from jsonargparse import ArgumentError, ArgumentParser  # slow to import, and --help needs none of it
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(options, None, fail_untyped=True)
     try:

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from whispertune.data.options import DataOptions
 from whispertune.data.readers.transcript_folder import SUBTITLES
 from whispertune.data.reading import Reading
 from whispertune.data.sources import parse_sources
 from whispertune.data.splits_of_sources import as_data, as_flags
-from whispertune.dataset.splits import DataOptions
 from whispertune.run.recipe import Recipe
 
 MOST_TYPED = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,24 +12,30 @@ from typing import Any, Literal
 
 import yaml
 
-from whispertune.augment.pipeline import AugmentOptions
-from whispertune.data.rows import exists
-from whispertune.dataset.splits import DataOptions
-from whispertune.dataset.windows import WindowOptions
-from whispertune.decoding.search import SearchOptions
+from whispertune.augment.options import AugmentOptions
+from whispertune.data.options import DataOptions
+from whispertune.dataset.options import WindowOptions
+from whispertune.decoding.options import SearchOptions
 from whispertune.errors import RecipeError
-from whispertune.evaluation.evaluate import ValidationOptions
-from whispertune.features.frames import FrameOptions
-from whispertune.model.loss import LossOptions
+from whispertune.evaluation.options import ValidationOptions
+from whispertune.features.options import FrameOptions
+from whispertune.model.options import LossOptions
 from whispertune.run.yaml_fields import flatten
-from whispertune.states.plan import StateOptions
-from whispertune.system.precision import Precision
-from whispertune.system.processes import ProcessOptions
-from whispertune.training.freeze import parse_freeze
-from whispertune.training.micro_batch import BatchOptions
-from whispertune.training.optimiser import OptimizerOptions
-from whispertune.training.resume import CheckpointOptions
-from whispertune.training.schedule import ScheduleOptions
+from whispertune.states.options import StateOptions
+from whispertune.system.options import Precision, ProcessOptions
+from whispertune.training.options import (
+    BatchOptions,
+    CheckpointOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    parse_freeze,
+)
+
+FREE_TO_CHANGE = (
+    "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
+    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
+)  # fmt: skip
+"""Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +153,11 @@ def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, An
             parts = [SOURCE.fullmatch(part) for part in moved[name].split(" + ")]
             moved[name] = " + ".join(found(part[1]) + (part[2] or "") for part in parts if part is not None)
     return moved
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file; no name is too long to ask."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises OSError for a name that no file can have
 
 
 SOURCE = re.compile(r"(.*?)(\s*\[[^\[\]]*=[^\[\]]*\]\s*)?", re.DOTALL)

@@ -12,7 +12,7 @@ from whispertune.checkpoints.checksums import CHECKSUMS, read_about, require_unc
 from whispertune.errors import CheckpointError, RecipeError, RunFolderError
 from whispertune.run.encoder_states import auto_views
 from whispertune.run.flags import parse_fields
-from whispertune.run.recipe import Recipe, differing_fields, from_recipes_folder, to_mapping
+from whispertune.run.recipe import FREE_TO_CHANGE, Recipe, differing_fields, from_recipes_folder, to_mapping
 from whispertune.run.session import Session
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.console import console
@@ -21,12 +21,6 @@ from whispertune.training.plan import total_steps
 from whispertune.training.resume import Progress, read_progress, require_whole_state
 from whispertune.training.run_folder import BEST, RunFolder
 from whispertune.training.schedule import build_schedule
-
-FREE_TO_CHANGE = (
-    "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
-    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
-)  # fmt: skip
-"""Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
 
 MAY_MOVE = ("model", "train", "valid", "test")
 """Fields whose content decides, not the path: it is compared with what the run began with (sha256)."""

@@ -15,13 +15,13 @@ from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
 from whispertune.data.sources import read_rows, require_sources
 from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.leakage import require_no_leaks
+from whispertune.dataset.options import WindowOptions
 from whispertune.dataset.splits import Arranged, Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.dataset.transcripts import TextSettings
-from whispertune.dataset.windows import WindowOptions
 from whispertune.decoding.loading import ReadyModel, allow_empty_output, load_model
 from whispertune.errors import DataError, RecipeError
-from whispertune.features.frames import FrameOptions
 from whispertune.features.log_mel import num_speech_mel_frames
+from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Encoder
 from whispertune.run.recipe import Recipe
 from whispertune.states.computed import (

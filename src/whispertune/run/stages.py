@@ -13,9 +13,9 @@ import torch
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.decoding.search import GREEDY
+from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.evaluate import Evaluation, System, evaluate_together, token_caps
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run.encoder_states import plan_states

@@ -9,16 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.states.files import USE
-from whispertune.system.home import cache_folder
 from whispertune.system.locks import try_lock
 
 SPARE_BYTES = 2 * 10**9
 """Of the disk, left free for everything else (a run's own checkpoints, for one)."""
-
-
-def default_folder() -> Path:
-    """~/.cache/whispertune/states, or where XDG_CACHE_HOME says."""
-    return cache_folder() / "states"
 
 
 def _stores(folder: Path) -> Iterator[tuple[float, int, Path]]:

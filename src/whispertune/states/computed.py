@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whispertune.features.frames import FrameOptions, convolved_index, count_frames, select_frames
+from whispertune.features.frames import convolved_index, count_frames, select_frames
 from whispertune.features.log_mel import log_mel_speech
+from whispertune.features.options import FrameOptions
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.whisper import Encoder
 from whispertune.system.lazy import Lazy

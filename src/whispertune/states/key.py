@@ -18,7 +18,7 @@ import soxr
 import torch
 
 from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spec_augment, speed
-from whispertune.augment.pipeline import AugmentOptions
+from whispertune.augment.options import AugmentOptions
 from whispertune.data.audio import av_decoder, containers, levels, recording, sound_files
 from whispertune.data.audio import waveforms as audio
 from whispertune.dataset import windows

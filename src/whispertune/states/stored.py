@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from whispertune.errors import DataError, RunFolderError
-from whispertune.features.frames import FrameOptions, FrameSelection, count_frames, select_frames
+from whispertune.features.frames import FrameSelection, count_frames, select_frames
+from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Encoder
 from whispertune.states import computed as states
 from whispertune.states.computed import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from whispertune.errors import RecipeError
+from whispertune.system.options import Precision
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 _TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32_CAPABILITY = (8, 0)
 

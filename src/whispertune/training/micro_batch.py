@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from whispertune.errors import TrainingError
 from whispertune.system.environment import free_memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How an update is cut into micro-batches."""
-
-    auto: bool = False
-    """Find the largest micro-batch that fits in memory by trying: an update keeps its batch_size x accumulation
-    utterances but is done in as few pieces as can be."""
 
 
 def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device: torch.device) -> int:

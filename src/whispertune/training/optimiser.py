@@ -4,48 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from whispertune.errors import RecipeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """AdamW (Loshchilov & Hutter 2019)."""
-
-    weight_decay: float = 0.01
-    """Decoupled; not applied to biases, LayerNorm gains and position embeddings."""
-
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
-
-    beta2: float = 0.98
-    """Decay of the mean of squared gradients."""
-
-    eps: float = 1e-8
-    """Added to the root of the latter."""
-
-    max_grad_norm: float = 2.0
-    """Gradients are scaled down to this L2 norm over all parameters; 0 leaves them alone."""
-
-    max_skipped_in_a_row: int = 20
-    """Updates skipped in a row for non-finite gradients before the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.weight_decay < 0:
-            raise RecipeError(f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0, below 1")
-        if self.eps <= 0:
-            raise RecipeError(f"optimizer.eps is {self.eps}; it must be above 0")
-        if self.max_grad_norm < 0:
-            raise RecipeError(f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be at least 0")
-        if self.max_skipped_in_a_row < 1:
-            raise RecipeError(f"optimizer.max_skipped_in_a_row is {self.max_skipped_in_a_row}; it must be at least 1")
+from whispertune.training.options import OptimizerOptions
 
 
 def decay_groups(

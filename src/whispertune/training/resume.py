@@ -16,27 +16,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from whispertune.errors import Interrupted, ProcessLost, RecipeError, RunFolderError, StorageError
+from whispertune.errors import Interrupted, ProcessLost, RunFolderError, StorageError
 from whispertune.system.files import replacing_file
 from whispertune.system.processes import ALONE, Processes
 from whispertune.system.tensor_file import read_metadata, replace_metadata, require_whole, save_file, writing_order
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """How often the state that a resume needs is written."""
-
-    every_minutes: float = 5.0
-    """Write it when this much time has passed since the last one."""
-
-    every_steps: int | None = None
-    """Write it after so many optimiser updates, too."""
-
-    def __post_init__(self) -> None:
-        if self.every_minutes < 0:
-            raise RecipeError(f"checkpoint.every_minutes is {self.every_minutes}; it must be at least 0")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise RecipeError(f"checkpoint.every_steps is {self.every_steps}; it must be at least 1")
 
 
 @dataclass(slots=True)

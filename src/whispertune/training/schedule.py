@@ -4,53 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from whispertune.errors import RecipeError
+from whispertune.training.options import ScheduleOptions
 
 MOST_AUTO_WARMUP_STEPS = 500
 SHARE_OF_RUN_TO_WARM_UP = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleOptions:
-    """The learning rate by optimiser update (`step`, counted from 1)."""
-
-    name: Literal["noam", "linear", "cosine", "constant", "wsd"] = "noam"
-    """Shape after the warm-up: `noam` (inverse square root), `linear` and `cosine` (to zero at the end of the
-    run), `constant`, `wsd` (stable, then linear decay to zero)."""
-
-    peak_lr: float | Literal["auto"] = "auto"
-    """Learning rate at the end of the warm-up; `auto` goes by the model's width."""
-
-    warmup_steps: int | Literal["auto"] = "auto"
-    """Updates of linear warm-up; `auto` is a tenth of the run, at most 500."""
-
-    scale: Literal["peak", "d_model"] = "peak"
-    """Of noam: `peak` peaks at `peak_lr`; `d_model` is `factor` x d_model^-0.5 (Vaswani et al. 2017)."""
-
-    factor: float = 1.0
-    """Of noam with scale `d_model`."""
-
-    decay_share: float = 0.2
-    """Of wsd: share of the run, at its end, in which the rate falls to zero."""
-
-    def __post_init__(self) -> None:
-        if self.peak_lr != "auto" and not (0 < self.peak_lr < math.inf):
-            raise RecipeError(f"schedule.peak_lr is {self.peak_lr}; it must be above 0, or auto")
-        if self.warmup_steps != "auto" and self.warmup_steps < 1:
-            raise RecipeError(f"schedule.warmup_steps is {self.warmup_steps}; it must be at least 1, or auto")
-        if not 0 < self.factor < math.inf:
-            raise RecipeError(f"schedule.factor is {self.factor}; it must be above 0")
-        if not 0 < self.decay_share <= 1:
-            raise RecipeError(f"schedule.decay_share is {self.decay_share}; it must lie above 0, at most 1")
-        if self.scale == "d_model" and self.name != "noam":
-            raise RecipeError(f"schedule.scale d_model goes with schedule.name noam, not {self.name}")
-        unused = {"peak_lr": "scale peak"} if self.scale == "d_model" else {"factor": "scale d_model"}
-        unused |= {} if self.name == "wsd" else {"decay_share": "name wsd"}
-        for field, place in unused.items():
-            if (value := getattr(self, field)) != getattr(ScheduleOptions, field):
-                raise RecipeError(f"schedule.{field} is {value}, but it goes with schedule.{place} alone; leave it out")
 
 
 def auto_peak_lr(d_model: int) -> float:

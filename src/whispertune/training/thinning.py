@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from whispertune.features.frames import DENSE, FrameOptions
+from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.whisper import Decoder, Encoder
 from whispertune.states.computed import WindowFeatures, encode
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets

@@ -14,7 +14,8 @@ from torch import Tensor
 from whispertune.dataset.splits import Split
 from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.model.loss import LossOptions, summed_nll
+from whispertune.model.loss import summed_nll
+from whispertune.model.options import LossOptions
 from whispertune.model.whisper import Whisper
 from whispertune.states.computed import StateSource
 from whispertune.system.console import Advance, console, progress_bar
@@ -23,9 +24,9 @@ from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.precision import send
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.targets import Target, collate_targets
-from whispertune.training.optimiser import OptimizerOptions
+from whispertune.training.options import CheckpointOptions, OptimizerOptions
 from whispertune.training.plan import Step, balance_step, epoch_plan
-from whispertune.training.resume import CheckpointOptions, Progress, StopSignal, hand_over_state, save_state
+from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
 from whispertune.training.run_folder import BEST, RunFolder
 from whispertune.training.schedule import Schedule
 from whispertune.training.shards import Shards

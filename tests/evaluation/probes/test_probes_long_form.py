@@ -16,11 +16,11 @@ from whispertune.data.utterances import Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
-from whispertune.decoding.search import SearchOptions
+from whispertune.decoding.options import SearchOptions
 from whispertune.evaluation.probes import long_form as module
 from whispertune.evaluation.probes.decode import Probed
 from whispertune.evaluation.probes.long_form import long_recordings, measure_long_form
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 
 RATE = 16_000
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.rules import Hypothesis
-from whispertune.decoding.search import SearchOptions, decode_windows
+from whispertune.decoding.search import decode_windows
 from whispertune.decoding.timestamps import TimestampRules
-from whispertune.features.frames import FrameOptions
+from whispertune.features.options import FrameOptions
 from whispertune.states.computed import ComputedStates, window_features
 from whispertune.text.targets import MAX_TOKENS
 

@@ -15,8 +15,8 @@ from whispertune.data.audio.waveforms import load_utterance, probe_audio
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
-from whispertune.decoding.fallback import FallbackOptions
-from whispertune.decoding.long_form import LongForm, LongFormOptions
+from whispertune.decoding.long_form import LongForm
+from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.errors import AudioError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.probes.decode import Probed
