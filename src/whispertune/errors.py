@@ -82,9 +82,16 @@ class Interrupted(WhispertuneError):  # noqa: N818 - not a fault
 
 
 class UserError(WhispertuneError):
-    """The user's input is at fault."""
+    """The user's input is at fault.
+
+    problem: what is wrong. remedy: what to do, where it was given apart. The message holds both.
+    """
 
     exit_status = 2
+
+    def __init__(self, problem: str = "", *, remedy: str | None = None) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(problem if remedy is None else f"{problem}; {remedy}")
 
 
 class ManifestError(UserError):
@@ -94,11 +101,11 @@ class ManifestError(UserError):
     """
 
     def __init__(self, problem: str, *, file: object = None, row: int | None = None, field: str | None = None) -> None:
-        self.problem, self.row, self.field = problem, row, field
-        self.file = None if file is None else str(file)
         named = "" if row is None else f", row {row}"
         named += "" if field is None else f", field {field!r}"
         super().__init__(problem if file is None else f"{file}{named}: {problem}")
+        self.problem, self.row, self.field = problem, row, field
+        self.file = None if file is None else str(file)
 
 
 def refuse(fault: WhispertuneError) -> None:
@@ -115,7 +122,15 @@ class DataError(UserError):
 
 
 class RecipeError(UserError):
-    """A recipe field or a flag is unknown or has a bad value."""
+    """A recipe field or a flag is unknown or has a bad value.
+
+    field: its dotted name, such as `schedule.peak_lr`, which the message begins with; None where the fault is not one
+    field's. problem: the message without that name, such as `is 0; it must be above 0`.
+    """
+
+    def __init__(self, problem: str = "", *, field: str | None = None) -> None:
+        super().__init__(problem if field is None else f"{field} {problem}")
+        self.problem, self.field = problem, field
 
 
 class CheckpointError(UserError):

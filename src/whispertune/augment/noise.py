@@ -26,7 +26,7 @@ class NoiseSource:
     def __init__(self, folder: str) -> None:
         root = expand_home(folder)
         if not root.is_dir():
-            raise RecipeError(f"augment.noise.folder is {folder}; there is no such folder")
+            raise RecipeError(f"is {folder}; there is no such folder", field="augment.noise.folder")
         # Sorted, for a folder's own order differs between machines. Hidden files are no recordings (macOS's
         # "._x.wav").
         files = sorted(
@@ -36,7 +36,7 @@ class NoiseSource:
         )
         if not files:
             kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
-            raise RecipeError(f"augment.noise.folder is {folder}; it holds no recording ({kinds})")
+            raise RecipeError(f"is {folder}; it holds no recording ({kinds})", field="augment.noise.folder")
         self.recordings: list[tuple[Path, float]] = [(path, _duration(path)) for path in files]
 
     def draw(self, num_samples: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -50,8 +50,9 @@ class DropFrequencyOptions:
         require_between("drop_frequency.highest_hz", self.highest_hz, 0, nyquist)
         if self.lowest_hz + self.width_hz > self.highest_hz:
             raise RecipeError(
-                f"augment.drop_frequency.width_hz is {self.width_hz:g}; a band that wide does not fit "
-                f"between lowest_hz ({self.lowest_hz:g}) and highest_hz ({self.highest_hz:g})"
+                f"is {self.width_hz:g}; a band that wide does not fit "
+                f"between lowest_hz ({self.lowest_hz:g}) and highest_hz ({self.highest_hz:g})",
+                field="augment.drop_frequency.width_hz",
             )
 
 
@@ -78,8 +79,8 @@ class DropChunkOptions:
         require_between("drop_chunk.max_share", self.max_share, 0, 1)
         if self.min_duration > self.max_duration:
             raise RecipeError(
-                f"augment.drop_chunk.min_duration is {self.min_duration:g}; "
-                f"it must not exceed max_duration ({self.max_duration:g})"
+                f"is {self.min_duration:g}; it must not exceed max_duration ({self.max_duration:g})",
+                field="augment.drop_chunk.min_duration",
             )
 
 
@@ -102,12 +103,13 @@ class NoiseOptions:
         require_between("noise.max_snr", self.max_snr, -30, 100)
         if self.min_snr > self.max_snr:
             raise RecipeError(
-                f"augment.noise.min_snr is {self.min_snr:g}; it must not exceed max_snr ({self.max_snr:g})"
+                f"is {self.min_snr:g}; it must not exceed max_snr ({self.max_snr:g})",
+                field="augment.noise.min_snr",
             )
         if self.probability > 0 and not self.folder:
             raise RecipeError(
-                f"augment.noise.folder is not set, but augment.noise.probability is {self.probability:g}; "
-                "give a folder of noise recordings"
+                f"is not set, but augment.noise.probability is {self.probability:g}; give a folder of noise recordings",
+                field="augment.noise.folder",
             )
 
 
@@ -162,7 +164,7 @@ class AugmentOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.views, int) and self.views < 1:
-            raise RecipeError(f"augment.views is {self.views}; it must be at least 1, fresh or auto")
+            raise RecipeError(f"is {self.views}; it must be at least 1, fresh or auto", field="augment.views")
 
     @property
     def enabled(self) -> bool:

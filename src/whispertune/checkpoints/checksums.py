@@ -46,8 +46,8 @@ def read_checksums(folder: Path) -> dict[str, str]:
         plain, listed = False, {}
     if not plain or not listed:
         raise CheckpointError(
-            f"{path}: is damaged, so that nothing tells whether the model is whole; copy the folder again, or remove "
-            "this file to use the model unchecked"
+            f"{path}: is damaged, so that nothing tells whether the model is whole",
+            remedy="copy the folder again, or remove this file to use the model unchecked",
         )
     return dict(listed)
 
@@ -65,10 +65,10 @@ def require_unchanged(folder: Path, known: Mapping[str, str] | None = None) -> N
             found = (known or {}).get(name) or sha256_of(folder / name)
         except OSError as error:
             raise CheckpointError(
-                f"{folder / name}: cannot be read ({error.strerror}), so the model is not whole; copy it again"
+                f"{folder / name}: cannot be read ({error.strerror}), so the model is not whole", remedy="copy it again"
             ) from None
         if found != expected:
             raise CheckpointError(
-                f"{folder / name}: is not as it was written (its sha256 is not that of {CHECKSUMS}): damaged, or edited"
-                f"; copy it again, or remove {CHECKSUMS} if you changed it on purpose"
+                f"{folder / name}: is not as it was written (its sha256 is not that of {CHECKSUMS}): damaged or edited",
+                remedy=f"copy it again, or remove {CHECKSUMS} if you changed it on purpose",
             )

@@ -67,7 +67,7 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise RecipeError(f"workers is {self.workers}; it must be at least 1")
+            raise RecipeError(f"is {self.workers}; it must be at least 1", field="workers")
         if self.model and self.no_audio:
             raise RecipeError("model is given with no_audio, but a model listens: leave one of them out")
 

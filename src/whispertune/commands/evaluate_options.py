@@ -103,11 +103,11 @@ class EvaluateOptions:
         if self.language_token is not None and self.language is None:
             raise RecipeError("language_token is given without language: name the language that borrows it")
         if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+            raise RecipeError(f"is {self.seed}; it must be at least 0", field="seed")
         try:
             self.search, self.reading  # noqa: B018 - built to have their ranges checked
         except RecipeError as error:  # here they are no sections
-            raise RecipeError(str(error).removeprefix("search.").removeprefix("data.")) from None
+            raise RecipeError(error.problem, field=error.field and error.field.rpartition(".")[2]) from None
 
     @property
     def search(self) -> SearchOptions:

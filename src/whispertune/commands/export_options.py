@@ -72,16 +72,16 @@ class ExportOptions:
     def __post_init__(self) -> None:
         choices = _CHOICES[self.to]
         if self.quantization is not None and self.quantization not in choices:
-            raise RecipeError(f"quantization is {self.quantization}; {self.to} takes {' or '.join(choices)}")
+            raise RecipeError(f"is {self.quantization}; {self.to} takes {' or '.join(choices)}", field="quantization")
         if self.max_shard_gb is not None:
             if self.to != "huggingface":
                 raise RecipeError(f"max_shard_gb is for --to huggingface; {self.to} keeps its weights in one file")
             if not self.max_shard_gb > 0:
-                raise RecipeError(f"max_shard_gb is {self.max_shard_gb}; it must be above 0")
+                raise RecipeError(f"is {self.max_shard_gb}; it must be above 0", field="max_shard_gb")
         if self.clips < 1:
-            raise RecipeError(f"clips is {self.clips}; it must be at least 1")
+            raise RecipeError(f"is {self.clips}; it must be at least 1", field="clips")
         if not 0 <= self.max_different <= 1:
-            raise RecipeError(f"max_different is {self.max_different}; it must lie between 0 and 1")
+            raise RecipeError(f"is {self.max_different}; it must lie between 0 and 1", field="max_different")
 
     @property
     def stored(self) -> str:

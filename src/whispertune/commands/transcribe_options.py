@@ -141,12 +141,14 @@ class TranscribeOptions:
         if self.language_token is not None and self.language is None:
             raise RecipeError("language_token is given without language: name the language that borrows it")
         if self.n_best < 1:
-            raise RecipeError(f"n_best is {self.n_best}; it must be at least 1")
+            raise RecipeError(f"is {self.n_best}; it must be at least 1", field="n_best")
         if self.channel_names is not None and self.channels == "mix":
             raise RecipeError("channel_names is given, but the channels are mixed: add --channels separate")
         names = self.names
         if len(set(names)) < len(names) or not all(names):
-            raise RecipeError(f"channel_names is {self.channel_names!r}; it takes names that differ: agent,caller")
+            raise RecipeError(
+                f"is {self.channel_names!r}; it takes names that differ: agent,caller", field="channel_names"
+            )
         self.formats, self.search, self.windows, self.subtitle_lines  # noqa: B018 - built to have their values checked
 
     @property
@@ -155,7 +157,9 @@ class TranscribeOptions:
         given = [name.strip().lower() for name in self.format.split(",") if name.strip()]
         if not given or (unknown := [name for name in given if name not in (*FORMATS, "all")]):
             named = unknown[0] if given else self.format
-            raise RecipeError(f"format is {named!r}; it takes {', '.join(FORMATS)}, several with commas, or all")
+            raise RecipeError(
+                f"is {named!r}; it takes {', '.join(FORMATS)}, several with commas, or all", field="format"
+            )
         return [name for name in FORMATS if name in given or "all" in given]
 
     @property

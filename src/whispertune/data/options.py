@@ -43,13 +43,13 @@ class DataOptions:
     def __post_init__(self) -> None:
         self.reading  # noqa: B018 - built to have it checked
         if not 0 <= self.max_excluded <= 1:
-            raise RecipeError(f"data.max_excluded is {self.max_excluded}; it must lie between 0 and 1")
+            raise RecipeError(f"is {self.max_excluded}; it must lie between 0 and 1", field="data.max_excluded")
         if self.workers < 1:
-            raise RecipeError(f"data.workers is {self.workers}; it must be at least 1")
+            raise RecipeError(f"is {self.workers}; it must be at least 1", field="data.workers")
         if not 0 <= self.merge_segments <= 30:
-            raise RecipeError(f"data.merge_segments is {self.merge_segments}; it must lie between 0 and 30 s")
+            raise RecipeError(f"is {self.merge_segments}; it must lie between 0 and 30 s", field="data.merge_segments")
         if not 1 <= self.temperature <= 100:
-            raise RecipeError(f"data.temperature is {self.temperature}; it must lie between 1 and 100")
+            raise RecipeError(f"is {self.temperature}; it must lie between 1 and 100", field="data.temperature")
 
     @property
     def reading(self) -> Reading:

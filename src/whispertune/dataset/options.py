@@ -42,17 +42,20 @@ class WindowOptions:
 
     def __post_init__(self) -> None:
         if self.stitched_share != "auto" and not 0 <= self.stitched_share < 1:
-            raise RecipeError(f"windows.stitched_share is {self.stitched_share}; it must be at least 0 and below 1")
+            raise RecipeError(
+                f"is {self.stitched_share}; it must be at least 0 and below 1", field="windows.stitched_share"
+            )
         if not 2 <= self.min_utterances <= self.max_utterances <= MOST_UTTERANCES:
             raise RecipeError(
-                f"windows.min_utterances is {self.min_utterances} and max_utterances {self.max_utterances}; "
-                f"they must lie between 2 and {MOST_UTTERANCES} and be in order"
+                f"is {self.min_utterances} and max_utterances {self.max_utterances}; "
+                f"they must lie between 2 and {MOST_UTTERANCES} and be in order",
+                field="windows.min_utterances",
             )
         if not 0 <= self.min_pause <= self.max_pause <= 30:
             raise RecipeError(
-                f"windows.min_pause is {self.min_pause} and max_pause {self.max_pause}; "
-                "they must lie between 0 and 30 s and be in order"
+                f"is {self.min_pause} and max_pause {self.max_pause}; they must lie between 0 and 30 s and be in order",
+                field="windows.min_pause",
             )
         for name, share in (("timestamps", self.timestamps), ("previous_text", self.previous_text)):
             if not 0 <= share <= 1:
-                raise RecipeError(f"windows.{name} is {share}; it must lie between 0 and 1")
+                raise RecipeError(f"is {share}; it must lie between 0 and 1", field=f"windows.{name}")

@@ -22,9 +22,9 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam_size <= 64:
-            raise RecipeError(f"search.beam_size is {self.beam_size}; it must lie between 1 and 64")
+            raise RecipeError(f"is {self.beam_size}; it must lie between 1 and 64", field="search.beam_size")
         if not 0 < self.patience <= 16:
-            raise RecipeError(f"search.patience is {self.patience}; it must be above 0 and at most 16")
+            raise RecipeError(f"is {self.patience}; it must be above 0 and at most 16", field="search.patience")
 
 
 GREEDY = SearchOptions(beam_size=1)
@@ -70,15 +70,19 @@ class FallbackOptions:
     def __post_init__(self) -> None:
         for name, least, most in (("beam_size", 1, 64), ("best_of", 1, 64)):
             if not least <= getattr(self, name) <= most:
-                raise RecipeError(f"{name} is {getattr(self, name)}; it must lie between {least} and {most}")
+                raise RecipeError(f"is {getattr(self, name)}; it must lie between {least} and {most}", field=name)
         if not 0 < self.patience <= 16:
-            raise RecipeError(f"patience is {self.patience}; it must be above 0 and at most 16")
+            raise RecipeError(f"is {self.patience}; it must be above 0 and at most 16", field="patience")
         if not self.temperature or not all(0 <= value <= 10 for value in self.temperature):
-            raise RecipeError(f"temperature is {list(self.temperature)}; it takes numbers from 0 to 10: [0,0.2]")
+            raise RecipeError(
+                f"is {list(self.temperature)}; it takes numbers from 0 to 10: [0,0.2]", field="temperature"
+            )
         if self.no_speech_threshold is not None and not 0 <= self.no_speech_threshold <= 1:
-            raise RecipeError(f"no_speech_threshold is {self.no_speech_threshold}; it must lie between 0 and 1")
+            raise RecipeError(
+                f"is {self.no_speech_threshold}; it must lie between 0 and 1", field="no_speech_threshold"
+            )
         if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+            raise RecipeError(f"is {self.seed}; it must be at least 0", field="seed")
 
 
 MAX_INITIAL = 1.0
@@ -106,9 +110,11 @@ class LongFormOptions:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise RecipeError(f"batch_size is {self.batch_size}; it must be at least 1")
+            raise RecipeError(f"is {self.batch_size}; it must be at least 1", field="batch_size")
         if self.max_initial_timestamp is not None and not 0 <= self.max_initial_timestamp <= 30:
-            raise RecipeError(f"max_initial_timestamp is {self.max_initial_timestamp}; it must lie between 0 and 30 s")
+            raise RecipeError(
+                f"is {self.max_initial_timestamp}; it must lie between 0 and 30 s", field="max_initial_timestamp"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +127,11 @@ class SubtitleLines:
 
     def __post_init__(self) -> None:
         if self.width is not None and not 10 <= self.width <= 1000:
-            raise RecipeError(f"max_line_width is {self.width}; it must lie between 10 and 1000 columns, or be null")
+            raise RecipeError(
+                f"is {self.width}; it must lie between 10 and 1000 columns, or be null", field="max_line_width"
+            )
         if not 1 <= self.count <= 100:
-            raise RecipeError(f"max_line_count is {self.count}; it must lie between 1 and 100")
+            raise RecipeError(f"is {self.count}; it must lie between 1 and 100", field="max_line_count")
 
 
 FORMATS = ("txt", "srt", "vtt", "json")

@@ -25,7 +25,7 @@ class ValidationOptions:
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
-            raise RecipeError(f"validation.every_steps is {self.every_steps}; it must be at least 1")
+            raise RecipeError(f"is {self.every_steps}; it must be at least 1", field="validation.every_steps")
         rate = self.max_tokens_per_second
         if isinstance(rate, float | int) and not 0 < rate < math.inf:
-            raise RecipeError(f"validation.max_tokens_per_second is {rate}; it must be above 0, auto or none")
+            raise RecipeError(f"is {rate}; it must be above 0, auto or none", field="validation.max_tokens_per_second")

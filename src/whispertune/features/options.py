@@ -29,10 +29,12 @@ class FrameOptions:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise RecipeError(f"frames.stride is {self.stride}; it must be at least 1")
+            raise RecipeError(f"is {self.stride}; it must be at least 1", field="frames.stride")
         for name in ("margin", "edge"):
             if not 0 <= getattr(self, name) <= WINDOW_FRAMES:
-                raise RecipeError(f"frames.{name} is {getattr(self, name)}; it must lie between 0 and {WINDOW_FRAMES}")
+                raise RecipeError(
+                    f"is {getattr(self, name)}; it must lie between 0 and {WINDOW_FRAMES}", field=f"frames.{name}"
+                )
 
 
 DENSE = FrameOptions(selection="dense")

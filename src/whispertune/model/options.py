@@ -19,4 +19,6 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise RecipeError(f"loss.label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+            raise RecipeError(
+                f"is {self.label_smoothing}; it must be at least 0 and below 1", field="loss.label_smoothing"
+            )

@@ -190,7 +190,8 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
     recipe, config = session.recipe, session.ready.checkpoint.config
     if recipe.states.store in ("memory", "disk") and not session.frozen:
         raise RecipeError(
-            f"states.store is {recipe.states.store}, but the encoder learns: states change; take auto or off"
+            f"is {recipe.states.store}, but the encoder learns: states change; take auto or off",
+            field="states.store",
         )
     train = StateLayout(session.train.num_samples, session.frames, config.d_model, session.dtype)
     valid = StateLayout(session.valid.num_samples, session.frames, config.d_model, session.dtype)

@@ -233,7 +233,7 @@ def _require_best(folder: RunFolder, progress: Progress, digest: str) -> None:
             )
         require_unchanged(folder.best)
     except CheckpointError as error:
-        raise _lost(folder, str(error).partition("; ")[0]) from None
+        raise _lost(folder, error.problem) from None
     if folder.best_digest() == digest:
         return
     about = read_about(folder.best)

@@ -183,7 +183,7 @@ def open_session(
         ready = allow_empty_output(ready, device)
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may name no layer
     if trainable == 0:
-        raise RecipeError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
+        raise RecipeError(f"is {recipe.freeze!r}, which leaves nothing to train", field="freeze")
     language = None
     if recipe.language is not None:
         language = ready.tokenizer.spoken_language(recipe.language, recipe.language_token)
@@ -219,8 +219,9 @@ def open_session(
     arranged = splits["train"].arrange(windows, text, recipe.seed)
     if arranged.timestamps and not ready.tokenizer.has_timestamps:
         raise RecipeError(
-            f"windows.timestamps is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
-            "have no timestamps among them; set --windows.timestamps 0, or train a model that has them"
+            f"is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
+            "have no timestamps among them; set --windows.timestamps 0, or train a model that has them",
+            field="windows.timestamps",
         )
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)

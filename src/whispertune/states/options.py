@@ -34,7 +34,7 @@ class StateOptions:
 
     def __post_init__(self) -> None:
         if not self.max_gb > 0:
-            raise RecipeError(f"states.max_gb is {self.max_gb}; it must be above 0")
+            raise RecipeError(f"is {self.max_gb}; it must be above 0", field="states.max_gb")
 
     @property
     def path(self) -> Path:

@@ -24,5 +24,6 @@ class ProcessOptions:
     def __post_init__(self) -> None:
         if not 0 < self.timeout_minutes <= 24 * 60:
             raise RecipeError(
-                f"processes.timeout_minutes is {self.timeout_minutes}; it must be above 0, at most 1440 (a day)"
+                f"is {self.timeout_minutes}; it must be above 0, at most 1440 (a day)",
+                field="processes.timeout_minutes",
             )

@@ -25,11 +25,13 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         resolved = None
     if resolved is None or resolved.type not in ("cpu", "cuda"):
-        raise RecipeError(f"device is {device!r}; it takes auto, cpu, cuda or cuda:N")
+        raise RecipeError(f"is {device!r}; it takes auto, cpu, cuda or cuda:N", field="device")
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(f"device is {device!r}, but PyTorch sees no GPU here; take auto or cpu")
+        raise RecipeError(f"is {device!r}, but PyTorch sees no GPU here; take auto or cpu", field="device")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"device is {device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs, from cuda:0 on")
+        raise RecipeError(
+            f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs, from cuda:0 on", field="device"
+        )
     return resolved
 
 

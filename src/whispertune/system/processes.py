@@ -75,7 +75,9 @@ def init_processes(device: str, options: ProcessOptions) -> Processes:
                 f"{what} is not supported; launch without it: --processes.shard true divides what the optimiser holds"
             )
     if device.startswith("cuda:"):
-        raise RecipeError(f"device is {device}, but there are several processes; take cuda, and each has its own GPU")
+        raise RecipeError(
+            f"is {device}, but there are several processes; take cuda, and each has its own GPU", field="device"
+        )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not on_cpu and here > torch.cuda.device_count():

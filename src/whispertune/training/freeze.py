@@ -24,7 +24,7 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
         ("decoder", decoder_layers, decoder.layers),
     ):
         if value is not None and int(value) > len(layers):
-            raise RecipeError(f"freeze is {freeze!r}; this model's {name} has {len(layers)} layers")
+            raise RecipeError(f"is {freeze!r}; this model's {name} has {len(layers)} layers", field="freeze")
     if what == "encoder" or decoder_layers is not None:
         encoder.requires_grad_(False)
     if encoder_layers is not None:

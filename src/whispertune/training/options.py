@@ -36,20 +36,22 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         if self.peak_lr != "auto" and not (0 < self.peak_lr < math.inf):
-            raise RecipeError(f"schedule.peak_lr is {self.peak_lr}; it must be above 0, or auto")
+            raise RecipeError(f"is {self.peak_lr}; it must be above 0, or auto", field="schedule.peak_lr")
         if self.warmup_steps != "auto" and self.warmup_steps < 1:
-            raise RecipeError(f"schedule.warmup_steps is {self.warmup_steps}; it must be at least 1, or auto")
+            raise RecipeError(f"is {self.warmup_steps}; it must be at least 1, or auto", field="schedule.warmup_steps")
         if not 0 < self.factor < math.inf:
-            raise RecipeError(f"schedule.factor is {self.factor}; it must be above 0")
+            raise RecipeError(f"is {self.factor}; it must be above 0", field="schedule.factor")
         if not 0 < self.decay_share <= 1:
-            raise RecipeError(f"schedule.decay_share is {self.decay_share}; it must lie above 0, at most 1")
+            raise RecipeError(f"is {self.decay_share}; it must lie above 0, at most 1", field="schedule.decay_share")
         if self.scale == "d_model" and self.name != "noam":
             raise RecipeError(f"schedule.scale d_model goes with schedule.name noam, not {self.name}")
         unused = {"peak_lr": "scale peak"} if self.scale == "d_model" else {"factor": "scale d_model"}
         unused |= {} if self.name == "wsd" else {"decay_share": "name wsd"}
         for field, place in unused.items():
             if (value := getattr(self, field)) != getattr(ScheduleOptions, field):
-                raise RecipeError(f"schedule.{field} is {value}, but it goes with schedule.{place} alone; leave it out")
+                raise RecipeError(
+                    f"is {value}, but it goes with schedule.{place} alone; leave it out", field=f"schedule.{field}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +78,20 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         if self.weight_decay < 0:
-            raise RecipeError(f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
+            raise RecipeError(f"is {self.weight_decay}; it must be at least 0", field="optimizer.weight_decay")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0, below 1")
+                raise RecipeError(
+                    f"is {getattr(self, name)}; it must be at least 0, below 1", field=f"optimizer.{name}"
+                )
         if self.eps <= 0:
-            raise RecipeError(f"optimizer.eps is {self.eps}; it must be above 0")
+            raise RecipeError(f"is {self.eps}; it must be above 0", field="optimizer.eps")
         if self.max_grad_norm < 0:
-            raise RecipeError(f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be at least 0")
+            raise RecipeError(f"is {self.max_grad_norm}; it must be at least 0", field="optimizer.max_grad_norm")
         if self.max_skipped_in_a_row < 1:
-            raise RecipeError(f"optimizer.max_skipped_in_a_row is {self.max_skipped_in_a_row}; it must be at least 1")
+            raise RecipeError(
+                f"is {self.max_skipped_in_a_row}; it must be at least 1", field="optimizer.max_skipped_in_a_row"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +115,9 @@ class CheckpointOptions:
 
     def __post_init__(self) -> None:
         if self.every_minutes < 0:
-            raise RecipeError(f"checkpoint.every_minutes is {self.every_minutes}; it must be at least 0")
+            raise RecipeError(f"is {self.every_minutes}; it must be at least 0", field="checkpoint.every_minutes")
         if self.every_steps is not None and self.every_steps < 1:
-            raise RecipeError(f"checkpoint.every_steps is {self.every_steps}; it must be at least 1")
+            raise RecipeError(f"is {self.every_steps}; it must be at least 1", field="checkpoint.every_steps")
 
 
 FREEZE_HELP = (
@@ -131,5 +137,5 @@ def parse_freeze(freeze: str) -> tuple[str, str | None, str | None, bool]:
     if match is None:
         near = difflib.get_close_matches(freeze, ("encoder", "none"), 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        raise RecipeError(f"freeze is {freeze!r}{meant}; it takes {FREEZE_HELP}")
+        raise RecipeError(f"is {freeze!r}{meant}; it takes {FREEZE_HELP}", field="freeze")
     return match[1], match[2], match[3], match[4] is not None
