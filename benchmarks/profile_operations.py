@@ -122,7 +122,7 @@ def main() -> None:
             states = ComputedStates(
                 session.working.model.encoder,
                 lambda index, _: [session.features(session.train, index, FrameOptions())],
-                compute_params=recipe.data.compute_params,
+                workers=recipe.data.workers,
             )
             batches = encoding_batches(session.train.num_samples, session.frames)
             states.prepare(list(batches))

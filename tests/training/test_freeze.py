@@ -132,5 +132,5 @@ def test_states_of_a_frozen_encoder_carry_no_gradient() -> None:
     whisper = tiny_whisper()
     rows = [window_features(np.zeros(8_000, np.float32), CONFIG.num_mel_bins, FrameOptions())]
     for trained in (True, False):
-        states = ComputedStates(whisper.encoder, lambda index, view: rows, compute_params=1, trained=trained).fetch([0])
+        states = ComputedStates(whisper.encoder, lambda index, view: rows, workers=1, trained=trained).fetch([0])
         assert states.states.requires_grad is trained

@@ -135,7 +135,7 @@ def test_accumulation_through_a_trained_encoder(tmp_path: Path) -> None:
             return ComputedStates(
                 working.encoder,
                 lambda index, view: [window_features(waveforms[index], CONFIG.num_mel_bins, THINNED)],
-                compute_params=1,
+                workers=1,
                 trained=True,
             )
 
@@ -180,7 +180,7 @@ def test_the_loss_is_that_of_transformers(tmp_path: Path, theirs: Any) -> None:
     targets = tiny_targets([3, 9, 21])
     rows = [window_features(waveform, CONFIG.num_mel_bins, DENSE) for waveform in waveforms]
     whisper = tiny_whisper()
-    states = ComputedStates(whisper.encoder, lambda index, view: [rows[index]], compute_params=1)
+    states = ComputedStates(whisper.encoder, lambda index, view: [rows[index]], workers=1)
     ours = FirstUpdate(tmp_path, states, targets, batch_size=3, accumulation=1, whisper=whisper)
 
     # Whisper's features: behind what we compute, the utterance's floor.

@@ -243,18 +243,18 @@ def test_one_update_with_keep_original_is_the_mean_over_both_copies(tmp_path: Pa
 
 def test_augmented_runs_are_the_same_for_any_number_of_workers(samples: Samples, tmp_path: Path) -> None:
     outcomes = []
-    for compute_params in (1, 3):
-        run = tmp_path / str(compute_params)
-        assert samples.train_run(run, data__workers=compute_params, **AUGMENTED) == 0
+    for workers in (1, 3):
+        run = tmp_path / str(workers)
+        assert samples.train_run(run, data__workers=workers, **AUGMENTED) == 0
         outcomes.append(outcome(run))
     assert outcomes[0] == outcomes[1]
 
 
 def test_runs_that_train_the_encoder_are_the_same_for_any_number_of_workers(samples: Samples, tmp_path: Path) -> None:
     outcomes = []
-    for compute_params in (1, 3):
-        run = tmp_path / str(compute_params)
-        assert samples.train_run(run, epochs=1, freeze="none", data__workers=compute_params) == 0
+    for workers in (1, 3):
+        run = tmp_path / str(workers)
+        assert samples.train_run(run, epochs=1, freeze="none", data__workers=workers) == 0
         outcomes.append(outcome(run))
     assert outcomes[0] == outcomes[1]
 
@@ -429,9 +429,9 @@ def test_timestamps_follow_the_augmented_copy(
 @pytest.mark.parametrize("extra", [{}, AUGMENTED, {"windows__timestamps": 0.6, "windows__previous_text": 0.6}])
 def test_stitched_runs_repeat_exactly(samples: Samples, tmp_path: Path, extra: dict[str, object]) -> None:
     outcomes = []
-    for name, compute_params in (("a", 1), ("b", 2)):
+    for name, workers in (("a", 1), ("b", 2)):
         run = tmp_path / name
-        status = samples.train_run(run, epochs=1, windows__stitched_share=0.3, data__workers=compute_params, **extra)
+        status = samples.train_run(run, epochs=1, windows__stitched_share=0.3, data__workers=workers, **extra)
         assert status == 0
         outcomes.append(outcome(run))
     assert outcomes[0] == outcomes[1]
