@@ -36,8 +36,8 @@ from whispertune.decoding.long_form import LongForm, Transcript
 from whispertune.decoding.options import TEMPERATURES, FallbackOptions, LongFormOptions
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.features.log_mel import SAMPLE_RATE
-from whispertune.system.options import Precision
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.options import PrecisionName
+from whispertune.system.precision import resolve_device, resolve_precision
 
 SHORTEST_SILENCE, LONGEST_SILENCE = 0.2, 4.0  # seconds
 
@@ -54,15 +54,15 @@ def recording(utterances: list[Utterance], number: int) -> tuple[np.ndarray, str
 
 
 def our_side(
-    model: str, precision: Precision, temperature: tuple[float, ...], beam_size: int = 1
+    model: str, precision: PrecisionName, temperature: tuple[float, ...], beam_size: int = 1
 ) -> tuple[LongForm, str]:
     device = resolve_device("cpu")
-    dtype = resolve_precision(precision, device)
-    ready = ready_to_decode(ready_model(load_checkpoint(model), device, dtype))
+    resolved = resolve_precision(precision, device)
+    ready = ready_to_decode(ready_model(load_checkpoint(model), device, resolved.dtype))
     search = FallbackOptions(beam_size=beam_size, best_of=beam_size, temperature=temperature)
     options = LongFormOptions()
     long_form = LongForm(ready.whisper, ready.tokenizer, ready.rules, search=search, options=options, language="it")
-    return long_form, precision_name(dtype)
+    return long_form, resolved.name
 
 
 def their_side(model: str) -> Any:

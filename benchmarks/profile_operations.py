@@ -28,7 +28,6 @@ from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import ComputedStates, encoding_batches
 from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import precision_name
 from whispertune.training.optimiser import clip_gradients
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import Progress, StopSignal
@@ -134,7 +133,7 @@ def main() -> None:
             "training epoch": seconds_of(lambda: train_an_epoch(trainer)),
             "validation": seconds_of(lambda: trainer.validate(lambda _: None)),
         }
-        name = precision_name(session.dtype)
+        name = session.precision.name
     rows = []
     for group in [*GROUPS, "others", "between operations", "all"]:
         shares = [(part.get(group, 0.0), part["all"]) for part in found.values()]

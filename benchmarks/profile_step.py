@@ -41,7 +41,6 @@ from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import encode, encoding_batches, window_features
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import precision_name
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.plan import epoch_plan
@@ -243,7 +242,7 @@ def main() -> None:
         trainer = build_trainer(session, build_run_schedule(session), Progress())
         parts, steps = step_parts(trainer, options.steps)
 
-    device, dtype, config = session.device, session.dtype, session.ready.checkpoint.config
+    device, dtype, config = session.device, session.precision.dtype, session.ready.checkpoint.config
     split, batches = session.train, measured_batches(session, options.steps)
     frames = [len(select_frames(samples, session.frames).positions) for samples in split.num_samples]
     tokens = [len(target.input_ids) for target in split.targets]
@@ -268,7 +267,7 @@ def main() -> None:
         "training step": shapes_rate(step_products, dtype, device, options.repeats),
         "encoding": shapes_rate(encoder_products(config, encoder_rows), dtype, device, options.repeats),
     }
-    name = precision_name(dtype)
+    name = session.precision.name
     ceiling = ceilings[name]
     whole_step, whole_encoding = sum(steps), sum(encoding.values())
     rows = []

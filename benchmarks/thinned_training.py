@@ -79,7 +79,7 @@ def decode(session: Session, frames: FrameOptions) -> Evaluation:
         stored.prepare([], 0)
 
         def fetch(indices: Sequence[int]) -> EncoderStates:
-            return stored.fetch(indices, 0).to(session.device, session.dtype)
+            return stored.fetch(indices, 0).to(session.device, session.precision.dtype)
     else:
         fetch = session.computed(split, encoder, frames)
     (found,) = evaluate_split(

@@ -36,7 +36,7 @@ from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder, Encoder, inference_copy
 from whispertune.states.computed import EncoderStates, WindowFeatures, encode, window_features
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.text.targets import Target, collate_targets, make_target
 from whispertune.training.thinning import divergence
 
@@ -173,7 +173,7 @@ def main() -> None:
     if not options.grid and len({len(axis) for axis in axes}) > 1:
         parser.error("without --grid, give as many --strides as --margins and --edges")
     device = resolve_device(options.device)
-    dtype = resolve_precision(options.precision, device)
+    precision = resolve_precision(options.precision, device)
     ready = load_model(options.model, device)
     english = not ready.tokenizer.multilingual
     language, teacher = (
@@ -185,7 +185,9 @@ def main() -> None:
     if options.limit:
         chosen = np.linspace(0, len(waveforms) - 1, min(options.limit, len(waveforms))).round().astype(int)
         waveforms, targets = [waveforms[i] for i in chosen], [targets[i] for i in chosen]
-    encoder, decoder = (inference_copy(half, dtype) for half in (ready.whisper.encoder, ready.whisper.decoder))
+    encoder, decoder = (
+        inference_copy(half, precision.dtype) for half in (ready.whisper.encoder, ready.whisper.decoder)
+    )
     dense_once, pad_id = DenseOnce(encoder), ready.checkpoint.pad_token_id
     samples = [len(waveform) for waveform in waveforms]
 
@@ -229,7 +231,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     publish(
         options.table,
-        f"thinned windows, {options.model}, {precision_name(dtype)}",
+        f"thinned windows, {options.model}, {precision.name}",
         [
             f"{len(waveforms)} clips, mean {np.mean(samples) / 16_000:.1f} s; {found.num_tokens} target tokens, "
             f"{'its own dense greedy transcripts' if teacher == 'greedy' else 'the transcripts'}. "

@@ -144,5 +144,5 @@ def test_real_model_on_a_few_clips(base: ReadyModel, few: Clips) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_real_model_on_valid_and_test(base: ReadyModel, precision: str) -> None:
-    dtype = resolve_precision(precision, CPU)  # type: ignore[arg-type]
+    dtype = resolve_precision(precision, CPU).dtype  # type: ignore[arg-type]
     assert_faithful(measure(base, read_clips("valid", "test"), dtype, FrameOptions()))

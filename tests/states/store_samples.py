@@ -12,10 +12,12 @@ from whispertune.features.options import FrameOptions
 from whispertune.states.computed import WindowFeatures, window_features
 from whispertune.states.files import StateFolder
 from whispertune.states.stored import StateLayout, StoredStates
+from whispertune.system.precision import Precision
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))
 from random_whisper import random_whisper
 
+FP32 = Precision("fp32")
 ENCODER = random_whisper().encoder
 WIDTH = 32
 # Kept frames are 175 and more: short edges make small stores.
@@ -31,12 +33,12 @@ def features(index: int, frames: FrameOptions = FRAMES) -> WindowFeatures:
     return window_features(WAVEFORMS[index], 80, frames)
 
 
-def layout(dtype: torch.dtype = torch.float32, frames: FrameOptions = FRAMES) -> StateLayout:
-    return StateLayout(LENGTHS, frames, WIDTH, dtype)
+def layout(precision: Precision = FP32, frames: FrameOptions = FRAMES) -> StateLayout:
+    return StateLayout(LENGTHS, frames, WIDTH, precision)
 
 
-def on_disk(folder: Path, dtype: torch.dtype = torch.float32, key: str = KEY) -> StoredStates:
-    shape = layout(dtype)
+def on_disk(folder: Path, precision: Precision = FP32, key: str = KEY) -> StoredStates:
+    shape = layout(precision)
     return StoredStates(shape, StateFolder(folder / key, key, shape.batch_bytes))
 
 
@@ -48,9 +50,9 @@ def fill(store: StoredStates) -> list[int]:
     return batches
 
 
-def in_memory(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def in_memory(precision: Precision = FP32) -> torch.Tensor:
     """All states, never written anywhere."""
-    store = StoredStates(layout(dtype))
+    store = StoredStates(layout(precision))
     fill(store)
     return everything(store)
 

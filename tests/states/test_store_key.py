@@ -21,6 +21,7 @@ from whispertune.model.whisper import inference_copy
 from whispertune.states import key as module
 from whispertune.states.key import encoder_digest, store_key
 from whispertune.states.stored import StateLayout
+from whispertune.system.precision import Precision
 
 
 class Given:
@@ -43,7 +44,7 @@ class Given:
     def key(self, **changes: Any) -> str:
         shape = StateLayout(
             changes.pop("samples", self.samples), changes.pop("frames", FrameOptions()), changes.pop("width", 32),
-            changes.pop("dtype", torch.bfloat16),
+            changes.pop("precision", Precision("bf16")),
         )  # fmt: skip
         given: dict[str, Any] = {"n_mels": 80, "device": torch.device("cpu"), **changes}
         encoder, chosen = given.pop("encoder", "abc"), given.pop("windows", self.windows)
@@ -70,7 +71,8 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
         given.key(encoder="abd"),
         given.key(n_mels=128),
         given.key(device=torch.device("cuda")),
-        given.key(dtype=torch.float32),
+        given.key(precision=Precision("fp32")),
+        given.key(precision=Precision("tf32")),
         *(given.key(frames=FrameOptions(**{name: 7})) for name in ("stride", "margin", "edge")),
         given.key(frames=FrameOptions(selection="dense")),
         given.key(samples=[n + 1 for n in given.samples]),
@@ -92,11 +94,6 @@ def test_every_change_makes_another_key(given: Given, monkeypatch: pytest.Monkey
         given.augmented(windows=changed(given.windows, id="other")),
         given.augmented(windows=[*given.windows[:-1], dataclasses.replace(last, id="stitched-1")]),
     ]
-    try:
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        keys.append(given.key(dtype=torch.float32))
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
     monkeypatch.setattr("whispertune.states.computed.BATCH_FRAMES", 1000)
     keys.append(given.key())
     monkeypatch.setattr(module, "COMPUTING", module.COMPUTING[:-1])
@@ -116,7 +113,9 @@ def test_all_code_that_states_come_out_of_is_in_it() -> None:
     used |= {upstream for name in set(used) for upstream in graph.find_upstream_modules(name)}
     decides_nothing = {"errors", "system.home", "system.lazy", "augment.bounds", "data.reading", "data.timed_text",
                        "data.utterances", "model.config", "model.cache", "model.step_memory",
-                       "system.precision"}  # fmt: skip
+                       "system.precision", "system.options",
+                       # the values of these are in the key
+                       "augment.options", "dataset.options", "features.options"}  # fmt: skip
     counted = {each.__name__ for each in (*module.COMPUTING, *module.AUGMENTING)}
     assert used - counted == {f"whispertune.{name}" for name in decides_nothing}
 
@@ -188,5 +187,5 @@ def test_digest_of_the_encoder() -> None:
 
 
 def test_layouts_of_the_longest_window() -> None:
-    shape = StateLayout([WINDOW_SAMPLES], FrameOptions(), 8, torch.float32)
+    shape = StateLayout([WINDOW_SAMPLES], FrameOptions(), 8, Precision("fp32"))
     assert shape.num_bytes == 1500 * 8 * 4 == sum(shape.batch_bytes)

@@ -22,6 +22,7 @@ from whispertune.states import computed as states
 from whispertune.states.computed import encode, window_features
 from whispertune.states.files import StateFolder
 from whispertune.states.stored import StateLayout, StoredStates
+from whispertune.system.precision import Precision
 
 Build = Callable[[StateLayout, Path], StoredStates]
 PLACES: dict[str, Build] = {
@@ -59,15 +60,16 @@ def state_files(folder: Path, key: str = KEY) -> list[Path]:
     return sorted((folder / key).glob("*.states"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_files_hold_the_bits_that_memory_holds(tmp_path: Path, dtype: torch.dtype) -> None:
-    expected = in_memory(dtype)
-    assert expected.dtype == dtype
-    store = on_disk(tmp_path, dtype)
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_files_hold_the_bits_that_memory_holds(tmp_path: Path, name: str) -> None:
+    precision = Precision(name)
+    expected = in_memory(precision)
+    assert expected.dtype == precision.dtype
+    store = on_disk(tmp_path, precision)
     assert fill(store) == [0, 1, 2, 3, 4]
     assert torch.equal(everything(store), expected)
     assert sum(path.stat().st_size - 4 for path in state_files(tmp_path)) == store.layout.num_bytes
-    later = on_disk(tmp_path, dtype)
+    later = on_disk(tmp_path, precision)
     assert fill(later) == []
     assert torch.equal(everything(later), expected)
 

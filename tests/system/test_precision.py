@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from whispertune.errors import RecipeError
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.precision import Precision, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -38,20 +38,20 @@ def test_devices_that_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_named_precisions(name: str, dtype: torch.dtype) -> None:
-    assert resolve_precision(name, CPU) == dtype  # type: ignore[arg-type]
-    assert precision_name(dtype) == name
+    precision = resolve_precision(name, CPU)  # type: ignore[arg-type]
+    assert (precision.name, precision.dtype) == (name, dtype)
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_on_cpu(monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast, raising=False)
-    assert resolve_precision("auto", CPU) == dtype
+    assert resolve_precision("auto", CPU).dtype == dtype
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_auto_on_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast)
-    assert resolve_precision("auto", torch.device("cuda")) == dtype
+    assert resolve_precision("auto", torch.device("cuda")).dtype == dtype
 
 
 @pytest.mark.parametrize(("capability", "there"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
@@ -61,15 +61,14 @@ def test_tf32_is_asked_for_and_told(monkeypatch: pytest.MonkeyPatch, capability:
     gpu = torch.device("cuda")
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     if there:
-        assert resolve_precision("tf32", gpu) == torch.float32
+        precision = resolve_precision("tf32", gpu)
+        assert (precision.name, precision.dtype) == ("tf32", torch.float32)
         assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
-        assert precision_name(torch.float32) == "tf32"
     else:
         with pytest.raises(RecipeError, match=r"tf32, which needs an NVIDIA GPU"):
             resolve_precision("tf32", gpu)
-    assert resolve_precision("fp32", gpu) == torch.float32
+    assert resolve_precision("fp32", gpu) == Precision("fp32")
     assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
-    assert precision_name(torch.float32) == "fp32"
 
 
 def test_a_cpu_has_no_tf32() -> None:

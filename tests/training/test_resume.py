@@ -34,6 +34,7 @@ from training_samples import (
 from whispertune import cli
 from whispertune.run import session
 from whispertune.system.files import read_jsonl
+from whispertune.system.precision import Precision
 from whispertune.training.resume import read_progress, save_progress
 
 CONFIGURATIONS: dict[str, dict[str, object]] = {
@@ -369,7 +370,7 @@ def test_auto_goes_on_in_the_precision_it_began_with(
     progress.began["recipe"]["precision"] = "auto"
     save_progress(run / "last" / "state.safetensors", progress)
     before = outcome_files(run)
-    monkeypatch.setattr(session, "resolve_precision", lambda precision, device: torch.bfloat16)
+    monkeypatch.setattr(session, "resolve_precision", lambda precision, device: Precision("bf16"))
     line = error_of(["resume", str(run)], capsys)
     assert "this run began in fp32, but precision auto is bf16 on this machine's cpu" in line
     assert "resume it on a CPU without bf16, or choose another --output" in line

@@ -155,7 +155,8 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     ready = None
     if options.model is not None:
         device = resolve_device(options.device)
-        ready = ready_to_decode(load_model(options.model, device, resolve_precision(options.precision, device)))
+        precision = resolve_precision(options.precision, device)
+        ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
     if ready is not None and options.language is not None:
         ready.tokenizer.spoken_language(options.language, options.language_token)  # refuses what is no language

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from whispertune.errors import RecipeError
 from whispertune.run.flags import help_text
-from whispertune.system.options import Precision
+from whispertune.system.options import PrecisionName
 
 USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
                          [--no-audio] [--field value …]"""
@@ -61,7 +61,7 @@ class CheckOptions:
     device: str = "auto"
     """Of the model: auto, cpu, cuda or cuda:N."""
 
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     """Of the model's matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a
     CPU."""
 

@@ -29,7 +29,7 @@ from whispertune.states.computed import ComputedStates, WindowFeatures, window_f
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, write_jsonl, write_text
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import were_launched
 
 
@@ -78,9 +78,9 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     if output is not None:
         make_writable(output)
     device = resolve_device(options.device)
-    dtype = resolve_precision(options.precision, device)
+    precision = resolve_precision(options.precision, device)
     read = read_rows("data", options.data, options.reading.reading)
-    ready = ready_to_decode(load_model(options.model, device, dtype))
+    ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     if options.timestamps or options.long_form:
         ready.tokenizer.require_timestamps()
     language = _language(ready, options)
@@ -103,7 +103,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         workers=options.workers,
     )
     system = System(options.model, whisper.decoder, states.fetch, options.search)
-    console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision_name(dtype)}")
+    console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision.name}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
             split, [system], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,

@@ -10,7 +10,7 @@ from whispertune.decoding.options import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.flags import help_text
-from whispertune.system.options import Precision
+from whispertune.system.options import PrecisionName
 
 USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
 
@@ -60,7 +60,7 @@ class EvaluateOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     """Of matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a CPU."""
 
     max_excluded: float = 0.05

@@ -28,7 +28,6 @@ from whispertune.system.console import console, results
 from whispertune.system.environment import describe_environment
 from whispertune.system.files import write_text
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
-from whispertune.system.precision import precision_name
 from whispertune.system.processes import Processes, init_processes
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 from whispertune.training.run_folder import RunFolder
@@ -179,8 +178,8 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
 def _require_same_inputs(session: Session, progress: Progress) -> None:
     """Refuse to resume where model, data or precision have changed since, whatever their paths."""
     folder = session.folder
-    digests, precision = _digests(session), precision_name(session.dtype)
-    session.processes.require_same("model, data or precision", (digests, session.dtype))
+    digests, precision = _digests(session), session.precision.name
+    session.processes.require_same("model, data or precision", (digests, session.precision))
     if not folder.state.exists():
         return
     before = progress.began or _environment(folder)
@@ -216,7 +215,7 @@ def _record(session: Session, progress: Progress) -> None:
         session.folder,
         session.recipe,
         _digests(session),
-        precision_name(session.dtype),
+        session.precision.name,
     )
     progress.began = as_it_began(recipe, digests, precision, session.began_with)
     if session.processes.is_main:

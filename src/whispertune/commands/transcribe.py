@@ -20,7 +20,7 @@ from whispertune.run.flags import parse_fields
 from whispertune.system.console import console, printable, progress_bar, results
 from whispertune.system.files import make_writable, write_text
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import were_launched
 from whispertune.text.languages import language_name
 
@@ -128,8 +128,8 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
 
 def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
     device = resolve_device(options.device)
-    dtype = resolve_precision(options.precision, device)
-    ready = ready_to_decode(load_model(options.model, device, dtype))
+    precision = resolve_precision(options.precision, device)
+    ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     language, origin = None, "detected in each recording"
     if options.language is not None:
         language, origin = ready.tokenizer.spoken_language(options.language, options.language_token), "as asked for"
@@ -159,7 +159,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
         )
     items = [(job, channel) for job in jobs for channel in job.channels]
     hours = sum(job.seconds for job in jobs) / 3600
-    console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision_name(dtype)}")
+    console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision.name}")
     with progress_bar("transcribing, seconds", sum(int(job.seconds) for job, _ in items)) as advance:
         for place, found in long_form.transcribe(
             [job.audio for job, _ in items], advance, channels=[channel for _, channel in items]

@@ -16,7 +16,7 @@ from whispertune.decoding.options import (
 from whispertune.errors import RecipeError
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.flags import help_text
-from whispertune.system.options import Precision
+from whispertune.system.options import PrecisionName
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
        [--field value …]
@@ -134,7 +134,7 @@ class TranscribeOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     """Of matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ class RunStates:
             )
             for window in train.windows
         ]
-        layout = StateLayout(num_samples, session.frames, self.train.d_model, self.train.dtype)
+        layout = StateLayout(num_samples, session.frames, self.train.d_model, self.train.precision)
         noises = [] if augmenter.noise is None else [path for path, _ in augmenter.noise.recordings]
         key = self._key(train, layout, augment=augmenter.options, noises=noises, seed=session.recipe.seed, view=view)
         name = f"train, view {view + 1}/{self.views}"
@@ -193,8 +193,8 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
             f"is {recipe.states.store}, but the encoder learns: states change; take auto or off",
             field="states.store",
         )
-    train = StateLayout(session.train.num_samples, session.frames, config.d_model, session.dtype)
-    valid = StateLayout(session.valid.num_samples, session.frames, config.d_model, session.dtype)
+    train = StateLayout(session.train.num_samples, session.frames, config.d_model, session.precision)
+    valid = StateLayout(session.valid.num_samples, session.frames, config.d_model, session.precision)
     views = _num_views(session, train, recipe.epochs) if progress.views is None else progress.views
 
     def place_for(views: int) -> tuple[Storage, str]:
@@ -229,7 +229,7 @@ def plan_states(session: Session, progress: Progress) -> RunStates:
 def auto_views(session: Session, epochs: int) -> int:
     """How many augmented views a run of so many epochs would store."""
     width = session.ready.checkpoint.config.d_model
-    return _num_views(session, StateLayout(session.train.num_samples, session.frames, width, session.dtype), epochs)
+    return _num_views(session, StateLayout(session.train.num_samples, session.frames, width, session.precision), epochs)
 
 
 def _num_views(session: Session, layout: StateLayout, epochs: int) -> int:

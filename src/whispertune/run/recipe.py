@@ -22,7 +22,7 @@ from whispertune.features.options import FrameOptions
 from whispertune.model.options import LossOptions
 from whispertune.run.yaml_fields import flatten
 from whispertune.states.options import StateOptions
-from whispertune.system.options import Precision, ProcessOptions
+from whispertune.system.options import PrecisionName, ProcessOptions
 from whispertune.training.options import (
     BatchOptions,
     CheckpointOptions,
@@ -82,7 +82,7 @@ class Recipe:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware multiplies it fast,
     else fp16 on a GPU, fp32 on a CPU. tf32: fp32 with products rounded by the GPU."""
 

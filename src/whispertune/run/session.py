@@ -32,7 +32,7 @@ from whispertune.states.computed import (
 )
 from whispertune.system.console import console, progress_bar
 from whispertune.system.files import write_jsonl
-from whispertune.system.precision import precision_name, resolve_device, resolve_precision
+from whispertune.system.precision import Precision, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen
@@ -53,7 +53,7 @@ class Session:
     folder: RunFolder
     stop: StopSignal
     device: torch.device
-    dtype: torch.dtype
+    precision: Precision
     ready: ReadyModel
     working: WorkingCopy
     text: TextSettings
@@ -172,7 +172,7 @@ def open_session(
         UserError: whatever is wrong with recipe, model or data.
     """
     device = processes.device or resolve_device(recipe.device)
-    dtype = resolve_precision(recipe.precision, device)
+    precision = resolve_precision(recipe.precision, device)
     for name in ("train", "valid", "test"):
         manifest = getattr(recipe, name)
         if manifest is not None:
@@ -226,7 +226,7 @@ def open_session(
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     session = Session(
-        recipe, folder, stop, device, dtype, ready, WorkingCopy(ready.whisper, dtype), text,
+        recipe, folder, stop, device, precision, ready, WorkingCopy(ready.whisper, precision.dtype), text,
         splits["train"], splits["valid"], splits.get("test"),
         encoder_is_frozen(ready.whisper), augmenter, recipe.frames, processes, began_with,
     )  # fmt: skip
@@ -239,7 +239,7 @@ def open_session(
         else threads
     )
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
-    console.print(f"device    {device}, {precision_name(dtype)}{threads}")
+    console.print(f"device    {device}, {precision.name}{threads}")
     for split in splits.values():
         extra = _describe(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")

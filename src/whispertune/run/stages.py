@@ -125,7 +125,7 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         if stored_valid is None:
             fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
-            fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.dtype)  # noqa: E731
+            fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.precision.dtype)  # noqa: E731
         (found,) = evaluate_together(
             session.processes, session.valid, [System("valid", decoder, fetch, GREEDY)],
             session.ready.tokenizer, session.ready.rules,
@@ -139,7 +139,8 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
         model=whisper, working=session.working, shards=shards, optimizer=optimizer, schedule=schedule,
         train_split=session.train, train_states=train_states, targets=plan.targets,
         validate=validate, save_best=partial(save_best, session, progress), folder=session.folder, progress=progress,
-        stop=session.stop, device=session.device, dtype=session.dtype, pad_id=session.ready.checkpoint.pad_token_id,
+        stop=session.stop, device=session.device, dtype=session.precision.dtype,
+        pad_id=session.ready.checkpoint.pad_token_id,
         epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
         accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
         optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
@@ -251,7 +252,7 @@ def evaluate_test(session: Session) -> list[Evaluation]:
     assert split is not None
     searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
     untouched = build_whisper(
-        session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.dtype
+        session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.precision.dtype
     ).to(session.device)
     best = restore_best(session)
     systems = []

@@ -31,7 +31,6 @@ from whispertune.model.whisper import Encoder
 from whispertune.states import computed as states
 from whispertune.states.files import FORMAT
 from whispertune.states.stored import StateLayout
-from whispertune.system.precision import precision_name
 
 COMPUTING: tuple[ModuleType, ...] = (
     audio, sound_files, levels, recording, containers, av_decoder, windows, features, frames, states, whisper,
@@ -110,7 +109,7 @@ def store_key(
         "encoder": encoder,
         "n_mels": n_mels,
         "device": device.type,
-        "precision": precision_name(layout.dtype),
+        "precision": layout.precision.name,
         "frames": dataclasses.asdict(layout.frames),
         "num_samples": list(layout.num_samples),
         "batches": list(layout.batches),

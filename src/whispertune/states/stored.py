@@ -3,7 +3,7 @@
 What is encoded together is decided by `encoding_batches` alone, so the states are the same bit by bit wherever they
 are kept and however often encoding was interrupted. Filling:
 
-    store = StoredStates(StateLayout(num_samples, frames, d_model, dtype), files)      # files None: in memory
+    store = StoredStates(StateLayout(num_samples, frames, d_model, precision), files)      # files None: in memory
     batches = store.missing()                                       # those that are not there, or damaged
     for num_windows in store.fill(batches, encoder, features, workers=2):
         ...
@@ -31,6 +31,7 @@ from whispertune.states import computed as states
 from whispertune.states.computed import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
 from whispertune.states.files import StateFolder
 from whispertune.system.environment import free_memory
+from whispertune.system.precision import Precision
 
 
 class StateLayout:
@@ -40,8 +41,9 @@ class StateLayout:
     window's first row.
     """
 
-    def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, dtype: torch.dtype) -> None:
-        self.num_samples, self.frames, self.d_model, self.dtype = array("q", num_samples), frames, d_model, dtype
+    def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, precision: Precision) -> None:
+        self.num_samples, self.frames, self.d_model = array("q", num_samples), frames, d_model
+        self.precision, self.dtype = precision, precision.dtype
         self.batches = encoding_batches(num_samples, frames)
         num_frames = count_frames(self.num_samples, frames)
         order = np.argsort(-num_frames, kind="stable")  # that of the batches

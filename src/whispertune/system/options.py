@@ -7,7 +7,7 @@ from typing import Literal
 
 from whispertune.errors import RecipeError
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from whispertune.errors import RecipeError
-from whispertune.system.options import Precision
+from whispertune.system.options import PrecisionName
 
 _TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32_CAPABILITY = (8, 0)
@@ -35,11 +37,27 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """What products and stored states are computed in: `auto` is bf16 where the hardware multiplies it fast.
+@dataclass(frozen=True)
+class Precision:
+    """What products are computed in and stored states are kept in; `resolve_precision` makes it, once a command.
+
+    name: fp32, tf32, bf16 or fp16.
+    """
+
+    name: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors: float32 for tf32 too, which only rounds the factors of products."""
+        return _TYPES[self.name]
+
+
+def resolve_precision(precision: PrecisionName, device: torch.device) -> Precision:
+    """The precision that `--precision` asks for: `auto` is bf16 where the hardware multiplies it fast.
 
     On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32. `tf32` is float32 whose factors
-    a GPU rounds to 10 bits of mantissa; `fp32` rounds none, in convolutions neither (PyTorch by itself does there).
+    a GPU rounds to 10 bits of mantissa; `fp32` rounds none, not even in convolutions, where PyTorch by default does.
+    Both settings are PyTorch's own, of the whole process, and are set here.
 
     Raises:
         RecipeError: if the device has no TF32.
@@ -49,11 +67,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     rounding = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = rounding
     torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
-    if precision != "auto":
-        return _TYPES[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    name: str = precision
+    if precision == "auto" and device.type == "cuda":
+        name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    elif precision == "auto":
+        name = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return Precision(name)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -62,10 +81,3 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    """`bf16` of torch.bfloat16, and so on; `tf32` of torch.float32 where `resolve_precision` was asked for that."""
-    if dtype == torch.float32:
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
-    return next(name for name, value in _TYPES.items() if value == dtype)
