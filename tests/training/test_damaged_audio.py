@@ -291,7 +291,7 @@ def test_evaluate_with_headers_only(
     from whispertune.dataset import splits
     from whispertune.evaluation import evaluate as validate
 
-    monkeypatch.setattr(splits, "MOST_HEARD", 0)
+    monkeypatch.setattr(splits, "MOST_DECODED", 0)
     monkeypatch.setattr(validate, "MAX_TOKENS", 40)
     zero_middle(tmp_path / f"{VALID_IDS[1]}.flac")
     arguments = [
