@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,13 @@ def test_hub_data_set_without_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no audio column among 'sound', 'sentence'; name one of them" in message_of(
         f"hub:{tmp_path / 'corpus'}{first}"
     )
+
+
+def test_hub_data_set_with_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the file's, not only that the library failed."""
+    datasets: Any = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.parquet").write_bytes(b"PAR1" + bytes(100))
+    where = f"hub:{tmp_path / 'corpus'}"
+    assert re.search(r"cannot be loaded \(.*(magic|footer|corrupted).*\); check name", message_of(where))

@@ -65,10 +65,12 @@ def splits_of(folder: Path) -> list[str]:
     return names
 
 
-def add_arrow_file(path: Path, utterances: Utterances, reading: Reading, taken: set[str], row: int) -> int:
+def add_arrow_file(
+    path: Path, utterances: Utterances, reading: Reading, taken: set[str], row: int, *, source: str | None = None
+) -> int:
     """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
 
-    taken: the ids of the rows before them, and then theirs too.
+    taken: the ids of the rows before them, and then theirs too. source: what rows are said to be of; None: the file.
 
     Raises:
         ManifestError: as above.
@@ -79,11 +81,11 @@ def add_arrow_file(path: Path, utterances: Utterances, reading: Reading, taken: 
         remedy = "install whispertune[datasets], which brings pyarrow"
         raise ManifestError(f"{path}: reading a saved data set needs pyarrow; {remedy}") from None
     try:
-        with pyarrow.memory_map(str(path)) as source:
-            begin = source.read_buffer(source.size()).address
-            source.seek(0)
-            for batch in pyarrow.ipc.open_stream(source):
-                row = _add_batch(path, batch, begin, source.size(), utterances, reading, taken, row)
+        with pyarrow.memory_map(str(path)) as file:
+            mapped = file.read_buffer(file.size())
+            file.seek(0)
+            for batch in pyarrow.ipc.open_stream(file):
+                row = _add_batch(path, source or str(path), batch, mapped, utterances, reading, taken, row)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; save the data set again") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -94,16 +96,16 @@ def add_arrow_file(path: Path, utterances: Utterances, reading: Reading, taken: 
 
 def _add_batch(
     path: Path,
+    source: str,
     batch: Any,
-    begin: int,
-    size: int,
+    mapped: Any,
     utterances: Utterances,
     reading: Reading,
     taken: set[str],
     row: int,
 ) -> int:
     columns = batch.schema.names
-    reading.require_columns(path, 1, columns)
+    reading.require_columns(source, 1, columns)
     audio_name = choose_columns(tuple(columns), reading.columns).audio
     kept = wanted_columns(reading)
     values = {name: batch.column(name).to_pylist() for name in columns if name in kept}
@@ -111,12 +113,13 @@ def _add_batch(
     offsets = None
     if hasattr(audio, "field") and {"bytes", "path"} <= {field.name for field in audio.type}:
         paths = audio.field("path").to_pylist()
-        offsets = _places(path, audio.field("bytes"), begin, size)
+        offsets = _places(path, audio.field("bytes"), mapped)
     elif str(audio.type) in ("string", "large_string"):
         paths = audio.to_pylist()
     else:
         remedy = f"save it with cast_column({audio_name!r}, Audio())"
-        raise ManifestError(f"{path}, row 1, field {audio_name!r}: its type is {shown(str(audio.type))}; {remedy}")
+        problem = f"its type is {shown(str(audio.type))}; {remedy}"
+        raise ManifestError(problem, file=source, row=1, field=audio_name)
     # A duration there is the whole recording's, and no span.
     spanned = "start" in values or "offset" in values
     base = reading.base(path.absolute().parent)
@@ -128,8 +131,8 @@ def _add_batch(
         record["audio"] = paths[index] or (f"row-{row}" if within else None)
         make_id_distinct(record, row, taken)
         if within:
-            reading.require_no_root(path)
-        make_row(str(path), row, record).add_to(utterances, str(path.absolute()) if within else base, within=within)
+            reading.require_no_root(source)
+        make_row(source, row, record).add_to(utterances, str(path.absolute()) if within else base, within=within)
     return row
 
 
@@ -153,18 +156,18 @@ def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:
     taken.add(id_)
 
 
-def _places(path: Path, array: Any, begin: int, size: int) -> list[tuple[int, int] | None]:
-    """(first byte, bytes) of each value of a binary column within the file that is mapped at `begin`."""
+def _places(path: Path, array: Any, mapped: Any) -> list[tuple[int, int] | None]:
+    """(first byte, bytes) of each value of a binary column within the mapped file."""
     _, offsets_buffer, data = array.buffers()
     if data is None:
         return [None] * len(array)
-    if not begin <= data.address < begin + size:
+    if not 0 <= data.address - mapped.address < mapped.size:
         raise ManifestError(f"{path}: its columns are packed; save the data set with save_to_disk")
     wide = str(array.type).startswith("large_")
     offsets = np.frombuffer(offsets_buffer, np.int64 if wide else np.int32)[
         array.offset : array.offset + len(array) + 1
     ]
-    first = data.address - begin
+    first = data.address - mapped.address
     valid = array.is_valid().to_pylist()
     return [
         (int(first + a), int(b - a)) if there and b > a else None

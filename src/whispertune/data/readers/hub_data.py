@@ -1,20 +1,18 @@
 """A data set of the Hugging Face Hub, by way of the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
 
 It is downloaded once, into the library's own cache, and read from its Arrow files there. With `first` rows asked for,
-only these are fetched, as a stream, and kept beside their index in whispertune's cache.
+only these are fetched, as a stream, into an Arrow file of whispertune's cache.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from whispertune.data.readers.arrow_folder import add_arrow_file, make_id_distinct, wanted_columns
+from whispertune.data.readers.arrow_folder import add_arrow_file, wanted_columns
 from whispertune.data.reading import AS_USUAL, Reading, choose_columns
-from whispertune.data.rows import make_row
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, RecipeError
@@ -51,17 +49,14 @@ def add_hub_data(
             loaded = datasets.load_dataset(corpus, config or None, split=chosen)
             files = [Path(entry["filename"]) for entry in loaded.cache_files]
         else:
-            index = _stream(datasets, address, corpus, config, chosen, first, reading)
+            files = [_first_rows(datasets, address, corpus, config, chosen, first, reading)]
     except (ManifestError, RecipeError):
         raise
     except Exception as error:  # whatever the network, the Hub and each data set's files may raise
         raise _not_loaded(address, error) from None
-    if first is not None:
-        _add_stream(address, index, utterances)
-        return
     row, taken = 0, set[str]()
     for path in files:
-        row = add_arrow_file(path, utterances, reading, taken, row)
+        row = add_arrow_file(path, utterances, reading, taken, row, source=address)
 
 
 def splits_of(address: str) -> list[str]:
@@ -89,43 +84,35 @@ def _library(address: str) -> Any:
     return datasets
 
 
-def _not_loaded(address: str, error: Exception) -> ManifestError:
+def _not_loaded(address: str, error: BaseException) -> ManifestError:
+    while error.__cause__ is not None:  # the library's own message may be no more than that it failed
+        error = error.__cause__
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ManifestError(f"{address}: cannot be loaded ({reason}); check name, config, split and access")
 
 
-def _stream(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
-    """Fetch the first rows, unless they are there: an index of JSON lines, and the recordings in one file."""
+def _first_rows(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
+    """An Arrow file of the first rows, fetched unless it is there."""
     key = hashlib.sha256(f"{address}\n{split}\n{first}{reading.columns or ''}".encode()).hexdigest()[:16]
-    index = cache_folder() / "streams" / f"{key}.jsonl"
-    if index.is_file():
-        return index
-    index.parent.mkdir(parents=True, exist_ok=True)
+    path = cache_folder() / "streams" / f"{key}.arrow"
+    if path.is_file():
+        return path
+    import pyarrow
+
     stream = datasets.load_dataset(name, config or None, split=split, streaming=True)
     columns = tuple(stream.column_names or ())
     reading.require_columns(address, None, columns)
-    audio, kept = choose_columns(columns, reading.columns).audio, wanted_columns(reading)
+    audio = choose_columns(columns, reading.columns).audio
+    kept = wanted_columns(reading)
+    stream = stream.select_columns([column for column in columns if column == audio or column in kept])
     stream = stream.cast_column(audio, datasets.Audio(decode=False))
-    unfinished = index.with_suffix(f".{os.getpid()}")
-    with index.with_suffix(".audio").open("wb") as recordings, unfinished.open("w", encoding="utf-8") as rows:
+    schema = stream.features.arrow_schema
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
         for sample in stream.take(first):
-            content, path = sample[audio]["bytes"], sample[audio]["path"]
-            record = reading.renamed({c: v for c, v in sample.items() if c in kept and c not in (audio, "duration")})
-            if content is None:
-                content = Path(path).read_bytes()
-            record |= {"audio": Path(path or "audio").name, "within": [recordings.tell(), len(content)]}
-            recordings.write(content)
-            rows.write(json.dumps(record, default=str) + "\n")
-    unfinished.replace(index)
-    return index
-
-
-def _add_stream(address: str, index: Path, utterances: Utterances) -> None:
-    recordings = str(index.with_suffix(".audio"))
-    taken: set[str] = set()
-    with index.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            record = json.loads(line)
-            offset, size = record.pop("within")
-            make_id_distinct(record, number, taken)
-            make_row(address, number, record).add_to(utterances, recordings, within=(offset, size))
+            if sample[audio]["bytes"] is None:
+                sample[audio] = sample[audio] | {"bytes": Path(sample[audio]["path"]).read_bytes()}
+            writer.write_batch(pyarrow.RecordBatch.from_pylist([sample], schema))
+    unfinished.replace(path)
+    return path
