@@ -39,6 +39,11 @@ def test_thinned_selection(num_samples: int, options: FrameOptions) -> None:
     ends = counts.cumsum()
     starts = ends - counts
     assert ((starts <= positions) & (positions < ends)).all()
+    # Of its stretch it is a median: no other frame is nearer, taken together, to all that it stands for.
+    for position, start, end in zip(positions[~kept_whole], starts[~kept_whole], ends[~kept_whole], strict=True):
+        stretch = np.arange(start, end)
+        distances = np.abs(stretch[:, None] - stretch).sum(axis=1)
+        assert distances[position - start] == distances.min()
     # A block is as long as it may be: `stride`, or its distance from what is kept whole on either side (or two frames).
     done, left = starts - kept_until, edge_from - starts
     longest = np.minimum(np.maximum(done, 2), np.maximum(left // 2, 2)).clip(max=np.minimum(left, options.stride))

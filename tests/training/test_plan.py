@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -116,6 +118,19 @@ def test_equal_windows_make_equal_shares(batch_size: int, accumulation: int, pro
     (step,) = epoch_plan([length] * per_step, batch_size, accumulation * processes, seed=0, epoch=1)
     shares = balance_step(step, [length] * per_step, batch_size, processes)
     assert [sum(map(len, share)) for share in shares] == [batch_size * accumulation] * processes
+
+
+def test_what_a_window_costs_beside_its_length_counts() -> None:
+    """The fullest process has as little to do as any dealing out allows; by length alone it would have more."""
+    seconds = [9, 4, 4, 4, 1]
+
+    def cost(windows: Iterable[int]) -> int:
+        return sum(16_000 * seconds[index] + SAMPLES_A_WINDOW for index in windows)
+
+    pairs = (set(pair) for pair in combinations(range(5), 2))
+    least = min(max(cost(pair), cost(set(range(5)) - pair)) for pair in pairs)
+    shares = balance_step([[0, 1, 2, 3, 4]], [16_000 * duration for duration in seconds], 8, 2)
+    assert max(cost(index for batch in share for index in batch) for share in shares) == least
 
 
 def test_shares_of_real_lengths_are_about_equal() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +18,17 @@ from whispertune.training.optimiser import build_optimizer
 from whispertune.training.options import OptimizerOptions
 from whispertune.training.shards import Shards, buckets, gradient_of, in_one_piece
 from whispertune.training.working_copy import WorkingCopy
+
+
+@dataclass(frozen=True, slots=True)
+class WithOthers(Processes):
+    """One of several, whose others have these norms to add."""
+
+    norms: Sequence[float] = ()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [own + others for own, others in zip(values, self.norms, strict=True)]
+
 
 SIZES = st.lists(st.sampled_from([0, 1, 3, 7, 8, 20]), min_size=1)
 
@@ -95,3 +109,29 @@ def test_every_parameter_has_one_owner(world_size: int, dtype: torch.dtype) -> N
     assert set(owners) == names
     sizes = [parameter.numel() for parameter in whisper.parameters() if parameter.requires_grad]
     assert 3 * max(loads) <= 4 * max(*sizes, sum(sizes) / world_size)  # Graham 1969
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_each_owner_clips_by_the_norm_of_all(max_norm: float) -> None:
+    """As PyTorch clips all parameters together, whoever updates them."""
+    reference = tiny_whisper()
+    apply_freeze(reference, "none")
+    learning = [parameter for parameter in reference.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(parameter.shape, generator=generator) for parameter in learning]
+    for parameter, gradient in zip(learning, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    expected = float(torch.nn.utils.clip_grad_norm_(learning, max_norm))
+    for rank in range(2):
+        whisper = tiny_whisper()
+        apply_freeze(whisper, "none")
+        own = [parameter for parameter in whisper.parameters() if parameter.requires_grad]
+        owner = Shards(WorkingCopy(whisper, torch.float32), Processes(rank, 2), sharded=True)
+        norms = [0.0 if owner.owns(p) else float(g.norm()) for p, g in zip(own, gradients, strict=True)]
+        shards = Shards(WorkingCopy(whisper, torch.float32), WithOthers(rank, 2, norms=norms), sharded=True)
+        for parameter, gradient in zip(own, gradients, strict=True):
+            parameter.grad = gradient.clone() if shards.owns(parameter) else None
+        assert shards.clip(max_norm) == pytest.approx(expected, rel=1e-5)
+        for parameter, clipped in zip(own, learning, strict=True):
+            if shards.owns(parameter):
+                torch.testing.assert_close(parameter.grad, clipped.grad)
