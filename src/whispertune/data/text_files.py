@@ -1,12 +1,27 @@
-"""Text files of a corpus, read whole or refused in one line."""
+"""Text files of a corpus, read in bounded memory or refused in one line."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from whispertune.errors import ManifestError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 EMPTY = "write a row per utterance, with audio and text"
+MOST_LINE_BYTES = 16 << 20
+"""A line is held in memory whole; a recording of many hours with all its segments stays below 2 MiB."""
+MOST_EXPANSION = 100
+"""How many times its size a packed manifest may unpack to; real ones reach 40, and deflate can do 1,000."""
+ALWAYS_UNPACKED = 64 << 20
+"""Bytes that any packed manifest may unpack to."""
 
 
 def read_text(path: Path, *, empty: str = EMPTY) -> str:
@@ -42,14 +57,97 @@ def decode_text(name: str, content: bytes, *, empty: str | None = EMPTY) -> str:
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ManifestError("is UTF-16; save the file as UTF-8", file=name) from None
-        if b"\0" in content:
-            raise ManifestError("holds binary data and no text; check which file is meant", file=name) from None
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        problem = f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
-        raise ManifestError(problem, file=name, row=line) from None
+        _refuse_byte(name, content, content[error.start], content.count(b"\n", 0, error.start) + 1)
     if empty is not None and not text.strip():
         raise ManifestError(f"is empty; {empty}", file=name)
     return text
+
+
+@contextmanager
+def opened_bytes(path: Path) -> Iterator[BinaryIO]:
+    """A file of lines, unpacked if its name ends in .gz; it can be read anew from its beginning (`seek(0)`).
+
+    Raises:
+        ManifestError: for a line that is longer than 16 MiB (of a plain file: while it is read), and for a packed file
+            that unpacks to much more than any manifest would.
+        OSError, EOFError, zlib.error: while it is read, as `gzip` does.
+    """
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as file:
+        limit = max(ALWAYS_UNPACKED, MOST_EXPANSION * path.stat().st_size) if packed else None
+        lines = io.BufferedReader(_BoundedLines(path, cast(BinaryIO, file), limit), 1 << 16)
+        if packed:  # quick beside taking rows out of it, so that a bomb is told at once
+            with suppress(OSError, EOFError, zlib.error):  # damage is told where the reader comes to it
+                while lines.read(1 << 20):
+                    pass
+            lines.seek(0)
+        yield lines
+
+
+def refuse_first_bad_byte(path: Path) -> None:
+    """Raise ManifestError for the first byte of a file (of `opened_bytes`) that is not UTF-8, if there is one."""
+    with opened_bytes(path) as file:
+        head = file.read(1024)
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                _refuse_byte(str(path), head + line, line[error.start], number)
+
+
+def _refuse_byte(name: str, content: bytes, byte: int, row: int) -> NoReturn:
+    """Say that a byte is not UTF-8, or what else the content is."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError("is UTF-16; save the file as UTF-8", file=name) from None
+    if b"\0" in content:
+        raise ManifestError("holds binary data and no text; check which file is meant", file=name) from None
+    raise ManifestError(f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8", file=name, row=row) from None
+
+
+class _BoundedLines(io.RawIOBase):
+    """A file that fails where a line of it would fill the memory, or all of it the disk.
+
+    limit: bytes that may be read in all, if that is bounded.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, limit: int | None) -> None:
+        self._path, self._file, self._limit = path, file, limit
+        self._begin()
+
+    def _begin(self) -> None:
+        self._row, self._line_bytes, self._total = 1, 0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._total
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Back to the beginning, the one place that readers ask for."""
+        if offset or whence:
+            raise io.UnsupportedOperation("only from its beginning")
+        self._begin()
+        return self._file.seek(0)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        content = self._file.read(len(view))
+        view[: len(content)] = content
+        self._total += len(content)
+        # The end of the last line in here; a table's lines may end as in 1990, by \r alone.
+        end = content.rfind(b"\n")
+        end = content.rfind(b"\r") if end < 0 else end
+        self._line_bytes = len(content) - end - 1 + (0 if end >= 0 else self._line_bytes)
+        self._row += content.count(b"\n")
+        if self._line_bytes > MOST_LINE_BYTES:
+            problem = f"a line of more than {MOST_LINE_BYTES >> 20} MiB; check which file is meant, and its line ends"
+            raise ManifestError(problem, file=self._path, row=self._row)
+        if self._limit is not None and self._total > self._limit:
+            problem = f"unpacks to more than {MOST_EXPANSION} times its size, as no manifest does"
+            raise ManifestError(f"{problem}; if it is one, unpack it with gunzip first", file=self._path)
+        return len(content)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import os
 import re
+import tracemalloc
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whispertune.data import reading
+from whispertune.data import text_files as reading_of_text
 from whispertune.data.readers import tables
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.reading import Reading, parse_columns
@@ -588,3 +592,61 @@ def test_random_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, end
         error = ""
     assert error.isprintable()
     assert len({utterance.id for utterance in utterances}) == len(utterances)
+
+
+# --- what would fill the memory -------------------------------------------------------------------------
+
+
+def endless(path: Path, beginning: bytes, unit: bytes, num_bytes: int = 300 << 20) -> Path:
+    """A packed file a thousand times smaller than what it unpacks to."""
+    with gzip.open(path, "wb", 9) as file:
+        file.write(beginning)
+        for _ in range(num_bytes >> 20):
+            file.write(unit * ((1 << 20) // len(unit)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning", "unit", "told"),
+    [
+        ("zeros.csv.gz", b"", b"\0", "row 1: a line of more than 16 MiB"),
+        ("line.csv.gz", b"audio,text\n", b"a", "row 2: a line of more than 16 MiB"),
+        ("line.jsonl.gz", b'{"audio": "a.wav", "text": "Ciao."}\n', b"a", "row 2: a line of more than 16 MiB"),
+        ("latin.tsv.gz", b"audio\ttext\n", b"\xe8", "row 2: a line of more than 16 MiB"),
+        ("blank.csv.gz", b"audio,text\n", b"\n", "unpacks to more than 100 times its size"),
+        ("rows.csv.gz", b"audio,text\n", b"a.wav,Sure.\n", "unpacks to more than 100 times its size"),
+    ],
+)
+def test_a_packed_manifest_without_end_is_refused_in_little_memory(
+    tmp_path: Path, name: str, beginning: bytes, unit: bytes, told: str
+) -> None:
+    path = endless(tmp_path / name, beginning, unit)
+    tracemalloc.start()
+    try:
+        message = fault(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        with pytest.raises(ManifestError, match=told):  # as `check` reads, which lists faults
+            read_utterances("data", str(path), faults=[])
+    finally:
+        tracemalloc.stop()
+    assert told in message
+
+
+def test_a_line_without_end_that_is_not_packed(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.csv", "audio,text\na.wav,")
+    os.truncate(path, 4 << 30)  # as a disk leaves a file that it could not write: zeros, of which none takes room
+    tracemalloc.start()
+    try:
+        assert "row 2: a line of more than 16 MiB" in fault(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_packed_manifest_of_many_like_rows_is_read(tmp_path: Path) -> None:
+    """What speech commands look like, packed: far from what is refused."""
+    rows = "".join(f"/data/corpora/speech commands/clips/{number:07}.wav,yes\n" for number in range(200_000))
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(f"audio,text\n{rows}".encode(), 9))
+    assert len(rows) / path.stat().st_size < reading_of_text.MOST_EXPANSION / 2
+    assert len(read_manifest(path)) == 200_000

@@ -22,7 +22,7 @@ from whispertune.data.readers.nested import SEGMENTS, nested_rows
 from whispertune.data.readers.tables import DELIMITERS, Line, open_table
 from whispertune.data.reading import AS_USUAL, TEXT_COLUMNS, Reading, choose_columns
 from whispertune.data.rows import Row, exists, shown
-from whispertune.data.text_files import EMPTY, decode_text, require_readable
+from whispertune.data.text_files import EMPTY, decode_text, opened_bytes, refuse_first_bad_byte, require_readable
 from whispertune.data.utterances import Utterance as Utterance
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, refuse
@@ -135,11 +135,10 @@ def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
     Raises:
         ManifestError: no such file, a folder, not text or not UTF-8, nothing in it.
     """
-    packed = path.name.lower().endswith(".gz")
     require_readable(path)
     try:
-        with gzip.open(path) if packed else path.open("rb") as raw:
-            if not any(line.strip(b" \t\r\n\xef\xbb\xbf") for line in raw):
+        with opened_bytes(path) as raw:
+            if not any(chunk.strip(b" \t\r\n\xef\xbb\xbf") for chunk in iter(lambda: raw.read(1 << 16), b"")):
                 raise ManifestError(f"{path}: is empty; {EMPTY}")
             raw.seek(0)
             head = raw.read(1024)
@@ -151,7 +150,7 @@ def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
             with io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline=newline) as file:
                 yield file
     except UnicodeDecodeError:
-        decode_text(str(path), gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+        refuse_first_bad_byte(path)
         raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: cannot be unpacked ({error}); fetch or write it again") from None
