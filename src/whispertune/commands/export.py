@@ -18,7 +18,8 @@ from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.runtimes import PACKAGES, require_runtime
 from whispertune.commands.export_options import ExportOptions
-from whispertune.data.audio.waveforms import load_utterance
+from whispertune.data.audio.recording import TooLongError
+from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.loading import require_whispers_vocabulary, tokenizer_of
@@ -161,11 +162,11 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
         language = utterance.language or spoken
         if multilingual and language is None:
             raise RecipeError("--verify needs the language spoken in the clips: add --language")
-        waveform = load_utterance(utterance)
-        if len(waveform) > WINDOW_SAMPLES:
-            raise DataError(
-                f"{utterance.id}: lasts {len(waveform) / 16_000:.1f} s; --verify takes clips of at most 30 s"
-            )
+        try:
+            waveform = load_utterance(utterance, max_samples=WINDOW_SAMPLES)
+        except TooLongError as error:
+            seconds = error.num_samples / SAMPLE_RATE
+            raise DataError(f"{utterance.id}: lasts {seconds:.1f} s; --verify takes clips of at most 30 s") from None
         text = None if options.data is None else utterance.text
         token = tokenizer.token_language(language) if multilingual and language else None
         clips.append(Clip(utterance.id, waveform, token, text))

@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import struct
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from whispertune.data.audio import containers
 from whispertune.data.audio import waveforms as audio_module
+from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, content_key, load_waveform, probe_audio
 from whispertune.errors import AudioError
 
@@ -301,6 +304,51 @@ def test_span_outside(folder: Path) -> None:
 def test_tiny_sample_rate(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(1000), 10)
     assert "10 Hz" in fault(tmp_path / "a.wav")
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes held at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def sparse_wav(path: Path, rate: int, channels: int, num_bytes: int) -> Path:
+    """A WAV of 8 bits whose samples take no room on the disk."""
+    form = struct.pack("<IHHIIHH", 16, 1, channels, rate, min(rate * channels, 2**32 - 1), channels, 8)
+    header = b"RIFF" + struct.pack("<I", num_bytes + 36) + b"WAVEfmt " + form + b"data" + struct.pack("<I", num_bytes)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + num_bytes)
+    return path
+
+
+def test_a_sample_rate_that_makes_a_moment_of_millions_of_samples(tmp_path: Path) -> None:
+    path = sparse_wav(tmp_path / "a.wav", rate=2**31 - 1, channels=1, num_bytes=1 << 30)
+    told: list[str] = []
+    assert peak(lambda: told.append(fault(path))) < 1 << 20
+    assert "2147483647 Hz" in told[0]
+    with pytest.raises(AudioError, match="2147483647 Hz"):
+        probe_audio(path)
+
+
+def test_one_channel_of_a_thousand_holds_no_others(tmp_path: Path) -> None:
+    path = sparse_wav(tmp_path / "a.wav", rate=16_000, channels=1000, num_bytes=16_000_000 * 10)
+    assert peak(lambda: load_waveform(path, channel=7)) < 4 * audio_module.BLOCK_SAMPLES * 4
+
+
+def test_a_recording_of_hours_in_a_small_file(tmp_path: Path) -> None:
+    """FLAC packs silence 160 times; what a row asks for is what is decoded."""
+    path = tmp_path / "a.flac"
+    with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
+        for _ in range(3):
+            file.write(np.zeros(8_000 * 3600, np.int16))
+    assert path.stat().st_size < 1 << 20
+    assert peak(lambda: load_waveform(path, 9_000.0, 9_010.0)) < 4 << 20
+    with pytest.raises(TooLongError, match=r"lasts 10800\.0 s"):
+        load_waveform(path, max_samples=480_000)
 
 
 def loads_or_says_why(path: Path, *span: float) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import struct
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +38,9 @@ def tone(seconds: float, rate: int = RATE) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * (200 * time + 150 * time**2))).astype(np.float32)
 
 
-def encode(path: Path, kind: tuple[str, str], channels: int = 1) -> Path:
+def encode(path: Path, kind: tuple[str, str], channels: int = 1, **options: str) -> Path:
     samples = tone(SECONDS)
-    with av.open(str(path), "w", format=kind[0]) as container:
+    with av.open(str(path), "w", format=kind[0], options=options) as container:
         stream = container.add_stream(kind[1], rate=RATE, layout="mono" if channels == 1 else "stereo")
         planes = np.stack([samples] + [0 * samples] * (channels - 1))
         frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout="mono" if channels == 1 else "stereo")
@@ -236,3 +239,39 @@ def test_memory_and_work_without_a_length(tmp_path: Path, monkeypatch: pytest.Mo
     assert peak(stream) < whole / 4, "a few blocks at most are held"
     assert total == len(load_waveform(path))
     assert len(decoded) == 2 * once + 2 * once, "counted once and decoded once, by either way"
+
+
+def peak_of(path: Path) -> tuple[int, str]:
+    """The most memory (bytes) that a process had that only opened this recording, and what it was told."""
+    script = (
+        "import pathlib, resource, sys\n"
+        "from whispertune.data.audio.waveforms import load_waveform\n"
+        "from whispertune.errors import AudioError\n"
+        "try:\n    load_waveform(pathlib.Path(sys.argv[1]), max_samples=480_000)\n"
+        "except AudioError as error:\n    print(error, file=sys.stderr)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    return int(run.stdout), run.stderr
+
+
+@pytest.mark.parametrize("box", [b"stsz", b"trun"])
+def test_headers_that_promise_millions_of_samples(tmp_path: Path, box: bytes) -> None:
+    """A small file whose index FFmpeg would give 36 bytes for each of 60 million samples that are not there."""
+    fragments = {"movflags": "frag_keyframe+empty_moov"} if box == b"trun" else {}
+    path = encode(tmp_path / "a.mp4", ("mp4", "aac"), **fragments)
+    usual, told = peak_of(path)
+    assert not told
+    content = bytearray(path.read_bytes())
+    at = content.find(box) + 4
+    if box == b"trun":  # without a size and duration of each
+        content[at : at + 4] = struct.pack(">I", struct.unpack(">I", content[at : at + 4])[0] & 1)
+        content[at + 4 : at + 8] = struct.pack(">I", 60_000_000)
+    else:
+        content[at + 4 : at + 12] = struct.pack(">II", 1, 60_000_000)
+        chunks = content.find(b"stsc") + 12
+        content[chunks : chunks + 12] = struct.pack(">III", 1, 60_000_000, 1)
+    path.write_bytes(content)
+    most, told = peak_of(path)
+    assert "promise 60,000,0" in told
+    assert most < usual + (64 << 20)

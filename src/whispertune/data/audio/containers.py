@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 # A program that writes to a pipe cannot know the size: ffmpeg puts 0xFFFFFFFF, sox 0x7ffff…, others 0.
@@ -18,6 +19,9 @@ MP3_KBPS = {  # by MPEG version (1, 2 or 2.5), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+MP4_COUNTS = (b"stsz", b"trun", b"cmov")
+MP4_NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts", b"udta", b"wave")
+MP4_DEPTH = 10
 MP3_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
 
@@ -122,6 +126,44 @@ def mp3_samples_without_header(file: BinaryIO) -> tuple[int, bool] | None:
         position += frame[0]
         num_samples += frame[1]
     return (num_samples, True) if num_samples else None
+
+
+def mp4_fault(file: BinaryIO) -> str | None:
+    """Why the index of an MP4 or QuickTime file would fill the memory; None if it would not, or for another file.
+
+    FFmpeg makes an entry of 36 bytes for each sample that the headers promise, before it looks for one. A sample (a
+    codec's frame) has at least a byte, but for QuickTime's IMA 4:1, of which a byte holds nearly two.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(8)[4:] not in (b"ftyp", b"moov", b"mdat"):
+        return None
+    promised = 0
+    for name, position in _mp4_boxes(file, 0, size, depth=0):
+        if name == b"cmov":
+            return "its index is compressed, which says nothing of its size"
+        file.seek(position + (8 if name == b"stsz" else 4))
+        promised += int.from_bytes(file.read(4), "big")
+    return None if promised <= 2 * size else f"its headers promise {promised:,} samples in {size:,} bytes"
+
+
+def _mp4_boxes(file: BinaryIO, position: int, end: int, depth: int) -> Iterator[tuple[bytes, int]]:
+    """(name, where its content begins) of the boxes that say how many samples there are."""
+    while position + 8 <= end:
+        file.seek(position)
+        header = file.read(16)
+        box_bytes, name, begin = int.from_bytes(header[:4], "big"), header[4:8], position + 8
+        if box_bytes == 1:
+            box_bytes, begin = int.from_bytes(header[8:], "big"), position + 16
+        if box_bytes == 0:  # up to the end
+            box_bytes = end - position
+        if box_bytes < begin - position:
+            return
+        if name in MP4_COUNTS:
+            yield name, begin
+        elif name in MP4_NESTED and depth < MP4_DEPTH:
+            yield from _mp4_boxes(file, begin, min(end, position + box_bytes), depth + 1)
+        position += box_bytes
 
 
 def _chunked_audio(file: BinaryIO, size: int, head: bytes) -> tuple[int, int] | None:

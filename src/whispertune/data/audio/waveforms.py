@@ -40,6 +40,7 @@ from whispertune.data.utterances import Utterance
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
 EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a file lack this much: rounding
 MIN_SAMPLE_RATE = 1_000  # Hz; below that it is no speech, and resampling it would fill the memory
+MAX_SAMPLE_RATE = 1_000_000  # Hz; above it a second of a window fills the memory, and nobody records speech so
 MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 for a stream of unknown length
 BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the length is not trusted with memory
 STREAM_SAMPLES = 1 << 20  # decoded at once of a recording that is read in blocks (4 MiB)
@@ -114,7 +115,7 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
         if needs_av(recording.head):
             return _av_length(recording)
         with open_sound_file(recording) as file:
-            return _num_frames(recording, file), _sample_rate(recording, file)
+            return _num_frames(recording, file), _usual_rate(recording, file.samplerate)
 
 
 def num_channels(audio: Path) -> int:
@@ -187,9 +188,8 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
         fail(recording, f"cannot be read ({reason})", "check the path and its rights")
 
 
-def _sample_rate(recording: Recording, file: Any) -> int:
-    rate = int(file.samplerate)
-    if rate < MIN_SAMPLE_RATE:
+def _usual_rate(recording: Recording, rate: int) -> int:
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         fail(recording, f"has a sample rate of {rate} Hz", convert(recording))
     return rate
 
@@ -198,7 +198,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
     if needs_av(recording.head):
         return _decode_av(recording, start, end, channel)
     with open_sound_file(recording) as file:
-        rate = _sample_rate(recording, file)
+        rate = _usual_rate(recording, file.samplerate)
         if channel is not None and channel >= file.channels:
             fail_channel(recording, channel, file.channels)
         num_frames = _num_frames(recording, file)
@@ -219,7 +219,7 @@ def _blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Wavefor
         yield from _av_blocks(recording, channel)
         return
     with open_sound_file(recording) as file:
-        rate = _sample_rate(recording, file)
+        rate = _usual_rate(recording, file.samplerate)
         if channel is not None and channel >= file.channels:
             fail_channel(recording, channel, file.channels)
         num_frames = _num_frames(recording, file)
@@ -268,8 +268,7 @@ def _one_channel(recording: Recording, found: Waveform, channel: int | None) -> 
 def _av_length(recording: Recording) -> tuple[int, int]:
     with recording.open() as raw:
         num_frames, rate = probe_with_av(raw)
-    if rate < MIN_SAMPLE_RATE:
-        fail(recording, f"has a sample rate of {rate} Hz", convert(recording))
+    _usual_rate(recording, rate)
     if not 0 < num_frames < MAX_FRAMES:
         fail(recording, "holds no samples", "fetch it again or remove its row")
     return num_frames, rate
@@ -289,8 +288,7 @@ def _completed(recording: Recording, samples: Waveform, first: int, last: int, r
 def _num_frames(recording: Recording, file: Any) -> int:
     """Samples per channel in the file, having made sure that it is whole."""
     num_frames = int(file.frames)
-    rate = int(file.samplerate)
-    edge = EDGE_SECONDS * rate
+    edge = EDGE_SECONDS * (rate := int(file.samplerate))
     with recording.open() as raw:
         if file.format == "OGG":
             if not containers.ogg_ends(raw):
@@ -342,7 +340,8 @@ def _read(recording: Recording, file: Any, num_frames: int, channel: int | None)
         if not np.isfinite(block).all():
             fail(recording, "holds samples that are NaN or infinite", "repair or replace it")
         one = block.shape[1] == 1 or channel is not None
-        blocks.append(block[:, channel or 0] if one else mixed(recording, block))
+        # A view of one channel would keep all of them.
+        blocks.append(np.ascontiguousarray(block[:, channel or 0]) if one else mixed(recording, block))
         left -= wanted
         if len(block) < wanted:
             break
