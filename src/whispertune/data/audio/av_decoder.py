@@ -12,8 +12,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from whispertune.data.audio import containers
-
 AAC = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")  # ADTS
 LEAD_SECONDS = 0.2  # decoded before a span: a codec's frames lean on those before them
 
@@ -109,11 +107,6 @@ def _opened(file: BinaryIO | Path) -> Iterator[_Sound]:
         av: Any = importlib.import_module("av")
     except ImportError:
         raise AvError("is of a kind that needs PyAV", "install whispertune[av]") from None
-    if not isinstance(file, Path):
-        fault = containers.mp4_fault(file)
-        if fault is not None:
-            raise AvError(f"cannot be decoded ({fault})")
-        file.seek(0)
     try:
         with av.open(file if not isinstance(file, Path) else str(file), metadata_errors="ignore") as container:
             if not container.streams.audio:

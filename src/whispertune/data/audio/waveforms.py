@@ -171,6 +171,8 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
                 fail_cut_short(recording, f"{len(recording.content)} of {within[1]} bytes are there")
         with recording.open() as raw:
             recording.head = raw.read(12)
+            if fault := containers.mp4_fault(raw):
+                fail(recording, f"cannot be decoded ({fault})", convert(recording))
         yield recording
     except FileNotFoundError:
         fail(recording, "no such file", "correct the path")
