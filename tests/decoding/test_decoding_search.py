@@ -90,6 +90,19 @@ def test_greedy_rows_are_what_they_are_alone(
         assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
 
 
+def test_greedy_may_end_at_its_very_limit() -> None:
+    """With room for all its tokens but none to spare, a row is not cut: end of text needs no room."""
+    states, ended = random_states(6, 0), 0
+    for decoder in DECODERS:
+        arguments = (decoder, prefill(decoder, states, [PROMPT] * 6), RULES, EOT)
+        free = greedy_search(*arguments, [30] * 6)
+        exact = greedy_search(*arguments, [len(hypothesis.tokens) for hypothesis in free])
+        for hypothesis, wanted in zip(exact, free, strict=True):
+            assert_same(hypothesis, wanted)
+            ended += hypothesis.ended
+    assert ended > 5
+
+
 def test_a_sample_that_loops_ranks_behind_those_that_do_not() -> None:
     """A loop's tokens are likely ones: its mean log-probability beats that of real text."""
     states = random_states(6, 0)
