@@ -192,6 +192,25 @@ def test_windows_fall_back_as_if_alone(beam_size: int) -> None:
     ]
 
 
+def test_each_window_and_each_temperature_has_draws_of_its_own() -> None:
+    """Equal windows (silence, a jingle) are not all given the same sample, nor is one that failed drawn again."""
+
+    def samples(seeds: list[int], *temperatures: float) -> list[tuple[int, ...]]:
+        options = FallbackOptions(
+            temperature=temperatures, best_of=1, repetition_guard=False, logprob_threshold=1.0, no_speech_threshold=None
+        )  # no sample is as likely as that: all temperatures are tried, the last one's is kept
+        found = decode_with_fallback(
+            DECODER, states_of(3).select([0] * len(seeds)), [PROMPTS[0]] * len(seeds), TOKENS, RULES, [20] * len(seeds),
+            options, seeds=[(seed,) for seed in seeds], timestamps=GRAMMAR,
+        )  # fmt: skip
+        return [window.hypothesis.tokens for window in found]
+
+    assert len(set(samples([3] * 8, 1.0))) == 1
+    once, twice = samples([*range(8)], 1.0), samples([*range(8)], 1.0, 1.0)
+    assert len(set(once)) > 4
+    assert once != twice
+
+
 def test_no_speech_probability_is_that_behind_the_start() -> None:
     found = decode([0, 1, 2], FallbackOptions(beam_size=1, temperature=(0.0,)))
     for row, window in enumerate(found):
