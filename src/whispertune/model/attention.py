@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths
+from whispertune.model.states_attention import StatesAttention, attend_to_states
 
 RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (N, D), keys and values (K, D), their rows laid end to end -> (N, D)."""
@@ -64,6 +65,11 @@ class Attention(nn.Module):
     def by_row(self, x: Tensor, context: Tensor, rows: RowAttention) -> Tensor:
         """Attend from rows laid end to end (N, D) to their own rows of `context` (K, D); (N, D)."""
         return cast(Tensor, self.out_proj(rows(self.q_proj(x), self.k_proj(context), self.v_proj(context))))
+
+    def to_states(self, x: Tensor, states: StatesAttention) -> Tensor:
+        """As `by_row`, the context being fixed states that have their own way to be attended to; (N, D)."""
+        mean = attend_to_states(self.q_proj(x), self.k_proj.weight, self.v_proj.weight, states)
+        return cast(Tensor, self.out_proj(mean + self.v_proj.bias))
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False

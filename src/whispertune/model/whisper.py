@@ -12,7 +12,7 @@ frames, D model width, H heads, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar, cast
 
@@ -25,6 +25,7 @@ from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention
 from whispertune.model.cache import DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
 from whispertune.model.packed_lengths import PackedLengths, attend_by_row
+from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_memory import StepMemory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -126,11 +127,11 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(ffn_dim, d_model)
         self.final_layer_norm = nn.LayerNorm(d_model)
 
-    def forward(self, x: Tensor, states: Tensor, to_self: RowAttention, to_states: RowAttention) -> Tensor:
-        """x: rows laid end to end (N, D); states: (K, D), likewise."""
+    def forward(self, x: Tensor, to_self: RowAttention, to_states: Callable[[Attention, Tensor], Tensor]) -> Tensor:
+        """x: rows laid end to end (N, D); to_states(attention, x): cross-attention, which knows the states."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn.by_row(normed, normed, to_self)
-        x = x + self.encoder_attn.by_row(self.encoder_attn_layer_norm(x), states, to_states)
+        x = x + to_states(self.encoder_attn, self.encoder_attn_layer_norm(x))
         return self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -185,19 +186,28 @@ class Decoder(nn.Module):
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
         x = F.embedding(tokens.pack(input_ids), table, sparse=True)
         x = x + self.embed_positions(positions)
-        states = frames.pack(states)
         to_self = partial(
             attend_by_row,
             log_weights=None, query_rows=tokens, key_rows=tokens, num_heads=self.num_heads, causal=True,
         )  # fmt: skip
-        to_states = partial(
+        to_states = self._cross_attention(states, log_weights, tokens, frames)
+        for layer in self.layers:
+            x = call_layer(layer, x, to_self, to_states, recompute=self.recompute)
+        return tokens.pad(self.layer_norm(x), length)
+
+    def _cross_attention(
+        self, states: Tensor, log_weights: Tensor | None, tokens: PackedLengths, frames: PackedLengths
+    ) -> Callable[[Attention, Tensor], Tensor]:
+        """Each layer's attention of its tokens, laid end to end, to their own rows of states (B, K, D)."""
+        if is_cheaper(states, tokens, frames, self.num_heads):
+            shared = share_states(states, log_weights, tokens, frames, self.num_heads)
+            return partial(Attention.to_states, states=shared)
+        attend = partial(
             attend_by_row,
             log_weights=None if log_weights is None else frames.pack(log_weights),
             query_rows=tokens, key_rows=frames, num_heads=self.num_heads,
         )  # fmt: skip
-        for layer in self.layers:
-            x = call_layer(layer, x, states, to_self, to_states, recompute=self.recompute)
-        return tokens.pad(self.layer_norm(x), length)
+        return partial(Attention.by_row, context=frames.pack(states), rows=attend)
 
     def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:
         """An empty cache; cross-attention keys and values are computed here, once."""

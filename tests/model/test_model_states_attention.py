@@ -1,0 +1,111 @@
+"""Cross-attention on the states themselves: the same numbers and gradients as with keys and values, in less work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_whisper import random_whisper
+from torch import Tensor
+
+from whispertune.model import whisper as whisper_module
+from whispertune.model.packed_lengths import PackedLengths, attend_by_row
+from whispertune.model.states_attention import attend_to_states, is_cheaper, share_states
+
+HEADS, WIDTH = 2, 16
+row_sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=4)
+
+
+def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def with_keys_and_values(
+    query: Tensor, weights: tuple[Tensor, Tensor], states: Tensor, log_weights: Tensor | None,
+    rows: tuple[PackedLengths, PackedLengths],
+) -> Tensor:  # fmt: skip
+    packed = rows[1].pack(states)
+    biases = None if log_weights is None else rows[1].pack(log_weights)
+    return attend_by_row(query, packed @ weights[0].T, packed @ weights[1].T, biases, *rows, HEADS)
+
+
+@given(row_sizes, st.booleans(), st.integers(0, 9), st.integers(1, 8))
+@settings(deadline=None, max_examples=60)
+def test_outputs_and_gradients_are_those_of_keys_and_values(
+    sizes: list[tuple[int, int]], weighted: bool, seed: int, multiple: int
+) -> None:
+    rows = tuple(PackedLengths(each, multiple) for each in zip(*sizes, strict=True))
+    queries, keys = rows
+    states = draw(len(sizes), max(keys.sizes), WIDTH, seed=seed)
+    log_weights = draw(*states.shape[:2], seed=seed + 1) if weighted else None
+    query = draw(queries.total, WIDTH, seed=seed + 2).requires_grad_()
+    weights = tuple(draw(WIDTH, WIDTH, seed=seed + 3 + number).requires_grad_() for number in range(2))
+    # What lies in the filler is of no account: its gradient is zero in a model.
+    outer = draw(queries.total, WIDTH, seed=seed + 5)
+    outer[sum(queries.sizes) :] = 0
+    expected = with_keys_and_values(query, weights, states, log_weights, rows)
+    found = attend_to_states(query, *weights, share_states(states, log_weights, *rows, HEADS))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    gradients = (torch.autograd.grad(x, (query, *weights), outer) for x in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_bf16_loses_no_more_than_with_keys_and_values(sharpness: float) -> None:
+    """Of states that have much in common, as Whisper's do, whether the attention is flat or sharp."""
+    rows = PackedLengths((11, 14), 16), PackedLengths((180, 220), 64)
+    bf16 = torch.bfloat16
+    states = (draw(2, 220, WIDTH, seed=0) + 2 * draw(WIDTH, seed=1)).to(bf16)
+    log_weights = draw(2, 220, seed=2).abs().float()
+    query = (sharpness * draw(rows[0].total, WIDTH, seed=3)).to(bf16).requires_grad_()
+    weights = tuple((0.3 * draw(WIDTH, WIDTH, seed=4 + number)).to(bf16).requires_grad_() for number in range(2))
+    outer = draw(rows[0].total, WIDTH, seed=6).to(bf16)
+    outer[25:] = 0
+    exact = tuple(x.detach().double().requires_grad_() for x in (query, *weights))
+    defined = with_keys_and_values(exact[0], exact[1:], states.double(), log_weights.double(), rows)
+    usual = with_keys_and_values(query, weights, states, log_weights, rows)
+    found = attend_to_states(query, *weights, share_states(states, log_weights, *rows, HEADS))
+    expected = [defined.detach(), *torch.autograd.grad(defined, exact, outer.double())]
+    lost = []
+    for output in (usual, found):
+        each = [output.detach(), *torch.autograd.grad(output, (query, *weights), outer)]
+        lost.append([float((x - y).norm() / y.norm()) for x, y in zip(each, expected, strict=True)])
+    for old, new in zip(*lost, strict=True):
+        assert new < max(2 * old, 0.01)
+
+
+def test_a_decoder_trains_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = random_whisper().double().decoder
+    width = decoder.layer_norm.weight.shape[0]
+    ids, states = torch.tensor([[3, 7, 1], [4, 2, 0]]), draw(2, 90, width, seed=0)
+    log_weights = torch.zeros(2, 90)
+    log_weights[1, 70:] = -30_000
+    found = []
+    for way in (False, True):
+        monkeypatch.setattr(whisper_module, "is_cheaper", lambda *_, way=way: way)
+        for recompute in (False, True):
+            decoder.recompute = recompute
+            decoder.zero_grad()
+            hidden = decoder(ids, states, log_weights, (3, 2), (90, 70))
+            hidden.square().sum().backward()
+            names = ("k_proj.weight", "v_proj.weight", "v_proj.bias", "q_proj.weight", "out_proj.bias")
+            attention = decoder.blocks()[0].encoder_attn
+            found.append([hidden.detach(), *(attention.get_parameter(name).grad for name in names)])
+    for other in found[1:]:
+        for ours, theirs in zip(found[0], other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_it_is_taken_where_it_saves_work_and_can_be() -> None:
+    frames = PackedLengths((200,) * 8, 64)
+    few, many = PackedLengths((14,) * 8, 16), PackedLengths((80,) * 8, 16)
+    states = torch.zeros(8, 200, 512)
+    assert is_cheaper(states, few, frames, 8)
+    assert not is_cheaper(states, many, frames, 8)
+    assert not is_cheaper(states.half(), few, frames, 8)
+    assert not is_cheaper(states.clone().requires_grad_(), few, frames, 8)
+    assert not is_cheaper(torch.zeros(8, 200, 512, device="meta"), few, frames, 8)
+    with torch.no_grad():
+        assert not is_cheaper(states, few, frames, 8)
