@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -337,6 +338,73 @@ def test_a_sample_rate_that_makes_a_moment_of_millions_of_samples(tmp_path: Path
 def test_one_channel_of_a_thousand_holds_no_others(tmp_path: Path) -> None:
     path = sparse_wav(tmp_path / "a.wav", rate=16_000, channels=1000, num_bytes=16_000_000 * 10)
     assert peak(lambda: load_waveform(path, channel=7)) < 4 * audio_module.BLOCK_SAMPLES * 4
+
+
+def without_header(path: Path) -> bytes:
+    """The frames of an MP3 of constant bit rate, without the one that gives its length."""
+    noise = np.random.default_rng(1).uniform(-0.9, 0.9, 4 * SAMPLE_RATE).astype(np.float32)
+    soundfile.write(path, noise, SAMPLE_RATE, bitrate_mode="CONSTANT", compression_level=0.3)
+    data = path.read_bytes()
+    frame = containers._mp3_frame(data, 0)
+    assert frame is not None
+    return data[frame[0] :]
+
+
+def put_into(path: Path, recording: Path, num_bytes: int | None = None) -> tuple[int, int]:
+    """Write a file that holds a recording behind other bytes (and zeros up to num_bytes); its place in there."""
+    content = recording.read_bytes()
+    path.write_bytes(b"?" * 1000 + content)
+    os.truncate(path, 1000 + (num_bytes or len(content)))
+    return 1000, num_bytes or len(content)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "stream.mp3"])
+def test_a_recording_within_a_file_is_read_where_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """However long it is: the same samples, and the same length."""
+    path = folder / name
+    if name == "stream.mp3":
+        path = tmp_path / name
+        path.write_bytes(without_header(tmp_path / "whole.mp3"))
+    within = put_into(tmp_path / "shard.tar", path)
+    whole, span = load_waveform(path), load_waveform(path, 1.0, 2.5)
+    for held in (1 << 20, 0):
+        monkeypatch.setattr(audio_module, "HELD_BYTES", held)
+        assert probe_audio(tmp_path / "shard.tar", within=within) == probe_audio(path)
+        assert (load_waveform(tmp_path / "shard.tar", within=within) == whole).all()
+        assert (load_waveform(tmp_path / "shard.tar", 1.0, 2.5, within=within) == span).all()
+    with pytest.raises(AudioError, match="is cut short"):
+        load_waveform(tmp_path / "shard.tar", within=(within[0], within[1] + 1))
+
+
+def test_little_is_held_of_a_long_recording_within_a_file(tmp_path: Path) -> None:
+    path = sparse_wav(tmp_path / "a.wav", rate=16_000, channels=1, num_bytes=1 << 30)
+    size = path.stat().st_size
+    os.truncate(path, 44)
+    within = put_into(tmp_path / "shard.tar", path, size)
+    assert peak(lambda: probe_audio(tmp_path / "shard.tar", within=within)) < 1 << 20
+    assert peak(lambda: load_waveform(tmp_path / "shard.tar", 9.0, 19.0, within=within)) < 4 << 20
+
+
+def test_little_is_held_of_an_mp3_without_a_length_header(tmp_path: Path) -> None:
+    frames = without_header(tmp_path / "whole.mp3")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(frames * (1 + (32 << 20) // len(frames)))
+    assert peak(lambda: probe_audio(path)) < 8 << 20
+
+
+@given(cut=st.integers(0, 3000), garbage=st.binary(max_size=3000), block=st.integers(4096, 9000))
+@settings(max_examples=30, deadline=None)
+def test_mp3_frames_are_counted_block_by_block(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, garbage: bytes, block: int
+) -> None:
+    frames = without_header(tmp_path_factory.mktemp("mp3") / "whole.mp3")
+    data = frames[: len(frames) // 2] + garbage + b"\xff" + frames[len(frames) // 2 : len(frames) - cut]
+    whole = containers.mp3_samples_without_header(io.BytesIO(data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(containers, "MP3_BLOCK_BYTES", block)
+        assert containers.mp3_samples_without_header(io.BytesIO(data)) == whole
 
 
 def test_a_recording_of_hours_in_a_small_file(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ MP3_KBPS = {  # by MPEG version (1, 2 or 2.5), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+MP3_PAIR_BYTES = 4096  # the longest frame has 2,881 bytes, and the next one's header 4
+MP3_BLOCK_BYTES = 1 << 20
 MP4_COUNTS = (b"stsz", b"trun", b"cmov")
 MP4_NESTED = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts", b"udta", b"wave")
 MP4_DEPTH = 10
@@ -112,15 +114,23 @@ def mp3_samples_without_header(file: BinaryIO) -> tuple[int, bool] | None:
     if _xing_offset(file.read(256)) is not None:
         return None
     file.seek(begin)
-    data = file.read()
+    data, is_all = file.read(MP3_BLOCK_BYTES), False
     position = num_samples = 0
-    while 0 <= position < len(data):
-        frame = _mp3_frame(data, position)
-        if frame is None:  # padding or a tag: a frame is what another one follows
-            position = data.find(b"\xff", position + 1)
-            while position >= 0 and not _mp3_pair(data, position):
-                position = data.find(b"\xff", position + 1)
+    is_lost = False
+    while True:
+        if not is_all and len(data) - position < MP3_PAIR_BYTES:
+            more = file.read(MP3_BLOCK_BYTES)
+            data, position, is_all = data[position:] + more, 0, not more
             continue
+        if position >= len(data):
+            break
+        frame = _mp3_frame(data, position)
+        if frame is None or (is_lost and not _mp3_pair(data, position)):
+            is_lost = True  # padding or a tag: a frame is what another one follows
+            position = data.find(b"\xff", position + 1)
+            position = len(data) if position < 0 else position
+            continue
+        is_lost = False
         if position + frame[0] > len(data):
             return num_samples, False
         position += frame[0]

@@ -6,13 +6,20 @@ import io
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
 from whispertune.errors import AudioError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 TELEPHONE = {"mulaw": (".ul", ".ulaw", ".mulaw", ".mu"), "alaw": (".al", ".alaw")}
 RAW_CODINGS = {suffix: (coding, 8_000) for coding, suffixes in TELEPHONE.items() for suffix in suffixes}
 RAW_SUFFIXES = (*RAW_CODINGS, ".raw", ".pcm", ".sln", ".s16")
+
+
+HELD_BYTES = 32 << 20
+"""More of a recording within a file is not read before it is needed; a window of 30 s is a tenth of it."""
 
 
 class TooLongError(AudioError):
@@ -23,7 +30,10 @@ class TooLongError(AudioError):
 
 @dataclass(slots=True)
 class Recording:
-    """A recording that is being read: a file, or bytes within one; max_samples: of a span, at 16 kHz."""
+    """A recording that is being read: a file, or bytes within one; content: those bytes, if they are few.
+
+    max_samples: of a span, at 16 kHz.
+    """
 
     audio: Path
     within: tuple[int, int] | None = None
@@ -38,7 +48,45 @@ class Recording:
 
     def open(self) -> BinaryIO:
         """The recording's bytes."""
-        return self.audio.open("rb") if self.content is None else io.BytesIO(self.content)
+        if self.content is not None:
+            return io.BytesIO(self.content)
+        if self.within is not None:
+            return cast(BinaryIO, io.BufferedReader(_Part(self.audio, *self.within)))
+        return self.audio.open("rb")
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file as if they were all of it."""
+
+    def __init__(self, path: Path, first: int, num_bytes: int) -> None:
+        self._file, self._first, self._num_bytes, self._position = path.open("rb"), first, num_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = offset + (0, self._position, self._num_bytes)[whence]
+        if position < 0:
+            raise ValueError(f"negative position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        self._file.seek(self._first + self._position)
+        count = self._file.readinto(view[: max(0, self._num_bytes - self._position)])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def convert(recording: Recording) -> str:

@@ -8,16 +8,18 @@ from typing import Any
 import soundfile
 
 from whispertune.data.audio import containers
-from whispertune.data.audio.recording import Recording, convert_headerless, fail
+from whispertune.data.audio.recording import Recording, convert, convert_headerless, fail
 
 
 def open_sound_file(recording: Recording) -> Any:
     """The recording as `soundfile` has it; raises AudioError for raw audio, and what libsndfile raises."""
     try:
-        file = soundfile.SoundFile(os.fsencode(recording.audio) if recording.content is None else recording.open())
+        file = soundfile.SoundFile(os.fsencode(recording.audio) if recording.within is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw
         fail(recording, "is raw audio without a header", convert_headerless(recording))
     if not file.frames:
+        if recording.within is not None and recording.content is None:  # a copy of it would be needed
+            fail(recording, "has a header that gives no length", convert(recording))
         with recording.open() as raw:
             whole = containers.with_true_size(raw)
         if whole is not None:

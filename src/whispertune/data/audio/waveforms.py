@@ -25,6 +25,7 @@ from whispertune.data.audio.av_decoder import (
 )
 from whispertune.data.audio.levels import mixed, require_usual_levels
 from whispertune.data.audio.recording import (
+    HELD_BYTES,
     RAW_SUFFIXES,
     Recording,
     convert,
@@ -41,7 +42,7 @@ SAMPLE_RATE = 16_000  # Hz, as Whisper's
 EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a file lack this much: rounding
 MIN_SAMPLE_RATE = 1_000  # Hz; below that it is no speech, and resampling it would fill the memory
 MAX_SAMPLE_RATE = 1_000_000  # Hz; above it a second of a window fills the memory, and nobody records speech so
-MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 for a stream of unknown length
+MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 where it is unknown
 BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the length is not trusted with memory
 STREAM_SAMPLES = 1 << 20  # decoded at once of a recording that is read in blocks (4 MiB)
 AV_SECONDS = 60  # the same, of one that FFmpeg decodes
@@ -164,15 +165,15 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
         if status.st_size == 0 or (within is not None and within[1] == 0):
             fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
         if within is not None:
-            with audio.open("rb") as file:
-                file.seek(within[0])
-                recording.content = file.read(within[1])
-            if len(recording.content) < within[1]:
-                fail_cut_short(recording, f"{len(recording.content)} of {within[1]} bytes are there")
+            if status.st_size < sum(within):
+                fail_cut_short(recording, f"{max(0, status.st_size - within[0])} of {within[1]} bytes are there")
+            if within[1] <= HELD_BYTES:
+                with recording.open() as raw:
+                    recording.content = raw.read()
         with recording.open() as raw:
-            recording.head = raw.read(12)
-            if fault := containers.mp4_fault(raw):
-                fail(recording, f"cannot be decoded ({fault})", convert(recording))
+            recording.head, fault = raw.read(12), containers.mp4_fault(raw)
+        if fault:
+            fail(recording, f"cannot be decoded ({fault})", convert(recording))
         yield recording
     except FileNotFoundError:
         fail(recording, "no such file", "correct the path")
@@ -290,7 +291,7 @@ def _completed(recording: Recording, samples: Waveform, first: int, last: int, r
 def _num_frames(recording: Recording, file: Any) -> int:
     """Samples per channel in the file, having made sure that it is whole."""
     num_frames = int(file.frames)
-    edge = EDGE_SECONDS * (rate := int(file.samplerate))
+    edge = EDGE_SECONDS * (rate := file.samplerate)
     with recording.open() as raw:
         if file.format == "OGG":
             if not containers.ogg_ends(raw):
@@ -302,11 +303,8 @@ def _num_frames(recording: Recording, file: Any) -> int:
                     fail_cut_short(recording, "its last MP3 frame is incomplete")
                 if counted[0] > num_frames + edge:
                     seconds = f"{num_frames / rate:.2f} s of {counted[0] / rate:.2f} s"
-                    fail(
-                        recording,
-                        f"is an MP3 without a length header: only {seconds} would be read",
-                        convert(recording),
-                    )
+                    problem = f"is an MP3 without a length header: only {seconds} would be read"
+                    fail(recording, problem, convert(recording))
                 num_frames = min(num_frames, counted[0])
         missing = containers.missing_share(raw)
     if num_frames >= MAX_FRAMES:
