@@ -35,7 +35,6 @@ from whispertune.evaluation.verification import (
     Clip,
     difference,
     our_transcripts,
-    rate_with_interval,
     scored,
     their_transcripts,
 )
@@ -108,7 +107,7 @@ def main() -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n"
         "| export | program | run | same transcripts | WER, % (95 %) | minus the source's, points (95 %) | seconds |\n"
         "|---|---|---|---|---|---|---|\n"
-        f"| (source) | whispertune | | | {rate_with_interval(source)} | | {seconds:.0f} |",
+        f"| (source) | whispertune | | | {source.rate_with_interval()} | | {seconds:.0f} |",
         flush=True,
     )
     for row in rows:
@@ -131,7 +130,7 @@ def main() -> None:
             score = scored(clips, theirs, "transcribe")
             print(
                 f"| {row} | {package} {version(package)} | {'by default' if by_default else 'same computation'} "
-                f"| {same} of {count} ({100 * same / count:.1f} %) | {rate_with_interval(score)} "
+                f"| {same} of {count} ({100 * same / count:.1f} %) | {score.rate_with_interval()} "
                 f"| {difference(source, score)} | {seconds:.0f} |",
                 flush=True,
             )

@@ -61,7 +61,7 @@ def our_side(
     ready = ready_to_decode(ready_model(load_checkpoint(model), device, resolved.dtype))
     search = FallbackOptions(beam_size=beam_size, best_of=beam_size, temperature=temperature)
     options = LongFormOptions()
-    long_form = LongForm(ready.whisper, ready.tokenizer, ready.rules, search=search, options=options, language="it")
+    long_form = LongForm(ready, search=search, options=options, language="it")
     return long_form, resolved.name
 
 

@@ -26,7 +26,7 @@ import torch
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
 from whispertune.decoding.options import GREEDY
-from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
 from whispertune.evaluation.significance import paired_bootstrap
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states
@@ -82,9 +82,9 @@ def decode(session: Session, frames: FrameOptions) -> Evaluation:
             return stored.fetch(indices, 0).to(session.device, session.precision.dtype)
     else:
         fetch = session.computed(split, encoder, frames)
+    model = session.ready.with_parts(encoder, session.working.model.decoder)
     (found,) = evaluate_split(
-        split, [System("both", session.working.model.decoder, fetch, GREEDY)], session.ready.tokenizer,
-        session.ready.rules, pad_id=session.ready.checkpoint.pad_token_id, frames=frames,
+        split, [SharedStates(fetch, [System("both", model, [GREEDY])])], frames=frames,
         max_tokens=token_caps(split, None), cut_loops=False, advance=lambda _: None,
     )  # fmt: skip
     return found

@@ -30,7 +30,7 @@ from whispertune.data.audio.waveforms import load_waveform
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.decoding.loading import ReadyModel, load_model
 from whispertune.decoding.options import GREEDY
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Decoder, Encoder, inference_copy
@@ -93,13 +93,12 @@ def greedy_targets(
 ) -> list[Target]:
     """What the model itself transcribes from dense windows, as targets; the same batches as `divergence` takes."""
     tokenizer, targets = ready.tokenizer, []
+    transcriber = Transcriber(ready.with_parts(ready.whisper.encoder, decoder), GREEDY, cut_loops=True)
     for begin in range(0, len(waveforms), BATCH):
         batch = range(begin, min(begin + BATCH, len(waveforms)))
         states = encode(encoder, [dense(i) for i in batch])
         caps = [min(440, 10 + math.ceil(len(waveforms[i]) / 16_000 * 12)) for i in batch]
-        found = decode_windows(
-            decoder, states, [prompt] * len(batch), ready.rules, tokenizer.eot, caps, GREEDY, cut_loops=True
-        )
+        found = transcriber.decode(states, [prompt] * len(batch), caps)
         targets += [make_target(prompt, h.tokens, tokenizer.eot, sot=tokenizer.sot) for h in found]
     return targets
 

@@ -24,7 +24,7 @@ from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands.export_options import Quantization
 from whispertune.decoding.loading import ready_model
 from whispertune.decoding.options import GREEDY
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import CheckpointError
 from whispertune.features.log_mel import mel_filters
 from whispertune.features.options import DENSE
@@ -165,9 +165,7 @@ def test_ctranslate2_computes_the_same(tmp_path: Path) -> None:
     their_states = theirs.encode(log_mel)
     np.testing.assert_allclose(np.array(their_states), states.states.numpy(), atol=1e-4)
     prompt = ours.tokenizer.prompt_tokens("it")
-    (hypothesis,) = decode_windows(
-        ours.whisper.decoder, states, [prompt], ours.rules, ours.tokenizer.eot, [12], GREEDY
-    )  # fmt: skip
+    (hypothesis,) = Transcriber(ours, GREEDY).decode(states, [prompt], [12])
     (found,) = theirs.generate(
         their_states, [prompt], beam_size=1, max_length=32, suppress_tokens=[1, 2, 7]
     )  # fmt: skip

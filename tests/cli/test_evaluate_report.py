@@ -12,9 +12,9 @@ import pytest
 from cli_samples import Command, Workspace
 
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.commands.evaluate_report import compared, error_summary, print_report
+from whispertune.commands.evaluate_report import error_summary, print_report
 from whispertune.decoding.rules import Hypothesis
-from whispertune.evaluation.error_rates import score_corpus
+from whispertune.evaluation.error_rates import compare, score_corpus
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.evaluation.significance import paired_bootstrap
 
@@ -38,7 +38,8 @@ LOOP = ["il cane dorme qui", "buongiorno tutti", "il numero chiamato" + " è spe
 
 def printed(capsys: pytest.CaptureFixture[str], found: Evaluation, baseline: Evaluation | None = None) -> str:
     capsys.readouterr()
-    print_report("test.csv", "dense", found, baseline)
+    difference = None if baseline is None else compare(baseline.score, found.score)
+    print_report("test.csv", "dense", found, baseline, difference)
     return capsys.readouterr().out
 
 
@@ -78,7 +79,7 @@ def test_a_model_without_errors_has_no_worst_clips(capsys: pytest.CaptureFixture
 def test_the_difference_is_the_paired_bootstrap_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     better, worse = evaluation("runs/x", GOOD, copies=10), evaluation("runs/a", SOME, copies=10)
     expected = paired_bootstrap([2, 1, 0, 0] * 10, [0] * 40, [3, 3, 3, 2] * 10)
-    assert compared(better, worse) == expected
+    assert compare(worse.score, better.score) == expected
     line = f"WER differs by {100 * expected.difference:+.1f} points (95 %: {100 * expected.low:+.1f} to "
     assert line in printed(capsys, better, worse)
     assert "better than the baseline" in printed(capsys, better, worse)

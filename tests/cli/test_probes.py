@@ -12,16 +12,16 @@ from cli_samples import Command, Workspace
 from whispertune.decoding.long_form import LongForm
 from whispertune.decoding.options import FallbackOptions
 from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation import evaluate as validate
-from whispertune.evaluation.probes import decode, hallucination, timestamps
-from whispertune.evaluation.probes.decode import Probed
+from whispertune.evaluation.probes import timestamps
 
 
 @pytest.fixture(autouse=True)
 def _short_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model does not end by itself."""
     monkeypatch.setattr(validate, "MAX_TOKENS", 12)
-    monkeypatch.setattr(decode, "MAX_TOKENS", 12)
+    monkeypatch.setattr(Transcriber, "room", lambda self, prompt: max(1, 12 - len(prompt)))
 
 
 def test_probes_stand_in_the_summary_and_on_the_screen(workspace: Workspace, command: Command, tmp_path: Path) -> None:
@@ -53,9 +53,9 @@ def test_what_is_said_exactly_is_scored_as_right(
 ) -> None:
     """A model that writes each window's own target: valid, no error. One that writes of silence: counted."""
 
-    def decoded(probed: Probed, waveform: object, prompts: list[list[int]], **rest: object) -> list[Hypothesis]:
-        if not rest["timestamps"]:
-            return [Hypothesis(tuple(probed.ready.tokenizer.encode(" a, b")), 0.0)] * len(prompts)
+    def transcribe(self: Transcriber, waveform: object, prompts: list[list[int]], **rest: object) -> list[Hypothesis]:
+        if self.timestamps is None:
+            return [Hypothesis(tuple(self.model.tokenizer.encode(" a, b")), 0.0)] * len(prompts)
         return [Hypothesis(tuple(t.input_ids[t.prompt_length :]), 0.0) for t in targets]
 
     targets = []
@@ -67,8 +67,7 @@ def test_what_is_said_exactly_is_scored_as_right(
         return found
 
     monkeypatch.setattr("whispertune.commands.evaluate.windows_with_boundaries", windows)
-    for module in (timestamps, hallucination):
-        monkeypatch.setattr(module, "decode_waveforms", decoded)
+    monkeypatch.setattr(Transcriber, "transcribe", transcribe)
     outcome = command(
         workspace.evaluate("--timestamps=true", "--hallucination=true", f"--output={tmp_path / 'out'}", "--seed=3")
     )
@@ -84,12 +83,12 @@ def test_what_is_said_exactly_is_scored_as_right(
 def test_noise_reaches_the_model(workspace: Workspace, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[np.ndarray] = []
 
-    def decoded(probed: Probed, waveform, prompts, **rest):  # type: ignore[no-untyped-def]
+    def transcribe(self: Transcriber, waveform, prompts, **rest):  # type: ignore[no-untyped-def]
         heard.extend(waveform(index) for index in range(len(prompts)))
-        assert prompts == [probed.ready.tokenizer.prompt_tokens("it")] * 10
+        assert prompts == [self.model.tokenizer.prompt_tokens("it")] * 10
         return [Hypothesis((), 0.0)] * len(prompts)
 
-    monkeypatch.setattr(hallucination, "decode_waveforms", decoded)
+    monkeypatch.setattr(Transcriber, "transcribe", transcribe)
     assert command(workspace.evaluate("--hallucination=true")).status == 0
     assert [len(waveform) for waveform in heard] == [480_000] * 10
     assert (

@@ -11,9 +11,9 @@ import torch
 from checkpoint_samples import TOKENIZER, VOCAB_SIZE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_whisper import random_whisper, small_config
+from random_whisper import random_whisper, ready_to_search, small_config
 
-from whispertune.decoding import fallback
+from whispertune.decoding import transcriber as module
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.fallback import WindowResult, compression_ratio, decode_with_fallback
 from whispertune.decoding.greedy import greedy_search
@@ -24,6 +24,7 @@ from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.segmentation import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
 from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
@@ -37,6 +38,10 @@ with torch.no_grad():
     DECODER.embed_tokens.weight[BEGIN:] *= 0.5
     DECODER.layer_norm.bias += 0.6 * DECODER.embed_tokens.weight[EOT]
 PROMPTS = [[TOKENS.sot], [TOKENS.sot_prev, 5, 6, 7, TOKENS.sot], [TOKENS.sot_prev, 9, TOKENS.sot]]
+
+
+def transcriber(options: FallbackOptions, timestamps: TimestampRules | None = GRAMMAR) -> Transcriber:
+    return Transcriber(ready_to_search(DECODER, RULES, TOKENS), options.search, timestamps=timestamps)
 
 
 def states_of(rows: int, seed: int = 0) -> EncoderStates:
@@ -138,19 +143,17 @@ def test_compression_ratio() -> None:
 
 def decode(rows: list[int], options: FallbackOptions) -> list[WindowResult]:
     return decode_with_fallback(
-        DECODER, states_of(3).select(rows), [PROMPTS[row] for row in rows], TOKENS, RULES, [30] * len(rows), options,
-        seeds=[(row,) for row in rows], timestamps=GRAMMAR,
+        transcriber(options), states_of(3).select(rows), [PROMPTS[row] for row in rows], [30] * len(rows), options,
+        seeds=[(row,) for row in rows],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_loop_of_beam_search_is_cut_at_its_first_round(monkeypatch: pytest.MonkeyPatch, guard: bool) -> None:
     loop = [BEGIN, 5, 6, *[7, 8] * 60, BEGIN + 50]
-    monkeypatch.setattr(fallback, "beam_search", lambda *arguments, **options: [Hypothesis(tuple(loop), -9.0)])
+    monkeypatch.setattr(module, "beam_search", lambda *arguments, **options: [Hypothesis(tuple(loop), -9.0)])
     options = FallbackOptions(beam_size=2, temperature=(0.0,), repetition_guard=guard)
-    (found,) = decode_with_fallback(
-        DECODER, states_of(1), PROMPTS[:1], TOKENS, RULES, [200], options, seeds=[(0,)], timestamps=GRAMMAR
-    )
+    (found,) = decode_with_fallback(transcriber(options), states_of(1), PROMPTS[:1], [200], options, seeds=[(0,)])
     assert found.hypothesis.looped == guard
     assert list(found.hypothesis.tokens) == (loop[:5] if guard else loop)
     assert found.mean_log_prob == -9.0 / (len(loop) + 1)  # of what the sum is of, whatever was cut off
@@ -159,9 +162,7 @@ def test_a_loop_of_beam_search_is_cut_at_its_first_round(monkeypatch: pytest.Mon
 def test_without_timestamps_thresholds_see_renormalised_probabilities() -> None:
     """As in openai-whisper: a likely token that may not be emitted makes the others no less likely."""
     options = FallbackOptions(beam_size=1, temperature=(0.0,), repetition_guard=False)
-    (found,) = decode_with_fallback(
-        DECODER, states_of(1), PROMPTS[:1], TOKENS, RULES, [6], options, seeds=[(0,)], timestamps=None
-    )
+    (found,) = decode_with_fallback(transcriber(options, None), states_of(1), PROMPTS[:1], [6], options, seeds=[(0,)])
     prefilled = prefill(DECODER, states_of(1), PROMPTS[:1])
     (expected,) = greedy_search(DECODER, prefilled, RULES.renormalised(), EOT, [6])
     assert found.hypothesis == expected

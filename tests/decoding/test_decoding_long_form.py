@@ -15,6 +15,7 @@ from random_whisper import random_weights, small_config
 
 from whispertune.decoding import long_form as long_form_module
 from whispertune.decoding import spectrogram
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.long_form import LongForm, Transcript
 from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.rules import LogitRules
@@ -28,7 +29,8 @@ RULES = LogitRules(VOCAB_SIZE, [*range(TOKENS.eot + 1, TOKENS.timestamp_begin)],
 CONFIG = small_config(vocab_size=VOCAB_SIZE)
 WEIGHTS = random_weights(CONFIG, 2)
 WEIGHTS["model.decoder.layer_norm.bias"] += 0.9 * WEIGHTS["model.decoder.embed_tokens.weight"][TOKENS.eot]
-WHISPER = build_whisper(CONFIG, WEIGHTS)
+NO_CHECKPOINT: Any = None
+MODEL = ReadyModel(build_whisper(CONFIG, WEIGHTS), TOKENS, RULES, NO_CHECKPOINT)
 SEARCH = FallbackOptions(beam_size=1, temperature=(0.0, 0.6), best_of=2, no_speech_threshold=None)
 
 
@@ -43,7 +45,7 @@ def saved(folder: Path, *seconds: float) -> list[Path]:
 
 def transcribed(paths: list[Path], search: FallbackOptions = SEARCH, **options: Any) -> list[Transcript | AudioError]:
     frames = options.pop("frames", DENSE)
-    made = LongForm(WHISPER, TOKENS, RULES, search=search, options=LongFormOptions(**options), frames=frames)
+    made = LongForm(MODEL, search=search, options=LongFormOptions(**options), frames=frames)
     found = dict(made.transcribe(paths))
     return [found[number] for number in range(len(paths))]
 
@@ -131,7 +133,7 @@ def test_silence_is_passed_over(tmp_path: Path) -> None:
 
 def test_progress_adds_up_to_the_audio(tmp_path: Path) -> None:
     printed: list[int] = []
-    made = LongForm(WHISPER, TOKENS, RULES, search=SEARCH, options=LongFormOptions())
+    made = LongForm(MODEL, search=SEARCH, options=LongFormOptions())
     list(made.transcribe(saved(tmp_path, 31.2, 4.0), printed.append))
     assert sum(printed) == 35
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_whisper import random_whisper, small_config
+from random_whisper import random_whisper, ready_to_search, small_config
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
@@ -18,7 +19,7 @@ from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache
@@ -65,6 +66,10 @@ def reference_greedy(decoder: torch.nn.Module, states: EncoderStates, max_tokens
         log_prob += float(best)
         if cut_loops and (loop := repeated_tail(tokens)):
             return Hypothesis(tuple(tokens[:-loop]), log_prob, ended=False, looped=True, cut=loop)
+
+
+def transcriber(decoder: Any, search: SearchOptions, rules: LogitRules = RULES) -> Transcriber:
+    return Transcriber(ready_to_search(decoder, rules, SimpleNamespace(eot=EOT)), search)
 
 
 def assert_same(ours: Hypothesis, reference: Hypothesis) -> None:
@@ -143,7 +148,7 @@ def test_the_models_above_do_end_loop_and_get_stopped() -> None:
 @given(ROWS, st.integers(0, 10_000), st.integers(0, 3), st.sampled_from([1, 2, 5]))
 def test_suppressed_tokens_never_appear(rows: int, seed: int, which: int, beam_size: int) -> None:
     states, search = random_states(rows, seed), SearchOptions(beam_size=beam_size)
-    found = decode_windows(DECODERS[which], states, [PROMPT] * rows, RULES, EOT, [12] * rows, search)
+    found = transcriber(DECODERS[which], search).decode(states, [PROMPT] * rows, [12] * rows)
     for hypothesis in found:
         assert not set(hypothesis.tokens) & {*SUPPRESSED, EOT}
         assert hypothesis.tokens
@@ -157,7 +162,7 @@ def test_without_the_rules_they_would() -> None:
     found = [
         hypothesis
         for seed, decoder in enumerate(DECODERS * 5)
-        for hypothesis in decode_windows(decoder, random_states(6, seed), [PROMPT] * 6, free, EOT, [12] * 6, GREEDY)
+        for hypothesis in transcriber(decoder, GREEDY, free).decode(random_states(6, seed), [PROMPT] * 6, [12] * 6)
     ]
     assert any(set(h.tokens) & set(SUPPRESSED) for h in found)
     assert any(not h.tokens or h.tokens[0] == 5 for h in found)
@@ -224,17 +229,17 @@ def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
-def test_decode_windows_with_prompts_of_many_lengths_and_more_rows_than_fit(beam_size: int) -> None:
+def test_prompts_of_many_lengths_and_more_rows_than_fit(beam_size: int) -> None:
     rows = 70
     states, decoder = random_states(rows, 1), DECODERS[1]
     prompts = [PROMPT if row % 3 else (1, 6, 7, 2) for row in range(rows)]
     limits = [row % 9 for row in range(rows)]
-    search = SearchOptions(beam_size=beam_size)
-    found = decode_windows(decoder, states, prompts, RULES, EOT, limits, search)
+    searched = transcriber(decoder, SearchOptions(beam_size=beam_size))
+    found = searched.decode(states, prompts, limits)
     for row in range(0, rows, 7):
-        (alone,) = decode_windows(decoder, states.select([row]), [prompts[row]], RULES, EOT, [limits[row]], search)
+        (alone,) = searched.decode(states.select([row]), [prompts[row]], [limits[row]])
         assert_same(found[row], alone)
-    assert decode_windows(decoder, states.select([]), [], RULES, EOT, [], search) == []
+    assert searched.decode(states.select([]), [], []) == []
 
 
 def test_all_448_positions_can_be_used() -> None:
@@ -242,7 +247,7 @@ def test_all_448_positions_can_be_used() -> None:
     never = LogitRules(VOCAB, [EOT], [], CPU)
     states = random_states(2, 0)
     for search in (GREEDY, SearchOptions(beam_size=2)):
-        found = decode_windows(DECODERS[0], states, [PROMPT] * 2, never, EOT, [446, 3], search)
+        found = transcriber(DECODERS[0], search, never).decode(states, [PROMPT] * 2, [446, 3])
         assert [len(h.tokens) for h in found] == [446, 3]
         assert not any(h.ended for h in found)
 

@@ -11,13 +11,13 @@ import torch
 from checkpoint_samples import TOKENIZER, VOCAB_SIZE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_whisper import random_whisper, small_config
+from random_whisper import random_whisper, ready_to_search, small_config
 
 from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.rules import LogitRules
-from whispertune.decoding.search import decode_windows
 from whispertune.decoding.segmentation import Span, split_window
 from whispertune.decoding.timestamps import TimestampRules
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
@@ -107,9 +107,9 @@ def test_searches_under_the_grammar(beam_size: int) -> None:
     ended = pairs = 0
     for seed, decoder in enumerate(DECODERS):
         states = EncoderStates(3 * torch.randn(5, 12, 32, generator=torch.Generator().manual_seed(seed)), None)
-        found = decode_windows(
-            decoder, states, [PROMPT] * 5, SUPPRESS, EOT, [25] * 5, SearchOptions(beam_size=beam_size), timestamps=RULES
-        )  # fmt: skip
+        model = ready_to_search(decoder, SUPPRESS, TOKENS)
+        searched = Transcriber(model, SearchOptions(beam_size=beam_size), timestamps=RULES)
+        found = searched.decode(states, [PROMPT] * 5, [25] * 5)
         for row, hypothesis in enumerate(found):
             tokens = [*hypothesis.tokens, *([EOT] if hypothesis.ended else [])]
             with torch.inference_mode():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 
 from whispertune.checkpoints.layout import expected_shapes
+from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.rules import LogitRules
 from whispertune.model.config import WhisperConfig
 from whispertune.model.whisper import Whisper, build_whisper
 
@@ -48,3 +53,10 @@ def random_weights(config: WhisperConfig, seed: int = 0) -> dict[str, torch.Tens
 def random_whisper(config: WhisperConfig | None = None, seed: int = 0) -> Whisper:
     config = small_config() if config is None else config
     return build_whisper(config, random_weights(config, seed))
+
+
+def ready_to_search(decoder: Any, rules: LogitRules, tokenizer: Any, *, pad_token_id: int = 0) -> ReadyModel:
+    """What a search takes of a model: this decoder, and a tokenizer, or an object with its `eot` alone."""
+    whisper: Any = SimpleNamespace(decoder=decoder)
+    checkpoint: Any = SimpleNamespace(pad_token_id=pad_token_id)
+    return ReadyModel(whisper, tokenizer, rules, checkpoint)

@@ -57,7 +57,8 @@ def test_a_random_model_on_noise(base: ReadyModel, tmp_path: Path, options: dict
     rules = LogitRules(
         config.vocab_size, generation["suppress_tokens"], generation["begin_suppress_tokens"], torch.device("cpu")
     )
-    long_form = LongForm(whisper_model, base.tokenizer, rules, search=GREEDY, options=LongFormOptions(**options))
+    ready = replace(base, whisper=whisper_model, rules=rules)
+    long_form = LongForm(ready, search=GREEDY, options=LongFormOptions(**options))
     found = dict(long_form.transcribe(audios))
     their_options = dict(options)
     if "prompt" in their_options:
@@ -90,9 +91,7 @@ def test_segments_of_real_clips(base: ReadyModel, tmp_path: Path) -> None:
     checkpoint = replace(base.checkpoint, weights=base.whisper.state_dict())
     save_openai(tmp_path, checkpoint, torch.float32)
     theirs = whisper.load_model(str(tmp_path / "model.pt"), device="cpu")
-    long_form = LongForm(
-        base.whisper, base.tokenizer, base.rules, search=GREEDY, options=LongFormOptions(), language="it"
-    )
+    long_form = LongForm(base, search=GREEDY, options=LongFormOptions(), language="it")
     found = dict(long_form.transcribe([utterance.audio for utterance in clips.utterances]))
     same = 0
     for number, waveform in enumerate(clips.waveforms):

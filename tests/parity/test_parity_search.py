@@ -12,7 +12,7 @@ from clips import Clips
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import Hypothesis
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.features.frames import select_frames
 from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates
@@ -27,10 +27,7 @@ BEAM = 5
 def our_search(ready: ReadyModel, states: EncoderStates, search: SearchOptions) -> list[Hypothesis]:
     prompt = ready.tokenizer.prompt_tokens("it")
     rows = len(states.states)
-    room = [448 - len(prompt)] * rows
-    return decode_windows(
-        ready.whisper.decoder, states, [prompt] * rows, ready.rules, ready.tokenizer.eot, room, search
-    )
+    return Transcriber(ready, search).decode(states, [prompt] * rows)
 
 
 def their_search(theirs: Any, states: EncoderStates, **options: Any) -> Any:

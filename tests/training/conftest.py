@@ -9,7 +9,7 @@ import torch
 
 from whispertune.run import stages
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "model")]  # random_whisper.py
 from process_samples import Launcher
 from training_samples import Runner, Samples, make_samples
 

@@ -31,7 +31,8 @@ from training_samples import (
 from whispertune import cli
 from whispertune.system.files import read_jsonl
 
-TRAINER, VALIDATE = "whispertune.training.trainer", "whispertune.evaluation.evaluate"
+TRAINER = "whispertune.training.trainer"
+SEARCH = "whispertune.decoding.transcriber", "Transcriber.search_windows"
 INSPECTION, STATES = "whispertune.dataset.inspection", "whispertune.states.computed"
 
 
@@ -192,8 +193,8 @@ BACKWARD = (TRAINER, "Trainer.backward", 3)
 DEATHS = {
     "between micro-batches": Moment(*BACKWARD),
     "encoding": Moment(STATES, "encode", 1),
-    "validating": Moment(VALIDATE, "search_windows", 2),
-    "the test": Moment(VALIDATE, "search_windows", 5),
+    "validating": Moment(*SEARCH, 2),
+    "the test": Moment(*SEARCH, 5),
 }
 
 
@@ -244,8 +245,8 @@ def test_the_main_process_dies_and_one_process_goes_on(
         (1, Moment(*BACKWARD, "before", signal.SIGTERM)),
         pytest.param(-1, Moment(*BACKWARD, "before", signal.SIGTERM, times=2), marks=pytest.mark.slow),
         pytest.param(0, Moment(*BACKWARD, "before", signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param(1, Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
-        pytest.param(1, Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM), marks=pytest.mark.slow),
+        pytest.param(1, Moment(*SEARCH, 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
+        pytest.param(1, Moment(*SEARCH, 4, "before", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(0, Moment(STATES, "encode", 1, "after", signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param(1, Moment(INSPECTION, "load_utterance", 2, "before", signal.SIGTERM), marks=pytest.mark.slow),
     ],

@@ -86,26 +86,23 @@ def reference(samples: Samples, runner: Runner, tmp_path_factory: pytest.TempPat
     return Reference(samples, runner, tmp_path_factory.mktemp("reference"))
 
 
-STATES, VALIDATE, TRAINER = (
-    "whispertune.states.computed",
-    "whispertune.evaluation.evaluate",
-    "whispertune.training.trainer",
-)
+STATES, TRAINER = "whispertune.states.computed", "whispertune.training.trainer"
+SEARCH = "whispertune.decoding.transcriber", "Transcriber.search_windows"
 MOMENTS = {
     "encoding": Moment(STATES, "encode", 1, "after"),
-    "validating the untouched model": Moment(VALIDATE, "search_windows", 1),
+    "validating the untouched model": Moment(*SEARCH, 1),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 6),
     "between a step's row and its state": Moment(
         "whispertune.training.run_folder", "RunFolder.append_metrics", 4, "after"
     ),
-    "validating": Moment(VALIDATE, "search_windows", 3),
+    "validating": Moment(*SEARCH, 3),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "amid"),
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),
     "writing best/": Moment("whispertune.run.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
     "between best/ and its state": Moment("whispertune.run.stages", "save_huggingface", 2, "after"),
     "choosing the best": Moment("whispertune.run.outcome", "paired_bootstrap", 1),
-    "in the test": Moment(VALIDATE, "search_windows", 5),
+    "in the test": Moment(*SEARCH, 5),
     "between the test's rows and its files": Moment("whispertune.run.outcome", "write_jsonl", 1),
 }
 """When a run of two epochs with three updates each is killed."""
@@ -169,7 +166,7 @@ def test_stopped_while_the_last_update_of_max_steps_is_validated(
 ) -> None:
     """All updates are done, the last validation is not: the resumed run owes it still."""
     run = tmp_path / "run"
-    runner(reference.arguments("last update", run), Moment(VALIDATE, "search_windows", 3, "before", sent))
+    runner(reference.arguments("last update", run), Moment(*SEARCH, 3, "before", sent))
     assert progress_of(run)["step"] == 4
     assert not progress_of(run)["validated"]
     assert runner(["resume", str(run)]) == 0, runner.log.read_text()
@@ -229,11 +226,11 @@ STOPS = {
     "control and c, thinned against dense": Moment("whispertune.run.stages", "divergence", 1, "before", signal.SIGINT),
     "encoding": Moment(STATES, "encode", 1, "after", signal.SIGTERM),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
-    "validating": Moment(VALIDATE, "search_windows", 2, "before", signal.SIGTERM),
+    "validating": Moment(*SEARCH, 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
     "control and c, writing best/": Moment("whispertune.run.stages", "save_huggingface", 1, "after", signal.SIGINT),
-    "the test": Moment(VALIDATE, "search_windows", 4, "before", signal.SIGTERM),
-    "control and c in the test": Moment(VALIDATE, "search_windows", 5, "before", signal.SIGINT),
+    "the test": Moment(*SEARCH, 4, "before", signal.SIGTERM),
+    "control and c in the test": Moment(*SEARCH, 5, "before", signal.SIGINT),
 }
 
 

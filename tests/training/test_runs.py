@@ -459,7 +459,7 @@ def test_a_tiny_model_learns_three_clips_by_heart(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole path learns, and learns to stop: hypotheses of the clips it was trained on are right and end."""
-    monkeypatch.setattr(stages, "evaluate_together", lambda *arguments, **named: [fabricated([1])])
+    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [fabricated([1])])
     chosen = ("hello", "digits_7", "digits_30")
     # Many copies, so that few epochs, each of which saves best/, hold many updates.
     manifest = write_manifest(tmp_path / "train.csv", "train", chosen, times=100)

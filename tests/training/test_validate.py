@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_whisper import ready_to_search
 from training_samples import (
     CONFIG,
     PAD_ID,
@@ -40,7 +41,7 @@ from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import LogitRules
 from whispertune.errors import RecipeError
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.model.cache import DecoderCache
@@ -142,10 +143,15 @@ def fetch(indices: Sequence[int]) -> EncoderStates:
 
 def evaluate(split: Split, decoder: Any, *, cut_loops: bool = True, caps: Sequence[int] | None = None) -> Evaluation:
     (found,) = evaluate_split(
-        split, [System("valid", decoder, fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID, frames=FrameOptions(),
+        split, shared(fetch, decoder, GREEDY), frames=FrameOptions(),
         max_tokens=caps or token_caps(split, None), cut_loops=cut_loops, advance=lambda amount: None,
     )  # fmt: skip
     return found
+
+
+def shared(fetch: Any, decoder: Any, *searches: SearchOptions) -> list[SharedStates]:
+    model = ready_to_search(decoder, RULES, TOKENIZER, pad_token_id=PAD_ID)
+    return [SharedStates(fetch, [System("valid", model, searches)])]
 
 
 def ids_of(text: str) -> list[int]:
@@ -227,7 +233,7 @@ def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
     states = random_states([20, 90, 40])
 
     found, = evaluate_split(
-        split, [System("valid", whisper.decoder, states.fetch, GREEDY)], TOKENIZER, RULES, pad_id=PAD_ID,
+        split, shared(states.fetch, whisper.decoder, GREEDY),
         frames=FrameOptions(), max_tokens=[5, 5, 5], cut_loops=True, advance=lambda amount: None,
     )  # fmt: skip
     total, count = 0.0, 0
@@ -251,8 +257,8 @@ def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
 
     def evaluated(searches: Sequence[SearchOptions]) -> list[Evaluation]:
         return evaluate_split(
-            split, [System("valid", decoder, states.fetch, search) for search in searches], TOKENIZER, RULES,
-            pad_id=PAD_ID, frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=lambda amount: None,
+            split, shared(states.fetch, decoder, *searches),
+            frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=lambda amount: None,
         )  # fmt: skip
 
     searches = [GREEDY, SearchOptions(beam_size=5)]
@@ -378,9 +384,8 @@ def test_without_spaces_the_characters_choose(tmp_path: Path, capsys: pytest.Cap
     """A sentence is a single word there, wrong as soon as one character is."""
     evaluations = []
     for text in ("今天天气", "今天天冷", "今天好冷", "今天天冷"):
-        found = fabricated([0, 0])
-        found.score = score_corpus(["a", "b"], ["今天天气"] * 2, [text, "今天天冷"], ["zh", "zh"])
-        evaluations.append(found)
+        score = score_corpus(["a", "b"], ["今天天气"] * 2, [text, "今天天冷"], ["zh", "zh"])
+        evaluations.append(dataclasses.replace(fabricated([0, 0]), score=score))
     saved: list[int] = []
     whisper = tiny_whisper()
     apply_freeze(whisper, "encoder")
@@ -406,7 +411,7 @@ def test_best_of_a_real_run(
 ) -> None:
     """Fine-tuning that made it worse beyond chance leaves the untouched model in best/, and says so."""
     evaluations = iter([fabricated([n] * 20) for n in errors])
-    monkeypatch.setattr(stages, "evaluate_together", lambda *arguments, **named: [next(evaluations)])
+    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
     run = tmp_path / "run"
     assert samples.train_run(run) == 0
     before, best = weights_of(samples.model), weights_of(run / "best")
@@ -429,15 +434,16 @@ def test_the_test_takes_the_untouched_and_the_best_weights(
     after_epochs: list[dict[str, torch.Tensor]] = []
     tested: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(processes: Any, split: Any, systems: Any, *arguments: Any, **named: Any) -> list[Evaluation]:
-        weights = [{n: w.detach().clone() for n, w in c.decoder.state_dict().items()} for c in systems]
+    def evaluate(split: Any, shared: Any, **named: Any) -> list[Evaluation]:
+        systems = [system for source in shared for system in source.systems]
+        weights = [{n: w.detach().clone() for n, w in c.model.whisper.decoder.state_dict().items()} for c in systems]
         if split.name == "valid":
             after_epochs.extend(weights)
             return [next(found)]
         tested.extend(weights)
         return [dataclasses.replace(fabricated([1] * len(split.windows)), name=c.name) for c in systems]
 
-    monkeypatch.setattr(stages, "evaluate_together", evaluate)
+    monkeypatch.setattr(stages, "evaluate_split", evaluate)
     monkeypatch.setattr(stages, "for_decoding", lambda decoder, layers: decoder)
     samples.train_run(tmp_path / "run", test=samples.test, search__beam_size=1, precision=precision)
     assert [len(after_epochs), len(tested)] == [3, 2]

@@ -130,10 +130,8 @@ def fabricated(errors: Sequence[int], words: int = 4) -> Evaluation:
     references = [" ".join(f"w{n}" for n in range(words)) for _ in errors]
     hypotheses = [" ".join(["x"] * wrong + [f"w{n}" for n in range(wrong, words)]) for wrong in errors]
     ids = [f"u{n}" for n in range(len(errors))]
-    found = Evaluation("valid", 1, loss=1.0)
-    found.score = score_corpus(ids, references, hypotheses, ["it"] * len(ids))
-    found.hypotheses = [Hypothesis((), 0.0)] * len(ids)
-    return found
+    score = score_corpus(ids, references, hypotheses, ["it"] * len(ids))
+    return Evaluation("valid", 1, score, [Hypothesis((), 0.0)] * len(ids), loss=1.0)
 
 
 def make_trainer(

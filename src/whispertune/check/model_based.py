@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +20,10 @@ from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.features.options import FrameOptions
-from whispertune.states.computed import EncoderStates, WindowFeatures, encode, encoding_batches, window_features
+from whispertune.states.computed import EncoderStates, encoding_batches
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 
 THINNED = FrameOptions()
@@ -79,46 +78,34 @@ def ask_model(
     advance: Callable[[int], None],
 ) -> list[Opinion]:
     """The model's opinion of each utterance, on thinned windows."""
-    whisper, tokenizer = ready.whisper, ready.tokenizer
-    silence = encode(whisper.encoder, [window_features(np.zeros(SAMPLE_RATE, np.float32), ready.n_mels, THINNED)])
+    transcriber = Transcriber(ready, GREEDY, THINNED, cut_loops=True, workers=workers)
+    silence = transcriber.encode([transcriber.features(np.zeros(SAMPLE_RATE, np.float32))])
+    states_of = transcriber.states(lambda index: transcriber.features(load_utterance(utterances[index])))
     nlls, own, texts = [0.0] * len(utterances), [0.0] * len(utterances), [""] * len(utterances)
     support, unheard = [0.0] * len(utterances), [0.0] * len(utterances)
-
-    def features(index: int) -> WindowFeatures:
-        row = utterances[index]
-        return window_features(load_utterance(row), ready.n_mels, THINNED)
-
-    with ThreadPoolExecutor(workers, "features") as pool:
-        for batch in encoding_batches([round(16_000 * s) for s in seconds], THINNED):
-            states = encode(whisper.encoder, list(pool.map(features, batch)))
-            with_audio = _token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
-            without = _token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
-            for index, informed, guessed in zip(batch, with_audio, without, strict=True):
-                nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
-                unheard[index] = inaudible_share((guessed - informed)[:-1])  # but for the end of text
-            hypotheses = decode_windows(
-                whisper.decoder,
-                states,
-                [targets[i].input_ids[: targets[i].prompt_length] for i in batch],
-                ready.rules,
-                tokenizer.eot,
-                [_most_tokens(targets[i], seconds[i], tokenizer.max_tokens) for i in batch],
-                GREEDY,
-                cut_loops=True,
-            )
-            for index, found in zip(batch, hypotheses, strict=True):
-                own[index] = -found.mean_log_prob
-                texts[index] = tokenizer.decode(found.tokens).strip()
-            advance(len(batch))
+    batches = encoding_batches([round(16_000 * s) for s in seconds], THINNED)
+    states_of.prepare(batches)
+    for batch in batches:
+        states = states_of.fetch(batch)
+        with_audio = _token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
+        without = _token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
+        for index, informed, guessed in zip(batch, with_audio, without, strict=True):
+            nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
+            unheard[index] = inaudible_share((guessed - informed)[:-1])  # but for the end of text
+        prompts = [targets[i].input_ids[: targets[i].prompt_length] for i in batch]
+        bounds = [
+            min(transcriber.room(prompt), int(SPARE_TOKENS + TOKENS_A_SECOND * seconds[i]))
+            for i, prompt in zip(batch, prompts, strict=True)
+        ]
+        for index, found in zip(batch, transcriber.decode(states, prompts, bounds), strict=True):
+            own[index] = -found.mean_log_prob
+            texts[index] = transcriber.text(found)
+        advance(len(batch))
     scores = score_corpus([u.id for u in utterances], [u.text for u in utterances], texts, languages).utterances
     return [
         Opinion(nll, ours, score.characters.rate, *others)
         for nll, ours, score, *others in zip(nlls, own, scores, texts, support, unheard, strict=True)
     ]
-
-
-def _most_tokens(target: Target, seconds: float, max_tokens: int) -> int:
-    return min(max_tokens - target.prompt_length, int(SPARE_TOKENS + TOKENS_A_SECOND * seconds))
 
 
 def _token_nlls(

@@ -9,23 +9,22 @@ from pathlib import Path
 
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.evaluate_options import EvaluateOptions
-from whispertune.commands.evaluate_report import compared, comparison_summary, error_summary, print_report
+from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
 from whispertune.data.sources import read_rows
 from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.splits import Split, load_split, merged_rows, require_enough, require_usable
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
-from whispertune.evaluation.evaluate import Evaluation, System, evaluate_split, token_caps
-from whispertune.evaluation.probes.decode import Probed
-from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, count_stuck, measure_hallucination
+from whispertune.evaluation.error_rates import compare
+from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.evaluation.probes.report import Probes, probe_tables
 from whispertune.evaluation.probes.sounds import SOUND_KINDS
 from whispertune.evaluation.probes.timestamps import measure_timestamps, windows_with_boundaries
-from whispertune.features.options import FrameOptions
 from whispertune.run.flags import parse_fields
-from whispertune.states.computed import ComputedStates, WindowFeatures, window_features
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, write_jsonl, write_text
 from whispertune.system.memory import keep_freed_memory
@@ -53,13 +52,14 @@ def main(arguments: Sequence[str]) -> int:
         )  # fmt: skip
         console.print(f"baseline: {options.baseline}")
         baseline = evaluate(beside, None if output is None else output / "baseline")[0]
+    difference = None if baseline is None else compare(baseline.score, found.score)
     if output is not None:
         about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
         content = {**about, **found.summary(), **error_summary(found), **probes.summary()}
-        if baseline is not None:
-            content |= comparison_summary(baseline, compared(found, baseline))
+        if baseline is not None and difference is not None:
+            content |= comparison_summary(baseline, difference)
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    print_report(options.data, options.frames.selection, found, baseline)
+    print_report(options.data, options.frames.selection, found, baseline, difference)
     for table in probe_tables(probes):
         results.print(table)
     if output is not None:
@@ -96,19 +96,14 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         where = "--output DIR lists them" if output is None else f"listed in {output / 'excluded.jsonl'}"
         console.print(f"{len(split.excluded)} of {split.num_rows} rows left out; {where}")
     require_usable([split], options.reading, flag="--max_excluded")
-    whisper = ready.whisper
-    states = ComputedStates(
-        whisper.encoder,
-        lambda i, _: [_features(split, i, ready.n_mels, options.frames)],
-        workers=options.workers,
-    )
-    system = System(options.model, whisper.decoder, states.fetch, options.search)
+    transcriber = Transcriber(ready, options.search, options.frames, workers=options.workers)
+    states = transcriber.states(lambda index: transcriber.features(*split.waveform(index)))
+    system = System(options.model, ready, [options.search])
     console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision.name}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
-            split, [system], ready.tokenizer, ready.rules, pad_id=ready.checkpoint.pad_token_id,
-            frames=options.frames, max_tokens=token_caps(split, None, ready.tokenizer.max_tokens),
-            cut_loops=False, advance=advance,
+            split, [SharedStates(states.fetch, [system])], frames=options.frames,
+            max_tokens=token_caps(split, None, ready.tokenizer.max_tokens), cut_loops=False, advance=advance,
         )  # fmt: skip
     unreadable = split.unreadable.learn(split.unreadable.take())
     for exclusion in unreadable:
@@ -119,7 +114,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     if output is not None:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
     there = split.part(found.windows) if unreadable else split
-    return found, _probe(options, ready, there, text, found), len(split.excluded) + len(unreadable), language
+    return found, _probe(options, transcriber, there, text, found), len(split.excluded) + len(unreadable), language
 
 
 def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
@@ -131,29 +126,25 @@ def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
     return own_language(ready.checkpoint.generation) if ready.tokenizer.multilingual else None
 
 
-def _features(split: Split, index: int, n_mels: int, frames: FrameOptions) -> WindowFeatures:
-    waveform, readable = split.waveform(index)
-    return window_features(waveform, n_mels, frames, readable=readable)
-
-
-def _probe(options: EvaluateOptions, ready: ReadyModel, split: Split, text: TextSettings, found: Evaluation) -> Probes:
-    probed = Probed(ready, options.search, options.frames, options.workers)
+def _probe(
+    options: EvaluateOptions, transcriber: Transcriber, split: Split, text: TextSettings, found: Evaluation
+) -> Probes:
     probes = Probes()
     if options.timestamps:
         windows = windows_with_boundaries(split, text, options.seed)
         with progress_bar("timestamps", len(windows)) as advance:
-            probes.timestamps = measure_timestamps(probed, windows, text, advance)
+            probes.timestamps = measure_timestamps(transcriber, windows, text, advance)
     if options.long_form:
         recordings = long_recordings(split, options.seed)
         with progress_bar("long form, seconds", sum(int(r.seconds) for r in recordings)) as advance:
-            probes.long_form = measure_long_form(recordings, long_form_of(probed, text), advance)
+            probes.long_form = measure_long_form(recordings, long_form_of(transcriber, text), advance)
     if options.hallucination:
         first = split.windows[0]
         with progress_bar("silence and noise", len(SOUND_KINDS) * WINDOWS_A_KIND) as advance:
             probes.hallucination = measure_hallucination(
-                probed, text.prompt(replace(first, utterances=(replace(first.utterances[0], prompt=None),))),
+                transcriber, text.prompt(replace(first, utterances=(replace(first.utterances[0], prompt=None),))),
                 split.text_languages[0], seed=options.seed, advance=advance,
             )  # fmt: skip
-        probes.stuck = count_stuck(found.hypotheses)
+        probes.stuck = len(found.repeating), found.capped
         probes.outputs = len(found.hypotheses)
     return probes

@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 from rich.table import Table
 
-from whispertune.evaluation.error_rates import ErrorCounts, UtteranceScore, alignment, total
+from whispertune.evaluation.error_rates import Counted, ErrorCounts, UtteranceScore, alignment, total
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.probes.hallucination import holds_loop
-from whispertune.evaluation.significance import PairedBootstrap, paired_bootstrap
+from whispertune.evaluation.significance import FEWEST_UTTERANCES, PairedBootstrap
 from whispertune.system.console import percent, printable, results
 
 WORST = 3
 """Clips that are shown."""
-FEW = 30
-"""Utterances below which a bootstrap interval is too narrow to lean on: it draws from what is there alone."""
 SHOWN = 200
 """Characters of an alignment."""
-RATES = {
-    "WER, normalised": attrgetter("words"),
-    "CER, normalised": attrgetter("characters"),
-    "WER, raw": attrgetter("words_raw"),
-    "CER, raw": attrgetter("characters_raw"),
+RATES: dict[str, Counted] = {
+    "WER, normalised": "words",
+    "CER, normalised": "characters",
+    "WER, raw": "words_raw",
+    "CER, raw": "characters_raw",
 }
-
-
-def compared(found: Evaluation, baseline: Evaluation) -> PairedBootstrap:
-    """The leading rate of a model minus that of a baseline, on the utterances that both decoded."""
-    theirs = {score.id: score.leading.errors for score in baseline.score.utterances}
-    ours = [score for score in found.score.utterances if score.id in theirs]
-    return paired_bootstrap(
-        [theirs[score.id] for score in ours],
-        [score.leading.errors for score in ours],
-        [score.leading.num_reference for score in ours],
-    )
 
 
 def error_summary(found: Evaluation) -> dict[str, Any]:
     """For summary.json: the kinds of word errors, normalised, and how many outputs repeat themselves."""
-    words = total(score.words for score in found.score.utterances)
+    words = found.score.total("words")
     return {
         "substitutions": words.substitutions,
         "deletions": words.deletions,
         "insertions": words.insertions,
         "words": words.num_reference,
-        "loops": len(_looping(found)),
+        "loops": len(found.repeating),
     }
 
 
@@ -63,8 +48,14 @@ def comparison_summary(baseline: Evaluation, difference: PairedBootstrap) -> dic
     }
 
 
-def print_report(data: str, frames: str, found: Evaluation, baseline: Evaluation | None) -> None:
-    """Print the figures, in at most 80 columns but for names."""
+def print_report(
+    data: str,
+    frames: str,
+    found: Evaluation,
+    baseline: Evaluation | None = None,
+    difference: PairedBootstrap | None = None,
+) -> None:
+    """Print the figures, in at most 80 columns but for names. difference: of the model from the baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
     count = len(found.hypotheses)
     results.print(f"{printable(found.name)} on {printable(data)}: {count} utterances, {search}, {frames}")
@@ -72,10 +63,12 @@ def print_report(data: str, frames: str, found: Evaluation, baseline: Evaluation
     if baseline is not None:
         results.print(f"baseline: {printable(baseline.name)}, decoded in the same way")
     results.print(_table(both))
-    if count < FEW:
-        results.print(f"{count} utterances are too few for these intervals to mean much; test on {FEW} at least")
-    if baseline is not None:
-        results.print(_describe(found, baseline))
+    if count < FEWEST_UTTERANCES:
+        results.print(
+            f"{count} utterances are too few for these intervals to mean much; test on at least {FEWEST_UTTERANCES}"
+        )
+    if difference is not None:
+        results.print(_describe(found.score.leading_name, difference))
     for evaluation in both:
         for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
             results.print(line)
@@ -88,32 +81,23 @@ def _table(evaluations: list[Evaluation]) -> Table:
     table.add_column("")
     for heading in ("model", "baseline")[: len(evaluations)]:
         table.add_column(heading, justify="right", no_wrap=True)
-    if evaluations[0].score.leading_name == "CER":
-        names = ["CER, normalised", "WER, normalised", "CER, raw", "WER, raw"]
-    else:
-        names = list(RATES)
-    if evaluations[0].score.leading_name == "MER":
-        table.add_row("MER, normalised", *(_rate(evaluation, attrgetter("leading")) for evaluation in evaluations))
-    for name in names:
-        table.add_row(name, *(_rate(evaluation, RATES[name]) for evaluation in evaluations))
+    leading, rates = evaluations[0].score.leading_name, RATES
+    if leading == "CER":
+        rates = {name: RATES[name] for name in ("CER, normalised", "WER, normalised", "CER, raw", "WER, raw")}
+    elif leading == "MER":
+        rates = {"MER, normalised": "leading", **RATES}
+    for name, counted in rates.items():
+        table.add_row(name, *(evaluation.score.rate_with_interval(counted) for evaluation in evaluations))
     table.add_row("loss, nats a token", *(f"{evaluation.loss:.3f}" for evaluation in evaluations))
     table.add_row("seconds", *(f"{evaluation.seconds:.1f}" for evaluation in evaluations))
     return table
 
 
-def _rate(evaluation: Evaluation, counts: Any) -> str:
-    low, high = evaluation.interval(counts)
-    rate = total(counts(score) for score in evaluation.score.utterances).rate
-    return f"{percent(rate)} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _describe(found: Evaluation, baseline: Evaluation) -> str:
-    difference = compared(found, baseline)
+def _describe(name: str, difference: PairedBootstrap) -> str:
     change, low, high = (100 * value for value in (difference.difference, difference.low, difference.high))
     verdict = "not conclusive, the interval holds 0"
     if difference.significant:
         verdict = "better than the baseline" if change < 0 else "worse than the baseline"
-    name = found.score.leading_name
     return f"{name} differs by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}, paired bootstrap): {verdict}"
 
 
@@ -121,12 +105,12 @@ def _errors(found: Evaluation, of: str) -> list[str]:
     """The kinds of errors, and what loops make of them."""
     scores, name = found.score.utterances, found.score.leading_name
     unit = {"WER": "words", "CER": "characters"}.get(name, "words or characters")
-    counts = total(score.leading for score in scores)
+    counts = found.score.total()
     lines = [
         f"{of}{name}: {counts.substitutions} substitutions, {counts.deletions} deletions, "
         f"{counts.insertions} insertions, in {counts.num_reference} {unit}"
     ]
-    if looping := _looping(found):
+    if looping := found.repeating:
         errors = sum(scores[place].leading.errors for place in looping)
         others = total(score.leading for place, score in enumerate(scores) if place not in set(looping))
         ids = ", ".join(scores[place].id for place in looping[:WORST]) + (", …" if len(looping) > WORST else "")
@@ -137,13 +121,6 @@ def _errors(found: Evaluation, of: str) -> list[str]:
     if found.capped:
         lines.append(f"{of}{found.capped} outputs ran into the most tokens that the decoder has room for")
     return lines
-
-
-def _looping(found: Evaluation) -> list[int]:
-    """Places of outputs that repeat themselves, those with most errors first."""
-    scores = found.score.utterances
-    places = [place for place, h in enumerate(found.hypotheses) if h.looped or holds_loop(h.tokens)]
-    return sorted(places, key=lambda place: -scores[place].leading.errors)
 
 
 def _worst(found: Evaluation) -> list[str]:

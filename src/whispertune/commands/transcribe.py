@@ -147,8 +147,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
         origin = f"{language} ({language_name(language)}){under}, {origin}"
     console.print(f"language  {origin}")
     long_form = LongForm(
-        ready.whisper, ready.tokenizer, ready.rules,
-        search=options.search, options=options.windows, language=language, token=token, task=options.task,
+        ready, search=options.search, options=options.windows, language=language, token=token, task=options.task,
         frames=options.frames,
     )  # fmt: skip
     if output is None and not results.encoding.startswith("utf"):

@@ -10,16 +10,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from whispertune.decoding.beam import beam_search
-from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.options import FallbackOptions
 from whispertune.decoding.prefill import prefill
-from whispertune.decoding.rules import Hypothesis, LogitRules, first_loop
+from whispertune.decoding.rules import Hypothesis, first_loop
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.timestamps import TimestampRules
-from whispertune.model.whisper import Decoder
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.states.computed import EncoderStates
-from whispertune.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,65 +54,57 @@ def compression_ratio(text: str) -> float:
 
 
 def decode_with_fallback(
-    decoder: Decoder,
+    transcriber: Transcriber,
     states: EncoderStates,
     prompts: Sequence[Sequence[int]],
-    tokenizer: Tokenizer,
-    rules: LogitRules,
     max_tokens: Sequence[int],
     options: FallbackOptions,
     *,
     seeds: Sequence[Sequence[int]],
-    timestamps: TimestampRules | None,
 ) -> list[WindowResult]:
-    """The result of each of B windows.
+    """The result of each of B windows; the transcriber's own search is that of temperature 0.
 
-    prompts: B token lists of any lengths, previous text included, for text with or without timestamps as `timestamps`
-    says. seeds: B, what a window's samples follow from beside `options.seed`, so that neither the batch nor the
-    order of files changes them.
+    prompts: B token lists of any lengths, previous text included, for text with or without timestamps as the
+    transcriber has it. seeds: B, what a window's samples follow from beside `options.seed`, so that neither the batch
+    nor the order of files changes them.
     """
+    model, timestamps = transcriber.model, transcriber.timestamps
+    decoder, tokenizer = model.whisper.decoder, model.tokenizer
     prefilled = prefill(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
     if timestamps is None:  # with them, their own rules see to it: the thresholds are for these log-probabilities
-        rules = rules.renormalised()
+        model = replace(model, rules=model.rules.renormalised())
+    transcriber = replace(transcriber, model=model, cut_loops=options.repetition_guard)
     results: dict[int, WindowResult] = {}
     pending = list(range(len(prompts)))
     for number, temperature in enumerate(options.temperature):
         part = prefilled if len(pending) == len(prompts) else prefilled.select(pending)
-        arguments = (decoder, part, rules, tokenizer.eot, [max_tokens[row] for row in pending])
+        bounds = [max_tokens[row] for row in pending]
         if temperature > 0:
-            draws = [(options.seed, *seeds[row], number) for row in pending]
             found = sample_search(
-                *arguments, temperature=temperature, seeds=draws, best_of=options.best_of,
+                decoder, part, model.rules, tokenizer.eot, bounds, temperature=temperature,
+                seeds=[(options.seed, *seeds[row], number) for row in pending], best_of=options.best_of,
                 cut_loops=options.repetition_guard, timestamps=timestamps,
             )  # fmt: skip
-        elif options.beam_size == 1:
-            found = greedy_search(*arguments, cut_loops=options.repetition_guard, timestamps=timestamps)
         else:
-            found = beam_search(
-                *arguments, beam_size=options.beam_size, length_penalty=options.length_penalty,
-                patience=options.patience, timestamps=timestamps,
-            )  # fmt: skip
+            found = transcriber.search_batch(part, bounds)
         for row, hypothesis in zip(pending, found, strict=True):
-            results[row] = _result(hypothesis, tokenizer, temperature, prefilled.no_speech_probs[row], options)
+            if options.repetition_guard:
+                hypothesis = _without_loop(hypothesis)
+            text = transcriber.text(hypothesis)
+            results[row] = WindowResult(
+                hypothesis, text, temperature, hypothesis.mean_log_prob, compression_ratio(text),
+                prefilled.no_speech_probs[row],
+            )  # fmt: skip
         pending = [row for row in pending if results[row].failed(options)]
         if not pending:
             break
     return [results[row] for row in range(len(prompts))]
 
 
-def _result(
-    hypothesis: Hypothesis, tokenizer: Tokenizer, temperature: float, no_speech_prob: float, options: FallbackOptions
-) -> WindowResult:
-    # Beam search does not look for loops as it goes.
-    if options.repetition_guard and (kept := first_loop(hypothesis.tokens)) is not None:
-        cut = hypothesis.cut + len(hypothesis.tokens) - kept
-        hypothesis = replace(hypothesis, tokens=hypothesis.tokens[:kept], looped=True, cut=cut)
-    text = tokenizer.decode(hypothesis.tokens).strip()
-    return WindowResult(
-        hypothesis=hypothesis,
-        text=text,
-        temperature=temperature,
-        mean_log_prob=hypothesis.mean_log_prob,
-        compression_ratio=compression_ratio(text),
-        no_speech_prob=no_speech_prob,
-    )
+def _without_loop(hypothesis: Hypothesis) -> Hypothesis:
+    """A hypothesis up to where it begins to repeat itself: beam search does not look for loops as it goes."""
+    kept = first_loop(hypothesis.tokens)
+    if kept is None:
+        return hypothesis
+    cut = hypothesis.cut + len(hypothesis.tokens) - kept
+    return replace(hypothesis, tokens=hypothesis.tokens[:kept], looped=True, cut=cut)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from whispertune.checkpoints.generation import ALIASES, own_language
 from whispertune.decoding.rules import LogitRules
 from whispertune.errors import CheckpointError
 from whispertune.model.prepacked import for_decoding
-from whispertune.model.whisper import Whisper, build_whisper
+from whispertune.model.whisper import Decoder, Encoder, Whisper, build_whisper
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.tokenizer import Tokenizer
 
@@ -30,7 +32,12 @@ class ReadyModel:
 
     @property
     def n_mels(self) -> int:
-        return self.checkpoint.config.num_mel_bins
+        return self.whisper.config.num_mel_bins
+
+    def with_parts(self, encoder: Encoder, decoder: Decoder) -> ReadyModel:
+        """The same model with another encoder and decoder; nothing is copied."""
+        given: dict[int, Any] = {id(self.whisper.encoder): encoder, id(self.whisper.decoder): decoder}
+        return replace(self, whisper=copy.deepcopy(self.whisper, memo=given))
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:

@@ -19,17 +19,16 @@ import torch
 
 from whispertune.decoding.fallback import WindowResult, decode_with_fallback
 from whispertune.decoding.language import detect_languages
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import FallbackOptions, LongFormOptions
-from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.segmentation import MEL_FRAMES_PER_SECOND, split_window
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
 from whispertune.decoding.timestamps import TimestampRules
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import AudioError
 from whispertune.features.log_mel import WINDOW_MEL_FRAMES
 from whispertune.features.options import DENSE, FrameOptions
-from whispertune.model.whisper import Whisper
-from whispertune.states.computed import EncoderStates, WindowFeatures, encode
-from whispertune.text.tokenizer import Tokenizer
+from whispertune.states.computed import EncoderStates, WindowFeatures
 
 FORGET_ABOVE = 0.5
 """Text drawn at a higher temperature is no prompt for the next window."""
@@ -103,7 +102,7 @@ class _RecordingState:
         return int(min(self.seek, self.spectrogram.num_frames) / MEL_FRAMES_PER_SECOND)
 
     def take(
-        self, result: WindowResult, tokenizer: Tokenizer, search: FallbackOptions, options: LongFormOptions
+        self, result: WindowResult, transcriber: Transcriber, search: FallbackOptions, options: LongFormOptions
     ) -> None:
         """Add a window's segments and move on."""
         num_frames = min(WINDOW_MEL_FRAMES, self.spectrogram.num_frames - self.seek)
@@ -112,7 +111,8 @@ class _RecordingState:
             return
         begin = self.seek / MEL_FRAMES_PER_SECOND
         ranked = (result.hypothesis, *result.hypothesis.alternatives)
-        self.alternatives.append((begin, [(tokenizer.decode(h.tokens).strip(), h.score, h.log_prob) for h in ranked]))
+        self.alternatives.append((begin, [(transcriber.text(h), h.score, h.log_prob) for h in ranked]))
+        tokenizer = transcriber.model.tokenizer
         spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, num_frames)
         for span in spans:
             text = tokenizer.decode(span.tokens)
@@ -137,9 +137,7 @@ class LongForm:
 
     def __init__(
         self,
-        whisper: Whisper,
-        tokenizer: Tokenizer,
-        rules: LogitRules,
+        model: ReadyModel,
         *,
         search: FallbackOptions,
         options: LongFormOptions,
@@ -148,12 +146,13 @@ class LongForm:
         task: Literal["transcribe", "translate"] = "transcribe",
         frames: FrameOptions = DENSE,
     ) -> None:
-        self._whisper, self._tokenizer, self._rules = whisper, tokenizer, rules
-        self._search, self._options, self._frames = search, options, frames
-        self._language, self._token, self._task = language, token, task
-        self._timestamps = (
+        tokenizer = model.tokenizer
+        timestamps = (
             TimestampRules(tokenizer, max_initial=options.max_initial_timestamp) if options.timestamps else None
         )
+        self._transcriber = Transcriber(model, search.search, frames, timestamps)
+        self._tokenizer, self._search, self._options = tokenizer, search, options
+        self._language, self._token, self._task = language, token, task
         prompt = (options.prompt or "").strip()
         self._prompt = tokenizer.encode(f" {prompt}") if prompt else []
 
@@ -170,7 +169,7 @@ class LongForm:
         advance: told the seconds of audio that are done. Which recordings run side by side follows from `audios`
         and the options alone.
         """
-        n_mels = self._whisper.config.num_mel_bins
+        n_mels = self._transcriber.model.n_mels
         upcoming = iter(enumerate(zip(audios, channels or [None] * len(audios), strict=True)))
         opening: deque[tuple[int, Future[Spectrogram]]] = deque()
         active: list[_RecordingState] = []
@@ -207,26 +206,23 @@ class LongForm:
         working: list[_RecordingState] = []
         for progress in recordings:
             try:
-                features.append(padded_features(progress.spectrogram.window(progress.seek), self._frames))
+                features.append(padded_features(progress.spectrogram.window(progress.seek), self._transcriber.frames))
                 working.append(progress)
             except AudioError as error:
                 failed[progress.number] = error
         if not working:
             return failed
-        states = encode(self._whisper.encoder, features)
+        states = self._transcriber.encode(features)
         self._detect(working, states)
         prompts = [self._prompt_of(progress) for progress in working]
-        positions = self._tokenizer.max_tokens
         results = decode_with_fallback(
-            self._whisper.decoder, states, prompts, self._tokenizer, self._rules,
-            [min(positions // 2, positions - len(prompt)) for prompt in prompts],
-            self._search,
-            seeds=[(progress.spectrogram.num_frames, progress.seek) for progress in working],
-            timestamps=self._timestamps,
+            self._transcriber, states, prompts,
+            [min(self._tokenizer.max_tokens // 2, self._transcriber.room(prompt)) for prompt in prompts],
+            self._search, seeds=[(progress.spectrogram.num_frames, progress.seek) for progress in working],
         )  # fmt: skip
         for progress, result in zip(working, results, strict=True):
             before = progress.seconds
-            progress.take(result, self._tokenizer, self._search, self._options)
+            progress.take(result, self._transcriber, self._search, self._options)
             advance(progress.seconds - before)
         return failed
 
@@ -241,16 +237,16 @@ class LongForm:
             spectrogram, own = progress.spectrogram, states.select([row])
             if spectrogram.num_frames < WINDOW_MEL_FRAMES and self._tokenizer.multilingual:
                 log_mel = spectrogram.window(0, beyond=True)
-                own = encode(
-                    self._whisper.encoder, [padded_features(log_mel, self._frames, behind=spectrogram.silence)]
-                )
-            ((progress.language, prob),) = detect_languages(self._whisper.decoder, own, self._tokenizer)
+                features = padded_features(log_mel, self._transcriber.frames, behind=spectrogram.silence)
+                own = self._transcriber.encode([features])
+            decoder = self._transcriber.model.whisper.decoder
+            ((progress.language, prob),) = detect_languages(decoder, own, self._tokenizer)
             progress.language_prob = prob if self._tokenizer.multilingual else None
 
     def _prompt_of(self, progress: _RecordingState) -> list[int]:
         """What came before, as far as there is room, and what is asked for."""
         own = self._tokenizer.prompt_tokens(
-            self._token or progress.language, self._task, timestamps=self._timestamps is not None
+            self._token or progress.language, self._task, timestamps=self._transcriber.timestamps is not None
         )
         previous = progress.tokens[progress.forgotten :][-self._tokenizer.max_previous :]
         return [self._tokenizer.sot_prev, *previous, *own] if previous else own

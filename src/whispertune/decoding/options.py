@@ -84,6 +84,11 @@ class FallbackOptions:
         if self.seed < 0:
             raise RecipeError(f"is {self.seed}; it must be at least 0", field="seed")
 
+    @property
+    def search(self) -> SearchOptions:
+        """The search at temperature 0."""
+        return SearchOptions(beam_size=self.beam_size, length_penalty=self.length_penalty, patience=self.patience)
+
 
 MAX_INITIAL = 1.0
 """Seconds: the latest first timestamp of a window."""

@@ -69,6 +69,16 @@ class Hypothesis:
         """Of its tokens, end of text counted whether it came or not, as in openai-whisper."""
         return self.log_prob / (len(self.tokens) + self.cut + 1)
 
+    @property
+    def capped(self) -> bool:
+        """Whether it was stopped by the bound on its tokens."""
+        return not self.ended and not self.looped
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it repeats itself as a search that is caught in a loop does, cut there or not."""
+        return self.looped or first_loop(self.tokens) is not None
+
 
 def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
     """Length of the repetition at the end of `tokens` behind its first period; 0 if there is none.

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from typing import Literal
 
 import jiwer
 
+from whispertune.evaluation.significance import PairedBootstrap, bootstrap_interval, paired_bootstrap
+from whispertune.system.console import percent
 from whispertune.text.normalizer import leads_with_cer, normalizer_for
+
+Counted = Literal["words", "characters", "words_raw", "characters_raw", "leading"]
+"""What errors are counted in: the counts of an `UtteranceScore`, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,43 +70,77 @@ class UtteranceScore:
         return self.characters if self.leads_with_cer else self.words
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class CorpusScore:
     """All utterances; the rates are those of the summed counts, never means of utterance rates."""
 
     utterances: list[UtteranceScore]
 
+    @cached_property
+    def _intervals(self) -> dict[Counted, tuple[float, float]]:
+        return {}
+
+    def total(self, counted: Counted = "leading") -> ErrorCounts:
+        """The summed counts of all utterances."""
+        return total(self._counts(counted))
+
+    def interval(self, counted: Counted = "leading") -> tuple[float, float]:
+        """95 % bootstrap interval of a rate, as fractions; computed once for each rate."""
+        if counted not in self._intervals:
+            counts = self._counts(counted)
+            self._intervals[counted] = bootstrap_interval([c.errors for c in counts], [c.num_reference for c in counts])
+        return self._intervals[counted]
+
+    def rate_with_interval(self, counted: Counted = "leading") -> str:
+        """A rate and its 95 % interval for people: `15.0 % (12.1 to 18.3)`."""
+        low, high = self.interval(counted)
+        return f"{percent(self.total(counted).rate)} ({100 * low:.1f} to {100 * high:.1f})"
+
+    def _counts(self, counted: Counted) -> list[ErrorCounts]:
+        return [getattr(score, counted) for score in self.utterances]
+
     @property
     def wer(self) -> float:
         """Normalised word error rate, a fraction."""
-        return total(score.words for score in self.utterances).rate
+        return self.total("words").rate
 
     @property
     def cer(self) -> float:
         """Normalised character error rate, a fraction."""
-        return total(score.characters for score in self.utterances).rate
+        return self.total("characters").rate
 
     @property
     def wer_raw(self) -> float:
         """Word error rate with case and punctuation, a fraction."""
-        return total(score.words_raw for score in self.utterances).rate
+        return self.total("words_raw").rate
 
     @property
     def cer_raw(self) -> float:
         """Character error rate with case and punctuation, a fraction."""
-        return total(score.characters_raw for score in self.utterances).rate
+        return self.total("characters_raw").rate
 
     @property
     def leading(self) -> float:
         """The rate that a model is chosen by, normalised: of words, but of characters in languages written without
         spaces."""
-        return total(score.leading for score in self.utterances).rate
+        return self.total().rate
 
     @property
     def leading_name(self) -> str:
-        """Of that rate: `WER`, `CER`, or `MER` (mixed) where both kinds of languages are there."""
+        """The name of that rate: `WER`, `CER`, or `MER` (mixed) where there are languages of both kinds."""
         kinds = {score.leads_with_cer for score in self.utterances}
         return "MER" if len(kinds) == 2 else "CER" if True in kinds else "WER"
+
+
+def compare(baseline: CorpusScore, model: CorpusScore) -> PairedBootstrap:
+    """The leading rate of a model minus that of a baseline, on the utterances (by id) that both decoded."""
+    theirs = {score.id: score.leading.errors for score in baseline.utterances}
+    ours = [score for score in model.utterances if score.id in theirs]
+    return paired_bootstrap(
+        [theirs[score.id] for score in ours],
+        [score.leading.errors for score in ours],
+        [score.leading.num_reference for score in ours],
+    )
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:

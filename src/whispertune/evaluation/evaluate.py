@@ -6,20 +6,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from operator import attrgetter
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from whispertune.dataset.splits import Split
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.prefill import Prefill
-from whispertune.decoding.rules import Hypothesis, LogitRules
-from whispertune.decoding.search import PrefilledWindows, prefill_windows, rows_at_once, search_windows
-from whispertune.evaluation.error_rates import CorpusScore, ErrorCounts, UtteranceScore, score_corpus
+from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.transcriber import Transcriber
+from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.options import ValidationOptions
-from whispertune.evaluation.significance import bootstrap_interval
 from whispertune.features.frames import select_frames
 from whispertune.features.options import FrameOptions
 from whispertune.model.loss import summed_nll
@@ -27,9 +26,8 @@ from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 from whispertune.system.console import percent
 from whispertune.system.precision import send
-from whispertune.system.processes import Pace, Processes, balance
+from whispertune.system.processes import ALONE, Pace, Processes, balance
 from whispertune.text.targets import MAX_TOKENS, Target, collate_targets
-from whispertune.text.tokenizer import Tokenizer
 
 CHUNK_FRAMES = 8_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
@@ -61,47 +59,60 @@ def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One model with one search. `fetch` yields states of windows in the decoder's type, on its device."""
+    """A model and the searches that it is scored with: they share what its decoder makes of a window, and its loss."""
 
     name: str
-    decoder: Decoder
+    model: ReadyModel
+    searches: Sequence[SearchOptions]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStates:
+    """Where the encoder states of a split's windows come from, and the systems that decode them.
+
+    fetch: yields the states of windows (their indices in the split), in the decoders' type and on their device.
+    """
+
     fetch: Callable[[Sequence[int]], EncoderStates]
-    search: SearchOptions
+    systems: Sequence[System]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Evaluation:
-    """What one contender did on a split.
+    """What one search of a system achieved on a split.
 
-    loss: teacher-forced negative log-likelihood per target token (nats). seconds: this contender's own share.
-    windows: those of the split that could be decoded, one hypothesis each.
+    loss: teacher-forced negative log-likelihood per target token (nats). seconds: its own share of the time; of several
+    processes, that of the slowest. windows: those of the split that could be decoded, one hypothesis each.
     """
 
     name: str
     beam_size: int
     score: CorpusScore = field(default_factory=lambda: CorpusScore(utterances=[]))
-    hypotheses: list[Hypothesis] = field(default_factory=list)
+    hypotheses: Sequence[Hypothesis] = ()
     loss: float = 0.0
     seconds: float = 0.0
-    windows: list[int] = field(default_factory=list)
+    windows: Sequence[int] = ()
 
     @property
     def loops(self) -> int:
+        """Hypotheses that the search stopped because they repeated themselves."""
         return sum(hypothesis.looped for hypothesis in self.hypotheses)
 
     @property
     def capped(self) -> int:
-        return sum(not h.ended and not h.looped for h in self.hypotheses)
+        """Hypotheses that were stopped by the bound on their tokens."""
+        return sum(hypothesis.capped for hypothesis in self.hypotheses)
 
-    def interval(self, counts: Callable[[UtteranceScore], ErrorCounts] = attrgetter("leading")) -> tuple[float, float]:
-        """95 % bootstrap interval of the leading rate, or of that of other counts."""
-        counted = [counts(utterance) for utterance in self.score.utterances]
-        return bootstrap_interval([c.errors for c in counted], [c.num_reference for c in counted])
+    @cached_property
+    def repeating(self) -> list[int]:
+        """Places of the hypotheses that repeat themselves, cut there or not; those with most errors first."""
+        places = [place for place, hypothesis in enumerate(self.hypotheses) if hypothesis.repeats]
+        return sorted(places, key=lambda place: -self.score.utterances[place].leading.errors)
 
     def rates(self) -> str:
         """The leading rate with its interval, and the other ones, for people."""
         score, leading = self.score, self.score.leading_name
-        low, high = self.interval()
+        low, high = score.interval()
         others = [
             f"{name} {percent(rate)}" for name, rate in (("WER", score.wer), ("CER", score.cer)) if name != leading
         ]
@@ -115,8 +126,8 @@ class Evaluation:
             "cer": self.score.cer,
             "wer_raw": self.score.wer_raw,
             "cer_raw": self.score.cer_raw,
-            "wer_interval": list(self.interval(attrgetter("words"))),
-            "cer_interval": list(self.interval(attrgetter("characters"))),
+            "wer_interval": list(self.score.interval("words")),
+            "cer_interval": list(self.score.interval("characters")),
             "leading": self.score.leading_name,
             "leading_rate": self.score.leading,
             "loss": self.loss,
@@ -178,122 +189,38 @@ def _chunks(split: Split, frames: FrameOptions) -> Iterator[list[int]]:
 
 def evaluate_split(
     split: Split,
-    systems: Sequence[System],
-    tokenizer: Tokenizer,
-    rules: LogitRules,
+    shared: Sequence[SharedStates],
     *,
-    pad_id: int,
     frames: FrameOptions,
     max_tokens: Sequence[int],
     cut_loops: bool,
     advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> list[Evaluation]:
-    """Decode and score a split with each contender; windows whose audio can't be decoded are left out for all.
+    """Decode and score a split with each search of each system, in their order.
 
-    Contenders that share a `fetch` share its states; those that share a decoder too, what it makes of them and its
-    loss. advance: called with 1 for each window and contender.
+    Windows whose audio cannot be decoded are left out for all. Several processes share the windows by their length, the
+    main one scores them all, and every process returns the same. frames: of the states. max_tokens: for each window.
+    cut_loops: whether greedy search stops a hypothesis that repeats itself. advance: called with 1 for each window and
+    search.
     """
-    evaluations = [Evaluation(c.name, c.search.beam_size) for c in systems]
-    found: list[dict[int, Hypothesis]] = [{} for _ in systems]
-    for chunk in _chunks(split, frames):
-        chunk, fetched, seconds = _fetched(chunk, systems, advance)
-        if not chunk:
-            continue
-        targets = [split.targets[i] for i in chunk]
-        prompts = [target.input_ids[: target.prompt_length] for target in targets]
-        of_decoder: tuple[Decoder, PrefilledWindows, float] | None = None  # the latest alone: they take much memory
-        for number, (system, evaluation, results) in enumerate(zip(systems, evaluations, found, strict=True), 1):
-            started = time.perf_counter() - seconds.pop(id(system.fetch), 0.0)
-            decoder = system.decoder
-            if of_decoder is None or of_decoder[0] is not decoder:
-                of_decoder = None
-                at_once = max(rows_at_once(c.search) for c in systems if c.decoder is decoder)
-                prefilled = prefill_windows(decoder, fetched[id(system.fetch)], prompts, at_once)
-                loss = sum(teacher_forced_nll(decoder, b, [targets[i] for i in rows], pad_id) for rows, b in prefilled)
-                of_decoder = decoder, prefilled, loss
-            _, prefilled, loss = of_decoder
-            hypotheses = search_windows(
-                decoder, prefilled, rules, tokenizer.eot, [max_tokens[i] for i in chunk], system.search,
-                last=all(later.decoder is not decoder for later in systems[number:]), cut_loops=cut_loops,
-            )  # fmt: skip
-            results.update(zip(chunk, hypotheses, strict=True))
-            evaluation.loss += loss
-            evaluation.seconds += time.perf_counter() - started
-            advance(len(chunk))
-    for evaluation, results in zip(evaluations, found, strict=True):
-        evaluation.windows = sorted(results)
-        evaluation.loss /= max(1, _num_tokens(split, evaluation.windows))
-        evaluation.hypotheses = [results[i] for i in evaluation.windows]
-        evaluation.score = _score(split, evaluation, tokenizer)
-    return evaluations
+    costs = [samples + SAMPLES_A_WINDOW for samples in split.num_samples]
+    shares = [sorted(share) for share in balance(costs, processes.world_size)]
+    mine = shares[processes.rank]
+    part = split if processes.world_size == 1 else split.part(mine)
+    here = [replace(source, fetch=partial(_fetch_part, source.fetch, mine)) for source in shared]
+    searched = [(system, search) for source in shared for system in source.systems for search in system.searches]
+    pace = Pace(advance, len(mine) * len(searched), len(split.windows) * len(searched))
+    caps = [max_tokens[i] for i in mine]
+    decoded = processes.share(partial(_decode, part, here, frames, caps, cut_loops, pace))
 
+    def score() -> list[Evaluation]:
+        return [
+            _score(split, system, search, shares, results)
+            for (system, search), *results in zip(searched, *decoded, strict=True)
+        ]
 
-def _fetched(
-    chunk: Sequence[int], systems: Sequence[System], advance: Callable[[int], None]
-) -> tuple[list[int], dict[int, EncoderStates], dict[int, float]]:
-    """Those windows of a chunk that can be decoded; their states, and the seconds they took, by `id` of the fetch."""
-    fetched: dict[int, EncoderStates] = {}
-    seconds: dict[int, float] = {}
-    for fetch in (system.fetch for system in systems):
-        if id(fetch) not in fetched:
-            started = time.perf_counter()
-            fetched[id(fetch)] = fetch(chunk)
-            seconds[id(fetch)] = time.perf_counter() - started
-    missing = {row for states in fetched.values() for row in states.unreadable}
-    if not missing:
-        return list(chunk), fetched, seconds
-    advance(len(missing) * len(systems))
-    there = [row for row in range(len(chunk)) if row not in missing]
-    states = {key: of_all.select(there) for key, of_all in fetched.items()} if there else {}
-    return [chunk[row] for row in there], states, seconds
-
-
-def _num_tokens(split: Split, windows: Sequence[int]) -> int:
-    return sum(split.targets[i].num_target_tokens for i in windows)
-
-
-def _score(split: Split, found: Evaluation, tokenizer: Tokenizer) -> CorpusScore:
-    windows, languages = [split.windows[i] for i in found.windows], split.text_languages
-    return score_corpus(
-        [window.id for window in windows],
-        [window.text for window in windows],
-        [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in found.hypotheses],
-        [languages[i] for i in found.windows],
-    )
-
-
-def evaluate_together(
-    processes: Processes,
-    split: Split,
-    systems: Sequence[System],
-    tokenizer: Tokenizer,
-    rules: LogitRules,
-    *,
-    max_tokens: Sequence[int],
-    advance: Callable[[int], None],
-    **options: Any,
-) -> list[Evaluation]:
-    """`evaluate_split` with the windows dealt to all processes by their length; the main one scores them all.
-
-    Every process returns the same. seconds: of the process that took the longest.
-    """
-    if processes.world_size == 1:
-        return evaluate_split(split, systems, tokenizer, rules, max_tokens=max_tokens, advance=advance, **options)
-    shares = balance([samples + SAMPLES_A_WINDOW for samples in split.num_samples], processes.world_size)
-    mine = sorted(shares[processes.rank])
-    part = split.part(mine)
-    fetches = {id(c.fetch): partial(_fetch_part, c.fetch, mine) for c in systems}
-    pace = Pace(advance, len(mine) * len(systems), len(split.windows) * len(systems))
-
-    def decode() -> list[Evaluation]:
-        if not mine:
-            return [Evaluation(c.name, c.search.beam_size) for c in systems]
-        here = [replace(system, fetch=fetches[id(system.fetch)]) for system in systems]
-        caps = [max_tokens[i] for i in mine]
-        return evaluate_split(part, here, tokenizer, rules, max_tokens=caps, advance=pace, **options)
-
-    found = processes.share(decode)
-    return processes.from_main(lambda: [_merged(split, parts, shares, tokenizer) for parts in zip(*found, strict=True)])
+    return processes.from_main(score)
 
 
 def _fetch_part(
@@ -302,20 +229,100 @@ def _fetch_part(
     return fetch([part[index] for index in indices])
 
 
-def _merged(
-    split: Split, parts: Sequence[Evaluation], shares: Sequence[Sequence[int]], tokenizer: Tokenizer
+@dataclass(slots=True)
+class _Decoded:
+    """What one search found in some windows of a split. hypotheses: by window; loss: their sum (nats)."""
+
+    hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
+    loss: float = 0.0
+    seconds: float = 0.0
+
+
+def _decode(
+    split: Split,
+    shared: Sequence[SharedStates],
+    frames: FrameOptions,
+    max_tokens: Sequence[int],
+    cut_loops: bool,
+    advance: Callable[[int], None],
+) -> list[_Decoded]:
+    """All windows of a split with each search of each system."""
+    nested = [[[_Decoded() for _ in system.searches] for system in source.systems] for source in shared]
+    every = [decoded for systems in nested for searches in systems for decoded in searches]
+    for chunk in _chunks(split, frames):
+        fetched: list[EncoderStates] = []
+        for source, systems in zip(shared, nested, strict=True):
+            started = time.perf_counter()
+            fetched.append(source.fetch(chunk))
+            systems[0][0].seconds += time.perf_counter() - started
+        missing = {row for states in fetched for row in states.unreadable}
+        if missing:
+            advance(len(missing) * len(every))
+            readable = [row for row in range(len(chunk)) if row not in missing]
+            if not readable:
+                continue
+            chunk = [chunk[row] for row in readable]
+            fetched = [states.select(readable) for states in fetched]
+        for source, systems, states in zip(shared, nested, fetched, strict=True):
+            for system, decoded in zip(source.systems, systems, strict=True):
+                _decode_chunk(split, chunk, states, system, decoded, max_tokens, cut_loops, advance)
+    return every
+
+
+def _decode_chunk(
+    split: Split,
+    chunk: Sequence[int],
+    states: EncoderStates,
+    system: System,
+    decoded: Sequence[_Decoded],
+    max_tokens: Sequence[int],
+    cut_loops: bool,
+    advance: Callable[[int], None],
+) -> None:
+    """These windows with each search of one system; their prefilled prompts take much memory, until this returns."""
+    started = time.perf_counter()
+    targets = [split.targets[i] for i in chunk]
+    prompts = [target.input_ids[: target.prompt_length] for target in targets]
+    transcribers = [Transcriber(system.model, search, cut_loops=cut_loops) for search in system.searches]
+    widest = min(transcribers, key=lambda transcriber: transcriber.search.beam_size)
+    prefilled = widest.prefill(states, prompts)
+    decoder, pad_id = system.model.whisper.decoder, system.model.checkpoint.pad_token_id
+    loss = sum(teacher_forced_nll(decoder, batch, [targets[i] for i in rows], pad_id) for rows, batch in prefilled)
+    for transcriber, found in zip(transcribers, decoded, strict=True):
+        hypotheses = transcriber.search_windows(
+            prefilled, [max_tokens[i] for i in chunk], last=transcriber is transcribers[-1]
+        )
+        found.hypotheses.update(zip(chunk, hypotheses, strict=True))
+        found.loss += loss
+        found.seconds += time.perf_counter() - started
+        advance(len(chunk))
+        started = time.perf_counter()
+
+
+def _score(
+    split: Split, system: System, search: SearchOptions, shares: Sequence[Sequence[int]], decoded: Sequence[_Decoded]
 ) -> Evaluation:
-    """One contender's evaluation of the whole split from those of its shares."""
-    merged = Evaluation(parts[0].name, parts[0].beam_size, seconds=max(part.seconds for part in parts))
-    hypotheses: dict[int, Hypothesis] = {}
-    num_tokens = []
-    for part, share in zip(parts, shares, strict=True):
-        mine = sorted(share)
-        windows = [mine[place] for place in part.windows]
-        hypotheses.update(zip(windows, part.hypotheses, strict=True))
-        num_tokens.append(_num_tokens(split, windows))
-    merged.loss = sum(part.loss * n for part, n in zip(parts, num_tokens, strict=True)) / max(1, sum(num_tokens))
-    merged.windows = sorted(hypotheses)
-    merged.hypotheses = [hypotheses[index] for index in merged.windows]
-    merged.score = _score(split, merged, tokenizer)
-    return merged
+    """One search's evaluation of the whole split, from what it found in its shares."""
+    hypotheses = {
+        share[place]: hypothesis
+        for share, part in zip(shares, decoded, strict=True)
+        for place, hypothesis in part.hypotheses.items()
+    }
+    windows, languages = sorted(hypotheses), split.text_languages
+    text = Transcriber(system.model, search).text
+    score = score_corpus(
+        [split.windows[i].id for i in windows],
+        [split.windows[i].text for i in windows],
+        [text(hypotheses[i]) for i in windows],
+        [languages[i] for i in windows],
+    )
+    num_tokens = sum(split.targets[i].num_target_tokens for i in windows)
+    return Evaluation(
+        name=system.name,
+        beam_size=search.beam_size,
+        score=score,
+        hypotheses=[hypotheses[i] for i in windows],
+        loss=sum(part.loss for part in decoded) / max(1, num_tokens),
+        seconds=max(part.seconds for part in decoded),
+        windows=windows,
+    )

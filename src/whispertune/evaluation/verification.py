@@ -13,13 +13,12 @@ from whispertune.checkpoints.checkpoint import Checkpoint
 from whispertune.checkpoints.runtimes import BY_DEFAULT, PACKAGES, Task, open_runtime
 from whispertune.decoding.loading import ready_model, ready_to_decode
 from whispertune.decoding.options import GREEDY
-from whispertune.decoding.search import decode_windows
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import ExportError
-from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.significance import FEWEST_UTTERANCES, bootstrap_interval, paired_bootstrap
+from whispertune.evaluation.error_rates import CorpusScore, compare, score_corpus
+from whispertune.evaluation.significance import FEWEST_UTTERANCES
 from whispertune.features.options import DENSE
-from whispertune.states.computed import encode, window_features
-from whispertune.system.console import console, percent, progress_bar, results
+from whispertune.system.console import console, progress_bar, results
 
 MOST_SHOWN = 3
 """Transcripts shown of those that differ in a program run by default."""
@@ -38,22 +37,13 @@ class Clip:
     text: str | None = None
 
 
-@torch.inference_mode()
 def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) -> list[str]:
     """Dense and greedy, in float32, one clip at a time."""
-    ready = ready_to_decode(ready_model(checkpoint, torch.device("cpu")))
-    found = []
+    transcriber = Transcriber(ready_to_decode(ready_model(checkpoint, torch.device("cpu"))), GREEDY, DENSE)
+    prompts = [transcriber.model.tokenizer.prompt_tokens(clip.language, task) for clip in clips]
     with progress_bar("source", len(clips)) as advance:
-        for clip in clips:
-            prompt = ready.tokenizer.prompt_tokens(clip.language, task)
-            states = encode(ready.whisper.encoder, [window_features(clip.waveform, ready.n_mels, DENSE)])
-            (hypothesis,) = decode_windows(
-                ready.whisper.decoder, states, [prompt], ready.rules, ready.tokenizer.eot,
-                [ready.tokenizer.max_tokens - len(prompt)], GREEDY,
-            )  # fmt: skip
-            found.append(ready.tokenizer.decode(hypothesis.tokens).strip())
-            advance(1)
-    return found
+        found = transcriber.transcribe(lambda index: clips[index].waveform, prompts, advance=advance, at_once=1)
+    return [transcriber.text(hypothesis) for hypothesis in found]
 
 
 def their_transcripts(
@@ -87,17 +77,9 @@ def scored(clips: Sequence[Clip], transcripts: Sequence[str], task: str) -> Corp
     )
 
 
-def rate_with_interval(score: CorpusScore) -> str:
-    """The leading error rate and its 95 % interval over clips."""
-    counts = [utterance.leading for utterance in score.utterances]
-    low, high = bootstrap_interval([c.errors for c in counts], [c.num_reference for c in counts])
-    return f"{percent(score.leading)} ({100 * low:.1f} to {100 * high:.1f})"
-
-
 def difference(source: CorpusScore, exported: CorpusScore) -> str:
     """Points of the leading error rate that the export has more than its source, and their 95 % interval."""
-    ours, theirs = ([utterance.leading for utterance in score.utterances] for score in (source, exported))
-    found = paired_bootstrap([c.errors for c in ours], [c.errors for c in theirs], [c.num_reference for c in ours])
+    found = compare(source, exported)
     return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
@@ -149,7 +131,7 @@ def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: d
     for name, score in scores.items():
         where = "source, greedy" if score is source else f"{program}, {name}"
         against = "" if score is source else f"; against the source {difference(source, score)} points"
-        results.print(f"  {where}: {rate_with_interval(score)}{against}")
+        results.print(f"  {where}: {score.rate_with_interval()}{against}")
     if len(clips) < FEWEST_UTTERANCES:
         results.print(
             f"  {len(clips)} clips say little about error rates: --clips {FEWEST_UTTERANCES} or more takes longer"

@@ -14,7 +14,7 @@ from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.decoding.options import GREEDY
-from whispertune.evaluation.evaluate import Evaluation, System, evaluate_together, token_caps
+from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
@@ -126,11 +126,10 @@ def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> T
             fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
         else:
             fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.precision.dtype)  # noqa: E731
-        (found,) = evaluate_together(
-            session.processes, session.valid, [System("valid", decoder, fetch, GREEDY)],
-            session.ready.tokenizer, session.ready.rules,
-            pad_id=session.ready.checkpoint.pad_token_id,
-            frames=session.frames, max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance,
+        model = session.ready.with_parts(session.working.model.encoder, decoder)
+        (found,) = evaluate_split(
+            session.valid, [SharedStates(fetch, [System("valid", model, [GREEDY])])], frames=session.frames,
+            max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance, processes=session.processes,
         )  # fmt: skip
         session.note_unreadable()
         return found
@@ -256,23 +255,24 @@ def evaluate_test(session: Session) -> list[Evaluation]:
     ).to(session.device)
     best = restore_best(session)
     systems = []
-    shared = session.computed(split, best.encoder, DENSE) if session.frozen else None
     for name, whisper in (("baseline", untouched), ("best", best)):
-        fetch = shared or session.computed(split, whisper.encoder, DENSE)
-        decoder = for_decoding(whisper.decoder, layers=False)
-        systems += [System(name, decoder, fetch, search) for search in searches]
-    del untouched, whisper  # what is not used of them is freed
-    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(systems)) as advance:
+        encoder, decoder = best.encoder if session.frozen else whisper.encoder, whisper.decoder
+        model = session.ready.with_parts(encoder, for_decoding(decoder, layers=False))
+        systems.append(System(name, model, searches))
+    del untouched, whisper, encoder, decoder  # what is not used of them is freed
+    shared = [
+        SharedStates(session.computed(split, group[0].model.whisper.encoder, DENSE), group)
+        for group in ([systems] if session.frozen else [[system] for system in systems])
+    ]
+    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(systems) * len(searches)) as advance:
 
         def advance_or_stop(amount: int) -> None:
             advance(amount)
             session.stop.check()
 
-        found = evaluate_together(
-            session.processes, split, systems, session.ready.tokenizer, session.ready.rules,
-            pad_id=session.ready.checkpoint.pad_token_id, frames=DENSE,
-            max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
-            cut_loops=False, advance=advance_or_stop,
+        found = evaluate_split(
+            split, shared, frames=DENSE, max_tokens=token_caps(split, None, session.ready.tokenizer.max_tokens),
+            cut_loops=False, advance=advance_or_stop, processes=session.processes,
         )  # fmt: skip
     session.note_unreadable()
     return found

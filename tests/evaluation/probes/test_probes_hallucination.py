@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whispertune.decoding.rules import Hypothesis
-from whispertune.evaluation.probes.hallucination import Hallucination, SoundResult, count_stuck, holds_loop
+from whispertune.evaluation.probes.hallucination import Hallucination, SoundResult, count_stuck
 
 
 def test_words_an_hour_by_hand() -> None:
@@ -32,7 +32,7 @@ def test_words_an_hour_by_hand() -> None:
     ],
 )
 def test_a_loop_counts_wherever_it_stands(tokens: list[int], loops: bool) -> None:
-    assert holds_loop(tokens) == loops
+    assert Hypothesis(tuple(tokens), 0.0).repeats == loops
 
 
 def test_loops_and_caps_are_counted_apart() -> None:

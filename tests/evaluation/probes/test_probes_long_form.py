@@ -17,8 +17,8 @@ from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.options import SearchOptions
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.probes import long_form as module
-from whispertune.evaluation.probes.decode import Probed
 from whispertune.evaluation.probes.long_form import long_recordings, measure_long_form
 from whispertune.features.options import FrameOptions
 
@@ -130,7 +130,8 @@ def test_segments_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LongForm", Heard)
     ready = SimpleNamespace(whisper=None, tokenizer=None, rules=None)
     transcribe = module.long_form_of(
-        Probed(ready, SearchOptions(), FrameOptions(), 1), TextSettings(SimpleNamespace(aliases={}), "it", "transcribe")
+        Transcriber(ready, SearchOptions(), FrameOptions()),
+        TextSettings(SimpleNamespace(aliases={}), "it", "transcribe"),
     )  # type: ignore[arg-type]
     files = [Path("a.wav")]
     assert transcribe(files, "it", None, lambda _: None) == ["Ciao. Come stai? Bene."]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whispertune.decoding.rules import Hypothesis, first_loop
+from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.evaluation.probes.decode import Probed, decode_waveforms
 from whispertune.evaluation.probes.sounds import SOUND_KINDS, generate_sound
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
@@ -63,7 +63,7 @@ class Hallucination:
 
 
 def measure_hallucination(
-    probed: Probed, prompt: Sequence[int], language: str, *, seed: int, advance: Callable[[int], None]
+    transcriber: Transcriber, prompt: Sequence[int], language: str, *, seed: int, advance: Callable[[int], None]
 ) -> Hallucination:
     """Decode generated silence and noise, 60 s of each kind, in windows of 30 s.
 
@@ -75,10 +75,8 @@ def measure_hallucination(
         for sound in sounds.values()
         for number in range(WINDOWS_A_KIND)
     ]
-    found = decode_waveforms(
-        probed, lambda index: windows[index], [prompt] * len(windows), timestamps=False, advance=advance
-    )
-    texts = [probed.ready.tokenizer.decode(hypothesis.tokens).strip() for hypothesis in found]
+    found = transcriber.transcribe(windows.__getitem__, [prompt] * len(windows), advance=advance)
+    texts = [transcriber.text(hypothesis) for hypothesis in found]
     results = []
     for number, kind in enumerate(SOUND_KINDS):
         said = texts[number * WINDOWS_A_KIND : (number + 1) * WINDOWS_A_KIND]
@@ -92,10 +90,4 @@ def measure_hallucination(
 
 def count_stuck(hypotheses: Sequence[Hypothesis]) -> tuple[int, int]:
     """How many of these hold a loop, and how many ran into the bound on their tokens."""
-    capped = sum(not hypothesis.ended and not hypothesis.looped for hypothesis in hypotheses)
-    return sum(hypothesis.looped or holds_loop(hypothesis.tokens) for hypothesis in hypotheses), capped
-
-
-def holds_loop(tokens: Sequence[int]) -> bool:
-    """Whether some stretch of these tokens repeats itself as a search's that is caught in a loop (`repeated_tail`)."""
-    return first_loop(tokens) is not None
+    return sum(h.repeats for h in hypotheses), sum(h.capped for h in hypotheses)

@@ -17,9 +17,9 @@ from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.long_form import LongForm
 from whispertune.decoding.options import FallbackOptions, LongFormOptions
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import AudioError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.probes.decode import Probed
 from whispertune.features.log_mel import SAMPLE_RATE
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 
@@ -58,22 +58,20 @@ Transcribe = Callable[[Sequence[Path], str, str | None, Callable[[int], None]], 
 """(files, language, task, advance) -> the text of each; advance is told the seconds that are done."""
 
 
-def long_form_of(probed: Probed, text: TextSettings) -> Transcribe:
+def long_form_of(transcriber: Transcriber, text: TextSettings) -> Transcribe:
     """Transcription as `whispertune transcribe` does it, temperature fallback and previous text included."""
 
     def transcribe(
         files: Sequence[Path], language: str, task: str | None, advance: Callable[[int], None]
     ) -> Sequence[str]:
-        search = FallbackOptions(
-            beam_size=probed.search.beam_size,
-            patience=probed.search.patience,
-            length_penalty=probed.search.length_penalty,
+        search, wanted = transcriber.search, task or text.task
+        fallback = FallbackOptions(
+            beam_size=search.beam_size, patience=search.patience, length_penalty=search.length_penalty
         )
-        ready, wanted = probed.ready, task or text.task
         long_form = LongForm(
-            ready.whisper, ready.tokenizer, ready.rules, search=search, options=LongFormOptions(),
-            language=language, token=text.token_for(language),
-            task="translate" if wanted == "translate" else "transcribe", frames=probed.frames,
+            transcriber.model, search=fallback, options=LongFormOptions(), language=language,
+            token=text.token_for(language), task="translate" if wanted == "translate" else "transcribe",
+            frames=transcriber.frames,
         )  # fmt: skip
         texts = [""] * len(files)
         for number, found in long_form.transcribe(files, advance):

@@ -15,8 +15,9 @@ from whispertune.data.utterances import TimedText
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import TIMESTAMP_TOKENS, Window, window_waveform
+from whispertune.decoding.timestamps import TimestampRules
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.probes.decode import Probed, decode_waveforms
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
@@ -145,17 +146,15 @@ def windows_with_boundaries(split: Split, text: TextSettings, seed: int) -> list
 
 
 def measure_timestamps(
-    probed: Probed, windows: Sequence[Window], text: TextSettings, advance: Callable[[int], None]
+    transcriber: Transcriber, windows: Sequence[Window], text: TextSettings, advance: Callable[[int], None]
 ) -> TimestampResult:
     """Decode windows with known boundaries with timestamps. advance: called with the windows done."""
-    hypotheses = decode_waveforms(
-        probed,
+    tokenizer = transcriber.model.tokenizer
+    hypotheses = replace(transcriber, timestamps=TimestampRules(tokenizer)).transcribe(
         lambda index: window_waveform(windows[index]),
         [text.prompt(window, timestamps=True) for window in windows],
-        timestamps=True,
         advance=advance,
     )
-    tokenizer = probed.ready.tokenizer
     outputs, errors, found, boundaries = [], [], 0, 0
     for window, hypothesis in zip(windows, hypotheses, strict=True):
         output = read_output(hypothesis.tokens, tokenizer, window.total_samples / SAMPLE_RATE)
@@ -168,7 +167,7 @@ def measure_timestamps(
     score = score_corpus(
         [window.id for window in windows],
         [window.text for window in windows],
-        [tokenizer.decode(hypothesis.tokens).strip() for hypothesis in hypotheses],
+        [transcriber.text(hypothesis) for hypothesis in hypotheses],
         [text.written_in(text.language_of(u), u.task) for u in (window.utterances[0] for window in windows)],
     )
     return TimestampResult(outputs, np.concatenate(errors), found / max(boundaries, 1), score)

@@ -1,0 +1,151 @@
+"""Windows of up to 30 s to text: the one path of validation, `evaluate` and its probes, `check`, `export --verify` and
+long form.
+
+    waveform (num_samples,) -> log-mel of the kept frames -> encoder states (B, K, D) -> prefilled prompts -> search ->
+    hypotheses -> text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from whispertune.decoding.beam import beam_search
+from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.options import SearchOptions
+from whispertune.decoding.prefill import Prefill, prefill
+from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.timestamps import TimestampRules
+from whispertune.features.options import DENSE, FrameOptions
+from whispertune.states.computed import ComputedStates, EncoderStates, WindowFeatures, encode, window_features
+
+ROWS_AT_ONCE = 64
+"""Rows (windows x beams) decoded side by side."""
+WINDOWS_AT_ONCE = 8
+"""Windows that `Transcriber.transcribe` holds the states of at once."""
+
+PrefilledWindows = Sequence[tuple[Sequence[int], Prefill]]
+"""Batches of windows whose prompts the decoder has seen, each with its windows' places among all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcriber:
+    """A model, the search that it is decoded with, and the frames that it is given of each window.
+
+    timestamps: the grammar of hypotheses with timestamps, for which the prompts must ask (`Tokenizer.prompt_tokens(…,
+    timestamps=True)`). cut_loops: whether greedy search stops a hypothesis that repeats itself. workers: threads that
+    prepare features.
+    """
+
+    model: ReadyModel
+    search: SearchOptions
+    frames: FrameOptions = DENSE
+    timestamps: TimestampRules | None = None
+    cut_loops: bool = False
+    workers: int = 1
+
+    def transcribe(
+        self,
+        waveform: Callable[[int], np.ndarray],
+        prompts: Sequence[Sequence[int]],
+        *,
+        advance: Callable[[int], None],
+        at_once: int = WINDOWS_AT_ONCE,
+    ) -> list[Hypothesis]:
+        """All steps: one hypothesis for each prompt, bounded by the decoder's room alone.
+
+        waveform(i): (num_samples,) at 16 kHz of window i. at_once: windows encoded together. advance: called with the
+        number of windows done.
+        """
+        states = self.states(lambda index: self.features(waveform(index)))
+        batches = [range(first, min(first + at_once, len(prompts))) for first in range(0, len(prompts), at_once)]
+        states.prepare(batches)
+        found: list[Hypothesis] = []
+        for batch in batches:
+            found += self.decode(states.fetch(batch), [prompts[index] for index in batch])
+            advance(len(batch))
+        return found
+
+    def features(self, waveform: np.ndarray, readable: bool = True) -> WindowFeatures:
+        """Features of one window's waveform (num_samples,) at 16 kHz; readable: whether it is that of a recording."""
+        return window_features(waveform, self.model.n_mels, self.frames, readable=readable)
+
+    def states(self, features: Callable[[int], WindowFeatures]) -> ComputedStates:
+        """A source of encoder states, computed at each use; features(i): those of window i."""
+        return ComputedStates(self.model.whisper.encoder, lambda index, _: [features(index)], workers=self.workers)
+
+    def encode(self, features: Sequence[WindowFeatures]) -> EncoderStates:
+        """Encoder states of these windows as one batch."""
+        return encode(self.model.whisper.encoder, features)
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """Tokens that fit into the decoder behind a prompt."""
+        return self.model.tokenizer.max_tokens - len(prompt)
+
+    def decode(
+        self, states: EncoderStates, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int] | None = None
+    ) -> list[Hypothesis]:
+        """One hypothesis for each of B windows.
+
+        states: of the B windows, in the decoder's type and on its device. prompts: B token lists of any lengths (rows
+        of one length are decoded together). max_tokens: B, tokens after which a row is stopped; by default the
+        decoder's room. Windows should come longest first, so that rows that run side by side end together.
+        """
+        bounds = [self.room(prompt) for prompt in prompts] if max_tokens is None else max_tokens
+        return self.search_windows(self.prefill(states, prompts), bounds, last=True)
+
+    def prefill(self, states: EncoderStates, prompts: Sequence[Sequence[int]]) -> PrefilledWindows:
+        """The decoder's state behind the prompts of B windows, in batches of one prompt length.
+
+        It serves any number of searches: those of other transcribers of the same model too, best with the batches of
+        the one with the smallest beam. Arguments as in `decode`.
+        """
+        by_length: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            by_length.setdefault(len(prompt), []).append(row)
+        size = self._windows_at_once
+        batches = [rows[at : at + size] for rows in by_length.values() for at in range(0, len(rows), size)]
+        decoder = self.model.whisper.decoder
+        return [
+            (rows, prefill(decoder, states if len(batches) == 1 else states.select(rows), [prompts[i] for i in rows]))
+            for rows in batches
+        ]
+
+    def search_windows(
+        self, prefilled: PrefilledWindows, max_tokens: Sequence[int], *, last: bool = False
+    ) -> list[Hypothesis]:
+        """One hypothesis for each of B prefilled windows.
+
+        max_tokens: B. last: whether no other search of these windows follows: this one then uses up their memory.
+        """
+        results: dict[int, Hypothesis] = {}
+        size = self._windows_at_once
+        for windows, batch in prefilled:
+            for first in range(0, len(windows), size):
+                part = range(first, min(first + size, len(windows)))
+                chosen = replace(batch, last=last) if len(part) == len(windows) else batch.select(part)
+                found = self.search_batch(chosen, [max_tokens[windows[i]] for i in part])
+                results.update(zip((windows[i] for i in part), found, strict=True))
+        return [results[row] for row in range(len(max_tokens))]
+
+    def search_batch(self, prefilled: Prefill, max_tokens: Sequence[int]) -> list[Hypothesis]:
+        """One hypothesis for each of the B windows of a batch, all searched at once."""
+        model, search = self.model, self.search
+        arguments = (model.whisper.decoder, prefilled, model.rules, model.tokenizer.eot, max_tokens)
+        if search.beam_size == 1:
+            return greedy_search(*arguments, cut_loops=self.cut_loops, timestamps=self.timestamps)
+        return beam_search(
+            *arguments, beam_size=search.beam_size, length_penalty=search.length_penalty, patience=search.patience,
+            timestamps=self.timestamps,
+        )  # fmt: skip
+
+    def text(self, hypothesis: Hypothesis) -> str:
+        """What a hypothesis says, without timestamps and outer spaces."""
+        return self.model.tokenizer.decode(hypothesis.tokens).strip()
+
+    @property
+    def _windows_at_once(self) -> int:
+        return max(1, ROWS_AT_ONCE // self.search.beam_size)
