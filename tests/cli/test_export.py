@@ -130,15 +130,15 @@ def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
     refused(flags(model, "huggingface", output, "--max-shard-gb=nan"), "max_shard_gb")
     refused(flags(model, "ggml", output, "--verify", "--max-different=2"), "max_different is 2.0")
     refused(flags(model, "openai", output, "--verify"), "--verify needs something to transcribe", "--data MANIFEST")
-    refused(flags(model, "openai", output, "--verify", "a.wav", "--data=x.csv"), "give one of the two")
+    refused(flags(model, "openai", output, "--verify", "a.wav", "--data=x.csv"), "give only one of them")
     assert not output.exists()
 
 
 def test_output_that_would_be_lost(model: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    refused(flags(model, "ggml", tmp_path), "something else than an export (thesis.txt")
-    refused(flags(model, "huggingface", model), "holds the model that is exported")
-    refused(flags(model.parent, "huggingface", model), "holds the model that is exported")
+    refused(flags(model, "ggml", tmp_path), "something other than an export (thesis.txt")
+    refused(flags(model, "huggingface", model), "holds the model to be exported")
+    refused(flags(model.parent, "huggingface", model), "holds the model to be exported")
     (tmp_path / "file").write_text("mine")
     refused(flags(model, "ggml", tmp_path / "file"), "--output: cannot write")
     assert (tmp_path / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
@@ -151,7 +151,7 @@ def test_another_model_is_not_replaced(model: Path, tmp_path: Path, refused: Ref
     other, checkpoint = tmp_path / "other" / "best", standard()
     save_huggingface(other, checkpoint, checkpoint.weights, language="it", model_card=card)
     before = {path.name: path.read_bytes() for path in other.iterdir()}
-    refused(flags(model, "ggml", other), "something else than an export", "choose another folder")
+    refused(flags(model, "ggml", other), "something other than an export", "choose another folder")
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
 
 
@@ -180,7 +180,7 @@ def test_an_export_that_was_changed_is_not_replaced(
     assert command(flags(model, "openai", out)).status == 0
     change(out)
     before = everything(tmp_path)
-    refused(flags(model, "ggml", out), "something else than an export")
+    refused(flags(model, "ggml", out), "something other than an export")
     assert everything(tmp_path) == before
 
 
@@ -206,9 +206,9 @@ def test_a_source_inside_the_output_is_kept(model: Path, tmp_path: Path, command
         (parts, []),
         (tmp_path / "free.pt", [f"--tokenizer={tokenizer}"]),
     ):
-        refused(flags(source, "ggml", out, *more), "holds the model that is exported")
-    refused(flags(out / "model.pt", "ggml", folder), "holds the model that is exported")
-    refused(flags(out, "ggml", tmp_path), "holds the model that is exported")
+        refused(flags(source, "ggml", out, *more), "holds the model to be exported")
+    refused(flags(out / "model.pt", "ggml", folder), "holds the model to be exported")
+    refused(flags(out, "ggml", tmp_path), "holds the model to be exported")
     assert everything(tmp_path) == before
 
 
@@ -223,7 +223,7 @@ def test_what_is_put_there_meanwhile_is_kept(
 
     monkeypatch.setattr(export, "write", write)
     before = everything(tmp_path) | {"out/notes.txt": b"mine"}
-    refused(flags(model, "ggml", out), "something was written to", "nothing was replaced")
+    refused(flags(model, "ggml", out), "was written to during", "nothing was replaced")
     assert everything(tmp_path) == before
 
 
@@ -233,7 +233,7 @@ def test_what_a_killed_replacement_left_is_looked_at(model: Path, tmp_path: Path
     save_huggingface(best, checkpoint, checkpoint.weights, language="it", model_card=None)
     before = everything(best)
     best.rename(tmp_path / ".best.whispertune-old")
-    refused(flags(model, "ggml", best), "something else than an export")
+    refused(flags(model, "ggml", best), "something other than an export")
     assert everything(best) == before
 
 

@@ -66,7 +66,7 @@ def test_evaluate_with_a_short_decoder(short: Path, workspace: Workspace, comman
     output = workspace.folder / "out"
     outcome = command(workspace.evaluate(f"--output={output}", *more))
     assert outcome.status == 0, outcome.err
-    assert "ran into the most tokens" in outcome.out
+    assert "stopped at the most tokens" in outcome.out
 
 
 def test_rows_that_do_not_fit_are_left_out_and_found_by_check(

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         make_writable(output)
     keep_freed_memory()
     baseline: Evaluation | None = None
-    if options.baseline is not None:  # that it can be loaded and knows the language is seen before anything is decoded
+    if options.baseline is not None:  # one that cannot be used fails before anything is decoded
         _language(load_model(options.baseline, resolve_device(options.device)), options)
     found, probes, excluded, language = evaluate(options, output)
     if options.baseline is not None:
@@ -68,9 +68,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes, int, str | None]:
-    """Load, decode, score, and probe as far as that is asked for; how many rows were left out; the language taken.
+    """Load, decode and score, and run the probes that were asked for.
 
-    These are listed in `output` before anything is decoded; hypotheses are there before anything is probed.
+    Returns the evaluation, the probes' results, the number of rows that were left out, and the language. Rows left out
+    are written to `output` before anything is decoded, and hypotheses before any probe runs.
 
     Raises:
         UserError: whatever is wrong with options, model or data.
@@ -118,7 +119,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
 
 
 def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
-    """The language asked for, or the model's own; what this model does not know is refused."""
+    """The language asked for, or the model's own. Raises RecipeError for one that the model does not know."""
     if options.language is not None:
         language = ready.tokenizer.spoken_language(options.language, options.language_token)
         ready.tokenizer.prompt_tokens(options.language_token or language, options.task)

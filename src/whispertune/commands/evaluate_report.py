@@ -1,4 +1,4 @@
-"""What `whispertune evaluate` prints and keeps: the rates, what kinds of errors they count, the worst clips."""
+"""What `whispertune evaluate` prints and writes: the rates, the kinds of errors, the worst clips."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _describe(name: str, difference: PairedBootstrap) -> str:
 
 
 def _errors(found: Evaluation, of: str) -> list[str]:
-    """The kinds of errors, and what loops make of them."""
+    """The kinds of errors, and the share of loops in them."""
     scores, name = found.score.utterances, found.score.leading_name
     unit = {"WER": "words", "CER": "characters"}.get(name, "words or characters")
     counts = found.score.total()
@@ -119,7 +119,7 @@ def _errors(found: Evaluation, of: str) -> list[str]:
             f"({name} of the others: {percent(others.rate)}): {printable(ids)}"
         )
     if found.capped:
-        lines.append(f"{of}{found.capped} outputs ran into the most tokens that the decoder has room for")
+        lines.append(f"{of}{found.capped} outputs were stopped at the most tokens that the decoder has room for")
     return lines
 
 
@@ -143,6 +143,6 @@ def _kinds(score: UtteranceScore) -> str:
 
 
 def _aligned(score: UtteranceScore) -> str:
-    if score.leads_with_cer:  # one word: the texts themselves tell more
+    if score.leads_with_cer:  # the whole text is one word: show both texts
         return f"[{score.reference_normalized} → {score.hypothesis_normalized}]"
     return alignment(score.reference_normalized, score.hypothesis_normalized)

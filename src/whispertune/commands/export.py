@@ -44,9 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     flags, audio = take_verify(arguments)
     options = parse_fields(ExportOptions, {}, flags, command="export")
     check_verify(options, audio)
-    output = Path(options.output).resolve()  # `.` has no name to put another folder beside
+    output = Path(options.output).resolve()  # `.` has no name that a folder beside it could be called after
     is_here = output == Path.cwd()
-    recover_folder(output)  # what an export that was killed left is looked at, too
+    recover_folder(output)  # so that what a killed export left is checked, too
     check_output(output, options)
     before = contents(output)
     if options.to == "ctranslate2":
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         write_mark(folder, model=options.model, to=options.to, quantization=options.stored)
         if contents(output) != before:
             raise RunFolderError(
-                f"--output: something was written to {output} meanwhile; nothing was replaced: choose another folder"
+                f"--output: {output} was written to during the export; nothing was replaced: choose another folder"
             )
     size = sum(file.stat().st_size for file in output.iterdir())
     results.print(f"{options.to}, {options.stored}, {size / 1e6:.0f} MB: {output}")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def take_verify(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """The other flags, and the files behind `--verify`: the one flag that takes any number of values."""
+    """The other flags, and the files after `--verify`: the only flag that takes any number of values."""
     if "--verify" not in arguments:
         return list(arguments), None
     at = arguments.index("--verify")
@@ -92,20 +92,20 @@ def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
             if getattr(options, name) != getattr(ExportOptions, name):
                 raise RecipeError(f"--{name} only says how to --verify; add --verify, or leave it out")
     elif not audio and options.data is None:
-        raise RecipeError("--verify needs something to transcribe: name audio files behind it, or --data MANIFEST")
+        raise RecipeError("--verify needs something to transcribe: name audio files after it, or --data MANIFEST")
     elif audio and options.data is not None:
-        raise RecipeError("--verify has audio files and --data; give one of the two")
+        raise RecipeError("--verify has audio files and --data; give only one of them")
 
 
 def check_output(output: Path, options: ExportOptions) -> None:
     """Refuse a folder whose replacement would lose something, and one that cannot be written."""
     sources = [expand_home(given) for given in (options.model, options.tokenizer) if given]
     if (held := held_source(output, sources)) is not None:
-        raise RunFolderError(f"--output: {output} holds the model that is exported ({held}); choose another folder")
+        raise RunFolderError(f"--output: {output} holds the model to be exported ({held}); choose another folder")
     if output.is_dir() and (strange := not_exported(output)) is not None:
         raise RunFolderError(
-            f"--output: {output} holds something else than an export ({strange} is not as `whispertune export` left "
-            "it); choose another folder, or move it away"
+            f"--output: {output} holds something other than an export ({strange} is not as `whispertune export` left "
+            "it); choose another folder, or move this one away"
         )
     created = not output.exists()
     make_writable(output)
@@ -144,7 +144,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
     """The clips to transcribe.
 
     Raises:
-        UserError: a file or row that cannot be used, or no language given for a multilingual model.
+        UserError: if a file or row cannot be used, or a multilingual model is given no language.
     """
     multilingual, tokenizer = checkpoint.generation["is_multilingual"], tokenizer_of(checkpoint)
     spoken = options.language or own_language(checkpoint.generation)

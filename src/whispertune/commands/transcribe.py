@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is to be transcribed, and flags with their values, in any order."""
+    """Split the arguments into recordings and flags with their values, which come in any order."""
     audios: list[str] = []
     flags: list[str] = []
     remaining = iter(arguments)
@@ -68,7 +68,7 @@ class _Job:
     failed: bool = False
 
     def transcript(self) -> Transcript | None:
-        """All of it, once every channel is there."""
+        """The whole transcript, once every channel is done."""
         if self.failed or len(self.parts) < len(self.channels):
             return None
         if len(self.channels) == 1:
@@ -81,7 +81,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
 
     Raises:
         UserError: whatever is wrong with options, model or output folder.
-        StorageError: if the disk is full or gone, which no other recording would fare better with.
+        StorageError: if the disk is full or gone, so that the other recordings would fail, too.
     """
     known = None if output is None else Recordings(output)
     jobs = [_Job(audio, name, {}) for name, audio in zip(output_names(audios), audios, strict=True)]
@@ -89,7 +89,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
         _prepare(job, options, output, known)
     wanted = [job for job in jobs if job.files and not job.failed]
     if output is not None and (done := sum(not job.files and not job.failed for job in jobs)):
-        console.print(f"{done} of {len(audios)} are there already and kept; --overwrite true does them again")
+        console.print(f"{done} of {len(audios)} are there already and kept; --overwrite true transcribes them again")
     if wanted:
         _decode(wanted, options, output, known)
     failures = sum(job.failed for job in jobs)
@@ -99,10 +99,10 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
 
 
 def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
-    """What is to be written of a recording, how long it is, and its channels.
+    """Find out what is still to be written for a recording, how long it is, and its channels.
 
     Raises:
-        RecipeError: if what is there under its name is another recording's.
+        RecipeError: if there is a transcript of another recording under its name.
     """
     try:
         job.files = _missing(output, job.name, options)
@@ -119,7 +119,7 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
             if options.channels == "separate" and (count := num_channels(job.audio)) > 1:
                 job.names, job.channels = channel_names(count, options.names), tuple(range(count))
                 if len(job.names) < count:
-                    _fail(job, f"{job.audio}: has {count} channels; name so many in channel_names")
+                    _fail(job, f"{job.audio}: has {count} channels; give that many names in channel_names")
     except AudioError as error:
         _fail(job, str(error))
     except OSError as error:
@@ -137,7 +137,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
         if (language := own_language(ready.checkpoint.generation)) is not None:
             origin = "what the model was trained on"
     else:
-        origin = "English, the only one that the model knows"
+        origin = "English, the only language of this model"
     token = options.language_token or language
     if token is not None or options.task != "transcribe":
         ready.tokenizer.prompt_tokens(token or "en", options.task)  # refuses what this model does not know
@@ -152,7 +152,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
     )  # fmt: skip
     if output is None and not results.encoding.startswith("utf"):
         console.print(
-            f"standard output is {results.encoding}: letters that it lacks are written as \\x… and \\u…; "
+            f"standard output is {results.encoding}: characters that it lacks are written as \\x… and \\u…; "
             "PYTHONUTF8=1 in the environment makes it UTF-8, and --output writes files in UTF-8",
             style="yellow",
         )
@@ -165,7 +165,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
         ):
             job, channel = items[place]
             if isinstance(found, AudioError):
-                if not job.failed:  # once, whatever its other channels come to
+                if not job.failed:  # once, even if another channel fails as well
                     _fail(job, str(found))
                 continue
             job.parts[channel] = found
@@ -173,7 +173,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
             if transcript is None:
                 continue
             if len(job.parts) > 1 and len({part.text for part in job.parts.values()}) == 1 and transcript.segments:
-                console.print(f"{job.audio}: its channels hold the same; --channels mix does it in less time")
+                console.print(f"{job.audio}: its channels hold the same; --channels mix takes less time")
             if known is None:
                 _show(transcript, job.audio, several=len(jobs) > 1)
             else:
@@ -188,7 +188,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
 
 
 def _missing(output: Path | None, name: str, options: TranscribeOptions) -> dict[str, Path]:
-    """The files that a recording is still to be written to, by format; OSError where there cannot be such a file."""
+    """The files that are still to be written for a recording, by format. Raises OSError if one is impossible."""
     if output is None:
         return {"": Path()}
     files = {kind: output / f"{name}.{kind}" for kind in options.formats}

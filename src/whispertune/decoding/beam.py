@@ -47,7 +47,7 @@ def beam_search(
     patience: float = 1.0,
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each of U windows, the others that ended as its `alternatives`.
+    """The best hypothesis of each of U windows, with the others that ended as its `alternatives`.
 
     Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
     best continuations are taken; those among the first beam_size that end are kept as finished, the best
@@ -86,8 +86,8 @@ def beam_search(
                 elif len(next_beams) < beam_size:
                     next_beams.append((beam, token, score))
             at_limit = num_tokens > max_tokens[search.row]
-            # A beam that never ended is caught in a loop, whose length-normalised score beats any real hypothesis:
-            # the beams as they stood, without the token that no longer fits, count only if none has ended.
+            # A beam that never ends is usually caught in a loop, whose length-normalised score beats any real
+            # hypothesis. So the beams as they are, without the token that no longer fits, count only if none has ended.
             if at_limit and not search.finished:
                 for tokens, log_prob in zip(search.tokens, search.log_probs, strict=True):
                     cut = Hypothesis(tuple(tokens), log_prob, ended=False)

@@ -1,4 +1,4 @@
-"""The channels of one recording, transcribed apart, on one time line: of a call, who says what."""
+"""The channels of a recording, transcribed separately and merged on one time line: who says what in a call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDES = ("left", "right")
 
 
 def channel_names(count: int, given: Sequence[str] = ()) -> Sequence[str]:
-    """What so many channels are called: as given, else `left` and `right` of two, `channel 0` … of others."""
+    """Names of this many channels: those given, else `left` and `right` for two, `channel 0` … for any other number."""
     if given:
         return given[:count]
     return SIDES if count == len(SIDES) else [f"channel {number}" for number in range(count)]
@@ -20,7 +20,7 @@ def channel_names(count: int, given: Sequence[str] = ()) -> Sequence[str]:
 def on_one_time_line(names: Sequence[str], channels: Sequence[Transcript]) -> Transcript:
     """The transcript of a recording from those of its channels: segments by their start, each with its channel.
 
-    Its language is that of the channel on which most is said.
+    Its language is that of the channel with the most text.
     """
     segments = [
         replace(segment, channel=number, speaker=name)

@@ -1,7 +1,7 @@
-"""Windows decoded until the result looks like speech: first the likeliest, then samples at rising temperatures.
+"""Decode windows until the result looks like speech: first the likeliest one, then samples at rising temperatures.
 
 A result fails if its text compresses too well (it repeats itself) or its tokens are too unlikely; but a window that
-the model takes for silence is left as it is. As openai-whisper does.
+the model takes for silence is not tried again. As in openai-whisper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from whispertune.states.computed import EncoderStates
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """What one window came to. mean_log_prob: per token, end of text counted, at `temperature` 1."""
+    """The result of one window. mean_log_prob: per token (end of text counted), before division by `temperature`."""
 
     hypothesis: Hypothesis
     text: str
@@ -41,14 +41,14 @@ class WindowResult:
         return (repeats or unlikely) and not (silent and unlikely)
 
     def is_silence(self, options: FallbackOptions) -> bool:
-        """Whether the window is passed over: probably no speech, and the result is not likely either."""
+        """Whether the window is skipped as silence: it is probably no speech, and the result is unlikely."""
         if options.no_speech_threshold is None or self.no_speech_prob <= options.no_speech_threshold:
             return False
         return options.logprob_threshold is None or self.mean_log_prob <= options.logprob_threshold
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of a text over those that zlib makes of it: above 2.4 it repeats itself."""
+    """Size of a text over its size compressed by zlib, in bytes: above 2.4 a text repeats itself."""
     content = text.encode("utf-8", errors="surrogatepass")
     return len(content) / len(zlib.compress(content))
 
@@ -62,16 +62,16 @@ def decode_with_fallback(
     *,
     seeds: Sequence[Sequence[int]],
 ) -> list[WindowResult]:
-    """The result of each of B windows; the transcriber's own search is that of temperature 0.
+    """The result of each of B windows. The transcriber's own search is used at temperature 0.
 
-    prompts: B token lists of any lengths, previous text included, for text with or without timestamps as the
-    transcriber has it. seeds: B, what a window's samples follow from beside `options.seed`, so that neither the batch
+    prompts: B token lists of any lengths, previous text included, which ask for timestamps if the transcriber has
+    their grammar. seeds: B, from which, with `options.seed`, a window's samples are drawn, so that neither the batch
     nor the order of files changes them.
     """
     model, timestamps = transcriber.model, transcriber.timestamps
     decoder, tokenizer = model.whisper.decoder, model.tokenizer
     prefilled = prefill(decoder, states, prompts, sot=tokenizer.sot, no_speech=tokenizer.no_speech)
-    if timestamps is None:  # with them, their own rules see to it: the thresholds are for these log-probabilities
+    if timestamps is None:  # as the thresholds expect; the grammar of timestamps renormalises by itself
         model = replace(model, rules=model.rules.renormalised())
     transcriber = replace(transcriber, model=model, cut_loops=options.repetition_guard)
     results: dict[int, WindowResult] = {}

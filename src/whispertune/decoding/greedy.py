@@ -1,4 +1,4 @@
-"""Greedy search: the likeliest token, step by step, rows leaving the batch as they finish."""
+"""Greedy search: the likeliest token at each step; rows leave the batch as they finish."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def greedy_search(
     cut_loops: bool = False,
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
-    """One hypothesis a row.
+    """One hypothesis for each row.
 
-    begun: B windows with their prompts; max_tokens: B, how many tokens a row may emit before it is stopped. With
-    `cut_loops` a row that repeats itself is cut. With `timestamps` tokens hold timestamps, as the prompts must ask for.
+    prefilled: B windows with their prompts; max_tokens: B, how many tokens a row may emit before it is stopped. With
+    `cut_loops` a row that repeats itself is cut. With `timestamps` (their grammar) tokens include timestamps, for which
+    the prompts must ask.
     """
     device = prefilled.hidden.device
     rows = list(range(len(max_tokens)))  # which input each batch row works for
@@ -61,7 +62,7 @@ def greedy_search(
             staying.append(position)
         if not staying:
             break
-        # Every row that left makes each later step cheaper, but leaving costs a copy of the cache: go by quarters.
+        # Fewer rows make every later step cheaper, but dropping rows copies the cache: drop a quarter at a time.
         if len(staying) <= 0.75 * len(rows):
             kept = torch.tensor(staying)
             cache.select(kept, kept)

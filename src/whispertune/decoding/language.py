@@ -1,4 +1,4 @@
-"""Which language is spoken in a window: what the decoder would say first, among its languages."""
+"""Which language is spoken in a window: the likeliest first token among the model's languages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whispertune.text.tokenizer import Tokenizer
 def detect_languages(decoder: Decoder, states: EncoderStates, tokenizer: Tokenizer) -> list[tuple[str, float]]:
     """Code of the likeliest language of each of B windows, and its probability among all languages of the model.
 
-    One decoder step behind `<|startoftranscript|>`. An English-only model knows no other: ("en", 1.0).
+    One decoder step after `<|startoftranscript|>`. An English-only model has no other language: ("en", 1.0).
     """
     num_windows = states.states.shape[0]
     if not tokenizer.languages:

@@ -41,7 +41,7 @@ class ReadyModel:
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
-    """Load what the user calls a model.
+    """Load the model that the user named (`load_checkpoint`).
 
     Raises:
         CheckpointError: if it can't be found or read.
@@ -57,7 +57,7 @@ def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    """Its tokenizer, with the languages of its own. Raises CheckpointError if it is another model's."""
+    """A checkpoint's tokenizer, with the languages that the model adds. Raises CheckpointError if it does not fit."""
     generation = checkpoint.generation
     try:
         return Tokenizer.from_json(
@@ -72,7 +72,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def require_whispers_vocabulary(checkpoint: Checkpoint, program: str) -> None:
-    """Raise CheckpointError if a program that knows Whisper's own vocabulary alone would lose words of this model."""
+    """Raise CheckpointError if a model needs more than Whisper's own vocabulary, which is all that `program` has."""
     tokenizer = tokenizer_of(checkpoint)
     trained_on = own_language(checkpoint.generation)
     token = None if trained_on is None else tokenizer.token_language(trained_on)
@@ -97,7 +97,7 @@ def _rules(checkpoint: Checkpoint, device: torch.device) -> LogitRules:
 def allow_empty_output(ready: ReadyModel, device: torch.device) -> ReadyModel:
     """The same model, allowed to end before its first token, which Whisper's own generation config forbids.
 
-    So will be what is saved of it.
+    A checkpoint saved from it allows it, too.
     """
     generation = ready.checkpoint.generation
     first = [token for token in generation.get(BEGIN_SUPPRESS) or [] if token != ready.tokenizer.eot]
@@ -106,6 +106,6 @@ def allow_empty_output(ready: ReadyModel, device: torch.device) -> ReadyModel:
 
 
 def ready_to_decode(ready: ReadyModel) -> ReadyModel:
-    """The same model, its decoder as it decodes fastest; it can no longer be trained."""
+    """The same model with its decoder in the form that decodes fastest; it can no longer be trained."""
     ready.whisper.model.decoder = for_decoding(ready.whisper.decoder)
     return ready

@@ -1,8 +1,8 @@
-"""Recordings of any length: 30 s windows that move on by the timestamps they hold, several recordings side by side.
+"""Recordings of any length: windows of 30 s that advance by their timestamps, several recordings side by side.
 
-Each recording goes its own way exactly as in openai-whisper's `transcribe`: a window's segments end where the model
-says that speech ends, the next window begins there, what was said before is its prompt, and silence is passed over.
-Windows of one recording follow from each other; those of different ones are encoded and decoded as a batch.
+Each recording is processed exactly as by openai-whisper's `transcribe`: a window's segments end where the model says
+that speech ends, the next window begins there with the previous text as its prompt, and silence is skipped. The windows
+of one recording depend on each other; those of different recordings are encoded and decoded as a batch.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.states.computed import EncoderStates, WindowFeatures
 
 FORGET_ABOVE = 0.5
-"""Text drawn at a higher temperature is no prompt for the next window."""
+"""Text sampled at a higher temperature does not serve as a prompt for the next window."""
 OPEN_AHEAD = 2
-"""Recordings that are decoded while the model computes."""
+"""Recordings that are opened ahead, while the model computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech. start, end: seconds; tokens: timestamps included; text: as emitted, with its space.
+    """A stretch of speech. start, end: seconds; tokens: timestamps included; text: as emitted, with its leading space.
 
-    window: where its 30 s window begins, seconds; result: how that window was decoded. channel: of the recording, from
-    0, and what that is called, where channels are transcribed apart.
+    window: where its 30 s window begins, in seconds; result: of that window. channel, speaker: the number (from 0) and
+    the name of its channel, where channels are transcribed separately.
     """
 
     start: float
@@ -59,7 +59,7 @@ class Transcript:
     """One recording. duration: seconds; language_prob: None where the language was given.
 
     alternatives: for each window, where it begins (seconds), and text, score and log-probability of all hypotheses
-    of its search, best first. channels: the name and the transcript of each, where they were transcribed apart.
+    of its search, best first. channels: name and transcript of each, where they were transcribed separately.
     """
 
     segments: list[Segment]
@@ -71,7 +71,7 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All of it in one line; of channels, a line a turn."""
+        """The whole text in one line; with channels, one line for each turn."""
         if self.channels:
             turns = groupby(self.segments, lambda segment: segment.speaker)
             return "\n".join(f"{speaker}: {''.join(s.text for s in segments).strip()}" for speaker, segments in turns)
@@ -80,7 +80,7 @@ class Transcript:
 
 @dataclass(slots=True)
 class _RecordingState:
-    """A recording under way. seek: the frame at which its next window begins; tokens: all so far, prompt included."""
+    """A recording in progress. seek: the frame at which its next window begins; tokens: all so far, prompt included."""
 
     number: int
     spectrogram: Spectrogram
@@ -98,13 +98,13 @@ class _RecordingState:
 
     @property
     def seconds(self) -> int:
-        """How far it has come."""
+        """How much of it is done."""
         return int(min(self.seek, self.spectrogram.num_frames) / MEL_FRAMES_PER_SECOND)
 
     def take(
         self, result: WindowResult, transcriber: Transcriber, search: FallbackOptions, options: LongFormOptions
     ) -> None:
-        """Add a window's segments and move on."""
+        """Add a window's segments and advance to the next window."""
         num_frames = min(WINDOW_MEL_FRAMES, self.spectrogram.num_frames - self.seek)
         if result.is_silence(search):
             self.seek += num_frames
@@ -129,10 +129,10 @@ class _RecordingState:
 
 
 class LongForm:
-    """A model that transcribes recordings of any length.
+    """Transcribes recordings of any length with a model, on its device and in its type.
 
-    language: what is spoken; None has it detected in each recording's first window. token: the language whose token
-    is given to the decoder, if that is another. Works on the model's device, in its type.
+    search: of each window. language: the one spoken; None detects it in each recording's first window. token: the
+    language whose token the decoder is given, if that is another one.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class LongForm:
         *,
         channels: Sequence[int | None] | None = None,
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
-        """(its place in `audios`, what it holds) of each recording as it is done; an error where it can't be read.
+        """Yield (its index in `audios`, its transcript) for each recording as it is finished, or the error if it cannot
+        be read.
 
-        channels: the one to transcribe of each, None (and by default) the mean of all.
-        advance: told the seconds of audio that are done. Which recordings run side by side follows from `audios`
-        and the options alone.
+        channels: the channel to transcribe of each; None (the default) takes the mean of all. advance: called with the
+        seconds of audio done. Which recordings run side by side depends on `audios` and the options alone.
         """
         n_mels = self._transcriber.model.n_mels
         upcoming = iter(enumerate(zip(audios, channels or [None] * len(audios), strict=True)))
@@ -200,7 +200,7 @@ class LongForm:
 
     @torch.inference_mode()
     def _move_on(self, recordings: list[_RecordingState], advance: Callable[[int], None]) -> dict[int, AudioError]:
-        """Decode the next window of each; returns the errors of those that can't be read on."""
+        """Decode the next window of each; returns the errors of those that cannot be read any further, by number."""
         failed: dict[int, AudioError] = {}
         features: list[WindowFeatures] = []
         working: list[_RecordingState] = []
@@ -227,9 +227,9 @@ class LongForm:
         return failed
 
     def _detect(self, working: list[_RecordingState], states: EncoderStates) -> None:
-        """Set the language of recordings that begin, as openai-whisper does.
+        """Set the language of recordings that begin without one, as openai-whisper does.
 
-        For that, unlike for decoding, a window that the recording does not fill goes on as silence, not as zeros.
+        Here, unlike for decoding, a window that the recording does not fill is padded with silence, not with zeros.
         """
         unknown = [row for row, progress in enumerate(working) if progress.language is None]
         for row in unknown:
@@ -237,14 +237,14 @@ class LongForm:
             spectrogram, own = progress.spectrogram, states.select([row])
             if spectrogram.num_frames < WINDOW_MEL_FRAMES and self._tokenizer.multilingual:
                 log_mel = spectrogram.window(0, beyond=True)
-                features = padded_features(log_mel, self._transcriber.frames, behind=spectrogram.silence)
+                features = padded_features(log_mel, self._transcriber.frames, padding=spectrogram.silence)
                 own = self._transcriber.encode([features])
             decoder = self._transcriber.model.whisper.decoder
             ((progress.language, prob),) = detect_languages(decoder, own, self._tokenizer)
             progress.language_prob = prob if self._tokenizer.multilingual else None
 
     def _prompt_of(self, progress: _RecordingState) -> list[int]:
-        """What came before, as far as there is room, and what is asked for."""
+        """The previous text, as far as there is room, and the task's own prompt."""
         own = self._tokenizer.prompt_tokens(
             self._token or progress.language, self._task, timestamps=self._transcriber.timestamps is not None
         )

@@ -1,7 +1,7 @@
-"""What the decoder is told before it speaks, worked through once for all searches of a window and for its loss.
+"""Prompts run through the decoder, once for all searches of a window and for its loss.
 
-Prompts that carry previous text differ in length. Shorter ones stand at the end of the batch's columns, behind filler
-that nothing attends to, so that rows with different pasts run side by side.
+Prompts with previous text differ in length. Shorter ones are padded on the left, with filler that nothing attends to,
+so that rows with different prompts run side by side.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from whispertune.system.precision import send
 class Prefill:
     """A batch whose prompts the decoder has seen.
 
-    hidden: (B, D) behind each prompt's last token. no_speech_probs: B, the probability of `<|nospeech|>` behind
+    hidden: (B, D) after each prompt's last token. no_speech_probs: B, the probability of `<|nospeech|>` after
     `<|startoftranscript|>`, or empty if it was not asked for. last: whether only one more search follows, which then
-    takes the memory over.
+    reuses the memory.
     """
 
     hidden: Tensor
@@ -37,12 +37,12 @@ class Prefill:
         cache = self._cache
         if self.last:
             return cache, self.hidden
-        # Tokens of an earlier search may stand behind the prompts; each one writes its own before it reads them.
+        # Tokens of an earlier search may still follow the prompts; each search writes its own before it reads them.
         own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
         return own, self.hidden
 
     def empty_cache(self) -> DecoderCache:
-        """A cache of the same windows before their prompts: their keys and values, once computed, for other input."""
+        """A cache of the same windows without prompts: it shares their cross-attention keys and values."""
         return self._cache.emptied()
 
     def select(self, rows: Sequence[int]) -> Prefill:
@@ -63,9 +63,9 @@ def prefill(
     sot: int | None = None,
     no_speech: int | None = None,
 ) -> Prefill:
-    """Let the decoder see the prompts (B lists of any lengths) of B windows.
+    """Run the prompts (B lists of any lengths) of B windows through the decoder.
 
-    With `sot` and `no_speech` (token ids) each prompt must hold `sot` equally far from its end.
+    With `sot` and `no_speech` (token ids) each prompt must have `sot` at the same distance from its end.
     """
     device = states.states.device
     longest = max(map(len, prompts))

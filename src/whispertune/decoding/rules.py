@@ -21,28 +21,28 @@ class LogitRules:
         self._always[[i for i in suppress if 0 <= i < vocab_size]] = -torch.inf
         self._first = self._always.clone()
         self._first[[i for i in begin_suppress if 0 <= i < vocab_size]] = -torch.inf
-        self._hand_over = False
+        self._renormalise = False
 
     def renormalised(self) -> LogitRules:
-        """The same rules, what suppressed tokens held being handed to the others, as openai-whisper does."""
+        """The same rules, with the probability of suppressed tokens given to the others, as in openai-whisper."""
         other = copy.copy(self)
-        other._hand_over = True
+        other._renormalise = True
         return other
 
     def log_probs(self, logits: Tensor, *, first: bool) -> Tensor:
         """float32 log-probabilities (B, V) of the model, then -inf where a token may not be emitted.
 
-        What the suppressed tokens held is not handed to the others (unless `renormalised`), so scores compare across
-        rules.
+        The probability of suppressed tokens is not given to the others (unless `renormalised`), so that scores are
+        comparable across rules.
         """
         suppressed = self._first if first else self._always
-        if self._hand_over:
+        if self._renormalise:
             return (logits.float() + suppressed).log_softmax(dim=-1)
         return logits.float().log_softmax(dim=-1) + suppressed
 
 
 def to_lists(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
-    """Both as lists, for which a GPU is waited once."""
+    """Both as lists, for which a GPU is waited for only once."""
     both = torch.stack((values.double(), indices.double())).to("cpu")  # float64 holds either as it is
     return both[0].tolist(), both[1].long().tolist()
 
@@ -53,7 +53,7 @@ class Hypothesis:
 
     log_prob: their sum, end of text included (natural logarithm). ended: whether the model ended it itself.
     looped: whether it was cut where it began to repeat itself. cut: tokens that were cut there; log_prob counts them.
-    score: what it was ranked by, and alternatives: the hypotheses ranked behind it, where a search had several.
+    score: what it was ranked by, and alternatives: the hypotheses ranked below it, where a search had several.
     """
 
     tokens: tuple[int, ...]
@@ -66,7 +66,7 @@ class Hypothesis:
 
     @property
     def mean_log_prob(self) -> float:
-        """Of its tokens, end of text counted whether it came or not, as in openai-whisper."""
+        """Per token; end of text is counted whether it was reached or not, as in openai-whisper."""
         return self.log_prob / (len(self.tokens) + self.cut + 1)
 
     @property
@@ -81,7 +81,7 @@ class Hypothesis:
 
 
 def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
-    """Length of the repetition at the end of `tokens` behind its first period; 0 if there is none.
+    """Length of the repetition at the end of `tokens` after its first period; 0 if there is none.
 
     A repetition is a stretch of a period p of at most `max_period` tokens that recurs at least 4 times and
     fills at least 16 tokens: more than speech repeats itself, less than a search that is caught in a loop.
@@ -95,8 +95,8 @@ def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
 
 
 def first_loop(tokens: Sequence[int]) -> int | None:
-    """How many tokens stand before the first repetition (`repeated_tail`) in finished ones: what a search that looks
-    for loops as it goes would have kept; None if there is none."""
+    """How many of these tokens come before their first repetition (`repeated_tail`), which is what a search that looks
+    for loops as it goes would have kept; None if there is no repetition."""
     for end in range(1, len(tokens) + 1):
         if loop := repeated_tail(tokens[:end]):
             return end - loop

@@ -1,4 +1,4 @@
-"""Sampling: tokens drawn at a temperature, the likeliest of several draws a window."""
+"""Sampling: tokens drawn at a temperature, and the likeliest of several samples of a window."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def sample_search(
     timestamps: TimestampRules | None = None,
 ) -> list[Hypothesis]:
     """The best of `best_of` samples of each of U windows, by log-probability per token (end of text counted); one
-    whose loop was cut stands behind the others.
+    whose loop was cut ranks below the others.
 
-    Tokens are drawn from softmax(log-probabilities / temperature); log_prob is that of temperature 1. seeds: U, what
-    a window's draws follow from, whatever runs beside it. With `cut_loops` samples that repeat themselves are cut.
+    Tokens are drawn from softmax(log-probabilities / temperature); log_prob is that of temperature 1. seeds: U; a
+    window's draws depend on its seed alone, whatever else is in the batch. With `cut_loops` samples that repeat
+    themselves are cut.
     """
     device = prefilled.hidden.device
     cache, hidden = prefilled.fork()
@@ -75,7 +76,7 @@ def _draw(logits: Tensor, uniform: Sequence[float]) -> Tensor:
     """One token (B,) from each row of softmax(logits), where B uniform numbers fall in its cumulative sum."""
     sums = logits.double().softmax(-1).cumsum(-1)
     at = send(torch.tensor(uniform, dtype=torch.float64), logits.device)[:, None] * sums[:, -1:]
-    # Behind what equals it: a token of probability 0 adds nothing to the sum and is never met.
+    # right=True: a token of probability 0 adds nothing to the sum and is never drawn.
     return torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
@@ -90,7 +91,7 @@ class _Sample:
 
 
 class _Window:
-    """One window's samples, and where their random numbers come from."""
+    """One window's samples and their random number generators."""
 
     def __init__(self, seed: Sequence[int], best_of: int, max_tokens: int) -> None:
         self.samples = [_Sample() for _ in range(best_of)]
@@ -120,6 +121,6 @@ class _Window:
     def best(self) -> Hypothesis:
         found = [Hypothesis(tuple(s.tokens), s.log_prob, s.ended, s.looped, s.cut) for s in self.samples]
         found = [replace(hypothesis, score=hypothesis.mean_log_prob) for hypothesis in found]
-        # What a loop repeats is likely: by its score it would win.
+        # Repeated tokens are likely ones: by its score alone a loop would win.
         best, *others = sorted(found, key=lambda hypothesis: (hypothesis.looped, -hypothesis.mean_log_prob))
         return replace(best, alternatives=tuple(others))

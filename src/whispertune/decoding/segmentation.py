@@ -14,7 +14,7 @@ MEL_FRAMES_PER_SECOND = 100
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of speech: start and end in seconds from the window's begin, and its tokens, timestamps included."""
+    """A stretch of speech: start and end in seconds from the window's beginning; tokens with timestamps included."""
 
     start: float
     end: float
@@ -24,9 +24,9 @@ class Span:
 def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -> tuple[list[Span], int]:
     """The spans of a window that holds `num_frames` log-mel frames of the recording, and how many of these are done.
 
-    The output is cut between two timestamps in a row. If it ends in a single timestamp, nothing is said behind that
-    and the whole window is done; if it ends in text, that speech goes on behind the window, is dropped here and the
-    next window begins at the last timestamp pair. Without any pair it is one span, up to its last timestamp.
+    The output is cut between two timestamps in a row. If it ends in a single timestamp, nothing is said after that
+    and the whole window is done; if it ends in text, that speech continues beyond the window, is dropped here and the
+    next window begins at the last pair of timestamps. Without any pair it is one span, up to its last timestamp.
     """
     stamped = [timestamp_begin <= token < timestamp_begin + NUM_TIMESTAMPS for token in tokens]
     cuts = [place for place, pair in enumerate(pairwise(stamped), start=1) if all(pair)]
@@ -40,11 +40,11 @@ def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -
         cuts.append(len(tokens))
     spans = []
     for begin, end in pairwise([0, *cuts]):
-        # Text where a timestamp should stand (without their grammar anything may) would lie before the recording.
+        # Without the grammar there may be text in place of a timestamp; its time would be negative.
         times = [max(0, tokens[place] - timestamp_begin) * SECONDS_PER_TIMESTAMP for place in (begin, end - 1)]
         spans.append(Span(times[0], times[1], tuple(tokens[begin:end])))
     if ends_in_single:
         return spans, num_frames
     done = (tokens[cuts[-1] - 1] - timestamp_begin) * MEL_FRAMES_PER_TIMESTAMP
-    # A window must move on, whatever its tokens; under the timestamp grammar it does.
+    # Always advance, whatever the tokens are; under the grammar of timestamps `done` is above 0.
     return spans, done if done > 0 else num_frames

@@ -1,8 +1,8 @@
-"""The log-mel of a whole recording, read forwards a window at a time, in memory that does not grow with it.
+"""The log-mel of a whole recording, read forwards window by window, in memory that does not grow with its length.
 
-openai-whisper's `transcribe` takes the log-mel of the whole file at once: its floor lies 80 dB below the loudest
-place of the *file*, and behind the file's end a window holds zeros. So a recording is read twice, once for that floor
-and the length, once for the windows; a short one is kept from the first time.
+openai-whisper's `transcribe` computes the log-mel of the whole file at once: its floor lies 80 dB below the loudest
+point of the *file*, and a window holds zeros after the end of the file. So a recording is read twice, once for that
+floor and the length, once for the windows; a short one is kept from the first time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ KEPT_SECONDS = 1200
 BLOCK_MEL_FRAMES = 3000
 """Spectra computed at once."""
 FRAMES_BEYOND = 3
-"""Frames behind a recording's last whole hop that see some of its samples."""
+"""Frames after a recording's last whole hop that still cover some of its samples."""
 SILENT_LOG_POWER = -10.0
 """log10 of the least power that counts."""
 
 
 class Spectrogram:
-    """The log-mel of one recording, or of one channel of it. num_frames: 10 ms each, without those behind its end.
+    """The log-mel of one recording, or of one channel of it. num_frames: of 10 ms each, without those after its end.
 
     Raises:
         AudioError: if the recording cannot be read, now or in `window`.
@@ -70,21 +70,21 @@ class Spectrogram:
         self._floor = loudest - DYNAMIC_RANGE
         self._source = iter(kept) if kept is not None else _log_power(stream_waveform(audio, channel), n_mels)
         self._blocks: deque[Tensor] = deque()
-        self._begin = self._end = 0  # what the blocks at hand span
+        self._begin = self._end = 0  # the frames that these blocks span
 
     @property
     def silence(self) -> float:
-        """What lies behind the end, in a log-mel that goes on there."""
+        """The log-mel value of silence after the recording's end."""
         return (max(self._floor, SILENT_LOG_POWER) + 4.0) / 4.0
 
     def window(self, begin: int, *, beyond: bool = False) -> Tensor:
         """Log-mel (n_mels, M) of the window from `begin` on: M is 3000, or less where the recording ends.
 
-        Column by column what openai-whisper's transcribe computes. begin never goes back (ValueError). With `beyond`
-        the few frames behind the end that still see speech are there as well.
+        Column by column what openai-whisper's `transcribe` computes. `begin` must never decrease (ValueError). With
+        `beyond` the few frames after the end that still cover speech are included.
         """
         if begin < self._begin:
-            raise ValueError(f"frame {begin} was given up; what is at hand begins at {self._begin}")
+            raise ValueError(f"frame {begin} is no longer held; the first one that is held is {self._begin}")
         end = min(begin + WINDOW_MEL_FRAMES, self.num_frames + (FRAMES_BEYOND if beyond else 0))
         while self._end < end:
             block = next(self._source)
@@ -96,21 +96,21 @@ class Spectrogram:
         return (log_power.clamp(min=self._floor) + 4.0) / 4.0
 
 
-def padded_features(log_mel: Tensor, frames: FrameOptions, *, behind: float = 0.0) -> WindowFeatures:
-    """A window that begins with `log_mel` (n_mels, M) and is `behind` behind it, on its way to the encoder."""
+def padded_features(log_mel: Tensor, frames: FrameOptions, *, padding: float = 0.0) -> WindowFeatures:
+    """Features of a window that begins with `log_mel` (n_mels, M) and is filled up with `padding`."""
     num_frames = log_mel.shape[1]
     padded = num_frames + SILENT_MEL_FRAMES
     padded = min(WINDOW_MEL_FRAMES, padded + padded % 2)
-    log_mel = torch.nn.functional.pad(log_mel, (0, padded - num_frames), value=behind)
+    log_mel = torch.nn.functional.pad(log_mel, (0, padded - num_frames), value=padding)
     selection = select_frames(num_frames * HOP_SAMPLES, frames)
     index = convolved_index(selection.positions, padded)
     return WindowFeatures(log_mel, selection.positions, selection.counts, index)
 
 
 def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
-    """log10 of mel power (n_mels, M) of a recording with silence behind it, in blocks, before any floor.
+    """log10 of mel power (n_mels, M) of a recording with silence after it, in blocks, before any floor.
 
-    Frame t is centred on sample 160 t. Behind `num_samples // 160` come a few more: three may still see speech.
+    Frame t is centred on sample 160 t. After frame `num_samples // 160` come a few more: three may still cover speech.
     """
     window = torch.hann_window(FFT_SIZE)
     filters = mel_filters(n_mels)
@@ -138,6 +138,6 @@ def _log_power(blocks: Iterator[Waveform], n_mels: int) -> Iterator[Tensor]:
             yield from spectra(final=False)
     silence = np.zeros(FFT_SIZE + HOP_SAMPLES, np.float32)
     rest = np.concatenate([rest, silence])
-    if not started:  # shorter than what is mirrored: then so is the silence behind it
+    if not started:  # shorter than the part to be mirrored: the silence after it is mirrored, too
         rest = mirrored(rest)
     yield from spectra(final=True)

@@ -5,9 +5,9 @@ the times at which it begins and ends. The rules are those of openai-whisper's d
 4.5), applied to all rows of a batch at once:
 
 - the first token is a timestamp, of at most `max_initial` seconds;
-- timestamps come in pairs: text follows two of them, and behind text and one of them only a second one or the end;
-- they never decrease, and a stretch of speech has a length;
-- where all timestamps together are likelier than the likeliest other token, a timestamp it is.
+- timestamps come in pairs: text follows two of them, and after text and one timestamp only a second one or the end;
+- they never decrease, and a stretch of speech is never of length 0;
+- where all timestamps together are likelier than the likeliest other token, the next token is a timestamp.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TimestampRules:
         self.no_timestamps = tokenizer.no_timestamps
         self.begin = tokenizer.timestamp_begin
         self.end = tokenizer.timestamp_begin + NUM_TIMESTAMPS
-        # Text that users added has ids behind the timestamps'.
+        # Text tokens that users added have ids above those of the timestamps.
         self.added_text = [token for token in tokenizer.added_text if token >= self.end]
         initial = NUM_TIMESTAMPS - 1 if max_initial is None else round(max_initial / SECONDS_PER_TIMESTAMP)
         self.last_initial = self.begin + min(initial, NUM_TIMESTAMPS - 1)
@@ -45,10 +45,10 @@ class TimestampRules:
 
 
 class TimestampHistory:
-    """What the rows of a running search have emitted, as far as the grammar asks.
+    """What the rows of a running search have emitted, as far as the grammar needs it.
 
-    At each step: `restrict` the log-probabilities, then, as the cache, `select` the rows that stay, and `append` the
-    tokens that they go on with. All rows have emitted equally many tokens.
+    At each step: `restrict` the log-probabilities, then, as with the cache, `select` the rows that stay, and `append`
+    the tokens that they continue with. All rows have emitted equally many tokens.
     """
 
     def __init__(self, rules: TimestampRules, num_rows: int, device: torch.device) -> None:
@@ -77,14 +77,14 @@ class TimestampHistory:
     def restrict(self, log_probs: Tensor) -> Tensor:
         """The log-probabilities (B, V), float32, with -inf where the grammar forbids a token; each row sums to 1.
 
-        Works in place. What is forbidden (by whatever rules were applied before, too) is handed to what is left, as
-        in openai-whisper: the bounds on the mean log-probability are set on such values.
+        Works in place. The probability of forbidden tokens (those of rules applied before, too) is given to the
+        others, as in openai-whisper: its thresholds on the mean log-probability are meant for such values.
         """
         rules = self._rules
         text, stamps = log_probs[:, : rules.begin], log_probs[:, rules.begin : rules.end]
         log_probs[:, rules.no_timestamps] = -torch.inf
         added = log_probs[:, rules.added_text] if rules.added_text else None  # a copy
-        log_probs[:, rules.end :] = -torch.inf  # of a padded or extended vocabulary: no one knows what they mean
+        log_probs[:, rules.end :] = -torch.inf  # ids of a padded or extended vocabulary, which have no meaning
         if self._num_tokens == 0:
             text.fill_(-torch.inf)
             stamps[:, rules.last_initial + 1 - rules.begin :] = -torch.inf

@@ -82,7 +82,7 @@ class Transcriber:
         return encode(self.model.whisper.encoder, features)
 
     def room(self, prompt: Sequence[int]) -> int:
-        """Tokens that fit into the decoder behind a prompt."""
+        """Tokens that fit into the decoder after a prompt."""
         return self.model.tokenizer.max_tokens - len(prompt)
 
     def decode(
@@ -98,7 +98,7 @@ class Transcriber:
         return self.search_windows(self.prefill(states, prompts), bounds, last=True)
 
     def prefill(self, states: EncoderStates, prompts: Sequence[Sequence[int]]) -> PrefilledWindows:
-        """The decoder's state behind the prompts of B windows, in batches of one prompt length.
+        """The decoder's state after the prompts of B windows, in batches of one prompt length.
 
         It serves any number of searches: those of other transcribers of the same model too, best with the batches of
         the one with the smallest beam. Arguments as in `decode`.

@@ -16,9 +16,9 @@ from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.options import SubtitleLines
 
 LINE_ENDS = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
-"""What some reader of these files takes for the end of a line: a blank one ends a subtitle."""
+"""What some program that reads these files takes for the end of a line; a blank line would end a subtitle."""
 SHORTEST_CUE = 0.5
-"""Seconds that a part of a segment is shown at least; nobody can read it in less."""
+"""Seconds for which a part of a segment is shown at least; nobody can read it in less."""
 
 
 def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
@@ -30,7 +30,7 @@ def clock(seconds: float, *, decimal: str = ".", hours: bool = True) -> str:
 
 
 def as_lines(transcript: Transcript) -> str:
-    """For people: `[00:00.000 --> 00:02.400] Pronto.`, a segment a line."""
+    """For people: `[00:00.000 --> 00:02.400] Pronto.`, one segment per line."""
     return "".join(
         f"[{clock(segment.start, hours=False)} --> {clock(segment.end, hours=False)}] {_text_of(segment)}\n"
         for segment in transcript.segments
@@ -38,12 +38,12 @@ def as_lines(transcript: Transcript) -> str:
 
 
 def as_txt(transcript: Transcript) -> str:
-    """The text alone, a segment a line; of channels, each with its name before it."""
+    """The text alone, one segment per line; with channels, each after the name of its channel."""
     return "".join(f"{_text_of(segment)}\n" for segment in transcript.segments)
 
 
 def as_srt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
-    """SubRip. An arrow in the text would be read as times."""
+    """SubRip. An arrow in the text is shortened, as it would be taken for times."""
     cues: list[str] = []
     for segment in transcript.segments:
         for start, end, text in _cues(segment, _text_of(segment).replace("-->", "->"), lines):
@@ -74,7 +74,7 @@ def _text_of(segment: Segment) -> str:
 def _cues(segment: Segment, text: str, lines: SubtitleLines | None) -> Iterator[tuple[float, float, str]]:
     """(start, end, text) of the subtitles that a segment fills.
 
-    Where it fills several, the time between them follows from the lengths of their texts: the model gives none.
+    Where it fills several, its time is divided in proportion to their lengths: the model gives no times for them.
     """
     lines = SubtitleLines() if lines is None else lines
     wrapped = _wrapped(text, lines.width)
@@ -90,7 +90,7 @@ def _cues(segment: Segment, text: str, lines: SubtitleLines | None) -> Iterator[
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:
-    """Lines of at most `width` columns, as few as possible and of about one length."""
+    """Lines of at most `width` columns, as few as possible and about equally long."""
     if width is None or cell_len(text) <= width:
         return [text]
     pieces = list(_pieces(text, width))
@@ -116,7 +116,7 @@ def _filled(pieces: Sequence[str], width: int) -> list[str]:
 
 
 def _pieces(text: str, width: int) -> Iterator[str]:
-    """What a line may end behind: words with their space; characters of those that are longer than a line."""
+    """The pieces after which a line may end: words with their space, and the characters of words longer than a line."""
     for word in re.findall(r"[^ ]+ *", text):
         if cell_len(word.rstrip()) <= width:
             yield word

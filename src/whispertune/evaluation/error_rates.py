@@ -62,11 +62,11 @@ class UtteranceScore:
     words_raw: ErrorCounts
     characters_raw: ErrorCounts
     leads_with_cer: bool = False
-    """Whether its language is written without spaces, so that only the characters tell."""
+    """Whether its language is written without spaces, so that only character errors are meaningful."""
 
     @property
     def leading(self) -> ErrorCounts:
-        """What this utterance is judged by: its characters, or its words."""
+        """The counts that this utterance is judged by: of its characters or its words."""
         return self.characters if self.leads_with_cer else self.words
 
 
@@ -156,9 +156,9 @@ def score_corpus(
 ) -> CorpusScore:
     """Score utterances, each normalised as its own language asks.
 
-    The four sequences run in parallel; ValueError if their lengths differ. White space counts as one
-    space, at either end as none. In languages written without spaces the normalised characters are
-    counted without them, as Whisper does: punctuation leaves a space there that nobody could hear.
+    The four sequences run in parallel; ValueError if their lengths differ. Runs of white space count as
+    one space, at either end as none. In languages written without spaces the normalised characters are
+    counted without them, as Whisper does: removed punctuation leaves spaces that nobody speaks.
     Raises RecipeError for an unknown language.
     """
     language_of = cache(lambda language: (normalizer_for(language), leads_with_cer(language)))
@@ -229,5 +229,5 @@ def _counts(out: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
 
 
 def _one_empty(num_reference: int, num_hypothesis: int) -> ErrorCounts:
-    # Nothing to align: all of the one text is missing, or all of the other too much.
+    # Nothing to align: all of the reference is deleted, or all of the hypothesis inserted.
     return ErrorCounts(insertions=num_hypothesis, deletions=num_reference, num_reference=num_reference)

@@ -1,4 +1,4 @@
-"""Decode a split and score it: validation, the final test and `evaluate` all come through here."""
+"""Decode a split and score it, for validation, the final test and `evaluate`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ CHUNK_FRAMES = 8_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
 CHUNK_WINDOWS = 32
 LOSS_ROWS = 8
-"""Windows whose transcripts are read at once, for the loss."""
+"""Windows whose transcripts the decoder reads at once, for the loss."""
 SPARE_TOKENS = 10
+"""Tokens that a hypothesis may have beyond its rate."""
 SAMPLES_A_WINDOW = 24_000
-"""What decoding a window costs beside its own length, in samples."""
+"""What decoding a window costs on top of its own length, in samples."""
 
 
-def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int | None = None) -> list[int]:
-    """Tokens after which each window's hypothesis is stopped; without options only the model's own bound.
+def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int = MAX_TOKENS) -> list[int]:
+    """Tokens after which each window's hypothesis is stopped; without options only the decoder's own bound.
 
-    max_tokens: that its decoder takes, where these are fewer than Whisper's 448.
+    max_tokens: that bound, prompt included, where it is below Whisper's 448.
     """
-    most = min(MAX_TOKENS, max_tokens or MAX_TOKENS)
+    most = min(MAX_TOKENS, max_tokens)
     room = [most - target.prompt_length for target in split.targets]
     rate = "none" if options is None else options.max_tokens_per_second
     if rate == "none":
@@ -139,7 +140,7 @@ class Evaluation:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an utterance, as in hypotheses.jsonl."""
+        """One row for each utterance, as in hypotheses.jsonl."""
         return [
             {
                 "id": score.id,
@@ -177,7 +178,7 @@ def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[T
 
 
 def _chunks(split: Split, frames: FrameOptions) -> Iterator[list[int]]:
-    """Windows whose states are held at once, the longest first."""
+    """Yield the windows whose states are held at once, the longest windows first."""
     order = split.longest_first()
     begin = 0
     while begin < len(order):
@@ -246,7 +247,7 @@ def _decode(
     cut_loops: bool,
     advance: Callable[[int], None],
 ) -> list[_Decoded]:
-    """All windows of a split with each search of each system."""
+    """Decode all windows of a split with each search of each system."""
     nested = [[[_Decoded() for _ in system.searches] for system in source.systems] for source in shared]
     every = [decoded for systems in nested for searches in systems for decoded in searches]
     for chunk in _chunks(split, frames):
@@ -279,7 +280,7 @@ def _decode_chunk(
     cut_loops: bool,
     advance: Callable[[int], None],
 ) -> None:
-    """These windows with each search of one system; their prefilled prompts take much memory, until this returns."""
+    """Decode these windows with each search of one system; its prefilled prompts take much memory until it returns."""
     started = time.perf_counter()
     targets = [split.targets[i] for i in chunk]
     prompts = [target.input_ids[: target.prompt_length] for target in targets]
@@ -302,7 +303,7 @@ def _decode_chunk(
 def _score(
     split: Split, system: System, search: SearchOptions, shares: Sequence[Sequence[int]], decoded: Sequence[_Decoded]
 ) -> Evaluation:
-    """One search's evaluation of the whole split, from what it found in its shares."""
+    """One search's evaluation of the whole split, from what it found in each process's share."""
     hypotheses = {
         share[place]: hypothesis
         for share, part in zip(shares, decoded, strict=True)

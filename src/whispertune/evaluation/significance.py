@@ -1,9 +1,9 @@
-"""How sure an error rate, or a difference between two, is: the bootstrap over utterances.
+"""How certain an error rate is, or the difference between two: the bootstrap over utterances.
 
 Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": draw as
 many utterances as there are, with replacement, and take the corpus rate of the draw; the spread of many
-such rates is the spread that another test set of this kind would show. Utterances are taken as
-independent; where few speakers say many of them, the truth is less sure than it seems here.
+such rates is the spread that another test set of this kind would show. Utterances are treated as
+independent; where a few speakers say many of them, the real uncertainty is larger than computed here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST_UTTERANCES = 30
-"""Of fewer utterances the draws differ too little from each other: the interval is too narrow, or even a point."""
+"""With fewer utterances the draws differ too little: the interval is too narrow, or even a point."""
 
 _DRAWS_AT_ONCE = 1_000_000  # utterances per chunk of draws: about 24 MB
 
@@ -35,7 +35,7 @@ class PairedBootstrap:
         return self.low > 0 or self.high < 0
 
     def verdict(self) -> str:
-        """What the interval says of the difference, in words."""
+        """What the interval says about the difference, in words."""
         if self.significant:
             return "better beyond chance" if self.high < 0 else "worse beyond chance"
         return "no difference" if self.difference == self.low == self.high == 0 else "not conclusive: it may be chance"

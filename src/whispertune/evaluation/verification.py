@@ -1,4 +1,4 @@
-"""Does an exported model transcribe what its source does: in the same computation, and by its program's defaults?"""
+"""Does an exported model transcribe as its source does: in the same computation, and with its program's defaults?"""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from whispertune.features.options import DENSE
 from whispertune.system.console import console, progress_bar, results
 
 MOST_SHOWN = 3
-"""Transcripts shown of those that differ in a program run by default."""
+"""Differing transcripts that are shown of a program run with its defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One recording to verify with, and the code of the language whose token it has (None: English-only model).
 
-    text: what is said in it, where that is known.
+    text: its transcript, where that is known.
     """
 
     name: str
@@ -49,7 +49,7 @@ def our_transcripts(checkpoint: Checkpoint, clips: Sequence[Clip], task: str) ->
 def their_transcripts(
     kind: str, folder: Path, checkpoint: Checkpoint, clips: Sequence[Clip], task: str, *, by_default: bool = False
 ) -> list[str]:
-    """By the program that the export in `folder` is for: in the same computation as ours, or by its own defaults.
+    """By the program that the export in `folder` is for: in the same computation as ours, or with its own defaults.
 
     Raises:
         UserError: as `open_runtime`.
@@ -68,7 +68,7 @@ def their_transcripts(
 
 
 def scored(clips: Sequence[Clip], transcripts: Sequence[str], task: str) -> CorpusScore:
-    """Transcripts of clips whose texts are known, against these."""
+    """Score transcripts of clips whose texts are known against these texts."""
     return score_corpus(
         [clip.name for clip in clips],
         [clip.text or "" for clip in clips],
@@ -78,7 +78,7 @@ def scored(clips: Sequence[Clip], transcripts: Sequence[str], task: str) -> Corp
 
 
 def difference(source: CorpusScore, exported: CorpusScore) -> str:
-    """Points of the leading error rate that the export has more than its source, and their 95 % interval."""
+    """By how many points the export's leading error rate exceeds its source's, and the 95 % interval."""
     found = compare(source, exported)
     return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
@@ -109,7 +109,7 @@ def verify(
         _show(clips[index].name, ours[index], usual[index], "yellow")
     results.print(
         f"{len(clips) - len(different)} of {len(clips)} are the same as {program} is run by default "
-        f"({BY_DEFAULT[kind]}); this decides nothing here, docs/exports.md says how to get the same"
+        f"({BY_DEFAULT[kind]}); this does not decide the export, and docs/exports.md says how to get the same"
     )
     if all(clip.text is not None for clip in clips):
         _report_rates(program, clips, task, {"source": ours, "the same computation": theirs, "by default": usual})
@@ -134,5 +134,5 @@ def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: d
         results.print(f"  {where}: {score.rate_with_interval()}{against}")
     if len(clips) < FEWEST_UTTERANCES:
         results.print(
-            f"  {len(clips)} clips say little about error rates: --clips {FEWEST_UTTERANCES} or more takes longer"
+            f"  {len(clips)} clips say little about error rates: --clips {FEWEST_UTTERANCES} or more say more"
         )

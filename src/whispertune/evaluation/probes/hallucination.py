@@ -1,4 +1,4 @@
-"""Hallucination: what a model writes down where nothing is said, and how often it is caught in a loop."""
+"""Hallucination: what a model writes where nothing is said, and how often it gets caught in a loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOWS_A_KIND = SOUND_SECONDS * SAMPLE_RATE // WINDOW_SAMPLES
 
 @dataclass(frozen=True, slots=True)
 class SoundResult:
-    """What was written down for one kind of sound; words and characters are normalised, as error rates count them."""
+    """What was written for one kind of sound; words and characters are normalised, as error rates count them."""
 
     kind: str
     seconds: float
@@ -34,7 +34,7 @@ class SoundResult:
 
 @dataclass(frozen=True, slots=True)
 class Hallucination:
-    """Results by kind of sound; `loops` and `capped` are of the outputs on these sounds, `outputs` their number."""
+    """Results by kind of sound. outputs: how many there are on these sounds; loops, capped: how many of them are so."""
 
     sounds: list[SoundResult]
     outputs: int
@@ -43,7 +43,7 @@ class Hallucination:
 
     @property
     def insertions_per_hour(self) -> float:
-        """Words an hour, over all kinds."""
+        """Words per hour, over all kinds."""
         return 3600 * sum(sound.words for sound in self.sounds) / sum(sound.seconds for sound in self.sounds)
 
     def summary(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def measure_hallucination(
 ) -> Hallucination:
     """Decode generated silence and noise, 60 s of each kind, in windows of 30 s.
 
-    prompt: what the decoder is given. language: of the normalisation. advance: called with the windows done.
+    prompt: of each window. language: whose normaliser is used. advance: called with the number of windows done.
     """
     sounds = {kind: generate_sound(kind, SOUND_SECONDS * SAMPLE_RATE, seed) for kind in SOUND_KINDS}
     windows = [
@@ -89,5 +89,5 @@ def measure_hallucination(
 
 
 def count_stuck(hypotheses: Sequence[Hypothesis]) -> tuple[int, int]:
-    """How many of these hold a loop, and how many ran into the bound on their tokens."""
+    """How many of these contain a loop, and how many were stopped by the bound on their tokens."""
     return sum(h.repeats for h in hypotheses), sum(h.capped for h in hypotheses)

@@ -1,4 +1,4 @@
-"""Long form: the data as recordings of minutes, its own or its clips joined, written down from beginning to end."""
+"""Long form: recordings of minutes, the data's own or its clips joined, transcribed from beginning to end."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 SILENCES = (0.5, 4.0)
 """Seconds before each clip: shortest, longest."""
 LEAST_COVERED = 0.5
-"""Of each own recording, by rows: what lies between them is pauses, and not other people's rows."""
+"""Share of one of the data's own recordings that rows must cover: what lies between them is then taken for pauses."""
 LONGEST_SECONDS = 600.0
-"""Of a recording made of clips."""
+"""Of a recording that is made of clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class LongRecording:
 
     @property
     def reference(self) -> str:
-        """All that is said in it."""
+        """The text of all its utterances."""
         return " ".join(utterance.text for utterance in self.utterances if utterance.text)
 
 
 Transcribe = Callable[[Sequence[Path], str, str | None, Callable[[int], None]], Sequence[str]]
-"""(files, language, task, advance) -> the text of each; advance is told the seconds that are done."""
+"""(files, language, task, advance) -> the text of each; advance is called with the seconds of audio done."""
 
 
 def long_form_of(transcriber: Transcriber, text: TextSettings) -> Transcribe:
@@ -77,7 +77,7 @@ def long_form_of(transcriber: Transcriber, text: TextSettings) -> Transcribe:
         for number, found in long_form.transcribe(files, advance):
             if isinstance(found, AudioError):
                 raise found
-            # Apart, whether or not the model was trained to begin a segment with a space.
+            # Segments stay separate words, even if the model was not trained to begin them with a space.
             gap = "" if text.written_in(language, task) in WRITTEN_WITHOUT_SPACES else " "
             texts[number] = gap.join(segment.text.strip() for segment in found.segments)
         return texts
@@ -87,7 +87,7 @@ def long_form_of(transcriber: Transcriber, text: TextSettings) -> Transcribe:
 
 @dataclass(frozen=True, slots=True)
 class LongFormResult:
-    """Recordings and their scores; own: whether they are the data's own."""
+    """Recordings and their scores. own: whether they are the data's own recordings."""
 
     recordings: list[LongRecording]
     score: CorpusScore
@@ -112,8 +112,8 @@ class LongFormResult:
 
 
 def long_recordings(split: Split, seed: int) -> list[LongRecording]:
-    """The recordings that a split's rows are segments of, where all rows are and together make up most of each; else
-    its clips, joined in random order.
+    """The recordings that a split's rows are segments of, if all rows are and if they cover most of each recording;
+    else its clips, joined in random order.
 
     Raises:
         AudioError: if the length of an own recording cannot be read.
@@ -129,7 +129,7 @@ def _own_recordings(split: Split) -> list[LongRecording]:
             return []
         groups.setdefault((utterance.audio, language, utterance.task or split.task), []).append(utterance)
     if len(groups) == len(split.windows) or len({audio for audio, *_ in groups}) < len(groups):
-        return []  # a clip a file; or several languages in one
+        return []  # one clip per file; or several languages in one file
     found = []
     for (audio, language, task), members in groups.items():
         num_frames, rate = probe_audio(audio)

@@ -15,7 +15,7 @@ from whispertune.system.console import percent
 
 @dataclass(slots=True)
 class Probes:
-    """Those that were asked for. stuck: how many of the data's own `outputs` hold a loop, and were capped."""
+    """The results of those that were asked for. stuck: how many of the data's own `outputs` loop, and were capped."""
 
     timestamps: TimestampResult | None = None
     long_form: LongFormResult | None = None

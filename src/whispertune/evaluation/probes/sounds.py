@@ -1,4 +1,4 @@
-"""Sounds in which nothing is said: silence, and noises of a recording room, generated from a seed."""
+"""Sounds without speech, generated from a seed: silence, and the noises of a recording room."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Waveform = npt.NDArray[np.float32]
 
 
 def generate_sound(kind: SoundKind, num_samples: int, seed: int) -> Waveform:
-    """(num_samples,) float32 at 16 kHz; the same for the same kind and seed, others for other seeds.
+    """(num_samples,) float32 at 16 kHz, determined by the kind and the seed.
 
-    White noise has equal power at all frequencies, pink noise falls by 3 dB an octave; hum is 50 Hz and nine
+    White noise has equal power at all frequencies, pink noise falls by 3 dB per octave; hum is 50 Hz and nine
     harmonics whose amplitudes fall with their number, in random phases; clicks are short bursts of noise at random
     times, two a second on average, on digital silence.
     """

@@ -1,4 +1,4 @@
-"""Timestamps: whether they make sense, and how far they are from boundaries that are known."""
+"""Timestamps: whether they are well-formed, and how far they are from known boundaries."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MOST_SAMPLES = WINDOW_SAMPLES - SAMPLE_RATE
 """A window leaves a second of silence at its end, into which timestamps may stray."""
 MOST_TEXT_TOKENS = 400
 EDGE_SECONDS = 0.1
-"""A timestamp may lie this much behind the audio's end."""
+"""A timestamp may lie this far after the end of the audio."""
 FOUND_SECONDS = 0.5
 """A known boundary is found where a predicted one lies this near."""
 WELL_FORMED = re.compile("(sw+s)*s?")
-"""Stamp, words, stamp, any number of times; a last stamp alone says that speech goes on behind the window."""
+"""Stamp, words, stamp, any number of times; a single last stamp means that speech continues beyond the window."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOutput:
-    """One window's output: segments that have both their times, and what its timestamps keep to."""
+    """One window's output: the segments that have both times, and which rules its timestamps keep."""
 
     segments: list[TimedText]
     monotonic: bool
@@ -50,7 +50,7 @@ class TimedOutput:
 
 
 def read_output(tokens: Sequence[int], tokenizer: Tokenizer, duration: float) -> TimedOutput:
-    """What a hypothesis with timestamps says. duration: of the window's audio, seconds."""
+    """Parse a hypothesis with timestamps. duration: of the window's audio, in seconds."""
     begin = tokenizer.timestamp_begin
     stamped = [begin <= token < begin + NUM_TIMESTAMPS for token in tokens]
     times = [
@@ -148,7 +148,7 @@ def windows_with_boundaries(split: Split, text: TextSettings, seed: int) -> list
 def measure_timestamps(
     transcriber: Transcriber, windows: Sequence[Window], text: TextSettings, advance: Callable[[int], None]
 ) -> TimestampResult:
-    """Decode windows with known boundaries with timestamps. advance: called with the windows done."""
+    """Decode windows of known boundaries with timestamps. advance: called with the number of windows done."""
     tokenizer = transcriber.model.tokenizer
     hypotheses = replace(transcriber, timestamps=TimestampRules(tokenizer)).transcribe(
         lambda index: window_waveform(windows[index]),
