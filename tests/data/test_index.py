@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,23 @@ def test_a_damaged_entry_is_made_anew_wherever_the_damage_is(manifest: Path, mon
         assert list(read_utterances("train", str(manifest))) == expected
     assert len(really) > 25
     assert [path.suffix for path in index_folder().iterdir()] == [".npz"]
+
+
+def test_a_damaged_shape_asks_for_no_memory(manifest: Path) -> None:
+    """A column that claims 100 million rows is known for damaged before room is made for them."""
+    expected = list(read_utterances("train", str(manifest)))
+    whole = entry().read_bytes()
+    shapes = list(re.finditer(rb"'shape': \((\d+),\), \} {9}", whole))
+    assert len(shapes) > 5
+    for shape in shapes:
+        claimed = b"'shape': (100000000,), }"
+        entry().write_bytes(whole[: shape.start()] + claimed.ljust(len(shape[0])) + whole[shape.end() :])
+        tracemalloc.start()
+        try:
+            assert list(read_utterances("train", str(manifest))) == expected
+            assert tracemalloc.get_traced_memory()[1] < 50e6
+        finally:
+            tracemalloc.stop()
 
 
 def test_the_index_is_bounded_and_drops_what_was_unused_for_longest(

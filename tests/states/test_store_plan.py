@@ -48,6 +48,14 @@ def test_auto_takes_the_disk_then_memory_then_neither(
     assert f"{disk:.1f} GB free" in reason
 
 
+def test_in_memory_each_process_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "free_memory", lambda: 8 * GB)
+    for module in (plan, cache):
+        monkeypatch.setattr(module, "free_bytes", lambda folder: 1 * GB)
+    places = [choose_place(StateOptions(folder=str(tmp_path)), 2 * GB, processes)[0] for processes in (1, 2, 3)]
+    assert places == ["memory", "memory", "off"]
+
+
 def test_a_store_in_use_takes_of_the_room(tmp_path: Path) -> None:
     files = StateFolder(tmp_path / KEY, KEY, [600_000])
     files.write(0, memoryview(bytes(600_000)))
