@@ -90,6 +90,20 @@ def test_samples_are_drawn_by_their_seeds_alone(temperature: float) -> None:
         assert sorted(others) == sorted(h.tokens for h in samples)
 
 
+def test_a_sample_may_end_at_its_very_limit() -> None:
+    """With room for all its tokens but none to spare, it is not cut: end of text needs no room."""
+
+    def sampled(limits: list[int]) -> list[Hypothesis]:
+        prefilled = prefill(DECODER, states_of(12), [PROMPTS[0]] * 12)
+        seeds = [(number,) for number in range(12)]
+        return sample_search(DECODER, prefilled, RULES, EOT, limits, temperature=1.0, seeds=seeds, timestamps=GRAMMAR)
+
+    free = sampled([40] * 12)
+    exact = sampled([len(hypothesis.tokens) for hypothesis in free])
+    assert [(h.tokens, h.ended) for h in exact] == [(h.tokens, h.ended) for h in free]
+    assert sum(hypothesis.ended for hypothesis in free) > 3
+
+
 def test_samples_follow_the_probabilities() -> None:
     prefilled = prefill(DECODER, states_of(1), PROMPTS[:1])
     (found,) = sample_search(DECODER, prefilled, RULES, EOT, [1], temperature=2.0, seeds=[(1,)], best_of=500)

@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whispertune.data.audio import containers
 from whispertune.data.audio import waveforms as audio_module
 from whispertune.data.audio.recording import TooLongError
-from whispertune.data.audio.waveforms import SAMPLE_RATE, content_key, load_waveform, probe_audio
+from whispertune.data.audio.waveforms import SAMPLE_RATE, content_key, load_waveform, num_samples_of, probe_audio
 from whispertune.errors import AudioError
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -98,6 +99,18 @@ def test_span_is_a_slice(folder: Path, name: str, span: tuple[float, float | Non
     # Opus: the decoder's state settles within some samples of a seek.
     atol = 2e-3 if name == "a.opus" else 1e-6
     np.testing.assert_allclose(load_waveform(folder / name, *span), whole[first:last], atol=atol)
+
+
+def test_a_span_begins_at_the_nearest_sample(folder: Path) -> None:
+    """In floating point 2.01 x 16000 is a little less than 32160, and 2.03 x 16000 than 32480."""
+    whole = load_waveform(folder / "a.wav")
+    np.testing.assert_array_equal(load_waveform(folder / "a.wav", 2.01, 2.03), whole[32_160:32_480])
+
+
+@given(st.integers(1, 5000), st.sampled_from([8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000]))
+def test_lengths_from_headers_are_those_of_resampling(num_frames: int, rate: int) -> None:
+    resampled = soxr.resample(np.zeros(num_frames, np.float32), rate, SAMPLE_RATE, quality="HQ")
+    assert num_samples_of(num_frames, rate) == len(resampled)
 
 
 def test_resampled_span(tmp_path: Path) -> None:

@@ -26,9 +26,12 @@ def float_wav(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
 
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("scale", [1 << 7, 1 << 15, 1 << 23, 1 << 31])
-@pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_floats_at_the_scale_of_integers(tmp_path: Path, read: Callable[[Path], object], scale: int, rate: int) -> None:
-    path = float_wav(tmp_path / "a.wav", -0.9 * scale * SPEECH / np.abs(SPEECH).max(), rate)
+@pytest.mark.parametrize(("peak", "rate"), [(-0.9, 16_000), (-0.9, 44_100), (0.2, 16_000)])
+def test_floats_at_the_scale_of_integers(
+    tmp_path: Path, read: Callable[[Path], object], scale: int, peak: float, rate: int
+) -> None:
+    """Quiet recordings, too."""
+    path = float_wav(tmp_path / "a.wav", peak * scale * SPEECH / np.abs(SPEECH).max(), rate)
     with pytest.raises(AudioError, match=rf"dB above full scale.*; divide them by {scale}, .*volume=1/{scale} "):
         read(path)
 
@@ -40,18 +43,25 @@ def test_what_codecs_overshoot_loads(tmp_path: Path, gain: float) -> None:
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_channels_that_cancel(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    path = float_wav(tmp_path / "a.wav", np.stack([SPEECH, -SPEECH], axis=1))
+@pytest.mark.parametrize(("level", "other"), [(0, -1.0), (-15, -1.0), (0, -0.97)])
+def test_channels_that_cancel(tmp_path: Path, read: Callable[[Path], object], level: float, other: float) -> None:
+    """Quiet ones (-33 dB), too, and where one is a quarter of a dB lower."""
+    left = np.float32(10 ** (level / 20)) * SPEECH
+    right = np.float32(other) * left
+    path = float_wav(tmp_path / "a.wav", np.stack([left, right], axis=1))
     with pytest.raises(AudioError, match=r"2 channels are in opposite phase.*; name one in a channel column"):
         read(path)
-    np.testing.assert_array_equal(load_waveform(path, channel=1), -SPEECH)
+    np.testing.assert_array_equal(load_waveform(path, channel=1), right)
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_channels_that_do_not_cancel(tmp_path: Path, read: Callable[[Path], object]) -> None:
     other = np.roll(SPEECH, 3000)
     silent = np.zeros_like(SPEECH)
-    for left, right in ((SPEECH, other), (SPEECH, silent), (silent, silent), (1e-4 * SPEECH, -1e-4 * SPEECH)):
+    for left, right in (
+        (SPEECH, other), (SPEECH, silent), (silent, silent), (1e-4 * SPEECH, -1e-4 * SPEECH),
+        (SPEECH, -0.8 * SPEECH),  # what is left is 19 dB lower, and can be heard
+    ):  # fmt: skip
         read(float_wav(tmp_path / "a.wav", np.stack([left, right], axis=1)))
 
 
