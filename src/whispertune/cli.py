@@ -13,12 +13,12 @@ from whispertune import __version__
 from whispertune.errors import WhispertuneError, one_line
 
 COMMANDS = {
-    "train": "fine-tune a Whisper on your own speech",
-    "resume": "take a run up where it stopped",
-    "evaluate": "decode a manifest and score it: WER and CER",
-    "transcribe": "write down recordings of any length: text, subtitles, JSON",
-    "check": "look data over before spending compute",
-    "export": "write a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
+    "train": "fine-tune a Whisper model on your own speech",
+    "resume": "continue a run where it stopped",
+    "evaluate": "decode data and score the output: WER and CER",
+    "transcribe": "transcribe recordings of any length: text, subtitles, JSON",
+    "check": "check data before you spend compute on it",
+    "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
@@ -29,7 +29,7 @@ NO_MEMORY = (
 
 HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
 
-usage: whispertune COMMAND … (whispertune COMMAND --help tells more)
+usage: whispertune COMMAND … (whispertune COMMAND --help shows its flags)
 
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 

@@ -20,6 +20,7 @@ The message is one line: what is wrong, where (file, row, field), and the remedy
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 """Errors of the system that say that a disk is full, failing or gone: nothing that was given is at fault."""
@@ -125,12 +126,23 @@ class RecipeError(UserError):
     """A recipe field or a flag is unknown or has a bad value.
 
     field: its dotted name, such as `schedule.peak_lr`, which the message begins with; None where the fault is not one
-    field's. problem: the message without that name, such as `is 0; it must be above 0`.
+    field's. problem: the message without that name, such as `is 0; it must be above 0`. others: the fields that the
+    fault lies in as well. file: the recipe that the value stands in.
     """
 
-    def __init__(self, problem: str = "", *, field: str | None = None) -> None:
-        super().__init__(problem if field is None else f"{field} {problem}")
-        self.problem, self.field = problem, field
+    def __init__(
+        self, problem: str = "", *, field: str | None = None, others: Sequence[str] = (), file: str | None = None
+    ) -> None:
+        where = "" if file is None else f"{file}: "
+        super().__init__(problem if field is None else f"{where}{field} {problem}")
+        self.problem, self.field, self.others, self.file = problem, field, tuple(others), file
+
+    def located(self, section: str = "", file: str | None = None) -> RecipeError:
+        """The same of a field in a section (`schedule.`), or in a file."""
+        if self.field is None:
+            return self
+        others = [f"{section}{other}" for other in self.others]
+        return RecipeError(self.problem, field=f"{section}{self.field}", others=others, file=file)
 
 
 class CheckpointError(UserError):

@@ -115,5 +115,5 @@ def test_bad_folders_are_told_in_one_line(tmp_path: Path) -> None:
     for bad in ("missing", "file.wav", "empty"):
         with pytest.raises(RecipeError, match=r"^augment\.noise\.folder is [^\n]+$"):
             NoiseSource(str(tmp_path / bad))
-    with pytest.raises(RecipeError, match=r"^augment\.noise\.folder is not set[^\n]+$"):
+    with pytest.raises(RecipeError, match=r"^folder is not set, but augment\.noise\.probability is 0\.5[^\n]+$"):
         NoiseOptions(probability=0.5)

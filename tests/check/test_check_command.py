@@ -133,7 +133,7 @@ def test_what_no_manifest_can_name_is_not_fixed(tmp_path: Path, capsys: pytest.C
         (["absent.csv"], "no such file"),
         (["--language", "Klingon"], "unknown language"),
         (["--modl", "x"], "model"),
-        (["--no-audio", "--model", "x"], "a model listens"),
+        (["--no-audio", "--model", "x"], "it needs the audio"),
         (["--workers", "0"], "workers"),
     ],
 )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from whispertune.data import index
 from whispertune.data.audio.waveforms import load_waveform
-from whispertune.data.options import DataOptions
+from whispertune.data.options import DataOptions, TrainingDataOptions
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.sources import read_rows
 from whispertune.dataset import inspection
@@ -352,8 +352,8 @@ def test_options_are_checked() -> None:
         {"merge_segments": 31},
         {"temperature": 0.5},
     ):
-        with pytest.raises(RecipeError, match=r"data\."):
-            DataOptions(**options)  # type: ignore[arg-type]
+        with pytest.raises(RecipeError, match=f"^{next(iter(options))} is"):
+            TrainingDataOptions(**options)  # type: ignore[arg-type]
 
 
 def test_every_row_of_the_example_can_be_used(text: TextSettings) -> None:

@@ -14,7 +14,7 @@ from whispertune.data.audio_files import Recordings, output_names
 from whispertune.data.readers.subtitles import read_cues
 from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
-from whispertune.decoding.options import SubtitleLines
+from whispertune.decoding.options import SubtitleOptions
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcript_files import as_json, as_lines, as_srt, as_txt, as_vtt, clock
 from whispertune.errors import RecipeError
@@ -66,7 +66,7 @@ def test_any_text_is_one_subtitle_after_another(texts: list[str], width: int | N
     """No text ends its subtitle early (a blank line), nor stands outside of one; none is lost, times go forwards."""
     spoken = transcript(*((float(n), n + 1.0, text) for n, text in enumerate(texts) if text.strip()))
     for write in (as_srt, as_vtt):
-        content = write(spoken, SubtitleLines(width, count))
+        content = write(spoken, SubtitleOptions(max_line_width=width, max_line_count=count))
         cues = list(read_cues("x", content)) if content else []
         joined = "".join("".join(cue.text.split()) for cue in cues)
         if not any(char in "<>&{}-" for text in texts for char in text):  # what readers take for markup
@@ -90,7 +90,7 @@ def test_long_segments_become_subtitles_of_two_lines_of_42() -> None:
     assert (cues[0].start, cues[-1].end) == (0.0, 10.0)
     share = len(cues[0].text) / len(LONG)
     assert cues[0].end == cues[1].start == pytest.approx(10 * share, abs=0.1)  # as long as its text
-    unlimited = list(read_cues("x", as_srt(transcript((0.0, 10.0, LONG)), SubtitleLines(None))))
+    unlimited = list(read_cues("x", as_srt(transcript((0.0, 10.0, LONG)), SubtitleOptions(max_line_width=None))))
     assert [cue.text for cue in unlimited] == [LONG]
     # No subtitle is too short to be read; then it has more lines.
     assert len(list(read_cues("x", as_srt(transcript((0.0, 0.6, LONG)))))) == 1
@@ -107,7 +107,7 @@ def test_lines_without_spaces_break_between_characters() -> None:
 def test_line_limits_are_checked() -> None:
     for width, count in ((9, 2), (42, 0)):
         with pytest.raises(RecipeError, match="max_line_"):
-            SubtitleLines(width, count)
+            SubtitleOptions(max_line_width=width, max_line_count=count)
 
 
 def test_json_holds_times_scores_and_hypotheses() -> None:

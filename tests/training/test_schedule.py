@@ -104,14 +104,14 @@ def test_auto_peak_falls_with_the_models_width() -> None:
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"peak_lr": 0.0}, "schedule.peak_lr"),
-        ({"peak_lr": math.inf}, "schedule.peak_lr"),
-        ({"peak_lr": math.nan}, "schedule.peak_lr"),
-        ({"warmup_steps": 0}, "schedule.warmup_steps"),
-        ({"factor": 0.0}, "schedule.factor"),
-        ({"decay_share": 0.0}, "schedule.decay_share"),
-        ({"decay_share": 1.1}, "schedule.decay_share"),
-        ({"scale": "d_model", "name": "cosine"}, "schedule.scale"),
+        ({"peak_lr": 0.0}, "^peak_lr is"),
+        ({"peak_lr": math.inf}, "^peak_lr is"),
+        ({"peak_lr": math.nan}, "^peak_lr is"),
+        ({"warmup_steps": 0}, "^warmup_steps is"),
+        ({"factor": 0.0}, "^factor is"),
+        ({"decay_share": 0.0}, "^decay_share is"),
+        ({"decay_share": 1.1}, "^decay_share is"),
+        ({"scale": "d_model", "name": "cosine"}, "^scale is"),
     ],
 )
 def test_bad_values_name_their_field(options: dict[str, Any], field: str) -> None:
@@ -124,15 +124,15 @@ def test_bad_values_name_their_field(options: dict[str, Any], field: str) -> Non
     [
         (
             {"scale": "d_model", "peak_lr": 1e-5},
-            "schedule.peak_lr is 1e-05, but it goes with schedule.scale peak alone",
+            "^peak_lr is 1e-05, but it goes with schedule.scale peak alone",
         ),
-        ({"factor": 2.0}, "schedule.factor is 2.0, but it goes with schedule.scale d_model alone; leave it out"),
-        ({"name": "linear", "factor": 2.0}, "schedule.factor"),
+        ({"factor": 2.0}, "^factor is 2.0, but it goes with schedule.scale d_model alone; leave it out"),
+        ({"name": "linear", "factor": 2.0}, "^factor is 2.0"),
         (
             {"name": "cosine", "decay_share": 0.5},
-            "schedule.decay_share is 0.5, but it goes with schedule.name wsd alone",
+            "^decay_share is 0.5, but it goes with schedule.name wsd alone",
         ),
-        ({"scale": "d_model", "decay_share": 0.5}, "schedule.decay_share"),
+        ({"scale": "d_model", "decay_share": 0.5}, "^decay_share is 0.5"),
     ],
 )
 def test_fields_that_the_schedule_does_not_use_are_refused(options: dict[str, Any], line: str) -> None:

@@ -22,7 +22,7 @@ from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.commands.check_options import CheckOptions
-from whispertune.data.reading import AS_USUAL, reading_as
+from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         if folder is not None:
             make_writable(folder)
     tokenizer, report = check(sources, options)
-    figures = data_figures(report, options.workers)
+    figures = data_figures(report, options.reading.workers)
     if output is not None:
         write_findings(report, output)
         figures |= summary(report, tokenizer)
@@ -88,7 +88,7 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: Report
     for number, source in enumerate(sources):
         path = str(cleaned[number]) if cleaned else as_data(str(source.path), source.role or "data")
         given.setdefault(source.role, []).append(path)
-    if not cleaned and len(sources) == 1 and not sources[0].role and options.audio_root is None:
+    if not cleaned and len(sources) == 1 and not sources[0].role and options.reading.audio_root is None:
         given = hold_out_last(list(dict.fromkeys(kind.source for kind in sources[0].rows.kinds))) or given
     language = []
     if options.language is not None:
@@ -97,7 +97,7 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: Report
         return "to train, say which language is spoken: the same with --language L"
     if options.language_token is not None:
         language += ["--language_token", options.language_token]
-    reading = AS_USUAL if cleaned else reading_as(options.columns, options.audio_root)
+    reading = AS_USUAL if cleaned else options.reading.reading
     command = training_command(given, options.model or "openai/whisper-base", language, reading)
     if command is None:
         what = "say which is which: --train F --valid F" if len(sources) > 1 else (
@@ -142,7 +142,7 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
     first = 0
     for role, path in given:
         faults: list[ManifestError] = []
-        rows = read_rows(role or "data", path, reading_as(options.columns, options.audio_root), faults=faults)
+        rows = read_rows(role or "data", path, options.reading.reading, faults=faults)
         sources.append(Source(Path(path), role, rows, first, faults))
         if options.fix is not None:
             require_fixable(sources[-1])
@@ -174,7 +174,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     if not options.no_audio:
         with progress_bar("audio", num_rows) as advance:
             rows = [row for source in sources for row in source.rows]
-            found, audio = check_audio(rows, workers=options.workers, advance=advance)
+            found, audio = check_audio(rows, workers=options.reading.workers, advance=advance)
         findings += found
         findings += misfits(sources, texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
     findings += repeated_ids(sources)
@@ -204,7 +204,7 @@ def _opinions(report: Report, ready: ReadyModel, options: CheckOptions) -> dict[
     with progress_bar("asking the model", len(rows)) as advance:
         opinions = ask_model(
             ready, rows, targets, [text.language_of(row) for row in rows], audio.seconds[valid].tolist(),
-            workers=options.workers, advance=advance,
+            workers=options.reading.workers, advance=advance,
         )  # fmt: skip
     return dict(zip(valid, opinions, strict=True))
 

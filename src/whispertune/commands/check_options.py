@@ -2,74 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from whispertune.data.options import ReadingOptions
 from whispertune.errors import RecipeError
 from whispertune.run.flags import help_text
-from whispertune.system.options import PrecisionName
+from whispertune.run.options import LanguageOptions
+from whispertune.system.fields import FLAT
+from whispertune.system.options import DeviceOptions
 
 USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
                          [--no-audio] [--field value …]"""
 
-DESCRIPTION = """Look data over before compute is spent on it: audio, texts, duplicates, leakage between the sets.
+DESCRIPTION = """Check data before you spend compute on it: audio, texts, duplicates, leakage between the sets.
 
-What spoils training or scoring is an error; what is unusual but sound is a note. Exit status 2 if there is any error.
-With --model an untouched Whisper ranks the transcripts that are likely wrong. F is whatever train reads; a file named
-after train, valid (dev) or test is taken for that set."""
+Whatever would spoil training or scoring is an error; what is unusual but harmless is a note. The exit status is 2 if
+there is any error. With --model, a Whisper model ranks the transcripts that are likely wrong. F is anything that train
+reads; a file named after train, valid (dev) or test is taken as that set."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """One check."""
+class CheckOptions(DeviceOptions, LanguageOptions):
+    """Data and output."""
 
     train: str | None = None
-    """Training manifest."""
+    """Training data."""
 
     valid: str | None = None
-    """Validation manifest."""
+    """Validation data."""
 
     test: str | None = None
-    """Test manifest."""
-
-    language: str | None = None
-    """Language spoken, where a row names none: its script is then known."""
-
-    language_token: str | None = None
-    """A language of Whisper's whose token `language`, which Whisper does not know, borrows."""
-
-    model: str | None = None
-    """A Whisper that says which transcripts are likely wrong."""
+    """Test data."""
 
     output: str | None = None
     """Folder for check.jsonl, summary.json, check.html and, with a model, ranking.jsonl."""
 
     fix: str | None = None
-    """Folder for manifests without the rows that have errors, and excluded.jsonl with the reasons."""
+    """Folder for copies of the manifests without the rows that have errors, and excluded.jsonl with the reasons."""
 
     no_audio: bool = False
-    """Look at manifests and texts alone."""
+    """Check manifests and texts only."""
 
-    columns: str | None = None
-    """What the columns of manifests are called, where that is unusual: text=transkript,audio=datei."""
+    model: str | None = None
+    """Whisper model that finds transcripts that are likely wrong, in any form that `evaluate` reads."""
 
-    audio_root: str | None = None
-    """The folder that recordings lie in, where that is not the one of the manifests or the subtitles."""
+    reading: ReadingOptions = field(default_factory=ReadingOptions, metadata=FLAT)
 
-    workers: int = 2
-    """Threads that decode and measure audio."""
-
-    device: str = "auto"
-    """Of the model: auto, cpu, cuda or cuda:N."""
-
-    precision: PrecisionName = "auto"
-    """Of the model's matrix products. auto: bf16 where the hardware multiplies it fast, else fp16 on a GPU, fp32 on a
-    CPU."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise RecipeError(f"is {self.workers}; it must be at least 1", field="workers")
+    def check(self) -> None:
+        super().check()
         if self.model and self.no_audio:
-            raise RecipeError("model is given with no_audio, but a model listens: leave one of them out")
+            raise RecipeError("is given with no_audio, but it needs the audio: leave one of them out", field="model")
 
 
 def usage() -> str:

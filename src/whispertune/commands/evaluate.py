@@ -97,7 +97,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         where = "--output DIR lists them" if output is None else f"listed in {output / 'excluded.jsonl'}"
         console.print(f"{len(split.excluded)} of {split.num_rows} rows left out; {where}")
     require_usable([split], options.reading, flag="--max_excluded")
-    transcriber = Transcriber(ready, options.search, options.frames, workers=options.workers)
+    transcriber = Transcriber(ready, options.search, options.frames, workers=options.reading.workers)
     states = transcriber.states(lambda index: transcriber.features(*split.waveform(index)))
     system = System(options.model, ready, [options.search])
     console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision.name}")

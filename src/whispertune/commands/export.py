@@ -88,7 +88,7 @@ def take_verify(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
 def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
     """Refuse --verify without clips, and its fields without --verify."""
     if audio is None:
-        for name in ("data", "clips", "language", "task", "max_different"):
+        for name in ("data", "clips", "language", "language_token", "task", "max_different"):
             if getattr(options, name) != getattr(ExportOptions, name):
                 raise RecipeError(f"--{name} only says how to --verify; add --verify, or leave it out")
     elif not audio and options.data is None:
@@ -168,6 +168,6 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
             seconds = error.num_samples / SAMPLE_RATE
             raise DataError(f"{utterance.id}: lasts {seconds:.1f} s; --verify takes clips of at most 30 s") from None
         text = None if options.data is None else utterance.text
-        token = tokenizer.token_language(language) if multilingual and language else None
+        token = options.language_token or tokenizer.token_language(language) if multilingual and language else None
         clips.append(Clip(utterance.id, waveform, token, text))
     return clips

@@ -8,19 +8,19 @@ from whispertune.run.recipe import FREE_TO_CHANGE
 
 FLAGS = [f"--{name}" for name in FREE_TO_CHANGE if name != "output"]
 
-DESCRIPTION = f"""Take a run up where it stopped.
+DESCRIPTION = f"""Continue a run where it stopped.
 
 whispertune resume RUN [--data.workers N] [--field value …]
 
-RUN is the --output of `whispertune train`. The run ends with the same weights and metrics as if it had never
-stopped (on a GPU up to rounding). What it will read is compared with its checksums first. A finished run is left
-alone.
+RUN is the --output of `whispertune train`. The run ends with the same weights and metrics as if it had never been
+interrupted (on a GPU up to rounding). The files that it reads are compared with their checksums first. A finished run
+is left alone.
 
---epochs N trains on to more epochs than before, a finished run too, which is then tested again: with schedule.name noam
-or constant, and schedule.warmup_steps a number or at its bound. --model, --train, --valid and --test may name another
-place of the same content.
+--epochs N trains for more epochs than before, even after the run has finished, and then tests again. This takes
+schedule.name noam or constant, and schedule.warmup_steps as a number or at its limit. --model, --train, --valid and
+--test may name another place of the same content.
 
-These fields decide no result and may have other values than before:
+These fields do not affect the results and may have other values than before:
 {fill(", ".join(FLAGS), 110, break_on_hyphens=False)}"""
 
 

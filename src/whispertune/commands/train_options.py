@@ -8,18 +8,18 @@ from whispertune.run.recipe import Recipe
 USAGE = """whispertune train [RECIPE.yaml] --model M --train F --valid F [--test F] --language L --output RUN
                          [--field value …]"""
 
-DESCRIPTION = """Fine-tune a pretrained Whisper on your own speech.
+DESCRIPTION = """Fine-tune a pretrained Whisper model on your own speech.
 
   M  a Hugging Face or CTranslate2 folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper
      installed), a Hub id (openai/whisper-base), another run's folder, or packaged:whisper-base (the weights of the
      `demo` extra)
   F  a CSV, TSV or JSONL manifest with columns `audio` and `text`; a folder of Common Voice, LibriSpeech, Kaldi,
-     audiofolder, saved `datasets`, or recordings beside .txt, .srt or .vtt; lhotse cuts; shards-{000..010}.tar;
-     hub:NAME (of the Hub); several as 'A [language=it weight=2] + B [split=dev]'
+     audiofolder, saved `datasets`, or recordings with .txt, .srt or .vtt beside them; lhotse cuts;
+     shards-{000..010}.tar; hub:NAME (on the Hub); several of these as 'A [language=it weight=2] + B [split=dev]'
 
-Every flag below is a field of the recipe too; flags win over RECIPE.yaml. Relative paths in it are looked for in the
-working folder, then in the folder of RECIPE.yaml. --print_config prints the effective recipe and stops. A run that
-was killed goes on with the same command, or with `whispertune resume RUN`."""
+Every flag below is also a field of the recipe; flags override RECIPE.yaml. Relative paths in a recipe are looked up in
+the working folder, then in the folder of RECIPE.yaml. --print_config prints the effective recipe and exits. To continue
+a run that was interrupted, give the same command again or use `whispertune resume RUN`."""
 
 
 def usage() -> str:

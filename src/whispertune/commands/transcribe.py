@@ -207,7 +207,7 @@ def _write(transcript: Transcript, job: _Job, options: TranscribeOptions) -> Non
         if kind == "json":
             content = as_json(transcript, audio=job.audio, model=options.model, n_best=options.n_best)
         else:
-            content = WRITERS[kind](transcript, options.subtitle_lines)
+            content = WRITERS[kind](transcript, options.subtitles)
         write_text(path, content)
 
 

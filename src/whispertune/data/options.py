@@ -1,56 +1,60 @@
-"""How a run reads its data, as fields of its recipe."""
+"""How data is read, as fields of a recipe and as flags."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from whispertune.data.reading import Reading, reading_as
-from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options, PositiveInt, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class ReadingOptions(Options):
     """Reading the data."""
 
-    max_excluded: float = 0.05
-    """Share of a split's rows that may be unusable before the run refuses to start."""
-
-    workers: int = 2
-    """Threads that decode audio and compute features; their number changes no result."""
-
-    empty_text: Literal["exclude", "keep"] = "exclude"
-    """Rows without any text. `keep` teaches the model to write nothing, for clips of silence or noise, and allows it to
-    when it decodes (generation config)."""
-
-    merge_segments: float = 0.0
-    """Join neighbouring segments of a recording up to so many seconds (at most 30); 0 leaves them as they are."""
-
-    temperature: float = 1.0
-    """Draw the languages of the training data with p ~ n^(1/temperature), n being a language's (weighted) number of
-    rows; 1 takes every row once an epoch, more evens the languages out."""
-
-    check_audio: Literal["auto", "all", "headers"] = "auto"
-    """Before training decode every recording (`all`), or read its headers only; auto: headers from 20,000 rows on."""
+    workers: PositiveInt = 2
+    """Number of threads that decode audio and compute features; it does not affect the results."""
 
     columns: str | None = None
-    """What the columns of manifests are called, where that is unusual: text=transkript,audio=datei (also id, language,
-    task, start, end, duration, speaker, prompt, channel)."""
+    """Names of manifest columns that differ from the usual ones: text=transkript,audio=datei (also id, language, task,
+    start, end, duration, speaker, prompt, channel)."""
 
     audio_root: str | None = None
-    """The folder that recordings lie in, where that is not the one of the manifest or the subtitles."""
+    """Folder that the recordings lie in, if it is not the folder of the manifest or the subtitles."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.reading  # noqa: B018 - built to have it checked
-        if not 0 <= self.max_excluded <= 1:
-            raise RecipeError(f"is {self.max_excluded}; it must lie between 0 and 1", field="data.max_excluded")
-        if self.workers < 1:
-            raise RecipeError(f"is {self.workers}; it must be at least 1", field="data.workers")
-        if not 0 <= self.merge_segments <= 30:
-            raise RecipeError(f"is {self.merge_segments}; it must lie between 0 and 30 s", field="data.merge_segments")
-        if not 1 <= self.temperature <= 100:
-            raise RecipeError(f"is {self.temperature}; it must lie between 1 and 100", field="data.temperature")
 
     @property
     def reading(self) -> Reading:
         return reading_as(self.columns, self.audio_root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadingOptions):
+    """Reading the data."""
+
+    max_excluded: Share = 0.05
+    """Maximum share of a split's rows that may be unusable; with more, the command refuses to start."""
+
+    empty_text: Literal["exclude", "keep"] = "exclude"
+    """What to do with rows without text. `exclude` leaves them out; `keep` takes them for clips of silence or noise, in
+    which the model is to write nothing. A model that is trained with them may return no text at all (generation
+    config)."""
+
+    merge_segments: Annotated[float, Bounds(ge=0, le=30)] = 0.0
+    """Merge neighbouring segments of a recording into windows of up to this many seconds; 0 keeps them apart."""
+
+    check_audio: Literal["auto", "all", "headers"] = "auto"
+    """How to check recordings at the start: decode all of them (`all`) or read only their headers (`headers`). `auto`
+    decodes up to 20,000 rows; of more it reads the headers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataOptions(DataOptions):
+    """Reading the data, and drawing from it."""
+
+    temperature: Annotated[float, Bounds(ge=1, le=100)] = 1.0
+    """Sampling temperature T over the languages of the training data: p ~ n^(1/T), where n is a language's (weighted)
+    number of rows. T=1 is the natural distribution; T>1 upsamples low-resource languages."""

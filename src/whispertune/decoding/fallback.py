@@ -76,7 +76,7 @@ def decode_with_fallback(
     transcriber = replace(transcriber, model=model, cut_loops=options.repetition_guard)
     results: dict[int, WindowResult] = {}
     pending = list(range(len(prompts)))
-    for number, temperature in enumerate(options.temperature):
+    for number, temperature in enumerate(options.temperatures):
         part = prefilled if len(pending) == len(prompts) else prefilled.select(pending)
         bounds = [max_tokens[row] for row in pending]
         if temperature > 0:

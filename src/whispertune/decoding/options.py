@@ -1,142 +1,105 @@
-"""Searches, fallback, long form and subtitles, as fields and flags."""
+"""Searches, temperature fallback, long form and subtitles, as fields of a recipe and as flags."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options, PositiveInt, Seed
+
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+MAX_INITIAL = 1.0
+"""Seconds: a window's first segment begins no later (openai-whisper's default)."""
+FORMATS = ("txt", "srt", "vtt", "json")
+Beams = Annotated[int, Bounds(ge=1, le=64)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """The search of the final test; beam size and length penalty are `evaluate`'s, too."""
+class SearchOptions(Options):
+    """Beam search (in training, that of the final test)."""
 
-    beam_size: int = 8
-    """Hypotheses kept side by side; 1 is greedy search."""
+    beam_size: Beams = 8
+    """Number of beams; 1 is greedy search, the fastest."""
 
     length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by; above 1 favours longer ones."""
+    """Exponent of the length by which a hypothesis's log-probability is divided; values above 1 favour longer
+    hypotheses."""
 
-    patience: float = 1.0
-    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.beam_size <= 64:
-            raise RecipeError(f"is {self.beam_size}; it must lie between 1 and 64", field="search.beam_size")
-        if not 0 < self.patience <= 16:
-            raise RecipeError(f"is {self.patience}; it must be above 0 and at most 16", field="search.patience")
+    patience: Annotated[float, Bounds(gt=0, le=16)] = 1.0
+    """Beam search stops once it has patience x beam_size finished hypotheses."""
 
 
 GREEDY = SearchOptions(beam_size=1)
 
 
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
 @dataclass(frozen=True, kw_only=True)
-class FallbackOptions:
-    """How a window is decoded, and when its result is tried again."""
+class FallbackOptions(SearchOptions):
+    """How each window is decoded, and when it is decoded again at a higher temperature."""
 
-    beam_size: int = 5
-    """Hypotheses kept side by side at temperature 0; 1 is greedy search, the fastest."""
+    beam_size: Beams = 5
 
-    patience: float = 1.0
-    """Finished hypotheses that beam search gathers before it may stop, in units of beam_size."""
+    temperature: Annotated[float | tuple[float, ...], Bounds(ge=0, le=10)] = TEMPERATURES
+    """Temperatures to try in turn until a result is accepted: a number, or a list such as [0,0.2,0.4]. At 0 beam search
+    is used; above 0 tokens are sampled."""
 
-    length_penalty: float = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by (beam search)."""
-
-    temperature: tuple[float, ...] = TEMPERATURES
-    """Tried one after the other until a result passes: 0 takes the likeliest, above 0 tokens are drawn at random."""
-
-    best_of: int = 5
-    """Samples drawn at a temperature above 0, of which the likeliest is taken."""
+    best_of: Beams = 5
+    """Number of samples at a temperature above 0; the most likely one is kept."""
 
     compression_ratio_threshold: float | None = 2.4
-    """A text that zlib compresses by more than this repeats itself: the window is tried again."""
+    """Try the next temperature if the zlib compression ratio of the text is above this, a sign of repetition."""
 
     logprob_threshold: float | None = -1.0
-    """A result whose tokens have a mean log-probability below this is tried again."""
+    """Try the next temperature if the mean log-probability of the tokens is below this."""
 
-    no_speech_threshold: float | None = 0.6
-    """A window with a higher probability of no speech, and a result below logprob_threshold, is silence."""
+    no_speech_threshold: Annotated[float | None, Bounds(ge=0, le=1)] = 0.6
+    """Treat a window as silence if its no-speech probability is above this and the result is below logprob_threshold.
+    Each of these thresholds can be turned off with null."""
 
     repetition_guard: bool = True
-    """Cut a window's output where it begins to repeat itself, and try again."""
+    """Cut the output of a window where it begins to repeat itself, and try the next temperature."""
 
-    seed: int = 0
-    """Of the samples."""
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("beam_size", 1, 64), ("best_of", 1, 64)):
-            if not least <= getattr(self, name) <= most:
-                raise RecipeError(f"is {getattr(self, name)}; it must lie between {least} and {most}", field=name)
-        if not 0 < self.patience <= 16:
-            raise RecipeError(f"is {self.patience}; it must be above 0 and at most 16", field="patience")
-        if not self.temperature or not all(0 <= value <= 10 for value in self.temperature):
-            raise RecipeError(
-                f"is {list(self.temperature)}; it takes numbers from 0 to 10: [0,0.2]", field="temperature"
-            )
-        if self.no_speech_threshold is not None and not 0 <= self.no_speech_threshold <= 1:
-            raise RecipeError(
-                f"is {self.no_speech_threshold}; it must lie between 0 and 1", field="no_speech_threshold"
-            )
-        if self.seed < 0:
-            raise RecipeError(f"is {self.seed}; it must be at least 0", field="seed")
+    seed: Seed = 0
+    """Random seed for sampling at temperatures above 0."""
 
     @property
     def search(self) -> SearchOptions:
         """The search at temperature 0."""
         return SearchOptions(beam_size=self.beam_size, length_penalty=self.length_penalty, patience=self.patience)
 
-
-MAX_INITIAL = 1.0
-"""Seconds: the latest first timestamp of a window."""
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """All of them."""
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongFormOptions:
-    """How windows follow one another."""
+class LongFormOptions(Options):
+    """How the windows of a recording follow one another."""
 
     timestamps: bool = True
-    """Let the model say when each segment begins and ends; without, each window of 30 s is one segment."""
+    """Let the model predict when each segment begins and ends; without timestamps, each window of 30 s is one
+    segment."""
 
     condition_on_previous_text: bool = True
-    """Tell each window what was said before: names and style stay the same, but a mistake may spread."""
+    """Prompt each window with the text before it: names and style stay consistent, but errors may propagate."""
 
     prompt: str | None = None
-    """Text that the first window is told came before: spellings of names, a style of punctuation."""
+    """Text that the first window is prompted with, as if it came before: spellings of names, a style of punctuation."""
 
-    max_initial_timestamp: float | None = MAX_INITIAL
-    """The latest time, seconds into a window, at which its first segment may begin."""
+    max_initial_timestamp: Annotated[float | None, Bounds(ge=0, le=30)] = MAX_INITIAL
+    """Latest time in seconds at which the first segment of a window may begin; null sets no limit."""
 
-    batch_size: int = 8
-    """Recordings whose windows are decoded side by side."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"is {self.batch_size}; it must be at least 1", field="batch_size")
-        if self.max_initial_timestamp is not None and not 0 <= self.max_initial_timestamp <= 30:
-            raise RecipeError(
-                f"is {self.max_initial_timestamp}; it must lie between 0 and 30 s", field="max_initial_timestamp"
-            )
+    batch_size: PositiveInt = 8
+    """Number of recordings to decode in parallel."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubtitleLines:
-    """How subtitles are laid out. width: of a line, in columns (a Chinese character takes two), None: unlimited;
-    count: of lines in one subtitle."""
+@dataclass(frozen=True, kw_only=True)
+class SubtitleOptions(Options):
+    """Layout of subtitles (srt, vtt)."""
 
-    width: int | None = 42
-    count: int = 2
+    max_line_width: Annotated[int | None, Bounds(ge=10, le=1000)] = 42
+    """Maximum width of a line in columns (a Chinese character takes two); null sets no limit."""
 
-    def __post_init__(self) -> None:
-        if self.width is not None and not 10 <= self.width <= 1000:
-            raise RecipeError(
-                f"is {self.width}; it must lie between 10 and 1000 columns, or be null", field="max_line_width"
-            )
-        if not 1 <= self.count <= 100:
-            raise RecipeError(f"is {self.count}; it must lie between 1 and 100", field="max_line_count")
-
-
-FORMATS = ("txt", "srt", "vtt", "json")
+    max_line_count: Annotated[int, Bounds(ge=1, le=100)] = 2
+    """Maximum number of lines in one subtitle. A longer segment is split into several, and its time is divided among
+    them by the length of their texts."""

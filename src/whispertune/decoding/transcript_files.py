@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from whispertune.decoding.long_form import Segment, Transcript
-from whispertune.decoding.options import SubtitleLines
+from whispertune.decoding.options import SubtitleOptions
 
 LINE_ENDS = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 """What some program that reads these files takes for the end of a line; a blank line would end a subtitle."""
@@ -42,7 +42,7 @@ def as_txt(transcript: Transcript) -> str:
     return "".join(f"{_text_of(segment)}\n" for segment in transcript.segments)
 
 
-def as_srt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
+def as_srt(transcript: Transcript, lines: SubtitleOptions | None = None) -> str:
     """SubRip. An arrow in the text is shortened, as it would be taken for times."""
     cues: list[str] = []
     for segment in transcript.segments:
@@ -52,7 +52,7 @@ def as_srt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
     return "".join(cues)
 
 
-def as_vtt(transcript: Transcript, lines: SubtitleLines | None = None) -> str:
+def as_vtt(transcript: Transcript, lines: SubtitleOptions | None = None) -> str:
     """WebVTT, in which & and < are escaped (W3C), and a channel is a voice."""
     cues = ["WEBVTT\n\n"]
     for segment in transcript.segments:
@@ -71,15 +71,15 @@ def _text_of(segment: Segment) -> str:
     return text if segment.speaker is None else f"{segment.speaker}: {text}"
 
 
-def _cues(segment: Segment, text: str, lines: SubtitleLines | None) -> Iterator[tuple[float, float, str]]:
+def _cues(segment: Segment, text: str, lines: SubtitleOptions | None) -> Iterator[tuple[float, float, str]]:
     """(start, end, text) of the subtitles that a segment fills.
 
     Where it fills several, its time is divided in proportion to their lengths: the model gives no times for them.
     """
-    lines = SubtitleLines() if lines is None else lines
-    wrapped = _wrapped(text, lines.width)
+    lines = SubtitleOptions() if lines is None else lines
+    wrapped = _wrapped(text, lines.max_line_width)
     most = max(1, int((segment.end - segment.start) / SHORTEST_CUE))
-    number = min(most, -(-len(wrapped) // lines.count))
+    number = min(most, -(-len(wrapped) // lines.max_line_count))
     parts = [wrapped[len(wrapped) * n // number : len(wrapped) * (n + 1) // number] for n in range(number)]
     total, done, start = sum(map(len, wrapped)), 0, segment.start
     for part in parts:
@@ -193,7 +193,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-WRITERS: dict[str, Callable[[Transcript, SubtitleLines], str]] = {
+WRITERS: dict[str, Callable[[Transcript, SubtitleOptions], str]] = {
     "txt": lambda transcript, _: as_txt(transcript),
     "srt": as_srt,
     "vtt": as_vtt,

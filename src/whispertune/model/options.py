@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """The training loss."""
+class LossOptions(Options):
+    """The training loss: cross-entropy per target token."""
 
-    label_smoothing: float = 0.0
-    """Share of the target's probability spread evenly over the vocabulary (0 to below 1)."""
+    label_smoothing: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread evenly over the vocabulary (0 to below 1)."""
 
     prompt_tokens: bool = False
-    """Count the prompt tokens (language, task, no timestamps) in as well."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise RecipeError(
-                f"is {self.label_smoothing}; it must be at least 0 and below 1", field="loss.label_smoothing"
-            )
+    """Train on the prompt tokens (language, task, no timestamps) as well as on the text."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import docstring_parser  # comes with jsonargparse[signatures]
 
 from whispertune.errors import RecipeError
 from whispertune.run.other_tools import of_another_tool
@@ -38,44 +41,62 @@ class Field:
     default: Any
     help: str
 
-    @property
-    def optional(self) -> bool:
-        return NoneType in get_args(self.annotation)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Section:
-    """A dataclass among the options: its dotted prefix (`schedule.`, or nothing), what it is, its own fields."""
+    """A dataclass among the options: what it is, its own fields."""
 
-    prefix: str
     title: str
     fields: list[Field]
 
 
 def sections(options: type, prefix: str = "", default: Any = None) -> Iterator[Section]:
-    """The options' own fields, then those of each dataclass among them.
+    """The options' fields: those that must be given, those of the class itself, of its bases, of each section.
 
     default: an instance whose values go before the class's defaults.
     """
-    documented = docstring_parser.parse_from_object(options)
-    docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented.params}
+    docs, hints = _docs(options), get_type_hints(options)
     own, nested = [], []
-    hints = get_type_hints(options)
     for field in dataclasses.fields(options):
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if default is not None:
-            value = getattr(default, field.name)
-        elif field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        else:
-            value = None if required else field.default
+        required = default is None and field.default is field.default_factory is dataclasses.MISSING
+        value = None if required else _default(field, default)
         if dataclasses.is_dataclass(hints[field.name]):
-            nested.append((hints[field.name], f"{prefix}{field.name}.", value))
+            nested.append((hints[field.name], _section(field, prefix), value))
         else:
             own.append(Field(prefix + field.name, hints[field.name], required, value, docs.get(field.name, "")))
-    yield Section(prefix, documented.short_description or "", own)
+    title, _, _ = inspect.cleandoc(options.__doc__ or "").partition("\n")
+    themselves = {prefix + name for name in options.__annotations__}
+    yield Section(title, sorted(own, key=lambda field: 0 if field.required else 1 + (field.name not in themselves)))
     for section in nested:
         yield from sections(*section)
+
+
+def _default(field: dataclasses.Field[Any], default: Any) -> Any:
+    if default is not None:
+        return getattr(default, field.name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _section(field: dataclasses.Field[Any], prefix: str) -> str:
+    """What stands before the names of a nested dataclass's fields."""
+    return prefix if field.metadata.get("flat") else f"{prefix}{field.name}."
+
+
+@cache
+def _docs(options: type) -> dict[str, str]:
+    """The string under each field, those of base classes too."""
+    docs = {}
+    for base in reversed(options.__mro__[:-1]):
+        for node, following in pairwise(_classes(base.__module__)[base.__name__].body):
+            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+                docs[ast.unparse(node.target)] = " ".join(ast.literal_eval(following.value).split())
+    return docs
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
 
 
 def all_fields(options: type) -> dict[str, Field]:
@@ -90,7 +111,7 @@ def takes(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         *others, last = map(str, get_args(annotation))
         return f"{', '.join(others)} or {last}" if others else last
-    if get_origin(annotation) in (tuple, list):
+    if get_origin(annotation) is tuple:
         return "a list of numbers, such as [0.9,1.1]"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[annotation]
 
@@ -101,7 +122,7 @@ def _placeholder(annotation: Any) -> str:
         return "|".join(_placeholder(kind) for kind in get_args(annotation) if kind is not NoneType)
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
-    if get_origin(annotation) in (tuple, list):
+    if get_origin(annotation) is tuple:
         return "[NUMBER,…]"
     return {str: "TEXT", int: "N", float: "NUMBER", bool: "true|false"}[annotation]
 
@@ -112,10 +133,8 @@ def help_text(options: type, usage: str, description: str) -> str:
     for section in sections(options):
         lines += ["", f"{section.title.rstrip('.')}:"] if section.fields else []
         for field in section.fields:
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
-            shown = "required" if field.required else f"default: {_as_argument(default)}"
-            if field.default is None and not field.required:
-                shown = "optional"
+            default = field.default if isinstance(field.default, str) else json.dumps(field.default)
+            shown = "required" if field.required else "optional" if field.default is None else f"default: {default}"
             lines.append(f"  --{field.name} {_placeholder(field.annotation)}  ({shown})")
             lines += textwrap.wrap(field.help, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
@@ -135,80 +154,101 @@ def parse_fields(
         RecipeError: an unknown field (with the nearest known one), a missing one, or a bad value.
     """
     known = all_fields(options)
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     for name, value in fields.items():
         name = str(name).replace("-", "_")
         if value in (None, {}) and name in _prefixes(known):  # a section with nothing in it
             continue
-        field = _known_field(name, known, f"{where}: unknown field '{name}'", command)
-        if isinstance(value, list | dict | bytes | set) and not isinstance(value, _accepted(field)):
-            raise RecipeError(f"{where}: {name} is {_shown(value)}; it takes {takes(field.annotation)}")
-        given[name] = _as_argument(value, f"{where}: {name}")
-    origin = dict.fromkeys(given, f"{where}: ")
-    flagged: set[str] = set()
-    for name, value in _read_flags(flags, known, command):
-        if name in flagged:
-            raise RecipeError(f"--{name} is given twice; leave one out")
-        flagged.add(name)
-        given[name] = value
-        origin.pop(name, None)
-    for name, value in given.items():
-        if unwritable := UNWRITABLE.search(value):
-            shown = repr(unwritable.group())[1:-1]
-            raise RecipeError(f"{origin.get(name, '--')}{name} holds {shown}, which no text and no path can; remove it")
+        given[_known_field(name, known, f"{where}: unknown field '{name}'", command).name] = value
+    flagged = _read_flags(flags, known, command)
+    files = {name: where for name in given if name not in flagged}
+    given |= flagged
     for field in known.values():
         if field.required and field.name not in given:
             what = field.help.rstrip(".")
             raise RecipeError(f"--{field.name} is missing ({what}); see whispertune {command} --help")
-        if field.required and not given[field.name].strip():
-            raise RecipeError(f"{origin.get(field.name, '--')}{field.name} is empty")
-        if field.optional and given.get(field.name) in ("None", "none", "~"):
-            given[field.name] = "null"
-    from jsonargparse import ArgumentError, ArgumentParser  # slow to import, and --help needs none of it
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(options, None, fail_untyped=True)
     try:
-        parsed = parser.parse_args([f"--{name}={value}" for name, value in given.items()])
-        built = _build(options, parsed)
-    except RecipeError as error:  # out of range
-        section = str(error).split(" ")[0].rpartition(".")[0]
-        near = [name for name in origin if name.rpartition(".")[0] == section]
-        named = [name for name in near if name.rpartition(".")[2] in re.findall(r"\w+", str(error))]
-        raise RecipeError((origin[named[0]] if named else "") + str(error)) from None
-    except ArgumentError as error:
-        raise RecipeError(_readable(" ".join(str(error).split()), given, known, origin)) from None
-    for name, field in known.items():
-        value = reduce(getattr, name.split("."), built)
-        if isinstance(value, int | float) and not abs(value) < MOST:  # nan and inf too
-            raise RecipeError(f"{origin.get(name, '')}{name} is {value}; it takes {takes(field.annotation)} in bounds")
-    return built
+        values = {name: _value(known[name], value) for name, value in given.items()}
+        return _build(options, values)
+    except RecipeError as error:
+        in_file = next((files[name] for name in (error.field, *error.others) if name in files), None)
+        raise error.located(file=in_file) from None
 
 
-def _build(options: type[OptionsT], values: Any) -> OptionsT:
-    """The dataclass of parsed values. (jsonargparse renames its own function for this from version to version.)"""
+def _build(options: type[OptionsT], values: Mapping[str, Any], prefix: str = "", default: Any = None) -> OptionsT:
+    """The dataclass with these values of its dotted fields; the others are those of `default`, or the class's."""
+    given = {}
     hints = get_type_hints(options)
-    built = {name: getattr(values, name) for name in hints}
-    for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            built[name] = _build(hint, built[name])
-    return options(**built)
-
-
-def _as_argument(value: Any, named: str = "") -> str:
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(hint := hints[field.name]):
+            before = _default(field, default)
+            given[field.name] = _build(hint, values, _section(field, prefix), before)  # type: ignore[arg-type]
+        elif prefix + field.name in values:
+            given[field.name] = values[prefix + field.name]
     try:
-        return value if isinstance(value, str) else json.dumps(value)
+        return options(**given) if default is None else dataclasses.replace(default, **given)
+    except RecipeError as error:
+        raise error.located(prefix) from None
+
+
+def _value(field: Field, given: Any) -> Any:
+    """A field's value from what a file or a flag gives."""
+
+    def refused(problem: str) -> RecipeError:
+        return RecipeError(problem, field=field.name)
+
+    try:
+        text = given if isinstance(given, str) else json.dumps(given, default=str)
     except ValueError:  # of thousands of digits
-        raise RecipeError(f"{named} is a number out of all bounds") from None
+        raise refused("is a number out of all bounds") from None
+    wrong = f"is {'null' if given is None else _shown(given)}; it takes {takes(field.annotation)}"
+    if given is None and NoneType not in get_args(field.annotation):
+        raise refused(wrong)
+    if isinstance(given, dict | bytes | set) or (isinstance(given, list) and get_origin(field.annotation) is not tuple):
+        raise refused(wrong)
+    if unwritable := UNWRITABLE.search(text):
+        raise refused(f"holds {repr(unwritable.group())[1:-1]}, which no text and no path can; remove it")
+    if field.required and not text.strip():
+        raise refused("is empty")
+    try:
+        return _parsed(text, field.annotation)
+    except OverflowError:
+        raise refused(f"is {_shown(given)}; it must be finite, and below 2**62") from None
+    except ValueError:
+        raise refused(wrong) from None
+
+
+def _parsed(text: str, annotation: Any) -> Any:
+    """A value of the annotated type from its text.
+
+    Raises:
+        ValueError: if it is none.
+        OverflowError: if it is a number that overflows sooner or later.
+    """
+    if get_origin(annotation) in (Union, UnionType):
+        for kind in sorted(get_args(annotation), key=lambda kind: kind is str):  # which takes whatever is left
+            with suppress(ValueError):
+                return _parsed(text, kind)
+    elif annotation in (int, float):
+        number = annotation(text)
+        if not abs(number) < MOST:  # NaN too
+            raise OverflowError
+        return number
+    elif get_origin(annotation) is tuple:
+        if text.startswith("[") and text.endswith("]"):
+            return tuple(_parsed(part, float) for part in text[1:-1].split(",") if text[1:-1].strip())
+    elif annotation is bool:
+        return bool(("false", "true").index(text.lower()))
+    elif annotation is str or text in get_args(annotation):  # of a Literal
+        return text
+    elif annotation is NoneType and text in ("null", "None", "none", "~"):
+        return None
+    raise ValueError(text)
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _accepted(field: Field) -> type | tuple[()]:
-    return list if get_origin(field.annotation) in (tuple, list) else ()
 
 
 def _prefixes(known: Mapping[str, Field]) -> set[str]:
@@ -235,8 +275,9 @@ def _known_field(name: str, known: Mapping[str, Field], complaint: str, command:
     raise RecipeError(f"{complaint}; {advice}")
 
 
-def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> Iterator[tuple[str, str]]:
-    """(name, value) of `--name value` and `--name=value`; dashes in names are underscores."""
+def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> dict[str, str]:
+    """Values by name, of `--name value` and `--name=value`; dashes in names are underscores."""
+    values: dict[str, str] = {}
     remaining = iter(flags)
     for flag in remaining:
         if not flag.startswith("--") or not flag.strip("-"):
@@ -250,13 +291,7 @@ def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) 
             if following is None or following.startswith("--"):
                 raise RecipeError(f"--{name} needs a value: {takes(field.annotation)}")
             value = following
-        yield name, value
-
-
-def _readable(message: str, given: Mapping[str, str], known: Mapping[str, Field], origin: Mapping[str, str]) -> str:
-    """jsonargparse's many lines as: field, value, and what it takes."""
-    match = re.search(r'(?:key|argument) "?-*([\w.]+)"?', message)
-    name = "" if match is None else match[1]
-    if name not in known or name not in given:
-        return message[:300]
-    return f"{origin.get(name, '')}{name} is {_shown(given[name])}; it takes {takes(known[name].annotation)}"
+        if name in values:
+            raise RecipeError(f"--{name} is given twice; leave one out")
+        values[name] = value
+    return values

@@ -8,21 +8,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import yaml
 
 from whispertune.augment.options import AugmentOptions
-from whispertune.data.options import DataOptions
+from whispertune.data.options import TrainingDataOptions
 from whispertune.dataset.options import WindowOptions
 from whispertune.decoding.options import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.model.options import LossOptions
+from whispertune.run.options import ModelOptions
 from whispertune.run.yaml_fields import flatten
 from whispertune.states.options import StateOptions
-from whispertune.system.options import PrecisionName, ProcessOptions
+from whispertune.system.fields import Bounds, PositiveInt, Seed
+from whispertune.system.options import DeviceOptions, ProcessOptions
 from whispertune.training.options import (
     BatchOptions,
     CheckpointOptions,
@@ -39,66 +41,48 @@ FREE_TO_CHANGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides a run."""
-
-    model: str
-    """What to fine-tune: a folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper installed), a Hub
-    id (openai/whisper-base), a run, or packaged:whisper-base."""
+class Recipe(DeviceOptions, ModelOptions):
+    """Model, data and training."""
 
     train: str
-    """The training utterances: a manifest (CSV, TSV, JSONL), a corpus in another known format, or several as
+    """Training data: a manifest (CSV, TSV, JSONL), a corpus in another known format, or several of them as
     'A [language=it weight=2] + B' (see docs/data.md)."""
 
     valid: str
-    """The utterances that choose the checkpoint, written as train is, and none of them in it; a corpus that comes in
-    splits (Common Voice) is named again."""
+    """Validation data, which chooses the checkpoint: in the same form as train, without any of its recordings. For a
+    corpus that comes in splits (Common Voice), name the corpus again."""
 
     output: str
-    """Run folder; if it holds this very run already, it is resumed."""
+    """Run folder. If it holds this very run already, the run is resumed."""
 
     test: str | None = None
-    """The utterances that are scored once, at the end."""
+    """Test data, scored once at the end."""
 
     language: str | None = None
-    """Language spoken (it, Italian, …), where a row names none."""
+    """Language spoken (it, Italian, …), for rows that name none."""
 
-    language_token: str | None = None
-    """A language of Whisper's whose token stands for `language`: for one that Whisper does not know (--language sc
-    --language_token it). The saved model knows its language by either name."""
+    epochs: PositiveInt = 4
+    """Number of passes over the training data."""
 
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """What to learn, where a row names none."""
+    max_steps: Annotated[int | None, Bounds(ge=1)] = None
+    """Stop after this many optimizer updates, whatever `epochs` says."""
 
-    epochs: int = 4
-    """Passes over the training utterances."""
+    seed: Seed = 0
+    """Random seed for shuffling, stitching and augmentation."""
 
-    max_steps: int | None = None
-    """Stop after so many optimiser updates, whatever `epochs` says."""
+    batch_size: PositiveInt = 8
+    """Utterances per micro-batch and process, before the copies of augment.keep_original."""
 
-    seed: int = 0
-    """Of shuffling, stitching and augmentation."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-
-    precision: PrecisionName = "auto"
-    """Of matrix products and stored states; parameters stay fp32. auto: bf16 where the hardware multiplies it fast,
-    else fp16 on a GPU, fp32 on a CPU. tf32: fp32 with products rounded by the GPU."""
-
-    batch_size: int = 8
-    """Utterances in a micro-batch of one process, before keep_original copies."""
-
-    accumulation: int = 2
-    """Micro-batches of each process in an optimiser update."""
+    accumulation: PositiveInt = 2
+    """Micro-batches per process in an optimizer update."""
 
     freeze: str = "encoder"
-    """What does not learn: encoder, none, encoder:N (first N layers), decoder:N (all below decoder layer N);
-    with `,embeddings` behind it the token embeddings neither."""
+    """What to freeze: encoder, none, encoder:N (its convolutions and first N layers) or decoder:N (the encoder, and
+    position embeddings and layers below N of the decoder). Append `,embeddings` to freeze the token embeddings, too."""
 
     recompute: bool = False
-    """Activation checkpointing: keep no activations inside the layers for the backward pass but compute them again
-    there. Less memory, mostly where the encoder learns, for about a third more time; the same updates."""
+    """Activation checkpointing: recompute activations inside the layers in the backward pass instead of keeping them.
+    It takes less memory, mostly where the encoder is trained, for about a third more time; the updates are the same."""
 
     batch: BatchOptions = field(default_factory=BatchOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
@@ -111,25 +95,18 @@ class Recipe:
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
-    data: DataOptions = field(default_factory=DataOptions)
+    data: TrainingDataOptions = field(default_factory=TrainingDataOptions)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise RecipeError(f"max_steps is {self.max_steps}; it must be at least 1")
-        if self.language_token is not None and self.language is None:
-            raise RecipeError("language_token is given without language: name the language that borrows it")
-        if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}; it must be at least 0")
+    def check(self) -> None:
+        super().check()
         parse_freeze(self.freeze)
         if self.states.store in ("memory", "disk") and self.augment.enabled and self.augment.views == "fresh":
-            raise RecipeError(
-                f"states.store is {self.states.store}, but augment.views is fresh: augmented states change in every "
-                "epoch; take auto or off, or give a number of views"
+            problem = (
+                f"is {self.states.store}, but augment.views is fresh: augmented states change in every epoch; take "
+                "auto or off, or give a number of views"
             )
+            raise RecipeError(problem, field="states.store", others=("augment.views",))
 
 
 def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options
 from whispertune.system.home import cache_folder, expand_home
 
 
@@ -16,25 +16,23 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StateOptions:
-    """Keeping encoder states that stay the same: of a frozen encoder, for clean audio and stored augmented views."""
+class StateOptions(Options):
+    """Caching encoder states that stay the same: those of a frozen encoder, for clean audio and stored views of it."""
 
     store: Literal["auto", "memory", "disk", "off"] = "auto"
-    """`disk` encodes them once and keeps them for later runs with the same model, audio and frames too; `memory`
-    keeps them for this run; `off` encodes them at each use. `auto`: disk if they fit there, else memory, else off."""
+    """Where to keep encoder states. `disk` encodes them once and keeps them for later runs with the same model, audio
+    and frames; `memory` keeps them for this run; `off` encodes them at each use. `auto` is disk if they fit there,
+    otherwise memory, otherwise off."""
 
     folder: str | None = None
-    """Where `disk` keeps them (default: whispertune/states in XDG_CACHE_HOME or ~/.cache). Remove it to empty it."""
+    """Folder of the cache on disk; by default whispertune/states in XDG_CACHE_HOME or ~/.cache. Delete the folder to
+    empty the cache."""
 
-    max_gb: float = 20.0
-    """How large that folder may grow, GB: what was not used for longest is dropped first, what a run uses never."""
+    max_gb: Annotated[float, Bounds(gt=0)] = 20.0
+    """Size limit of the cache in GB; least recently used entries are evicted first, never one in use."""
 
     verify: bool = False
-    """Recognise audio files by their content; else by path, size and time of last change."""
-
-    def __post_init__(self) -> None:
-        if not self.max_gb > 0:
-            raise RecipeError(f"is {self.max_gb}; it must be above 0", field="states.max_gb")
+    """Identify audio files by their content, not by path, size and modification time."""
 
     @property
     def path(self) -> Path:

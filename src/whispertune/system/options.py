@@ -1,29 +1,35 @@
-"""Number formats and processes, as fields of a recipe."""
+"""Devices, number formats and processes, as fields of a recipe and as flags."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options
 
 PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessOptions:
+class DeviceOptions(Options):
+    """What a model computes on, and in which precision."""
+
+    device: str = "auto"
+    """Device of the model: auto (the first GPU, otherwise the CPU), cpu, cuda or cuda:N."""
+
+    precision: PrecisionName = "auto"
+    """Precision of matrix products and stored encoder states; trained parameters stay in fp32. `auto` is bf16 where
+    the hardware is fast at it, otherwise fp16 on a GPU and fp32 on a CPU. `tf32` is fp32 with products rounded by the
+    GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(Options):
     """Several processes, started by torchrun or accelerate launch."""
 
-    timeout_minutes: float = 30.0
-    """A process that keeps the others waiting for so long is taken for stuck, and the run ends."""
+    timeout_minutes: Annotated[float, Bounds(gt=0, le=24 * 60)] = 30.0
+    """End the run if one process keeps the others waiting for this many minutes."""
 
     shard: bool = False
-    """Divide AdamW's moments (8 bytes a learning parameter) and, in bf16 and fp16, the float32 parameters (4) among the
-    processes instead of holding all in each (ZeRO, stage 1); same results to rounding."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.timeout_minutes <= 24 * 60:
-            raise RecipeError(
-                f"is {self.timeout_minutes}; it must be above 0, at most 1440 (a day)",
-                field="processes.timeout_minutes",
-            )
+    """Shard AdamW's moments (8 bytes per trainable parameter) and, in bf16 and fp16, the float32 parameters (4 bytes)
+    over the processes instead of replicating them (ZeRO stage 1); results are the same up to rounding."""

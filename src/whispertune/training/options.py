@@ -1,123 +1,95 @@
-"""How a run is optimised, as fields of its recipe."""
+"""How a run is optimized, as fields of its recipe."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from whispertune.errors import RecipeError
+from whispertune.system.fields import Bounds, Options, PositiveInt
+
+Decay = Annotated[float, Bounds(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleOptions:
-    """The learning rate by optimiser update (`step`, counted from 1)."""
+class ScheduleOptions(Options):
+    """The learning rate of each optimizer update."""
 
     name: Literal["noam", "linear", "cosine", "constant", "wsd"] = "noam"
-    """Shape after the warm-up: `noam` (inverse square root), `linear` and `cosine` (to zero at the end of the
-    run), `constant`, `wsd` (stable, then linear decay to zero)."""
+    """Shape after the warmup: `noam` (inverse square root), `linear` or `cosine` (to zero at the end of the run),
+    `constant`, or `wsd` (stable, then linear decay to zero)."""
 
-    peak_lr: float | Literal["auto"] = "auto"
-    """Learning rate at the end of the warm-up; `auto` goes by the model's width."""
+    peak_lr: Annotated[float | Literal["auto"], Bounds(gt=0)] = "auto"
+    """Learning rate at the end of the warmup; `auto` depends on the model's width."""
 
-    warmup_steps: int | Literal["auto"] = "auto"
-    """Updates of linear warm-up; `auto` is a tenth of the run, at most 500."""
+    warmup_steps: Annotated[int | Literal["auto"], Bounds(ge=1)] = "auto"
+    """Number of updates of linear warmup; `auto` is a tenth of the run, at most 500."""
 
     scale: Literal["peak", "d_model"] = "peak"
-    """Of noam: `peak` peaks at `peak_lr`; `d_model` is `factor` x d_model^-0.5 (Vaswani et al. 2017)."""
+    """Scale of noam: `peak` reaches peak_lr; `d_model` is factor x d_model^-0.5 (Vaswani et al. 2017)."""
 
-    factor: float = 1.0
-    """Of noam with scale `d_model`."""
+    factor: Annotated[float, Bounds(gt=0)] = 1.0
+    """Factor of noam with scale d_model."""
 
-    decay_share: float = 0.2
-    """Of wsd: share of the run, at its end, in which the rate falls to zero."""
+    decay_share: Annotated[float, Bounds(gt=0, le=1)] = 0.2
+    """Share of the run, at its end, over which wsd decays to zero."""
 
-    def __post_init__(self) -> None:
-        if self.peak_lr != "auto" and not (0 < self.peak_lr < math.inf):
-            raise RecipeError(f"is {self.peak_lr}; it must be above 0, or auto", field="schedule.peak_lr")
-        if self.warmup_steps != "auto" and self.warmup_steps < 1:
-            raise RecipeError(f"is {self.warmup_steps}; it must be at least 1, or auto", field="schedule.warmup_steps")
-        if not 0 < self.factor < math.inf:
-            raise RecipeError(f"is {self.factor}; it must be above 0", field="schedule.factor")
-        if not 0 < self.decay_share <= 1:
-            raise RecipeError(f"is {self.decay_share}; it must lie above 0, at most 1", field="schedule.decay_share")
+    def check(self) -> None:
         if self.scale == "d_model" and self.name != "noam":
-            raise RecipeError(f"schedule.scale d_model goes with schedule.name noam, not {self.name}")
+            raise RecipeError(
+                f"is d_model, which goes with schedule.name noam, not {self.name}", field="scale", others=("name",)
+            )
         unused = {"peak_lr": "scale peak"} if self.scale == "d_model" else {"factor": "scale d_model"}
         unused |= {} if self.name == "wsd" else {"decay_share": "name wsd"}
         for field, place in unused.items():
             if (value := getattr(self, field)) != getattr(ScheduleOptions, field):
-                raise RecipeError(
-                    f"is {value}, but it goes with schedule.{place} alone; leave it out", field=f"schedule.{field}"
-                )
+                raise RecipeError(f"is {value}, but it goes with schedule.{place} alone; leave it out", field=field)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
+class OptimizerOptions(Options):
     """AdamW (Loshchilov & Hutter 2019)."""
 
-    weight_decay: float = 0.01
-    """Decoupled; not applied to biases, LayerNorm gains and position embeddings."""
+    weight_decay: Annotated[float, Bounds(ge=0)] = 0.01
+    """Decoupled weight decay; not applied to biases, LayerNorm weights and position embeddings."""
 
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
+    beta1: Decay = 0.9
+    """Decay rate of the running mean of gradients."""
 
-    beta2: float = 0.98
-    """Decay of the mean of squared gradients."""
+    beta2: Decay = 0.98
+    """Decay rate of the running mean of squared gradients."""
 
-    eps: float = 1e-8
-    """Added to the root of the latter."""
+    eps: Annotated[float, Bounds(gt=0)] = 1e-8
+    """Added to the denominator for numerical stability."""
 
-    max_grad_norm: float = 2.0
-    """Gradients are scaled down to this L2 norm over all parameters; 0 leaves them alone."""
+    max_grad_norm: Annotated[float, Bounds(ge=0)] = 2.0
+    """Maximum L2 norm of the gradients of all parameters together; larger ones are scaled down. 0 turns clipping
+    off."""
 
-    max_skipped_in_a_row: int = 20
-    """Updates skipped in a row for non-finite gradients before the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.weight_decay < 0:
-            raise RecipeError(f"is {self.weight_decay}; it must be at least 0", field="optimizer.weight_decay")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(
-                    f"is {getattr(self, name)}; it must be at least 0, below 1", field=f"optimizer.{name}"
-                )
-        if self.eps <= 0:
-            raise RecipeError(f"is {self.eps}; it must be above 0", field="optimizer.eps")
-        if self.max_grad_norm < 0:
-            raise RecipeError(f"is {self.max_grad_norm}; it must be at least 0", field="optimizer.max_grad_norm")
-        if self.max_skipped_in_a_row < 1:
-            raise RecipeError(
-                f"is {self.max_skipped_in_a_row}; it must be at least 1", field="optimizer.max_skipped_in_a_row"
-            )
+    max_skipped_in_a_row: PositiveInt = 20
+    """Stop the run after this many updates in a row were skipped for non-finite gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How an update is cut into micro-batches."""
+class BatchOptions(Options):
+    """How an update is split into micro-batches."""
 
     auto: bool = False
-    """Find the largest micro-batch that fits in memory by trying: an update keeps its batch_size x accumulation
-    utterances but is done in as few pieces as can be."""
+    """Find the largest micro-batch that fits in memory by trying. An update keeps its batch_size x accumulation
+    utterances but is computed in as few micro-batches as possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """How often the state that a resume needs is written."""
+class CheckpointOptions(Options):
+    """How often the state that a resume needs is saved."""
 
-    every_minutes: float = 5.0
-    """Write it when this much time has passed since the last one."""
+    every_minutes: Annotated[float, Bounds(ge=0)] = 5.0
+    """Save the state when this many minutes have passed since the last time."""
 
-    every_steps: int | None = None
-    """Write it after so many optimiser updates, too."""
-
-    def __post_init__(self) -> None:
-        if self.every_minutes < 0:
-            raise RecipeError(f"is {self.every_minutes}; it must be at least 0", field="checkpoint.every_minutes")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise RecipeError(f"is {self.every_steps}; it must be at least 1", field="checkpoint.every_steps")
+    every_steps: Annotated[int | None, Bounds(ge=1)] = None
+    """Save the state after every so many optimizer updates as well."""
 
 
 FREEZE_HELP = (
