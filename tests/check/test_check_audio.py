@@ -46,6 +46,13 @@ def test_hum_and_silence() -> None:
     assert kinds(1e-3 * hum) == {"silence"}
 
 
+def test_speech_reaches_as_far_as_30_db_below_the_loud_frames() -> None:
+    """Half seconds at -45, -25, 0, -25 and -45 dB of the loudest: the three in the middle count."""
+    gains = np.repeat(10 ** (np.array([-45, -25, 0, -25, -45]) / 20), 8_000)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(40_000) * gains
+    assert measure(noise.astype(np.float32)).speech == pytest.approx(1.5, abs=0.05)
+
+
 def test_levels() -> None:
     assert all("clipped" in kinds(np.clip(4 * clip / np.abs(clip).max(), -1, 1)) for clip in CLIPS)
     assert all("quiet" in kinds(0.01 * clip) for clip in CLIPS)

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -699,6 +700,16 @@ def test_neighbours_are_joined_up_to_the_length_asked_for() -> None:
     assert [(u.id, u.start, u.end, u.text) for u in found] == [
         ("a.wav0+1", 0, 9, "a b"), ("a.wav9", 9, 12, "c"), ("a.wav15", 15, 16, "d"), ("b16", 16, 17, "e")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other", [{"task": "translate"}, {"language": "fr"}, {"channel": 1}, {"within": (0, 9)}, {"weight": 2.0}]
+)
+def test_only_what_is_alike_is_joined(other: dict[str, Any]) -> None:
+    """One target has one language and one task; one waveform is one channel of one recording."""
+    first, second = segment(0, 4, "a"), segment(4.5, 9, "b")
+    assert len(merge_segments(Utterances([first, second]), 10.0, spoken)) == 1
+    assert len(merge_segments(Utterances([first, replace(second, **other)]), 10.0, spoken)) == 2
 
 
 def test_no_more_is_joined_than_can_be_used() -> None:
