@@ -1,4 +1,4 @@
-"""Names to commands. What a command computes with is imported only when it runs, so that --help is instant."""
+"""The command line: runs the command that is named. What it computes with is imported only then, for a quick --help."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COMMANDS = {
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 NO_MEMORY = (
-    "the memory does not suffice: close other programs, take a smaller model, batch_size or beam_size, or, in "
-    "training, --batch.auto or --recompute true; a run that had begun goes on with whispertune resume"
+    "out of memory: close other programs, use a smaller model, batch_size or beam_size or, in training, "
+    "--batch.auto or --recompute true; whispertune resume continues a run that had started"
 )
 
 HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"error: {one_line(f'unknown command {name!r}; there are ' + ', '.join(COMMANDS))}", file=sys.stderr)
+        print(f"error: {one_line(f'unknown command {name!r}; choose from ' + ', '.join(COMMANDS))}", file=sys.stderr)
         return 2
     try:
         if "-h" in rest or "--help" in rest:
@@ -63,33 +63,33 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = command.main(rest)
         return status
     except WhispertuneError as error:
-        return _tell(error, error.exit_status)
-    except OSError as error:  # a full disk, a file taken away, a closed pipe: nothing a traceback explains
+        return _print_error(error, error.exit_status)
+    except OSError as error:  # a full disk, a deleted file, a closed pipe: a traceback would not help
         too_long = error.errno == errno.ENAMETOOLONG
-        return _tell(error, 2, f"{error}; give a shorter path") if too_long else _tell(error, 1)
+        return _print_error(error, 2, f"{error}; give a shorter path") if too_long else _print_error(error, 1)
     except (MemoryError, RuntimeError) as error:
-        # PyTorch has its own errors for a GPU's memory and for a computer's.
+        # PyTorch raises RuntimeErrors of its own for GPU memory and for CPU memory.
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
-        return _tell(error, 1, f"{NO_MEMORY} ({str(error).partition(chr(10))[0][:120] or 'MemoryError'})")
+        return _print_error(error, 1, f"{NO_MEMORY} ({str(error).partition(chr(10))[0][:120] or 'MemoryError'})")
     except KeyboardInterrupt as error:
-        return _tell(error, 1, "interrupted")
+        return _print_error(error, 1, "interrupted")
 
 
-def _tell(error: BaseException, status: int, message: str = "") -> int:
-    """One line on standard error; with WHISPERTUNE_TRACEBACK set, the error itself."""
+def _print_error(error: BaseException, status: int, message: str = "") -> int:
+    """Print one line on standard error and return the status; with WHISPERTUNE_TRACEBACK set, raise the error."""
     if os.environ.get("WHISPERTUNE_TRACEBACK"):
         raise error
-    from whispertune.system.console import printable  # not at the top: it loads rich, which --help need not wait for
+    from whispertune.system.console import printable  # here, as it imports rich, which --help does not need
 
     print(f"error: {printable(one_line(message or str(error)))}", file=sys.stderr)
     return status
 
 
 def entry_point() -> NoReturn:
-    """The command line as a process of its own."""
+    """The console script: run the command line and exit with its status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As on standard error: a letter that a terminal's or a pipe's encoding lacks ends no command.
+        # As on standard error, escape characters that the terminal's or pipe's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     status = main()
     processes = sys.modules.get("whispertune.system.processes")

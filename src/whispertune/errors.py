@@ -23,16 +23,16 @@ import errno
 from collections.abc import Sequence
 
 DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
-"""Errors of the system that say that a disk is full, failing or gone: nothing that was given is at fault."""
+"""Operating system errors of a full, failing or missing disk: the user's input is not at fault."""
 
 MOST_CHARACTERS = 1000
-"""Of a message: whatever stands in a user's files, what is said of it can be read on a screen."""
+"""Longest message; values quoted from a user's files may be of any length."""
 TAIL = 300
-"""Of these, kept of the end of a longer message: the remedy."""
+"""Characters kept from the end of a longer message, where the remedy stands."""
 
 
 def one_line(message: str) -> str:
-    """The message in printable characters (others as escapes) and of bounded length, its middle left out."""
+    """The message with unprintable characters escaped and, if it is too long, its middle cut."""
     message = _shortened(message)
     if not message.isprintable():
         message = _shortened("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
@@ -48,10 +48,10 @@ def _shortened(message: str) -> str:
 class WhispertuneError(Exception):
     """Base of all of them; `exit_status` is what the command line exits with.
 
-    Its message is made one bounded line of printable characters.
+    Its message is passed through `one_line`.
 
-    others_lost: whether the run's other processes were gone or stuck, too, when it was met. met_by_all: whether it is
-    raised in all of them at the same point, so that they can still do something together.
+    others_lost: whether the run's other processes had died or hung as well when it was raised. met_by_all: whether
+    every process raises it at the same point, so that collective operations still work.
     """
 
     exit_status = 1
@@ -70,12 +70,12 @@ class TrainingError(WhispertuneError):
     """Training cannot go on."""
 
 
-class ProcessLost(TrainingError):  # noqa: N818 - what happened, as Interrupted
+class ProcessLost(TrainingError):  # noqa: N818 - an event, like Interrupted
     """Another process of this run has died or is stuck."""
 
 
 class StorageError(WhispertuneError):
-    """The disk filled up or failed while a run went on; what was whole before still is."""
+    """The disk filled up or failed during a run; files that were complete before still are."""
 
 
 class Interrupted(WhispertuneError):  # noqa: N818 - not a fault
@@ -98,7 +98,7 @@ class UserError(WhispertuneError):
 class ManifestError(UserError):
     """A manifest is missing, lacks a column or has a bad row.
 
-    file, row, field: where, as far as it is known. problem: what is wrong, and the remedy.
+    file, row, field: where the fault is, if known. problem: what is wrong, and the remedy.
     """
 
     def __init__(self, problem: str, *, file: object = None, row: int | None = None, field: str | None = None) -> None:
@@ -110,7 +110,7 @@ class ManifestError(UserError):
 
 
 def refuse(fault: WhispertuneError) -> None:
-    """Raise what is wrong: what readers do where faults are not listed."""
+    """Raise the fault: how readers report one when no list collects them."""
     raise fault
 
 
@@ -154,5 +154,5 @@ class RunFolderError(UserError):
 
 
 def is_disk_failure(error: OSError) -> bool:
-    """Whether an error tells of a full or failing disk."""
+    """Whether the error means a full or failing disk."""
     return error.errno in DISK_FAILURES

@@ -371,5 +371,5 @@ def test_alignment_heads_that_are_none(tmp_path: Path, given: Any) -> None:
     save_huggingface(tmp_path, checkpoint, checkpoint.weights, language="it", model_card=None)
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"alignment_heads": given}))
-    with pytest.raises(CheckpointError, match="`alignment_heads` is no list of"):
+    with pytest.raises(CheckpointError, match="`alignment_heads` is not a list of"):
         read_folder(tmp_path, source="x")

@@ -163,7 +163,7 @@ def cut(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_vocabulary_without_timestamps(
     cut: Path, workspace: Workspace, command: Command, refused: Refused, tmp_path: Path
 ) -> None:
-    missing = "50364 tokens have no timestamps among them"
+    missing = "50364 tokens do not include timestamps"
     audio = example_rows("valid", 1)[0]["audio"]
     refused(["transcribe", f"--model={cut}", audio, "--language=it"], missing)
     short = ["--language=it", "--temperature=[0]", "--beam_size=1"]

@@ -120,4 +120,4 @@ def test_a_baseline_that_lacks_the_language_is_refused_before_anything_is_decode
     checkpoint = checkpoint_samples.sample(multilingual=False)
     save_huggingface(folder, checkpoint, checkpoint.weights, language=None, model_card=None)
     refused = command(workspace.evaluate(f"--baseline={folder}"))
-    assert (refused.status, "English only" in refused.error, "decoding" in refused.err) == (2, True, False)
+    assert (refused.status, "English-only" in refused.error, "decoding" in refused.err) == (2, True, False)

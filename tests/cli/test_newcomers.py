@@ -237,7 +237,7 @@ def test_drives_of_windows_are_told_to_the_end(newcomer: Newcomer, monkeypatch: 
     check = f"whispertune check Anrufe.csv --language it {names}"
     refused = newcomer.command(shlex.split(check)[1:])
     assert refused.status == 2
-    assert "(such as 'Anrufe 0.wav'), and name that: --audio_root DIR\n" in refused.out
+    assert "(such as 'Anrufe 0.wav'), and give it: --audio_root DIR\n" in refused.out
     assert printed(refused) == []
     table.write_bytes(table.read_bytes().replace(b"D:\\Daten\\Anrufe\\", b""))
     read = newcomer.types(f"{check} --audio_root Anrufe")
@@ -249,7 +249,7 @@ def test_segments_without_their_times_are_told_which_columns_to_name(newcomer: N
     write_calls(Path(), "Anrufe", clips(4))
     newcomer.types("whispertune evaluate --model openai/whisper-base --data Anrufe.csv --language it "
                    "--columns audio=Aufnahme,text=Gesagtes")  # fmt: skip
-    assert "is repeated; row 2 has it already" in newcomer.refusals[0]
+    assert "is repeated; row 2 already has it" in newcomer.refusals[0]
     assert newcomer.refusals[0].endswith("their times (--columns start=NAME,end=NAME)")
 
 

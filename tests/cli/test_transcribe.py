@@ -137,7 +137,7 @@ def test_bad_recordings_are_reported_and_the_others_finish(
     content = CLIP.read_bytes()
     (bad / "empty.wav").write_bytes(b"")
     (bad / "garbage.flac").write_bytes(np.random.default_rng(0).bytes(5000))
-    (bad / "text.mp3").write_text("This is no recording.", encoding="utf-8")
+    (bad / "text.mp3").write_text("This is not a recording.", encoding="utf-8")
     (bad / "cut.ogg").write_bytes(content[: len(content) // 2])
     tone = np.sin(np.arange(48_000) / 10).astype(np.float32)
     for name in ("cut.wav", "cut.flac", "cut.mp3"):

@@ -48,7 +48,9 @@ def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
     path = tmp_path / "metadata.csv"
     path.write_text("file_name,text\ntrain/a.wav,Uno.\n", encoding="utf-8")
-    assert f"{path}, row 2, field 'file_name': no row's file lies in test/" in message_of(str(tmp_path), "test")
+    assert f"{path}, row 2, field 'file_name': no row's file lies in the folder test/" in message_of(
+        str(tmp_path), "test"
+    )
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/a.wav", "text": "Uno."}\n', encoding="utf-8")
     assert "holds both metadata.csv and metadata.jsonl" in message_of(str(tmp_path))
 
@@ -57,7 +59,7 @@ def test_one_table_over_folders_of_splits(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("audio,text\na.wav,Perché\n".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
-        (b"RIFF\x24\0\0\0WAVEfmt \x80\xff", "holds binary data and no text; check which file is meant"),
+        (b"RIFF\x24\0\0\0WAVEfmt \x80\xff", "holds binary data instead of text; check the path"),
         ("audio,text\na.wav,Perché\n".encode("latin-1"), "row 2: byte 0xe9 is not UTF-8"),
     ],
 )
@@ -95,7 +97,7 @@ def test_names_of_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]  # fmt: skip
     assert len(listed) < len(names)  # no recording lists its folder
     (tmp_path / "a.it.txt").write_text("Sì.", encoding="utf-8")
-    assert "a.wav: several transcripts (a.it.txt, a.txt) beside it; leave one" in message_of(str(tmp_path))
+    assert "a.wav: several transcripts (a.it.txt, a.txt) beside it; keep only one" in message_of(str(tmp_path))
     (tmp_path / "a.it.txt").unlink()
     (tmp_path / "e.srt").write_text("", encoding="utf-8")
     assert "e.srt: no recording of that name beside it" in message_of(str(tmp_path))
@@ -122,11 +124,11 @@ def test_saved_data_set(saved: Path) -> None:
     (arrow,) = saved.glob("*.arrow")
     whole = arrow.read_bytes()
     arrow.write_bytes(whole[: len(whole) // 2])
-    assert f"{arrow}: is no Arrow file" in message_of(str(saved))
+    assert f"{arrow}: is not an Arrow file" in message_of(str(saved))
     arrow.unlink()
     assert f"{arrow}: no such file; save the data set again" in message_of(str(saved))
     state = json.loads((saved / "state.json").read_text())
-    for files, said in ((None, "names no data files"), ([{"filename": "../a.wav"}], "is no file in this folder")):
+    for files, said in ((None, "names no data files"), ([{"filename": "../a.wav"}], "is not a file in this folder")):
         (saved / "state.json").write_text(json.dumps(state | {"_data_files": files}))
         assert said in message_of(str(saved))
 

@@ -114,7 +114,7 @@ def test_a_manifest_that_was_only_listed_is_not_kept_for_a_run(tmp_path: Path, m
     path.write_text("id,audio,text\na,a.wav,uno\na,b.wav,due\n", encoding="utf-8")
     for _ in range(2):
         assert len(read_utterances("train", str(path), faults=[])) == 2
-        with pytest.raises(ManifestError, match="the id 'a' is repeated; row 2 has it already"):
+        with pytest.raises(ManifestError, match="the id 'a' is repeated; row 2 already has it"):
             read_utterances("train", str(path))
 
 

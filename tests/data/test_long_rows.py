@@ -49,7 +49,7 @@ def test_nothing_of_it_is_decoded(hours: Path, text: TextSettings) -> None:
     def look() -> None:
         found = decode_rows([row], text, 1, lambda _: None, keep_empty=False, share=range(1))
         assert found.reasons == {0: "audio lasts 7200.0 s; a window holds 30 s (cut it, with start and end columns)"}
-        with pytest.raises(TooLongError, match="of which 30 s at most"):
+        with pytest.raises(TooLongError, match="at most 30 s are decoded"):
             load_utterance(row, max_samples=WINDOW_SAMPLES)
         with pytest.raises(TooLongError.__mro__[1]):
             window_waveform(Window("a", (row,)))
@@ -90,7 +90,7 @@ def test_no_memory_is_one_line(
     monkeypatch.setattr(evaluate, "main", fail)
     assert cli.main(["evaluate"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: the memory does not suffice")
+    assert line.startswith("error: out of memory")
 
 
 def test_other_errors_of_that_kind_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_the_same_audio_counts_by_content_and_span(
     train = load(write(tmp_path, "train", rows, "audio,text,start,end"), text, check_audio=ours)
     valid = load(write(tmp_path, "valid", ["a2.wav,c", "part.flac,d"]), text, "valid", check_audio=theirs)
     found = leak([train, valid])
-    assert re.match(r".*valid\.csv, row 3, field 'audio': the same audio as row 3 of .*train\.csv \(1 such in v", found)
+    assert re.match(r".*valid\.csv, row 3, field 'audio': the same audio as row 3 of .*train\.csv \(1 such rows in v", found)
     # The whole recording is another waveform than its part.
     other = load(write(tmp_path, "valid", ["a2.wav,c", "whole.wav,d"]), text, "valid", check_audio=theirs)
     assert not brute_force([train, other])
@@ -130,13 +130,13 @@ def test_what_was_compared_is_said(tmp_path: Path, text: TextSettings, samples: 
     train = load(write(tmp_path, "train", rows), text, check_audio="headers")
     valid = load(write(tmp_path, "valid", ["a4.wav,a"]), text, "valid", check_audio="headers")
     said = require_no_leaks([train, valid], 1)
-    assert "openings of the 3 rows whose length occurs in another split, content of the 0 alike" in said
+    assert "the start of 3 rows whose length occurs in another split, content of the 0 that match" in said
     decoded = [
         load(write(tmp_path, name, rows[:1] if name == "train" else ["a4.wav,a"]), text, name)
         for name in ("train", "valid")
     ]
     assert require_no_leaks(decoded, 1).endswith("compared: file and span of all rows; content of all rows")
-    assert "content when the run began" in require_no_leaks([train, valid], 1, contents=False)
+    assert "content when the run started" in require_no_leaks([train, valid], 1, contents=False)
 
 
 def test_a_row_that_cannot_be_decoded_hides_no_other(tmp_path: Path, text: TextSettings, samples: np.ndarray) -> None:

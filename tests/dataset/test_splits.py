@@ -436,7 +436,7 @@ def test_headers_tell_that_a_channel_is_not_there(
     path = write(tmp_path, "train", rows, "audio,text,channel,id")
     decoded = load(path, text, check_audio="all")
     assert [exclusion.row for exclusion in decoded.excluded] == [4, 6, 8, 9]
-    assert "a1.wav: has no channel 1; it has 1, counted from 0" in decoded.excluded[0].reason
+    assert "a1.wav: has no channel 1; it has 1, numbered from 0" in decoded.excluded[0].reason
     asked: list[tuple[str, int]] = []
     real = inspection.load_waveform
     monkeypatch.setattr(

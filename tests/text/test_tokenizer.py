@@ -215,7 +215,7 @@ def test_prompts_of_an_english_only_model(english: Tokenizer) -> None:
     expected = [english.sot, english.no_timestamps]
     assert english.prompt_tokens(None) == english.prompt_tokens("en") == expected
     assert english.prompt_tokens("English", timestamps=True) == [english.sot]
-    with pytest.raises(RecipeError, match="knows English only, not 'it'"):
+    with pytest.raises(RecipeError, match="is English-only and does not have 'it'"):
         english.prompt_tokens("it")
     with pytest.raises(RecipeError, match="cannot translate"):
         english.prompt_tokens("en", "translate")
@@ -335,7 +335,7 @@ def test_a_vocabulary_cut_before_the_timestamps(base: Tokenizer, rows: int) -> N
     assert not cut.has_timestamps
     assert cut.multilingual
     assert cut.prompt_tokens("it") == base.prompt_tokens("it")
-    with pytest.raises(RecipeError, match=f"{rows} tokens have no timestamps among them"):
+    with pytest.raises(RecipeError, match=f"{rows} tokens do not include timestamps"):
         cut.prompt_tokens("it", timestamps=True)
     added = Tokenizer.from_json(changed(base, add_text("zzz", first=50_364)), 50_365)
     assert not added.has_timestamps

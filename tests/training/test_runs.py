@@ -502,4 +502,4 @@ def test_an_english_only_model_refuses_rows_in_another_language(
     manifest = tmp_path / "train.csv"
     manifest.write_text("\n".join(other) + "\n", encoding="utf-8")
     assert samples.train_run(tmp_path / "run", train=manifest) == 2
-    assert "this model knows English only, not 'it'" in capsys.readouterr().err
+    assert "this model is English-only and does not have 'it'" in capsys.readouterr().err

@@ -108,7 +108,7 @@ class _Records:
         self._last: Row | None = None
 
     def of(self, row: Utterance) -> Row | None:
-        """The row that an utterance was made of; None if that is no manifest's."""
+        """The row that an utterance was made of; None if that is not a manifest's."""
         if row.source != self._source:
             path = Path(row.source)
             is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)

@@ -67,7 +67,7 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
     language_ids = settings.get("lang_ids")
     if language_ids:
         if not isinstance(language_ids, list) or not all(isinstance(number, int) for number in language_ids):
-            raise CheckpointError(f"{settings_path}: `lang_ids` is no list of token ids")
+            raise CheckpointError(f"{settings_path}: `lang_ids` is not a list of token ids")
         names = {number: name for name, number in ids.items()}
         listed = {names[number]: number for number in language_ids if number in names}
         generation["lang_to_id"] = {**generation.get("lang_to_id", {}), **listed}  # the former knows added ones

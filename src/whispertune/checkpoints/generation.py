@@ -139,7 +139,7 @@ def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where
 def _ids(generation: Mapping[str, Any], key: str, where: str) -> list[int]:
     values = generation.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
-        raise CheckpointError(f"{where}: `{key}` is no list of token ids")
+        raise CheckpointError(f"{where}: `{key}` is not a list of token ids")
     return [value for value in values if value >= 0]
 
 
@@ -148,7 +148,7 @@ def _alignment_heads(heads: Any, config: WhisperConfig, where: str) -> list[list
     its teacher's), and so are the others of that list: programs read past the end of memory for them."""
     pairs = isinstance(heads, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in heads)
     if not pairs or not all(isinstance(number, int) for pair in heads for number in pair):
-        raise CheckpointError(f"{where}: `alignment_heads` is no list of [layer, head]")
+        raise CheckpointError(f"{where}: `alignment_heads` is not a list of [layer, head]")
     layers, width = config.decoder_layers, config.decoder_attention_heads
     here = all(0 <= layer < layers and 0 <= head < width for layer, head in heads)
     return heads if here else upper_heads(config)

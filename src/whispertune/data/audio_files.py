@@ -1,4 +1,4 @@
-"""Recordings and the transcripts that belong to them: which are found, what each is called, what is there already."""
+"""Find recordings, name the transcript of each, and remember which recording a transcript is of."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"),
     *(".snd", ".caf", ".sph", ".m4a", ".m4b", ".mp4", ".aac", ".mov", ".webm", ".mkv"),
 )
-"""What counts as audio in a folder; a file that is named itself is tried whatever it is called."""
+"""What counts as audio in a folder; a file that is named directly is tried whatever its suffix."""
 
 
 def find_audio(given: Sequence[str]) -> list[Path]:
-    """The recordings that files, folders and patterns stand for, each once, in that order.
+    """The recordings among the given files, folders and patterns, in that order and without repeats.
 
     Raises:
         RecipeError: if nothing is given, or a folder or pattern holds no audio.
@@ -41,29 +41,29 @@ def _matching(text: str) -> list[Path]:
         if path.is_dir():
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
             if not matches:
-                raise RecipeError(f"{path}: no audio in this folder; if it is called otherwise, name the files")
+                raise RecipeError(f"{path}: no audio in this folder; if its files have other suffixes, name the files")
             return matches
         if not path.exists() and glob.has_magic(text):
             matches = sorted(p for p in map(Path, glob.iglob(text, recursive=True)) if p.is_file())  # noqa: PTH207
             if not matches:
                 raise RecipeError(f"{text}: no file matches this pattern; check the path")
             return matches
-    except OSError:  # of a name too long for any file: reading it will tell
+    except OSError:  # the name is too long for any file; reading it will report that
         pass
     return [path]
 
 
 def output_names(audios: Sequence[Path]) -> list[str]:
-    """A name, without the format's suffix, for the transcript of each recording; no two alike.
+    """A distinct name, without the format's suffix, for the transcript of each recording.
 
-    The file's own, if no other has the same; else with its folders below the one that all recordings share; else
-    with its own suffix too. Raises RecipeError for recordings that none of that tells apart.
+    The file's own stem if it is unique; else with the folders below the one that all recordings share; else with its
+    own suffix too. Raises RecipeError for recordings that are still not distinct.
     """
     shared = Path(os.path.commonpath([_real(path).parent for path in audios])) if audios else Path()
     below = [_real(path).relative_to(shared) for path in audios]
     names = [path.stem for path in audios]
     for longer in ([str(path.with_suffix("")) for path in below], [str(path) for path in below]):
-        # Names that differ in nothing but case are one file on some systems.
+        # Names that differ only in case are one file on some systems.
         counts = Counter(name.casefold() for name in names)
         names = [long if counts[name.casefold()] > 1 else name for name, long in zip(names, longer, strict=True)]
     first: dict[str, Path] = {}
@@ -76,7 +76,7 @@ def output_names(audios: Sequence[Path]) -> list[str]:
 
 
 class Recordings:
-    """Which recording each transcript in a folder is of, in a file of its own there (a line a transcript)."""
+    """Which recording each transcript in a folder is of, kept in a JSONL file in that folder."""
 
     FILE = ".recordings.jsonl"
 
@@ -84,26 +84,26 @@ class Recordings:
         self._file = folder / self.FILE
         self._known: dict[str, dict[str, Any]] = {}
         for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.exists() else []:
-            with suppress(json.JSONDecodeError):  # torn, by a kill
+            with suppress(json.JSONDecodeError):  # an incomplete line, left by a killed process
                 entry = json.loads(line)
                 self._known[entry["name"]] = entry
 
     def other_than(self, name: str, audio: Path) -> str | None:
-        """The recording that a transcript is of, if it is known to be another: another file, not one that was moved."""
+        """The recording that the transcript is of, if it is known to be a different file (not the same file, moved)."""
         entry = self._known.get(name)
         return None if entry is None or _same_recording(entry, _described(name, audio)) else str(entry["audio"])
 
     def add(self, name: str, audio: Path) -> None:
-        """Raises OSError if it cannot be written."""
+        """Record that the transcript `name` is of `audio`. Raises OSError if that cannot be written."""
         entry = _described(name, audio)
         if self._known.get(name) != entry:
             self._known[name] = entry
             with self._file.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps(entry))  # a torn line before it stays a line of its own
+                file.write("\n" + json.dumps(entry))  # starts a new line after an incomplete one
 
 
 def _described(name: str, audio: Path) -> dict[str, Any]:
-    found = audio.stat() if os.path.exists(audio) else None  # noqa: PTH110 - raises for no name
+    found = audio.stat() if os.path.exists(audio) else None  # noqa: PTH110 - never raises, whatever the name
     return {
         "name": name,
         "audio": str(_real(audio)),

@@ -1,8 +1,8 @@
-"""Large corpora looked over once: rows, verdicts on texts, headers of audio, kept in the cache folder as columns.
+"""Cache of what was read from large corpora: rows, which texts are valid, and audio headers, as columns.
 
-An entry is a `.npz` named after everything that decides its content: the manifests' bytes (not their times), where they
-lie, what the user says of them, and the source of the modules that read them. Each part carries a CRC, so a damaged
-entry is noticed and made anew; it is written beside its place and renamed, so that two processes at once do no harm.
+An entry is a `.npz` named by a hash of everything that decides its content: the manifests' bytes (not their times) and
+location, the reading options, and the source of the modules that read them. Each part carries a CRC, so that a damaged
+entry is detected and rebuilt; entries are written aside and renamed, so that two processes can write at once.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from whispertune.errors import RecipeError
 from whispertune.system.home import cache_folder
 
 FEWEST_ROWS = 20_000
-"""Fewer are read anew in a moment."""
+"""Smaller corpora are read again in a moment, so they are not cached."""
 MOST_BYTES = 4 * 10**9
-"""Of all entries together; those that were not used for longest go first."""
+"""Total size of all entries; the least recently used are evicted first."""
 READING: tuple[ModuleType, ...] = (manifest, nested, plain_rows, reading, rows, tables, utterances)
 PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, sound_files, utterances)
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]
-"""(m, 5) of files: samples per channel and sample rate of the recording, size and time of change (ns) of its file, and
-how many channels are known to be there (1 until a row asks for a later one); zeros where it could not be read."""
+"""(m, 5) for m files: samples per channel and sample rate of the recording, size and modification time (ns) of its
+file, and the number of channels it is known to have (1 until a row asks for a later one); zeros if unreadable."""
 
 
 @dataclass(slots=True)
 class Files:
-    """The files of n rows; one may be there several times.
+    """The m files that the recordings of n rows lie in.
 
-    of: (n,) which of the m files holds a row. rows: (m,) a row of each. headers: what they said when last looked at.
+    of: (n,) index of each row's file. rows: (m,) a row of each file. headers: their headers when they were last read.
     """
 
     of: npt.NDArray[np.int32]
@@ -57,39 +57,39 @@ class Files:
 
 
 def index_folder() -> Path:
-    """~/.cache/whispertune/index, or where XDG_CACHE_HOME says."""
+    """~/.cache/whispertune/index, or the same below XDG_CACHE_HOME."""
     return cache_folder() / "index"
 
 
 def rows_key(described: str, manifests: Sequence[Path]) -> str | None:
-    """The key of what is read from these manifests, described so; None where it follows from more than their bytes."""
+    """The cache key of the rows of these manifests; None if the rows depend on more than the manifests' bytes."""
     parts: list[object] = [described, sources_of(READING)]
     for path in manifests:
         folder = path.absolute().parent
-        if (folder / "clips").is_dir():  # which files are there decides where a row's audio lies
+        if (folder / "clips").is_dir():  # the audio's path then depends on which files exist
             return None
         try:
             with path.open("rb") as file:
                 parts.append([str(folder), hashlib.file_digest(file, "sha256").hexdigest()])
-        except OSError:  # its reader will say so
+        except OSError:  # its reader will report it
             return None
     return _key("rows", parts)
 
 
 def indexed_rows(key: str) -> Utterances | None:
-    """The rows that were kept under this key, if they are there and sound."""
+    """The rows stored under this key, if there are any and they are intact."""
     columns = _load(key)
     return None if columns is None else Utterances.from_columns(columns)
 
 
 def index_rows(key: str, read: Utterances) -> None:
-    """Keep rows for `indexed_rows`, if they are many."""
+    """Store rows for `indexed_rows`, if there are enough of them."""
     if len(read) >= FEWEST_ROWS:
         _save(key, read.columns())
 
 
 def indexed_files(read: Utterances) -> Files | None:
-    """The files of these rows as an earlier look found them; they may have changed since."""
+    """The stored files of these rows; they may have changed since."""
     columns = _load(_files_key(read)) if _is_kept(read) else None
     if columns is None or columns["of"].shape != (len(read),):
         return None
@@ -97,19 +97,19 @@ def indexed_files(read: Utterances) -> Files | None:
 
 
 def index_files(read: Utterances, files: Files) -> None:
-    """Keep them for `indexed_files`, if the rows are many."""
+    """Store files for `indexed_files`, if there are enough rows."""
     if _is_kept(read):
         _save(_files_key(read), {"of": files.of, "rows": files.rows, "headers": files.headers})
 
 
 def indexed_verdicts(read: Utterances, judged: str) -> npt.NDArray[np.bool_] | None:
-    """(n,) what was found of each row's text alone; judged: all that this follows from, beside the rows."""
+    """(n,) whether each row's text is valid, if stored. judged: everything that this depends on beside the rows."""
     columns = _load(_key("verdicts", [read.fingerprint, judged])) if _is_kept(read) else None
     return None if columns is None or columns["valid"].shape != (len(read),) else columns["valid"]
 
 
 def index_verdicts(read: Utterances, judged: str, valid: npt.NDArray[np.bool_]) -> None:
-    """Keep them for `indexed_verdicts`, if the rows are many."""
+    """Store verdicts for `indexed_verdicts`, if there are enough rows."""
     if _is_kept(read):
         _save(_key("verdicts", [read.fingerprint, judged]), {"valid": valid})
 
@@ -131,7 +131,7 @@ def _key(kind: str, parts: Sequence[object]) -> str:
 
 
 def sources_of(modules: Sequence[ModuleType]) -> list[str]:
-    """Digests of modules: no version number can be forgotten."""
+    """Digests of the modules' source, in place of version numbers that somebody may forget to raise."""
     return [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in modules]
 
 
@@ -139,21 +139,21 @@ def _load(key: str) -> Columns | None:
     try:
         path = index_folder() / f"{key}.npz"
         with path.open("rb") as file:
-            if zipfile.ZipFile(file).testzip() is not None:  # before a damaged shape asks for all memory
+            if zipfile.ZipFile(file).testzip() is not None:  # a damaged shape could allocate all memory
                 return None
             file.seek(0)
             with np.load(file, allow_pickle=False) as entry:
                 columns = {name: entry[name] for name in entry.files}
         if columns.pop("key").tobytes() != key.encode():
             return None
-        os.utime(path)  # it was used
-    except Exception:  # not there, or whatever a damaged zip makes of its readers
+        os.utime(path)  # for eviction
+    except Exception:  # missing, or damaged in any way
         return None
     return columns
 
 
 def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an entry, or none: without it the next start takes longer, that is all."""
+    """Write an entry; failures are ignored, as the next start only takes longer without it."""
     temporary: str | None = None
     try:
         folder = index_folder()
@@ -172,10 +172,10 @@ def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def _make_room(folder: Path, num_bytes: int) -> None:
-    """Drop the entries that were not used for longest until another one fits, and what killed processes left."""
+    """Evict the least recently used entries until another one fits, and remove what killed processes left."""
     entries = []
     for path in folder.iterdir():
-        with contextlib.suppress(OSError):  # another process has just dropped it
+        with contextlib.suppress(OSError):  # another process has just removed it
             found = path.stat()
             if path.suffix == ".new" and time.time() - found.st_mtime > 3600:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""Rows of a CSV or TSV taken as columns, thousands at once, where nothing about them is unusual."""
+"""Fast path for ordinary rows of a CSV or TSV: hundreds at once, as columns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, MOST_SECONDS, WI
 from whispertune.data.utterances import Utterances
 
 CHUNK_ROWS = 512
-"""More at once are slower: they no longer fit in the processor's cache."""
+"""Larger chunks are slower, as they no longer fit in the CPU's cache."""
 PLAIN_NUMBERS = re.compile("[0-9.]*")
 
 
 class _UnusualError(Exception):
-    """A value that has to be looked at row by row."""
+    """A value that the row-by-row path must check."""
 
 
 def add_plain_rows(
@@ -27,10 +27,9 @@ def add_plain_rows(
     base: str,
     clips: str | None,
 ) -> bool:
-    """Add the rows whose columns `fields` are, if `Row.add_to` would add all of them without a word.
+    """Add rows, given as columns, if `Row.add_to` would add all of them without a fault; the result is the same.
 
-    It adds the same; where a value is faulty or just rare, nothing is added and False returned, and the caller takes
-    the rows one by one.
+    Returns False, and adds nothing, if any value is faulty or unusual; the caller then adds the rows one by one.
     """
     try:
         audio = _strings(fields, columns.audio, one_line=True)
@@ -81,7 +80,7 @@ def add_plain_rows(
 
 
 def _if_any(values: Sequence[str]) -> Sequence[str | None]:
-    """The same with None for what is empty."""
+    """The values, with None for empty ones."""
     return values if all(values) else [value or None for value in values]
 
 
@@ -102,7 +101,7 @@ def _strings(fields: Mapping[str, Sequence[str]], name: str | None, *, one_line:
 
 
 def _seconds(fields: Mapping[str, Sequence[str]], name: str | None, size: int) -> Sequence[float | None]:
-    """A column of seconds, all of them or none."""
+    """A column of seconds: either all rows have one, or none."""
     values = _strings(fields, name)
     joined = "".join(values)
     if not joined:
@@ -121,7 +120,7 @@ def _seconds(fields: Mapping[str, Sequence[str]], name: str | None, size: int) -
 def _spans(
     fields: Mapping[str, Sequence[str]], columns: Columns, size: int
 ) -> tuple[list[float], Sequence[float | None]]:
-    """Starts and ends."""
+    """Starts and ends in seconds."""
     starts = [0.0 if start is None else start for start in _seconds(fields, columns.start, size)]
     ends = _seconds(fields, columns.end, size)
     if ends[0] is None:

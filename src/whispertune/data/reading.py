@@ -1,4 +1,4 @@
-"""How a corpus is read: which column is what, and which folder its recordings lie in."""
+"""Options for reading a corpus: what its columns are called, and the folder of its recordings."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 ALL_COLUMNS = frozenset(name for names in KINDS.values() for name in names)
 
 Named = tuple[tuple[str, str], ...]
-"""(kind, column) pairs: what the user says that columns are called."""
+"""(kind, column) pairs: the user's names of columns."""
 
 
 class Columns(NamedTuple):
-    """Which column counts for each kind, of those that are present."""
+    """The column used for each kind, of those that are present."""
 
     audio: str | None
     text: str | None
@@ -51,20 +51,20 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the user says of how a corpus is to be read.
+    """How the user wants a corpus to be read.
 
-    columns: what its columns are called, where that is unusual. audio_root: the folder that relative audio paths are
-    relative to (None: as each format has it).
+    columns: names of columns, where they are not the usual ones. audio_root: the folder that audio paths are relative
+    to (None: the format's own).
     """
 
     columns: Named = ()
     audio_root: str | None = None
 
     def base(self, usual: Path | str) -> str:
-        """The folder that audio paths are relative to; `usual` if the user names none.
+        """The folder that audio paths are relative to; `usual` unless the user names one.
 
         Raises:
-            ManifestError: if the user names what is no folder.
+            ManifestError: if the user's is not a folder.
         """
         if self.audio_root is None:
             return str(usual)
@@ -73,22 +73,22 @@ class Reading:
                 return str(Path(self.audio_root).absolute())
         except (OSError, ValueError):
             pass
-        raise ManifestError(f"audio_root {self.audio_root}: no such folder; give the one that the recordings lie in")
+        raise ManifestError(f"audio_root {self.audio_root}: no such folder; give the folder that holds the recordings")
 
     def require_no_columns(self, corpus: Path | str) -> None:
-        """Refuse names of columns for a format that has none."""
+        """Raise ManifestError if column names are given for a format without columns."""
         if self.columns:
             named = ", ".join("=".join(pair) for pair in self.columns)
             raise ManifestError(f"{corpus}: columns {named} is given, but this format has no columns; leave it out")
 
     def require_no_root(self, corpus: Path | str) -> None:
-        """Refuse a folder of recordings for a format that holds them itself."""
+        """Raise ManifestError if a folder of recordings is given for a format that contains them."""
         if self.audio_root is not None:
-            problem = f"audio_root {self.audio_root} is given, but this format holds its recordings itself"
+            problem = f"audio_root {self.audio_root} is given, but this format contains its recordings"
             raise ManifestError(f"{corpus}: {problem}; leave it out")
 
     def require_columns(self, file: Path | str, row: int | None, present: Sequence[str]) -> None:
-        """Refuse a corpus that lacks a column that the user names, or one with audio or text."""
+        """Raise ManifestError if a column that the user names, or any column with audio or text, is missing."""
         found = ", ".join(map(repr, present)) or "none"
         for kind, name in self.columns:
             if name not in present:
@@ -97,17 +97,17 @@ class Reading:
         columns = choose_columns(tuple(present), self.columns)
         missing = [kind for kind, chosen in (("audio", columns.audio), ("text", columns.text)) if chosen is None]
         if missing:
-            problem = f"no {missing[0]} column among {found}" + (", and none with the text" if missing[1:] else "")
-            # Without their times, segments would be read as whole recordings, and calls as the mean of their channels.
+            problem = f"no {missing[0]} column among {found}" + (", and no text column" if missing[1:] else "")
+            # Without times, segments would be read as whole recordings; without channels, calls as a mean of both.
             likewise = [kind for kind in ("start", "end", "channel") if getattr(columns, kind) is None]
             named = ",".join([*map("=".join, self.columns), *(f"{kind}=NAME" for kind in (*missing, *likewise))])
-            remedy = f"name one of them {', '.join(KINDS[missing[0]])}, or say which it is: --columns {named}"
+            remedy = f"rename one to {', '.join(KINDS[missing[0]])}, or say which it is: --columns {named}"
             if likewise:
-                remedy += f" ({', '.join(likewise)}: if there are such)"
+                remedy += f" ({', '.join(likewise)}: if you have such columns)"
             raise ManifestError(f"{problem}; {remedy}", file=file, row=row)
 
     def renamed(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """A record whose columns have their usual names, of the kinds that the user names."""
+        """The record with the user's columns renamed to the usual names."""
         result = dict(record)
         for kind, name in self.columns:
             if name in record:
@@ -121,15 +121,15 @@ AS_USUAL = Reading()
 
 
 def reading_as(columns: str | None, audio_root: str | None) -> Reading:
-    """What the options `columns` and `audio_root` say; raises ManifestError for names that are none."""
+    """Parse the options `columns` and `audio_root`; raises ManifestError if `columns` is malformed."""
     return Reading(parse_columns(columns) if columns else (), audio_root or None)
 
 
 def parse_columns(given: str) -> Named:
-    """The pairs of `text=transkript, audio=datei`; also separated by semicolons.
+    """Parse `text=transkript, audio=datei`; semicolons separate as well.
 
     Raises:
-        ManifestError: for a kind that there is none of, one that is named twice, or no name.
+        ManifestError: for an unknown kind, one that is given twice, or an empty name.
     """
     pairs: dict[str, str] = {}
     for part in re.split("[,;]", given):
@@ -145,7 +145,7 @@ def parse_columns(given: str) -> Named:
 
 @lru_cache(maxsize=64)
 def choose_columns(present: tuple[str, ...], named: Named = ()) -> Columns:
-    """The first column of each kind that is present; one that the user names goes before all."""
+    """The first column of each kind that is present; the user's names take precedence."""
     own = {kind: (name,) for kind, name in named if name in present}
     chosen = ((own.get(kind, names)) for kind, names in KINDS.items())
     return Columns(*(next((name for name in names if name in present), None) for names in chosen))

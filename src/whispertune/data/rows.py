@@ -1,4 +1,4 @@
-"""One row of any corpus, its values checked as they become an utterance."""
+"""One row of any corpus: its values are checked as it becomes an utterance."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # tab and line ends are fine in a text
 CONTROL_OR_LINE_END = re.compile(r"[\x00-\x1f\x7f]")
 PLACEHOLDER = re.compile(r"(\$\{\w+\}|\$\w+(?=[/\\])|\{\w+\}(?=[/\\]))")  # SpeechBrain's $data_root/…
-DECIMAL_COMMA = re.compile(r"([0-9]+),([0-9]+)")  # as spreadsheets write it where people count so
-THOUSANDS = re.compile(r"[1-9][0-9]{0,2},[0-9]{3}")  # 1,234: not so long after one second, or after twenty minutes?
+DECIMAL_COMMA = re.compile(r"([0-9]+),([0-9]+)")  # as spreadsheets write it in many countries
+THOUSANDS = re.compile(r"[1-9][0-9]{0,2},[0-9]{3}")  # 1,234: a bit over one second, or twenty minutes?
 MOST_SECONDS = 1e9
-"""Of any time in a recording, 31 years: beyond, sums and products with rates would overflow."""
+"""Latest time in a recording (31 years); beyond it, products with sample rates would overflow."""
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -33,9 +33,9 @@ URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 class Row:
     """A row before its values are checked.
 
-    source: the file, number: the line it stands in. decimal_comma: whether `1,234` is surely between 1 and 2.
-    listed: whether the audio's name was found in a folder, where it may hold bytes that are not UTF-8 (in Python, lone
-    surrogates).
+    source: the file. number: its line there. decimal_comma: whether commas are known to be decimal (`1,234` is 1.234).
+    listed: whether the audio's name comes from listing a folder, so that it may hold bytes that are not UTF-8 (in
+    Python, lone surrogates).
     """
 
     source: str
@@ -51,7 +51,7 @@ class Row:
     def string(
         self, name: str | None, *, numbers: bool = False, one_line: bool = False, encoding_errors: str = "strict"
     ) -> str:
-        """The value, stripped; "" if there is none. `numbers`: JSON integers will do, as in `"id": 17`."""
+        """The value, stripped; "" if there is none. numbers: accept JSON integers, as in `"id": 17`."""
         if name is None:
             return ""
         value = self.record[name]
@@ -62,7 +62,7 @@ class Row:
         if numbers and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
-            raise self.fault(name, f"{shown(value)} is no text", "write it as a string, in double quotes")
+            raise self.fault(name, f"{shown(value)} is not text", "write it as a string, in double quotes")
         value = value.strip()
         control = (CONTROL_OR_LINE_END if one_line else CONTROL).search(value)
         if control:
@@ -72,7 +72,7 @@ class Row:
             value.encode("utf-8", encoding_errors)
         except UnicodeEncodeError as error:
             code = ord(value[error.start])
-            if 0xDC80 <= code <= 0xDCFF:  # what Python makes of a byte that it can't decode
+            if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that it can't decode
                 raise self.fault(name, f"byte 0x{code - 0xDC00:02x} is not UTF-8", "save the file as UTF-8") from None
             problem = f"{shown(value)} holds half of a surrogate pair"
             raise self.fault(name, problem, "write the character itself, as UTF-8") from None
@@ -90,7 +90,7 @@ class Row:
             return None
         remedy = "give seconds as a plain number, such as 3.25"
         if isinstance(value, (bool, list, dict)):
-            raise self.fault(name, f"{shown(value)} is no number", remedy)
+            raise self.fault(name, f"{shown(value)} is not a number", remedy)
         if DECIMAL_COMMA.fullmatch(text):
             if THOUSANDS.fullmatch(text) and not self.decimal_comma:
                 other = text.replace(",", "")
@@ -99,11 +99,11 @@ class Row:
             text = text.replace(",", ".")
         seconds = float(text) if NUMBER.fullmatch(text) else math.nan
         if not math.isfinite(seconds):
-            raise self.fault(name, f"{shown(value)} is no finite number", remedy)
+            raise self.fault(name, f"{shown(value)} is not a finite number", remedy)
         if seconds > MOST_SECONDS:
             raise self.fault(name, f"{shown(value)} is longer than any recording", remedy)
         if seconds < 0:
-            raise self.fault(name, f"{shown(value)} is negative", "give seconds from the file's beginning")
+            raise self.fault(name, f"{shown(value)} is negative", "give seconds from the start of the file")
         return seconds
 
     def span(self) -> tuple[float, float | None]:
@@ -112,23 +112,23 @@ class Row:
         end = self.seconds(self.columns.end)
         if end is not None and end <= start:
             problem = f"the end, {end:g} s, is not after the start, {start:g} s"
-            raise self.fault("end", problem, "both count from the file's beginning, in seconds")
+            raise self.fault("end", problem, "both are seconds from the start of the file")
         if end is None:
             duration = self.seconds(self.columns.duration)
             if duration is not None:
                 end = round(start + duration, 6)  # 1.1 + 2.2 is 3.3, not 3.3000000000000003
                 if end <= start:
-                    raise self.fault("duration", f"{duration:g} s is no duration", "give seconds above 0")
+                    raise self.fault("duration", f"{duration:g} s is not a duration", "give seconds above 0")
         return start, end
 
     def channel(self) -> int | None:
-        """The channel to take, from 0."""
+        """The channel to use, from 0; None for the mean of all."""
         text = self.string(self.columns.channel, numbers=True, one_line=True)
         if not text:
             return None
         if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MAX_CHANNEL:
-            problem = f"{shown(text)} is no channel"
-            raise self.fault("channel", problem, "give its number, the first is 0, or nothing for the mean of all")
+            problem = f"{shown(text)} is not a channel"
+            raise self.fault("channel", problem, "give its number, from 0, or leave it empty for the mean of all")
         return int(text)
 
     def audio(self) -> str:
@@ -141,12 +141,12 @@ class Row:
         placeholder = PLACEHOLDER.match(audio) if audio[0] in "${" else None
         if placeholder:
             problem = f"{shown(audio)} holds the placeholder {placeholder.group()!r}"
-            raise self.fault(name, problem, "replace it by the folder that it stands for")
+            raise self.fault(name, problem, "replace it with the folder that it stands for")
         if "://" in audio and URL.match(audio):
             raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
         if WINDOWS_DRIVE.match(audio) and os.name != "nt":
             name_alone = shown(PureWindowsPath(audio).name)
-            remedy = f"write paths relative to one folder (such as {name_alone}), and name that: --audio_root DIR"
+            remedy = f"write paths relative to one folder (such as {name_alone}), and give it: --audio_root DIR"
             raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", remedy)
         return audio
 
@@ -158,9 +158,9 @@ class Row:
         clips: str | None = None,
         within: tuple[int, int] | None = None,
     ) -> None:
-        """Add the utterance; its audio is relative to the folder `base` or, where that lacks it, to `clips`.
+        """Add the utterance; its audio is relative to the folder `base` or, if it is not there, to `clips`.
 
-        within: the bytes of `base`, then a file, that hold the audio.
+        within: offset and number of bytes of the audio in the file `base`.
         """
         try:
             self._add_to(utterances, base, clips, within)
@@ -195,30 +195,30 @@ class Row:
 
 
 def make_row(source: str, number: int, record: Mapping[str, object], *, listed: bool = False) -> Row:
-    """A row of a format that has no columns of its own: `record` names fields as a manifest would."""
+    """A row of a format without columns; `record` uses the usual names of a manifest's columns."""
     return Row(source, number, record, choose_columns(tuple(record)), listed=listed)
 
 
 def shown(value: object) -> str:
-    """On one line and short, for messages."""
+    """The value's repr, shortened for messages."""
     text = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file; not for a name too long to be one (reading it will say so)."""
+    """Whether the file exists; False for a name that is too long (reading it will report that)."""
     try:
-        os.stat(path)  # noqa: PTH116 - a million times
+        os.stat(path)  # noqa: PTH116 - called a million times
     except (OSError, ValueError):
         return False
     return True
 
 
 def audio_path(audio: str, base: str, clips: str | None) -> tuple[str, bool]:
-    """Where a row's audio lies, and whether that is so whatever files there are.
+    """The path of a row's audio, and whether it is independent of which files exist.
 
-    It is relative to the folder `base` or, where that lacks it, to `clips`. A name that is there in another spelling
-    alone (accents composed or not, as macOS writes them; the backslashes of Windows) is taken in that.
+    The audio is relative to the folder `base` or, if it is not there, to `clips`. A file that exists under another
+    spelling only (accents composed or decomposed, as on macOS; backslashes of Windows) is found under that.
     """
     path = audio if audio[0] == "/" else f"{base}/{audio}"
     has_spellings = not audio.isascii() or "\\" in audio
@@ -226,7 +226,7 @@ def audio_path(audio: str, base: str, clips: str | None) -> tuple[str, bool]:
         return path, True
     if exists(path):
         return path, not has_spellings
-    # Common Voice keeps its audio in clips/, beside the manifest, and does not say so.
+    # Common Voice keeps its audio in clips/ beside the manifest; its paths omit the folder.
     inside = None if clips is None or audio[0] == "/" else f"{clips}/{audio}"
     for tried in (path, inside):
         for spelling in spellings(tried) if tried is not None else ():
@@ -236,7 +236,7 @@ def audio_path(audio: str, base: str, clips: str | None) -> tuple[str, bool]:
 
 
 def spellings(path: str) -> Iterator[str]:
-    """The path, and the others that may be meant by it."""
+    """The path and its other spellings: separators, composed and decomposed accents."""
     yield path
     for separated in dict.fromkeys((path, path.replace("\\", "/"))):
         for form in ("NFC", "NFD"):
@@ -245,13 +245,13 @@ def spellings(path: str) -> Iterator[str]:
 
 
 def base_with(audio: str, bases: Sequence[str]) -> str:
-    """The first of these folders that the audio lies in; the last if none has it."""
+    """The first of these folders that holds the audio; the last if none does."""
     there = (base for base in bases if audio and exists(audio_path(audio, base, None)[0]))
     return next(there, bases[-1])
 
 
 def made_id(audio: str, start: float, end: float | None, channel: int | None = None) -> str:
-    """The id of a row that has none: its audio, span and channel."""
+    """The id of a row without one: its audio, span and channel."""
     side = "" if channel is None else f"#channel-{channel}"
     if start == 0 and end is None:
         return audio + side

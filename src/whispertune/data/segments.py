@@ -1,4 +1,4 @@
-"""Neighbouring segments of one recording, joined into longer utterances that remember when each was said."""
+"""Join neighbouring segments of a recording into longer utterances that keep the time of each segment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from whispertune.data.utterances import Shared, TimedText, Utterance, Utterances
 
 LONGEST_GAP = 2.0
-"""Seconds of pause over which segments are still joined: what is said in a longer gap may have been left out."""
+"""Longest pause in seconds between joined segments; a longer gap may hold speech that was not transcribed."""
 
 
 class JoinedSegments(Sequence[Utterance]):
-    """Utterances made of rows in a row; each is joined when it is asked for.
+    """Utterances made of consecutive rows, joined on access.
 
-    rows: the segments; begins: the first one of each utterance, and their number at the end; leads: seconds of the
-    pause before a joined one that belong to it.
+    rows: the segments. begins: (n + 1,) index of the first segment of each utterance, and the number of segments.
+    leads: (n,) seconds of the pause before each utterance that are included in it.
     """
 
     def __init__(self, rows: Utterances, begins: array[int], leads: array[float]) -> None:
@@ -52,12 +52,12 @@ class JoinedSegments(Sequence[Utterance]):
 
     @property
     def kinds(self) -> list[Shared]:
-        """Everything that segments have in common; those of one utterance agree in all but the speaker."""
+        """The values that segments share; those of one utterance differ in the speaker at most."""
         return self._rows.kinds
 
     @property
     def kind_numbers(self) -> npt.NDArray[np.int32]:
-        """(n,): the place in `kinds` of each utterance's first segment."""
+        """(n,) index into `kinds` of each utterance's first segment."""
         return self._rows.kind_numbers[np.asarray(self._begins[:-1], np.int64)]
 
     def strings(self, rows: range) -> tuple[list[str], list[str], list[str]]:
@@ -66,18 +66,18 @@ class JoinedSegments(Sequence[Utterance]):
         return [row.id for row in found], [str(row.audio) for row in found], [row.text for row in found]
 
     def spans(self, rows: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Starts and ends in seconds; an end of -1 is that of the file."""
+        """Starts and ends in seconds; an end of -1 is the end of the file."""
         chosen = np.asarray(rows, np.int64)
         begins = np.asarray(self._begins, np.int64)
         starts, ends = self._rows.spans(range(len(self._rows)))
         return starts[begins[chosen]] - np.asarray(self._leads)[chosen], ends[begins[chosen + 1] - 1]
 
     def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
-        """The file of a recording, and the bytes of it that hold it, if it is not the whole."""
+        """The file of a recording, and its offset and number of bytes there if it is only a part of the file."""
         return self._rows.place(self._begins[index])
 
     def withins(self, rows: range) -> list[tuple[int, int] | None]:
-        """The bytes of their files that hold recordings, where these are not the whole."""
+        """Offset and number of bytes of each recording in its file; None where it is the whole file."""
         return [self._rows.within(self._begins[index]) for index in rows]
 
     @overload
@@ -99,19 +99,19 @@ class JoinedSegments(Sequence[Utterance]):
 
 
 Rows: TypeAlias = Utterances | JoinedSegments
-"""The rows of a split, as they are or joined."""
+"""The rows of a split, as read or joined."""
 
 
 def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utterance], bool]) -> JoinedSegments:
-    """Join each segment with those that follow it in the same recording, as long as it lasts `longest` seconds.
+    """Join each segment with those that follow it in the same recording, up to `longest` seconds.
 
-    Only in the order of time, over pauses of at most 2 s, within one language, task and channel, and as long as the
-    joined text is `usable` (in dense scripts it soon has too many tokens). A joined utterance keeps the first one's id,
-    with the number of those joined to it behind, as in `talk#3.0-5.0+2`. One whose text is not `usable` stays alone, to
-    be left out alone: joined, its speech would be there and its words not.
+    Segments are joined in order of time, over pauses of at most 2 s, within one language, task and channel, and while
+    the joined text is `usable` (in dense scripts it soon has too many tokens). A joined utterance has the first one's
+    id and the number of segments joined to it, as in `talk#3.0-5.0+2`. A segment whose text is not `usable` is never
+    joined, so that it can be excluded without leaving its speech in an utterance that lacks its words.
 
-    Where the pause before it is as short, half of that belongs to it as far as there is room: else a model trained with
-    timestamps would learn that speech begins at 0.00.
+    Half of a short pause before a joined utterance is included in it, as far as there is room; otherwise a model
+    trained with timestamps would learn that speech always begins at 0.00.
     """
     begins, leads = array("q"), array("d")
     first: Utterance | None = None
@@ -146,7 +146,7 @@ def merge_segments(utterances: Utterances, longest: float, usable: Callable[[Utt
 
 
 def _pause_between(last: Utterance, new: Utterance) -> float:
-    """Seconds of a pause in which nothing was left out; 0 where there is none, or it may have been."""
+    """Seconds of silence between two utterances; 0 if they overlap or untranscribed speech may lie between them."""
     if last.end is None or not same_recording(last, new):
         return 0.0
     pause = new.start - last.end
@@ -162,5 +162,5 @@ def _continues(first: Utterance, last: Utterance, new: Utterance, longest: float
 
 
 def same_recording(a: Utterance, b: Utterance) -> bool:
-    """Whether two utterances are said in one recording and channel, in one language and for one task."""
+    """Whether two utterances share recording, channel, language and task."""
     return all(getattr(a, name) == getattr(b, name) for name in ("audio", "within", "channel", "language", "task"))

@@ -1,9 +1,9 @@
-"""Where a run's utterances come from: one corpus or several, each in any of the known formats.
+"""Read the utterances of a field such as --train: one corpus or several, each in any supported format.
 
     read_utterances("train", "cv-corpus/it + calls.csv [language=it weight=2]")
 
-Several are joined by ` + ` (with spaces); `[key=value …]` behind one says its language, its weight in training, which
-of its splits is meant, how many of its first rows (Hub only), or how it is read (`audio_root`, `columns`).
+Several are joined by ` + ` (with spaces). `[key=value …]` after one sets its language, its weight in training, its
+split, the number of its first rows to use (Hub only), or how it is read (`audio_root`, `columns`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KEYS = ("split", "language", "weight", "first", "audio_root", "columns")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One corpus: where it is, and what the user says of it."""
+    """One corpus: its location and options."""
 
     path: str
     split: str | None = None
@@ -60,12 +60,12 @@ class Source:
     columns: Named | None = None
 
     def reading(self, usual: Reading) -> Reading:
-        """How it is read: as said of it, else as said of all."""
+        """Its own reading options, else the usual ones."""
         return Reading(usual.columns if self.columns is None else self.columns, self.audio_root or usual.audio_root)
 
 
 def parse_sources(described: str) -> list[Source]:
-    """The sources of a field such as --train.
+    """Parse the sources of a field such as --train.
 
     Raises:
         ManifestError: for an empty source, or an option that is unknown or has a bad value.
@@ -84,14 +84,14 @@ def _parse_source(part: str, described: str) -> Source:
     path, given = match[1], dict(option.partition("=")[::2] for option in match[2].replace(",", " ").split())
     for name, value in given.items():
         if name not in KEYS:
-            raise ManifestError(f"{part}: unknown option {name!r}; it is one of {', '.join(KEYS)}")
+            raise ManifestError(f"{part}: unknown option {name!r}; choose from {', '.join(KEYS)}")
         if not value:
             raise ManifestError(f"{part}: {name} has no value; write it as {name}=…")
     weight, first = given.get("weight", "1"), given.get("first")
     if not re.fullmatch(r"[0-9]*\.?[0-9]+", weight) or not 0 < float(weight) <= 1e6:
-        raise ManifestError(f"{part}: weight is {weight}; it is a number above 0, such as 2 or 0.5")
+        raise ManifestError(f"{part}: weight is {weight}; it must be a number above 0, such as 2 or 0.5")
     if first is not None and (not re.fullmatch("[0-9]{1,9}", first) or int(first) < 1):
-        raise ManifestError(f"{part}: first is {first}; it is a number of rows")
+        raise ManifestError(f"{part}: first is {first}; it must be a number of rows")
     if first is not None and not path.startswith(PREFIX):
         raise ManifestError(f"{part}: first is for {PREFIX} data sets; cut other manifests yourself")
     return Source(
@@ -108,11 +108,11 @@ def _parse_source(part: str, described: str) -> Source:
 def read_utterances(
     name: str, described: str, reading: Reading = AS_USUAL, *, faults: list[ManifestError] | None = None
 ) -> Utterances:
-    """The utterances of a run's split (train, valid, test; data: of whatever there is).
+    """The utterances of a run's split (train, valid or test; data: of the only split).
 
-    The ids of several sources get the source's name in front. Audio files are not opened.
+    With several sources, ids are prefixed with the source's name. Audio files are not opened.
 
-    faults: takes what is wrong with rows, which are left out then, instead of its being raised; ids may repeat then.
+    faults: if given, faulty rows are skipped and their faults appended here instead of raised, and ids may repeat.
 
     Raises:
         ManifestError: in one line that names file, row, field and remedy.
@@ -120,14 +120,14 @@ def read_utterances(
     sources = parse_sources(described)
     files = [Path(source.path) for source in sources]
     key = None
-    asked = any(source.split is not None for source in sources)  # then a manifest is refused, kept or not
+    asked = any(source.split is not None for source in sources)  # a manifest is then refused, cached or not
     if not asked and all(_is_file(path) and is_manifest(path) and not holds_cuts(path) for path in files):
         key = rows_key(f"{described}\0{reading}", files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
         utterances = _read_sources(name, sources, reading, faults)
         clean = faults is None or (not faults and utterances.repeated_id() is None)
-        # Whether nobody wrote to them meanwhile.
+        # Whether the files were left alone while they were read.
         unchanged = key is not None and key == rows_key(f"{described}\0{reading}", files)
         if key is not None and clean and unchanged and not utterances.follows_from_files:
             index_rows(key, utterances)
@@ -137,7 +137,7 @@ def read_utterances(
 
 
 def reading_of(utterances: Utterances, manifest: Path) -> Reading:
-    """How a manifest was read that these utterances come from."""
+    """The reading options of a manifest that these utterances come from."""
     inside = (str(path) for path in (manifest, *manifest.parents))
     return next((utterances.readings[path] for path in inside if path in utterances.readings), AS_USUAL)
 
@@ -145,7 +145,7 @@ def reading_of(utterances: Utterances, manifest: Path) -> Reading:
 def read_rows(
     name: str, manifest: Path | str, reading: Reading = AS_USUAL, *, faults: list[ManifestError] | None = None
 ) -> Utterances:
-    """The rows of a split: of one corpus in any known format, or of several (`parse_sources`).
+    """As `read_utterances`, but an error if there are no utterances.
 
     faults: as in `read_utterances`.
 
@@ -176,14 +176,14 @@ def _read_sources(name: str, sources: list[Source], reading: Reading, faults: li
 
 
 def require_sources(field: str, described: str) -> None:
-    """Refuse a field whose files are not there, before anything expensive.
+    """Check that a field's files exist, before anything expensive.
 
     Raises:
         ManifestError: naming the field and the file.
     """
     for source in parse_sources(described):
         if source.weight != 1 and field != "train":
-            raise ManifestError(f"--{field} {described}: a weight is for the draw of --train; remove it")
+            raise ManifestError(f"--{field} {described}: a weight only applies to --train; remove it")
         if source.path.startswith(PREFIX):
             continue
         for path in expand_shards(source.path):
@@ -239,26 +239,26 @@ def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances
         add_librispeech(path, utterances, reading, asked=asked)
     elif languages := languages_in(path):
         named = str(languages[0]) + (f" (one of {len(languages)})" if languages[1:] else "")
-        raise ManifestError(f"{path}: is a whole Common Voice release; name the folder of a language: {named}")
+        raise ManifestError(f"{path}: is a whole Common Voice release; give the folder of one language: {named}")
     elif next(recordings_in(path), None) is not None or (reading.audio_root and holds_transcripts(path)):
         require_no_split(path, asked)
         add_transcript_folder(path, utterances, reading)
     else:
         raise ManifestError(
-            f"{path}: is a folder with no corpus in it that whispertune knows (Common Voice's *.tsv with clips/, "
+            f"{path}: is a folder without a corpus of a supported format (Common Voice's *.tsv with clips/, "
             "*.trans.txt, metadata.csv, a saved data set, wav.scp, *.tar, recordings beside .txt, .srt or .vtt); "
             "give a manifest file"
         )
 
 
 def holds_cuts(path: Path) -> bool:
-    """Whether the first line of a JSONL is one of lhotse's cuts."""
+    """Whether the first line of a JSONL file is a lhotse cut."""
     if ending_of(path) not in JSON_LINES or not _is_file(path):
         return False
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             record = json.loads(file.readline(MOST_LINE_BYTES))
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # the manifest's reader will say so
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # the manifest's reader will report it
         return False
     return isinstance(record, dict) and ("supervisions" in record or record.get("type") in CUTS)
 
@@ -266,12 +266,12 @@ def holds_cuts(path: Path) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long to be one; its reader will say so
+    except (OSError, ValueError):  # the name is too long; its reader will report it
         return False
 
 
 def _fingerprint(sources: list[Source], utterances: Utterances) -> str:
-    """sha256 of the manifest or, where there is more than one file to it, of all that was read."""
+    """sha256 of the manifest or, for several files, of everything that was read."""
     path = Path(sources[0].path)
     if len(sources) == 1 and _is_file(path) and is_manifest(path):
         return sha256_of(path)

@@ -1,4 +1,4 @@
-"""The splits that sources come in: each of them by its own name, and the one that a field stands for spelt out."""
+"""The splits of sources: their names, and sources written out with the split that a field means."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from whispertune.data.split_names import NAMES, choose_split
 
 
 def splits_of(source: Source) -> list[str]:
-    """The names of a source's splits; none if it is one piece, or one of them is named already.
+    """The names of a source's splits; empty if it has none or one is already chosen.
 
     Raises:
-        ManifestError: if the corpus cannot say.
+        ManifestError: if the corpus cannot be read.
     """
     if source.split is not None:
         return []
@@ -35,9 +35,9 @@ def splits_of(source: Source) -> list[str]:
 
 
 def every_split(described: str) -> list[tuple[str, str]]:
-    """(part in a run, source) of the splits of a corpus that serve as train, valid and test.
+    """(part of a run, source) for the splits of a corpus that are its train, valid and test.
 
-    If none does, of all its splits, with "" as their part; nothing if `described` is no single corpus with splits.
+    If it has none of these, all its splits with "" as their part; empty if `described` is not one corpus with splits.
 
     Raises:
         ManifestError: as above.
@@ -50,7 +50,7 @@ def every_split(described: str) -> list[tuple[str, str]]:
 
 
 def as_data(described: str, part: str) -> str:
-    """Sources that read without a part as `described` does as train, valid or test; what is only for training is gone.
+    """`described` with its splits as train, valid or test spelled out, for --data; training-only options are dropped.
 
     Raises:
         ManifestError: as above.
@@ -64,7 +64,7 @@ def as_data(described: str, part: str) -> str:
 
 
 def spelled(source: Source, *, split: str | None) -> str:
-    """A source of this split as the user would write it, without its weight."""
+    """The source with this split, as the user would write it, without its weight."""
     columns = None if source.columns is None else ";".join("=".join(pair) for pair in source.columns)
     options = {
         "split": split, "language": source.language, "first": source.first, "audio_root": source.audio_root,
@@ -75,7 +75,7 @@ def spelled(source: Source, *, split: str | None) -> str:
 
 
 def as_flags(reading: Reading) -> list[str]:
-    """The flags that say how to read."""
+    """Reading options as command-line flags."""
     columns = ",".join("=".join(pair) for pair in reading.columns)
     flags = {"--columns": columns, "--audio_root": reading.audio_root}
     return [part for name, value in flags.items() if value for part in (name, value)]

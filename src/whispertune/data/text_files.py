@@ -49,11 +49,11 @@ def require_readable(path: Path) -> None:
         raise ManifestError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise ManifestError(f"{str(path)!r}: cannot be read ({reason}); check the path and its rights") from None
+        raise ManifestError(f"{str(path)!r}: cannot be read ({reason}); check the path and its permissions") from None
 
 
 def decode_text(name: str, content: bytes, *, empty: str | None = EMPTY) -> str:
-    """UTF-8 as text; raises ManifestError, naming the row of the first bad byte or what else the content is."""
+    """Decode UTF-8; raises ManifestError with the row of the first bad byte, or with what the content seems to be."""
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

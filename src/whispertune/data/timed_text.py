@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 TOKEN = re.compile(r"<\|[^<>|]{1,80}\|>")
-"""What is written as Whisper's special tokens are."""
+"""Anything that looks like one of Whisper's special tokens."""
 TIME = re.compile(r"<\|([0-9]{1,2}\.[0-9]{2})\|>")
 LATEST = 30.0
 
 
 class TimedText(NamedTuple):
-    """What is said from `start` to `end` (seconds from the start of what it is a part of)."""
+    """Text spoken from `start` to `end`, in seconds from the start of the utterance or window it belongs to."""
 
     start: float
     end: float
@@ -21,10 +21,10 @@ class TimedText(NamedTuple):
 
 
 def parse_times(text: str) -> tuple[str, tuple[TimedText, ...]]:
-    """The text without the times in it, and what is said when; the text as it is, and nothing, where there are none.
+    """The text without its timestamp tokens, and its timed parts (empty if it has no timestamps).
 
-    Every part of the text stands between two times, which rise from 0.00 to at most 30.00; one time may end a part and
-    begin the next. Where that is not so the tokens stay, for `transcripts` to tell of.
+    Every part of the text must stand between two times, which rise from 0.00 to at most 30.00; one time may end a part
+    and begin the next. Otherwise the text is returned as it is, tokens included, and `transcripts` reports it.
     """
     if "<|" not in text:
         return text, ()
@@ -39,10 +39,10 @@ def parse_times(text: str) -> tuple[str, tuple[TimedText, ...]]:
 
 
 def plain_text(text: str) -> str:
-    """The text without the times in it."""
+    """The text without its timestamp tokens."""
     return parse_times(text)[0]
 
 
 def write_times(segments: Iterable[TimedText]) -> str:
-    """Segments as a text that `parse_times` takes apart again."""
+    """Segments as one text with timestamp tokens; the inverse of `parse_times`."""
     return "".join(f"<|{start:.2f}|>{text}<|{end:.2f}|>" for start, end, text in segments)

@@ -1,4 +1,4 @@
-"""Utterances: spans of audio files and what is said in them, a million of them in a few hundred megabytes."""
+"""Utterances: spans of audio files and their transcripts, stored compactly (a million in a few hundred megabytes)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from whispertune.errors import ManifestError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """A span of an audio file and what is said in it."""
+    """A span of an audio file and its transcript."""
 
     id: str
     audio: Path
     text: str
-    """As written, surrounding white space and times (`timed_text`) removed; "" if the row has none."""
+    """As written, without surrounding white space and timestamp tokens (`timed_text`); "" if the row has none."""
     start: float = 0.0
     """Seconds."""
     end: float | None = None
@@ -37,21 +37,21 @@ class Utterance:
     speaker: str | None = None
     prompt: str | None = None
     channel: int | None = None
-    """The channel to take, from 0; None takes the mean of all."""
+    """The channel to use, from 0; None is the mean of all."""
     within: tuple[int, int] | None = None
-    """Where `audio` holds more than this recording (a tar): its first byte and its number of bytes."""
+    """Offset and number of bytes of this recording, where `audio` holds more than one (a tar)."""
     weight: float = 1.0
-    """How much more often than others it is drawn in training."""
+    """Sampling weight in training."""
     source: str = ""
     """The manifest."""
     row: int = 0
-    """The line in the manifest where the row starts, as an editor counts (a CSV's header is line 1)."""
+    """The line in the manifest where the row starts, from 1 (a CSV's header is line 1)."""
     segments: tuple[TimedText, ...] = ()
-    """What it was joined from (`data.merge_segments`), or what times in its text say, in the order of time."""
+    """The segments it was joined from (`data.merge_segments`) or that its timestamp tokens mark, in order of time."""
 
 
 class Shared(NamedTuple):
-    """What many utterances have in common."""
+    """Values that many utterances share."""
 
     folder: str
     source: str
@@ -64,20 +64,20 @@ class Shared(NamedTuple):
 
 
 Kind = tuple[str, str | None, str | None, str | None, str | None]
-"""Folder (with a slash behind it), language, task, speaker and prompt, as a row of a manifest gives them."""
+"""Folder (with a trailing slash), language, task, speaker and prompt, as a row of a manifest gives them."""
 
 
 class Utterances(Sequence[Utterance]):
-    """Utterances in the order they were added, kept in columns; each is made when it is asked for.
+    """Utterances in the order they were added, stored as columns; each object is made on access.
 
-    fingerprint: sha256 of what they were read from. follows_from_files: whether a later look may find files of other
-    spelling. readings: of each source, by its path. faults: of rows that were left out; None: readers raise instead.
+    fingerprint: sha256 of what they were read from. follows_from_files: whether paths depend on which files exist.
+    readings: reading options of each source, by its path. faults: those of skipped rows; None: readers raise them.
     """
 
     def __init__(self, utterances: Iterable[Utterance] = (), *, faults: list[ManifestError] | None = None) -> None:
         self.fingerprint, self.faults, self.follows_from_files = "", faults, False
         self.readings: dict[str, Reading] = {}
-        self._texts = bytearray()  # id, file name and text of each, a NUL behind each of them
+        self._texts = bytearray()  # id, file name and text of each, each terminated by a NUL
         self._text_ends = array("q")
         self._shared: list[Shared] = []
         self._numbers: dict[Shared, int] = {}
@@ -89,18 +89,18 @@ class Utterances(Sequence[Utterance]):
             self.append(utterance)
 
     def begin_source(self, *, prefix: str = "", language: str | None = None, weight: float = 1.0) -> None:
-        """What holds for the rows that are added from now on: before each id, and where a row names none."""
+        """Set the id prefix, default language and weight of the rows that are added from now on."""
         self._prefix, self._language, self._weight = prefix, language, weight
-        self._known: dict[str, dict[Kind, int]] = {}  # of each manifest, a quick way to the right number
+        self._known: dict[str, dict[Kind, int]] = {}  # for each manifest, a fast lookup of the index
 
     def report(self, fault: ManifestError) -> None:
-        """List what is wrong with a row, which is left out; raise it where faults are not listed."""
+        """Append the fault of a row that is skipped; raise it if faults are not collected."""
         if self.faults is None:
             raise fault
         self.faults.append(fault)
 
     def append(self, one: Utterance) -> None:
-        """Add one."""
+        """Add an utterance."""
         self.add(
             id=one.id, audio=str(one.audio), text=write_times(one.segments) or one.text, start=one.start,
             end=one.end, language=one.language,
@@ -190,12 +190,12 @@ class Utterances(Sequence[Utterance]):
         return self._texts[begin : self._text_ends[index] - 1].decode("utf-8", "surrogateescape").split("\0", 2)
 
     def strings(self, rows: range) -> tuple[list[str], list[str], list[str]]:
-        """Ids, paths and texts of many rows, quicker than one by one."""
+        """Ids, paths and texts of many rows; faster than one by one."""
         if not rows:
             return [], [], []
         begin = self._text_ends[rows[0] - 1] if rows[0] else 0
         fields = self._texts[begin : self._text_ends[rows[-1]]].decode("utf-8", "surrogateescape").split("\0")
-        if len(fields) != 3 * (rows[-1] - rows[0] + 1) + 1:  # a text of the caller's own making holds a NUL
+        if len(fields) != 3 * (rows[-1] - rows[0] + 1) + 1:  # a text that the caller made holds a NUL
             fields = [field for row in range(rows[0], rows[-1] + 1) for field in self._strings(row)]
         if self.has_segments:
             fields[2::3] = map(plain_text, fields[2::3])
@@ -206,38 +206,38 @@ class Utterances(Sequence[Utterance]):
 
     @property
     def has_segments(self) -> bool:
-        """Whether texts may have times in them."""
+        """Whether texts may hold timestamp tokens."""
         return b"<|" in self._texts
 
     @property
     def kinds(self) -> list[Shared]:
-        """Everything that utterances have in common."""
+        """The distinct combinations of values that utterances share."""
         return self._shared
 
     @property
     def kind_numbers(self) -> npt.NDArray[np.int32]:
-        """(n,): the place in `kinds` of each utterance."""
+        """(n,) index into `kinds` of each utterance."""
         return np.array(self._kinds, np.int32)
 
     def spans(self, rows: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Starts and ends in seconds; an end of -1 is that of the file."""
+        """Starts and ends in seconds; an end of -1 is the end of the file."""
         part = slice(rows.start, rows.stop, rows.step)
         return np.array(self._starts[part]), np.array(self._ends[part])
 
     def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
-        """The file of a recording, and `within`."""
+        """The file of a recording, and its `within`."""
         return self._shared[self._kinds[index]].folder + self._strings(index)[1], self._places.get(index)
 
     def origin(self, index: int) -> tuple[str, str, int]:
-        """Id, manifest and row of one."""
+        """Id, manifest and row of an utterance."""
         return self._strings(index)[0], self._shared[self._kinds[index]].source, self._rows[index]
 
     def within(self, index: int) -> tuple[int, int] | None:
-        """The bytes of its file that hold a recording, if it is not the whole of it."""
+        """Offset and number of bytes of a recording in its file; None if it is the whole file."""
         return self._places.get(index)
 
     def withins(self, rows: range) -> list[tuple[int, int] | None]:
-        """`within` of many."""
+        """`within` of many rows."""
         return list(map(self._places.get, rows)) if self._places else [None] * len(rows)
 
     def _at(self, index: int) -> Utterance:
@@ -277,12 +277,13 @@ class Utterances(Sequence[Utterance]):
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def inside_archives(self) -> bool:  # whether any recording is a part of a larger file, such as a tar
+    def inside_archives(self) -> bool:
+        """Whether any recording is a part of a larger file, such as a tar."""
         return bool(self._places)
 
     @property
     def weights(self) -> set[float]:
-        """All weights that occur."""
+        """The distinct sampling weights."""
         return {shared.weight for shared in self._shared}
 
     def repeated_id(self) -> tuple[int, int] | None:
@@ -290,7 +291,7 @@ class Utterances(Sequence[Utterance]):
         return next(self.repeated_ids(), None)
 
     def repeated_ids(self) -> Iterator[tuple[int, int]]:
-        """(the first utterance with its id, one that repeats it), in the order of the latter."""
+        """Index pairs (first utterance with an id, one that repeats it), in order of the latter."""
         begins = (0, *self._text_ends[:-1])
         with memoryview(self._texts) as view:
             find = self._texts.find
@@ -305,7 +306,7 @@ class Utterances(Sequence[Utterance]):
                 yield earlier, index
 
     def digest(self) -> str:
-        """sha256 over everything but where the files lie."""
+        """sha256 of everything but the folders of the files."""
         found = hashlib.sha256(self._texts)
         for numbers in (self._text_ends, self._kinds, self._starts, self._ends):
             found.update(numbers.tobytes())
@@ -314,7 +315,7 @@ class Utterances(Sequence[Utterance]):
         return found.hexdigest()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything as arrays, for `from_columns`."""
+        """All columns as arrays; the inverse of `from_columns`."""
         shared = json.dumps([list(kind) for kind in self._shared]).encode()
         places = [[index, *place] for index, place in self._places.items()]
         return {
@@ -330,7 +331,7 @@ class Utterances(Sequence[Utterance]):
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, npt.NDArray[Any]]) -> Utterances:
-        """The utterances whose `columns` these are."""
+        """Utterances from `columns`."""
         made = cls()
         made._texts = bytearray(columns["texts"].data)
         for name, numbers in (

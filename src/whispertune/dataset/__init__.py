@@ -1,1 +1,1 @@
-"""Rows -> the windows of a split, every one looked at before compute is spent."""
+"""From rows to the windows of a split; every row is inspected before compute is spent."""

@@ -1,4 +1,4 @@
-"""Recordings that may be the same, found by their first moments, so that the rest need not be decoded."""
+"""Find recordings that may be the same by their first 0.25 s, so that the others need not be decoded in full."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from whispertune.errors import AudioError
 
 DECODED_SECONDS = 0.5
 COMPARED_SAMPLES = SAMPLE_RATE // 4
-"""Half of what is decoded: resampled, the last moments of a span are not those of the whole."""
+"""Half of what is decoded, as resampling changes the end of a span."""
 NUM_SUMS = 4
 TOLERANCE = 3e-4
-"""Between the sums of equal openings; rounding their samples to 16 bits moves one by 1e-5."""
+"""Largest difference between the sums of equal audio; rounding samples to 16 bits changes them by 1e-5."""
 CHUNK_ROWS = 1024
 Fingerprints = npt.NDArray[np.float64]
-"""(n, NUM_SUMS), a row each: randomly weighted sums of the first samples; NaN where they can't be decoded. A hash that
-rounding does not change: equal recordings of other sample rates or formats differ in their last bits."""
+"""(n, NUM_SUMS): randomly weighted sums of each recording's first samples; NaN where they can't be decoded. Unlike a
+hash they are robust to rounding: copies in other sample rates or formats differ in their last bits."""
 
 Sized = tuple[int, Utterance]
-"""Samples at 16 kHz, and what they are of."""
+"""Number of samples at 16 kHz, and the utterance."""
 
 
 def _weights() -> Fingerprints:
@@ -34,7 +34,7 @@ def _weights() -> Fingerprints:
 
 
 def fingerprints(rows: Sequence[Sized], workers: int, advance: Callable[[int], None] = lambda _: None) -> Fingerprints:
-    """Decode the first moments of these rows. advance: called with the number of rows done."""
+    """Fingerprints of these rows. advance: called with the number of rows done."""
     weights = _weights()
 
     def sums(row: Sized) -> Fingerprints:
@@ -47,7 +47,7 @@ def fingerprints(rows: Sequence[Sized], workers: int, advance: Callable[[int], N
                     utterance.audio, utterance.start, utterance.start + DECODED_SECONDS,
                     channel=utterance.channel, within=utterance.within,
                 )  # fmt: skip
-        except AudioError:  # its headers were fine; where it is used, it will be left out
+        except AudioError:  # its headers were fine; it is excluded when it is used
             return np.full(NUM_SUMS, np.nan)
         waveform = waveform[:COMPARED_SAMPLES]
         found: Fingerprints = (waveform[:, None] * weights[: len(waveform)]).sum(axis=0)
@@ -65,14 +65,14 @@ def fingerprints(rows: Sequence[Sized], workers: int, advance: Callable[[int], N
 def likely_pairs(
     lengths: npt.NDArray[np.int64], sums: Fingerprints, other_lengths: npt.NDArray[np.int64], other_sums: Fingerprints
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which rows are as long as one of the others and begin like it, and which of the others: no more can be equal."""
+    """Indices of rows with the length and fingerprint of one of the others, and of these; all other pairs differ."""
     likely, others_likely = np.zeros(len(lengths), np.bool_), np.zeros(len(other_lengths), np.bool_)
     order = np.lexsort((other_sums[:, 0], other_lengths))
     ordered, ordered_lengths = other_sums[order], other_lengths[order]
     for length in np.unique(lengths).tolist():
         begin, end = np.searchsorted(ordered_lengths, [length, length + 1]).tolist()
         rows, others = np.flatnonzero(lengths == length), ordered[begin:end]
-        first = others[: int((~np.isnan(others[:, 0])).sum()), 0]  # what can't be decoded is sorted to the end
+        first = others[: int((~np.isnan(others[:, 0])).sum()), 0]  # NaNs are sorted to the end
         lows, highs = (np.searchsorted(first, sums[rows, 0] + shift) for shift in (-TOLERANCE, TOLERANCE))
         for row, low, high in zip(rows.tolist(), lows.tolist(), highs.tolist(), strict=True):
             near = np.flatnonzero((np.abs(others[low:high] - sums[row]) < TOLERANCE).all(axis=1))
@@ -82,7 +82,7 @@ def likely_pairs(
 
 
 def content_keys(rows: Sequence[Utterance], workers: int, stop: Callable[[], None] = lambda: None) -> list[str]:
-    """Of the whole waveform of each; "" where it can't be decoded. stop: called now and then; may raise."""
+    """`content_key` of each whole waveform; "" if it can't be decoded. stop: called regularly; may raise."""
 
     def key(utterance: Utterance) -> str:
         try:

@@ -1,4 +1,4 @@
-"""One look at every row before any compute is spent on it: can it be used, and how long is it?"""
+"""Inspect every row before any compute is spent on it: whether it can be used, and how long it is."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from whispertune.errors import AudioError, RecipeError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
 FileRange = tuple[str, tuple[int, int] | None]
-"""A recording: a file, and the bytes of it if it is not the whole."""
+"""A recording: a file, and the offset and number of bytes if it is only a part of it."""
 Seconds = npt.NDArray[np.float64]
 CHUNK_ROWS = 8192
-"""Rows that are handed to the threads at once."""
+"""Rows that are passed to the threads at once."""
 MOMENT = 0.01
-"""Seconds that are decoded to see whether a channel is there."""
+"""Seconds that are decoded to check whether a channel exists."""
 
 
 @dataclass(slots=True)
 class Inspection:
-    """What a look at n rows found.
+    """Result of inspecting n rows.
 
-    num_samples: (n,) at 16 kHz. reasons: why a row can't be used, for those that can't. keys: (n) of the waveforms, if
-    they were decoded.
+    num_samples: (n,) at 16 kHz. reasons: for each unusable row, why. keys: (n) content keys of the waveforms, if they
+    were decoded.
     """
 
     num_samples: npt.NDArray[np.int64]
@@ -51,9 +51,9 @@ class Inspection:
 
 @dataclass(slots=True)
 class Cached:
-    """What an earlier look found of n rows, if anything is left of it; once they are looked at, what was found.
+    """Cached results of an earlier inspection of n rows, if any; updated by a new one.
 
-    sound: (n,) whether a row's text is surely a target.
+    valid: (n,) whether a row's text is known to be a valid target.
     """
 
     files: Files | None = None
@@ -69,7 +69,7 @@ def decode_rows(
     keep_empty: bool,
     share: range,
 ) -> Inspection:
-    """Look at every row of a share, and decode its audio."""
+    """Inspect every row of a share, decoding its audio."""
 
     def decode(utterance: Utterance) -> tuple[str | None, int, str]:
         try:
@@ -107,11 +107,10 @@ def read_headers(
     share: range,
     cached: Cached,
 ) -> Inspection:
-    """Look at every row of a share, but only at the headers of its audio, and whether its channel is there: each file
-    once, while its rows follow each other.
+    """Inspect every row of a share, reading only the headers of its audio and checking that its channel exists.
 
-    known: of all rows; files that have not changed since are not opened again. Where the share is all rows, what this
-    look finds is put there.
+    Each file is opened once if its rows are consecutive. cached: for all rows; files that have not changed since are
+    not opened again. If the share is all rows, the new results are stored there.
     """
     languages, kinds = plain_languages(utterances, text), utterances.kind_numbers
     channels_of_kinds = np.array([kind.channel or 0 for kind in utterances.kinds], np.int64)
@@ -160,7 +159,7 @@ def read_headers(
 
 
 def _files_of(rows: range, places: Sequence[FileRange]) -> tuple[Files, list[FileRange]]:
-    """The files of rows that lie at these places; nothing is known of their headers."""
+    """The files of rows at these places, with headers still unknown."""
     numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
     of = np.fromiter(map(numbers.__getitem__, places), np.int32, len(places))
     firsts = np.unique(of, return_index=True)[1]
@@ -169,13 +168,13 @@ def _files_of(rows: range, places: Sequence[FileRange]) -> tuple[Files, list[Fil
 
 
 def _part(files: Files, rows: slice) -> Files:
-    """The files of some of the rows."""
+    """The files of a slice of the rows."""
     numbers, of = np.unique(files.of[rows], return_inverse=True)
     return Files(of.astype(np.int32), files.rows[numbers], files.headers[numbers])
 
 
 def _joined(parts: Sequence[Files]) -> Files:
-    """The files of rows behind each other; one that is in two parts counts twice."""
+    """Concatenate parts; a file that is in two parts is listed twice."""
     sizes = [len(part.rows) for part in parts]
     of = np.concatenate([part.of for part in parts]) + np.repeat(
         np.cumsum([0, *sizes[:-1]]).astype(np.int32), [len(part.of) for part in parts]
@@ -184,7 +183,7 @@ def _joined(parts: Sequence[Files]) -> Files:
 
 
 def _update_headers(places: Sequence[FileRange], headers: Headers, pool: ThreadPoolExecutor) -> dict[int, str]:
-    """Bring the headers (m, 5) of m files up to date; what is wrong with which of them."""
+    """Update the headers (m, 5) of m files; returns the faults by file number."""
     stats = np.array([_size_and_time(path) for path, _ in places], np.int64)
     new: list[int] = np.flatnonzero((headers[:, 0] == 0) | (headers[:, 2:4] != stats).any(axis=1)).tolist()
     headers[new], headers[:, 2:4] = 0, stats
@@ -200,7 +199,7 @@ def _update_headers(places: Sequence[FileRange], headers: Headers, pool: ThreadP
 def _update_channels(
     places: Sequence[FileRange], files: Files, channels: npt.NDArray[np.int64], pool: ThreadPoolExecutor
 ) -> dict[tuple[int, int], str]:
-    """Bring up to date how many channels are known, as far as rows (n,) ask for them; why a file's can't be used."""
+    """Update the known numbers of channels for the `channels` (n,) that rows use; returns faults by (file, channel)."""
     headers = files.headers[files.of]
     unknown = np.flatnonzero((headers[:, 0] > 0) & (channels >= headers[:, 4]))
     wanted = sorted(set(zip(files.of[unknown].tolist(), channels[unknown].tolist(), strict=True)))
@@ -208,16 +207,16 @@ def _update_channels(
     looks = pool.map(_fault_of_channel, [places[number] for number, _ in wanted], [channel for _, channel in wanted])
     for (number, channel), fault in zip(wanted, looks, strict=True):
         if fault is None:
-            files.headers[number, 4] = channel + 1  # they come in order
+            files.headers[number, 4] = channel + 1  # `wanted` is sorted
         else:
             faults[number, channel] = fault
     return faults
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
-    """Bytes, and when they were last changed (ns); zeros where there is no such file."""
+    """Size in bytes and modification time (ns); zeros if there is no such file."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a million times
+        found = os.stat(path)  # noqa: PTH116 - called a million times
     except (OSError, ValueError):
         return 0, 0
     return found.st_size, found.st_mtime_ns
@@ -239,8 +238,7 @@ def _fault_of_channel(place: FileRange, channel: int) -> str | None:
 
 
 def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:
-    """Of each kind of rows the code of the language that their texts are in, if they have nothing but their text for
-    the decoder and the model has the language."""
+    """Code of the text's language for each kind of row; None if it has a prompt or the model lacks the language."""
 
     def code_of(kind: Shared) -> str | None:
         try:
@@ -254,8 +252,7 @@ def plain_languages(utterances: Rows, text: TextSettings) -> list[str | None]:
 
 
 def _plain_num_samples(headers: Headers, starts: Seconds, ends: Seconds) -> npt.NDArray[np.int64]:
-    """(n,) samples at 16 kHz of spans that lie within their files and fit in a window, as `num_samples_between` counts
-    them; 0 for all others."""
+    """(n,) samples at 16 kHz (as `num_samples_between`) of spans within their files that fit in a window; else 0."""
     frames, rate = headers[:, 0], np.maximum(headers[:, 1], 1)
     first = np.rint(starts * rate).astype(np.int64)
     last = np.where(ends < 0, frames, np.rint(ends * rate).astype(np.int64))
@@ -266,7 +263,7 @@ def _plain_num_samples(headers: Headers, starts: Seconds, ends: Seconds) -> npt.
 def _checked_num_samples(
     row: Utterance, length: tuple[int, int] | str, text: TextSettings, keep_empty: bool
 ) -> int | str:
-    """Samples at 16 kHz of a row, or why it can't be used. length: of its file, or what is wrong with that."""
+    """Samples at 16 kHz of a row, or why it can't be used. length: of its file, or the file's fault."""
     try:
         reason = text.unusable(row, keep_empty=keep_empty)
         if reason is not None or isinstance(length, str):

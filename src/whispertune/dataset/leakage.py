@@ -1,4 +1,4 @@
-"""The same audio in two splits: a score on what was trained on, or chosen by, says nothing."""
+"""Detect the same audio in two splits, which makes scores meaningless."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from whispertune.system.processes import ALONE, Pace, Processes
 
 Key = TypeVar("Key")
 Span = tuple[str, tuple[int, int] | None, int | None, float, int]
-"""File (links resolved), bytes of it, channel, start (seconds), samples at 16 kHz."""
+"""File (links resolved), byte range, channel, start (seconds), samples at 16 kHz."""
 
 
 def require_no_leaks(
@@ -32,15 +32,15 @@ def require_no_leaks(
     processes: Processes = ALONE,
     stop: Callable[[], None] = lambda: None,
 ) -> str:
-    """Make sure that no two splits hold the same audio; what was compared, in words.
+    """Make sure that no two splits share audio; returns a description of what was compared.
 
-    Compared are file and span of all rows, and their content: of splits that were decoded as a whole by the hashes of
-    that, of others the openings of rows as long (exact to the sample) as one of the other split, and all of those that
-    begin alike. contents: whether openings are compared at all. stop: called now and then; may raise. Each of several
-    processes decodes its share.
+    File and span of all rows are compared, and their content: for splits that were decoded, by hashes of the waveforms;
+    for others, by fingerprints of rows with the same number of samples as a row of the other split, and by hashes of
+    those whose fingerprints match. contents: whether fingerprints are compared. stop: called regularly; may raise. Each
+    of several processes decodes its share.
 
     Raises:
-        DataError: naming the first such pair of rows; in all processes.
+        DataError: with the first such pair of rows; in all processes.
     """
     pairs = list(combinations(splits, 2))
     for one, other in pairs:
@@ -58,10 +58,10 @@ def require_no_leaks(
         compared.append("content of all rows" if len(by_hash) == len(pairs) else f"content of {_named(by_hash)}")
     if by_fingerprint:
         compared.append(
-            f"openings of the {opened:,} rows whose length occurs in another split, content of the {decoded:,} alike"
+            f"the start of {opened:,} rows whose length occurs in another split, content of the {decoded:,} that match"
         )
     if not contents and len(by_hash) < len(pairs):
-        compared.append("content when the run began")
+        compared.append("content when the run started")
     return f"no audio in two of {', '.join(split.name for split in splits)}; compared: {'; '.join(compared)}"
 
 
@@ -74,7 +74,7 @@ def _require_none(one: Split, other: Split, same: Sequence[tuple[Utterance, Utte
         ours, theirs = same[0]
         raise DataError(
             f"{theirs.source}, row {theirs.row}, field 'audio': the same audio as row {ours.row} of {ours.source} "
-            f"({len(same)} such in {other.name}); scores on heard audio mean nothing: remove them from {one.name} or "
+            f"({len(same)} such rows in {other.name}), which makes scores meaningless; remove them from {one.name} or "
             f"{other.name}"
         )
 
@@ -86,7 +86,7 @@ def _in_both(ours: Mapping[Key, Utterance], theirs: Mapping[Key, Utterance]) -> 
 def _compare_fingerprints(
     pairs: Sequence[tuple[Split, Split]], workers: int, processes: Processes, stop: Callable[[], None]
 ) -> tuple[int, int]:
-    """Compare the content of rows that may be equal; how many openings were decoded, and how many rows as a whole."""
+    """Compare the content of rows that may be equal; returns how many rows were decoded in part and in full."""
     found: dict[str, tuple[npt.NDArray[np.int64], Fingerprints]] = {}
     for split in {split.name: split for pair in pairs for split in pair}.values():
         others = [one if split is other else other for one, other in pairs if split in (one, other)]
@@ -112,7 +112,7 @@ def _compare_fingerprints(
 def _fingerprints_of(
     split: Split, rows: npt.NDArray[np.int64], workers: int, processes: Processes, stop: Callable[[], None]
 ) -> Fingerprints:
-    """Of this process's share of the rows."""
+    """Fingerprints of this process's share of the rows."""
     mine: list[int] = rows[processes.rank :: processes.world_size].tolist()
     sized = Lazy(len(mine), lambda i: (split.num_samples[mine[i]], split.windows[mine[i]].utterances[0]))
     with progress_bar(f"comparing {split.name}", len(rows)) as bar:
@@ -128,7 +128,7 @@ def _fingerprints_of(
 def _keyed(
     likely: Sequence[Sequence[Utterance]], workers: int, processes: Processes, stop: Callable[[], None]
 ) -> list[dict[str, Utterance]]:
-    """Of each list of rows the first with each content, in the main process alone."""
+    """For each list of rows, the first row by content key; only in the main process."""
     found: list[dict[str, Utterance]] = []
     for rows in likely if processes.is_main else ():
         first: dict[str, Utterance] = {}
@@ -140,7 +140,7 @@ def _keyed(
 
 
 def _by_span(split: Split, other: Split) -> dict[Span, Utterance]:
-    """A split's utterances as long as one of the other's, by their place."""
+    """Utterances of a split with the length of one of the other's, by their spans."""
     folders: dict[str, str] = {}
     found: dict[Span, Utterance] = {}
     for index in _as_long(split, [other]).tolist():
@@ -149,14 +149,14 @@ def _by_span(split: Split, other: Split) -> dict[Span, Utterance]:
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         path = f"{folders[folder]}/{name}"
-        if os.path.islink(path):  # noqa: PTH114 - a million times
+        if os.path.islink(path):  # noqa: PTH114 - called a million times
             path = os.path.realpath(path)
         found.setdefault((path, row.within, row.channel, row.start, split.num_samples[index]), row)
     return found
 
 
 def _as_long(split: Split, others: Sequence[Split]) -> npt.NDArray[np.int64]:
-    """Utterances of a split that are as long as one of the others': no more can be the same."""
+    """Indices of a split's utterances with the length of one of the others'; only these can be the same."""
     lengths = [np.asarray(other.num_samples[: other.num_utterances]) for other in others]
     ours = np.asarray(split.num_samples[: split.num_utterances])
     return np.flatnonzero(np.isin(ours, np.concatenate([*lengths, np.zeros(0, np.int64)])))

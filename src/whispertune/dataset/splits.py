@@ -1,4 +1,4 @@
-"""Manifests -> the windows of a split, every utterance looked at before any compute is spent on it."""
+"""From manifests to the windows of a split; every utterance is inspected before compute is spent on it."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.text.targets import Target
 
 MOST_DECODED = 20_000
-"""Rows up to which `data.check_audio: auto` decodes every one."""
+"""Largest number of rows of which `data.check_audio: auto` decodes every one."""
 JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
-"""The modules that say whether a text can be a target; what they find is kept in the index."""
+"""The modules that decide whether a text can be a target; their results are cached in the index."""
 MOST_INSPECTED = 20_000
-"""Rows, at most, that are looked at to tell segments of recordings from clips."""
+"""Most rows that are read to distinguish segments of recordings from clips."""
 
 
 class Arranged(NamedTuple):
-    """How many windows are stitched, have timestamps, and begin with a previous text."""
+    """Numbers of windows that are stitched, have timestamps, and have a previous text."""
 
     stitched: int
     timestamps: int
@@ -62,14 +62,14 @@ class Arranged(NamedTuple):
 
 @dataclass(slots=True)
 class Split:
-    """One of train, valid and test, ready for use: parallel lists, one entry a window.
+    """One of train, valid and test, ready for use: parallel lists with one entry per window.
 
-    num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> first utterance with it (if heard).
-    languages: spoken. task: of rows that name none; tasks: that rows name.
-    heard: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
-    has_segments: whether it may be known of utterances what is said when.
-    weights: of each window in the draw of an epoch; draws: how often that is, on average (None: once).
-    fingerprint: sha256 of what the rows were read from. unreadable: rows that proved so only when they were used.
+    num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> its first utterance (if decoded).
+    languages: spoken. task: default for rows without one; tasks: those of rows.
+    decoded: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
+    has_segments: whether utterances may have timed segments.
+    weights: sampling weight of each window; draws: how often each is drawn per epoch on average (None: once).
+    fingerprint: sha256 of what the rows were read from. unreadable: rows that could not be decoded when they were used.
     """
 
     name: str
@@ -96,12 +96,12 @@ class Split:
 
     @property
     def num_utterances(self) -> int:
-        """Windows of a single utterance: each usable row's."""
+        """Windows of a single utterance: one per usable row."""
         return len(self.windows) - self.num_stitched
 
     @property
     def text_languages(self) -> list[str]:
-        """Of each window the language that its text is in: English where speech is translated."""
+        """The language of each window's text: English where speech is translated."""
         if "translate" not in {self.task, *self.tasks}:
             return self.languages
         tasks = [window.utterances[0].task or self.task for window in self.windows]
@@ -110,8 +110,8 @@ class Split:
     def waveform(
         self, index: int, augmenter: WaveformAugmenter | None = None, *, seed: int = 0, view: int = 0
     ) -> tuple[npt.NDArray[np.float32], bool]:
-        """`window_waveform` of a window, and whether it could be decoded; else it is silence of the same length, and
-        the row is noted in `unreadable`."""
+        """`window_waveform` and True, or silence of the same length and False if it can't be decoded; the row is then
+        added to `unreadable`."""
         window = self.windows[index]
         try:
             return window_waveform(window, augmenter, seed=seed, view=view), True
@@ -124,7 +124,7 @@ class Split:
         return np.zeros(num_samples, np.float32), False
 
     def part(self, indices: Sequence[int]) -> Split:
-        """These windows alone, for decoding."""
+        """A split of these windows only, for decoding."""
         windows, num_samples = [self.windows[i] for i in indices], [self.num_samples[i] for i in indices]
         targets, languages = [self.targets[i] for i in indices], [self.languages[i] for i in indices]
         return Split(
@@ -133,23 +133,23 @@ class Split:
         )  # fmt: skip
 
     def longest_first(self) -> list[int]:
-        """Window indices by falling duration."""
+        """Window indices by decreasing duration."""
         return sorted(range(len(self.windows)), key=lambda i: (-self.num_samples[i], i))
 
     def settled(self, options: WindowOptions, text: TextSettings) -> WindowOptions:
-        """The options with a number for a `stitched_share` of auto: it follows from the rows before `arrange` alone."""
+        """The options with `stitched_share: auto` resolved, which depends only on the rows before `arrange`."""
         if options.stitched_share != "auto":
             return options
         trainable = options.timestamps > 0 and text.tokenizer.has_timestamps
         return replace(options, stitched_share=AUTO_SHARE if trainable and self._of_recordings() else 0.0)
 
     def arrange(self, options: WindowOptions, text: TextSettings, seed: int) -> Arranged:
-        """Make these the training windows that the options ask for, stitched ones behind the single ones."""
+        """Make these the training windows that the options ask for; stitched ones follow the single ones."""
         singles, count = self.windows, len(self.windows)
         lengths = self.num_samples[:count]
         options = self.settled(options, text)
         stitched = self._stitched(options, text, seed) if options.stitched_share else []
-        timed, prompted = bytearray(count), bytearray(count)  # drawn once, not at each use
+        timed, prompted = bytearray(count), bytearray(count)  # drawn once, not on every access
         earlier: Utterance | None = None
         for i in range(count) if options.previous_text or (self.has_segments and options.timestamps) else ():
             row = singles[i].utterances[0]
@@ -180,7 +180,7 @@ class Split:
         )
 
     def _of_recordings(self) -> bool:
-        """Whether most rows are spans of recordings with several, in any order, and not joined or timed already."""
+        """Whether most rows are spans of recordings with several (in any order), and not joined or timed already."""
         rows = [self.windows[i].utterances[0] for i in range(min(len(self.windows), MOST_INSPECTED))]
         begins: dict[tuple[Path, tuple[int, int] | None], set[float]] = {}
         for row in rows:
@@ -192,7 +192,7 @@ class Split:
         singles, count = self.windows, len(self.windows)
         utterances = Lazy(count, lambda i: singles[i].utterances[0])
         targets = self.targets
-        # Where texts begin without a space, that between two of them is a token more, or rarely two.
+        # Where texts begin without a space, the space between two of them takes one more token (rarely two).
         spaces = [code in WRITTEN_WITHOUT_SPACES for code in self.text_languages]
         tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length + spaces[i])
         longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
@@ -204,7 +204,7 @@ class Split:
 
 
 def _follows(earlier: Utterance, later: Utterance) -> bool:
-    """Whether a row is said behind the one before it in the same recording; one with a prompt of its own needs none."""
+    """Whether a row follows the one before it in the same recording, and has no prompt of its own."""
     if not earlier.text or earlier.end is None or later.prompt is not None:
         return False
     return earlier.start < later.start and same_recording(earlier, later)
@@ -215,7 +215,7 @@ def _targets(windows: Sequence[Window], text: TextSettings) -> Lazy[Target]:
 
 
 def merged_rows(utterances: Utterances, text: TextSettings, options: DataOptions) -> Rows:
-    """The rows as `data.merge_segments` asks for them: as they are, or joined, those with unusable text left alone."""
+    """The rows, joined if `data.merge_segments` asks for it (those with unusable text are not joined)."""
     if options.merge_segments == 0:
         return utterances
     keep_empty = options.empty_text == "keep"
@@ -231,10 +231,9 @@ def load_split(
     advance: Callable[[int], None],
     processes: Processes = ALONE,
 ) -> Split:
-    """Look at the text and audio of every row of a manifest; rows that can't be used are listed in `excluded`.
+    """Inspect the text and audio of every row of a manifest; unusable rows are listed in `excluded`.
 
-    advance: called with the number of rows done. Each of several processes looks at its share and learns of the
-    others'.
+    advance: called with the number of rows done. Each of several processes inspects its share; all get the results.
     """
     rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
     decoded = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_DECODED)
@@ -244,7 +243,7 @@ def load_split(
     def inspection() -> Inspection:
         if decoded:
             return decode_rows(rows, text, options.workers, advance, keep_empty=keep_empty, share=share)
-        # Of joined segments more than the manifest decides which they are, so nothing is kept of them.
+        # Joined segments depend on more than the manifest, so nothing is cached for them.
         kept = rows if isinstance(rows, Utterances) else None
         cached, judged = Cached(), "" if kept is None else _judged(kept, text)
         if kept is not None:
@@ -286,22 +285,22 @@ def load_split(
 
 
 def _judged(rows: Utterances, text: TextSettings) -> str:
-    """What decides, beside the rows, which of their texts are surely targets."""
+    """Everything that decides, beside the rows, which of their texts are valid targets."""
     languages = plain_languages(rows, text)
     return repr([languages, sha256(rows.kind_numbers.tobytes()).hexdigest(), sources_of(JUDGING), unidata_version])
 
 
 def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
-    """Refuse data of which too few rows are usable, as `require_enough` does for each split."""
+    """Call `require_enough` for each split."""
     for split in splits:
         require_enough(split, options, flag=flag)
 
 
 def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.max_excluded") -> None:
-    """Refuse a split of which too many rows are left out; flag: what allows more.
+    """Refuse a split with too many excluded rows, before or during a run. flag: the option that allows more.
 
     Raises:
-        DataError: more than options.max_excluded, or all; before the run, or in the course of it.
+        DataError: if more than options.max_excluded, or all, are excluded.
     """
     num_excluded = len(split.excluded) + len(split.unreadable)
     none_left = not split.windows or len(split.unreadable) >= split.num_utterances
@@ -312,4 +311,4 @@ def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.ma
     reason = f"the first is row {first.row}: {first.reason}"
     if none_left:
         raise DataError(f"{found}, which leaves none; {reason}")
-    raise DataError(f"{found}, more than {options.max_excluded:.0%}; {reason}; mend them, or allow more with {flag}")
+    raise DataError(f"{found}, more than {options.max_excluded:.0%}; {reason}; fix them, or allow more with {flag}")

@@ -1,4 +1,4 @@
-"""Transcripts -> targets, and which of them can be one."""
+"""From transcripts to targets, and which transcripts can be one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PROMPT_TOKENS = 5
 """Start, language, task, no timestamps, and the space before the text."""
 
 BLOCK_ROWS = 64
-"""Texts that are looked at together: few, so that a bracket in one costs no time with many."""
+"""Texts that are checked together; few, as a bracket in one sends the whole block down the slow path."""
 
 BRACKET = re.compile(r"[\[<(]")
 LETTER = re.compile(r"[^\W_]")
@@ -29,7 +29,7 @@ LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 class HasText(Protocol):
-    """What is asked of an utterance here."""
+    """The fields of an utterance that are used here."""
 
     @property
     def text(self) -> str: ...
@@ -50,31 +50,31 @@ class TextSettings:
     task: str
     prompt_loss: bool = False
     language_token: str | None = None
-    """A language of Whisper's whose token stands for `language`, which Whisper does not know."""
+    """The Whisper language whose token is used for `language`, which Whisper does not have."""
     known_prompts: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
-    """Languages and tasks that this model was found to have."""
+    """Cache of (language, task) pairs that this model has."""
     known_codes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Codes of the languages that were named."""
+    """Cache of language codes by the names that rows use."""
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of text and prompt that the model's decoder takes."""
+        """Most tokens of text and prompt that the model's decoder accepts."""
         return self.tokenizer.max_tokens
 
     def surely_fits(self, text: str) -> bool:
-        """A token is a byte at least: most texts need not be tokenised to know that they fit."""
+        """Whether the text fits without tokenising it, as a token has at least one byte; True for most texts."""
         return len(text.encode("utf-8", "replace")) < self.max_tokens - MOST_PROMPT_TOKENS
 
     def language_of(self, utterance: Utterance) -> str:
-        """Code of the row's own language, else of the run's; `en` for an English-only model given none.
+        """Code of the row's language, else of the run's; `en` for an English-only model if neither is given.
 
         Raises:
-            RecipeError: if it is unknown, or there is none.
+            RecipeError: if it is unknown, or none is given.
         """
         return self.language_code_of(utterance.language)
 
     def language_code_of(self, named: str | None) -> str:
-        """The same for what a row names."""
+        """The same, given the language that a row names."""
         named = named or self.language
         if named is None:
             if not self.tokenizer.multilingual:
@@ -86,24 +86,24 @@ class TextSettings:
         return code
 
     def written_in(self, language: str, task: str | None) -> str:
-        """Code of the language that a text is in, spoken in this one: English where it translates."""
+        """Code of the language of the text for speech in `language`: English if it is translated."""
         return "en" if (task or self.task) == "translate" else language
 
     def token_for(self, language: str) -> str:
-        """Code of the language whose token stands for this code's: its own, or the one that the run's borrows."""
+        """Code of the language whose token is used for this one: its own, or the one that it borrows."""
         if self.language_token and self.language and language == self.language_code_of(None):
             return self.tokenizer.token_language(self.language_token)
         return self.tokenizer.aliases.get(language, language)
 
     def token_language(self, utterance: Utterance) -> str:
-        """Code of the language whose token heads the row."""
+        """Code of the language whose token is used for the row."""
         return self.token_for(self.language_of(utterance))
 
     def unusable(self, row: HasText, *, keep_empty: bool = False) -> str | None:
-        """Why a transcript can't be a target; None if it can. keep_empty: one with no text at all can.
+        """Why a transcript can't be a target; None if it can. keep_empty: accept one without any text.
 
         Raises:
-            RecipeError: an unknown language or task, or none.
+            RecipeError: if language or task is unknown, or no language is given.
         """
         language, words = self.language_code_of(row.language), row.text
         written = self.written_in(language, row.task)
@@ -126,20 +126,20 @@ class TextSettings:
         )
 
     def is_usable(self, row: HasText, *, keep_empty: bool = False) -> bool:
-        """Whether a transcript can be a target, and its language and task are known."""
+        """Whether a transcript can be a target and its language and task are known."""
         try:
             return self.unusable(row, keep_empty=keep_empty) is None
         except RecipeError:
             return False
 
     def surely_usable(self, words: str, language: str) -> bool:
-        """Whether a text in a language (code) that has no prompt can be a target, without tokenising it."""
+        """Whether a text without a prompt is certain to be a valid target, without tokenising it."""
         return self.surely_fits(words) and "<|" not in words and leaves_something(words, language)
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
-        """`surely_usable` of many transcripts, quicker than one by one; False where the language (code) is None."""
+        """`surely_usable` for many transcripts, faster than one by one; False where the language is None."""
         found: list[bool] = []
-        short = (self.max_tokens - MOST_PROMPT_TOKENS) // 4  # characters of at most 4 bytes, a token each at most
+        short = (self.max_tokens - MOST_PROMPT_TOKENS) // 4  # a character has at most 4 bytes, hence at most 4 tokens
         for begin in range(0, len(words), BLOCK_ROWS):
             block, codes = words[begin : begin + BLOCK_ROWS], languages[begin : begin + BLOCK_ROWS]
             named, joined = [code for code in codes if code is not None], "\n".join(block)
@@ -148,7 +148,7 @@ class TextSettings:
                 and "en" not in named
                 and BRACKET.search(joined) is None
                 and unicodedata.is_normalized("NFKC", joined)
-            ):  # then letters and digits stay, as in leaves_something
+            ):  # normalisation then keeps letters and digits, as in leaves_something
                 found += [
                     (len(text) < short and LETTER.search(text) is not None) or self.surely_usable(text, code)
                     for text, code in zip(block, named, strict=True)
@@ -166,7 +166,7 @@ class TextSettings:
             self.known_prompts.add((language, task))
 
     def prompt(self, window: Window, *, timestamps: bool = False) -> list[int]:
-        """Prompt tokens of a window; a row's own prompt goes before a previous text."""
+        """Prompt tokens of a window; a row's own prompt takes precedence over a previous text."""
         first = window.utterances[0]
         previous = first.prompt if len(window.utterances) == 1 and first.prompt else window.previous_text
         return self._prompt(self.language_of(first), first.task, previous, timestamps=timestamps)
@@ -178,10 +178,10 @@ class TextSettings:
         return self.tokenizer.text_ids(text, language if language in LANGUAGES else None)
 
     def target(self, window: Window, num_samples: Sequence[int] | None = None) -> Target:
-        """Decoder input and labels of a window, at most `max_tokens` each: a previous text is cut at its begin to fit.
+        """Decoder input and labels of a window, at most `max_tokens` each; a previous text is cut at its start to fit.
 
-        num_samples: of each utterance once it is augmented, where the window has timestamps; they change no count.
-        Timestamps that do not fit (hundreds of tokens within 30 s) are left out.
+        num_samples: of each utterance after augmentation, if the window has timestamps; the number of tokens does not
+        depend on them. Timestamps that do not fit (hundreds of tokens within 30 s) are omitted.
         """
         first = window.utterances[0]
         language = self.written_in(self.language_of(first), first.task)
@@ -203,10 +203,10 @@ class TextSettings:
 
 
 def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_begin: int) -> list[int]:
-    """`[<|start|>, text…, <|end|>]` of each segment (start and end in seconds, ids of its text), one behind the other.
+    """Concatenate `[<|start|>, text…, <|end|>]` for segments (start and end in seconds, ids of the text).
 
-    timestamp_begin: the id of <|0.00|>. Times are rounded to 0.02 s, kept within 30 s, and never go back; every segment
-    lasts 0.02 s at least, unless it stands at the window's very end: what Whisper's own decoding may emit.
+    timestamp_begin: the id of <|0.00|>. Times are rounded to 0.02 s, kept within 30 s, and never decrease; every
+    segment lasts at least 0.02 s, except at the very end of the window: these are the rules of Whisper's own decoding.
     """
     ids: list[int] = []
     earliest, latest = 0, NUM_TIMESTAMPS - 1
@@ -218,7 +218,7 @@ def timed_ids(segments: Sequence[tuple[float, float, Sequence[int]]], timestamp_
 
 
 def special_token(text: str, tokenizer: Tokenizer | None) -> str | None:
-    """The first token in a text that would be trained on letter by letter: all but those a user gave the model."""
+    """The first special token in a text, which would be tokenised as plain letters; tokens added by users are fine."""
     for token in TOKEN.findall(text) if "<|" in text else ():
         ids = [] if tokenizer is None else tokenizer.encode(token)
         if tokenizer is None or len(ids) != 1 or ids[0] not in tokenizer.added_text:
@@ -227,17 +227,17 @@ def special_token(text: str, tokenizer: Tokenizer | None) -> str | None:
 
 
 def remedy_of(token: str) -> str:
-    """What to do about a special token in a text or a prompt."""
+    """Remedy for a special token in a text or a prompt."""
     if TIME.fullmatch(token):
         return "write all text between rising times within 30 s, as <|0.00|>Sì.<|1.20|>, or remove them"
-    return "remove it: whispertune adds language, task and end by itself"
+    return "remove it; whispertune adds language, task and end tokens itself"
 
 
 def leaves_something(text: str, language: str) -> bool:
-    """Whether anything of a text is left by its normalisation. Most are known to without being normalised."""
+    """Whether a text is not empty after normalisation; for most texts this is known without normalising them."""
     if BRACKET.search(text) is None:
         if language != "en" and LETTER.search(text) and unicodedata.is_normalized("NFKC", text):
-            return True  # letters and digits stay (NFKC makes bare marks of some)
+            return True  # letters and digits stay (NFKC turns some into bare marks)
         if len(text) >= 40 and len(LONG_WORD.findall(text)) >= 3:
-            return True  # English loses its fillers (hm, uh) and rewrites numbers
+            return True  # the English normaliser drops fillers (hm, uh) and rewrites numbers
     return bool(normalizer_for(language)(text).strip())

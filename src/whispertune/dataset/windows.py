@@ -1,4 +1,4 @@
-"""Utterances on a 30 s canvas: one a window, or several stitched with pauses; and what is said in it when."""
+"""30 s windows of one utterance, or of several stitched with pauses, and the timed text in them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from whispertune.errors import AudioError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
 LONGEST_LEAD = 1.0
-"""Seconds of silence, at most, before the first utterance of a window with timestamps: Whisper's own decoding begins no
-later, and a model that has only seen 0.00 there would always say it."""
+"""Most seconds of silence before the first utterance of a window with timestamps. Whisper's decoding allows no later
+start, and a model that has only seen 0.00 there would always predict it."""
 AUTO_SHARE = 0.15
-"""`stitched_share: auto`, where the rows have times of their own: enough for timestamps and long form to stay
+"""`stitched_share: auto` if the rows are segments: enough to retain timestamps and long-form transcription
 (docs/experiments.md)."""
 LOOK_BACK = 10
-"""Windows among which one is looked for that shares no utterance with the next."""
+"""How many earlier windows are searched for one that shares no utterance with the current one."""
 TIMESTAMP_TOKENS = 2
-"""Of each segment: its start and its end."""
+"""Per segment: its start and its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One training or validation item: its utterances, and the pause (seconds) before each but the first.
+    """A training or validation item: its utterances, and the pause (seconds) before each but the first.
 
-    lead: silence (seconds) before the first. num_samples: 16 kHz samples of each utterance as it is, where they are
-    known. timestamps: whether its target has them (num_samples is known then). previous_text: what it is prompted with.
+    lead: silence (seconds) before the first. num_samples: 16 kHz samples of each utterance without augmentation, if
+    known. timestamps: whether its target has them (num_samples is then known). previous_text: its prompt.
     """
 
     id: str
@@ -51,13 +51,13 @@ class Window:
 
     @property
     def total_samples(self) -> int:
-        """16 kHz samples of the whole window, where those of its utterances are known."""
+        """16 kHz samples of the whole window, if those of its utterances are known."""
         return sum(self.num_samples) + _pause_samples(self)
 
     def segments(self, num_samples: Sequence[int] | None = None) -> list[TimedText]:
-        """What is said when, in the order of time: joined utterances' segments each, others as a whole.
+        """The window's timed text, in order of time: each segment of joined utterances, other utterances as a whole.
 
-        num_samples: of each utterance once it is augmented; a joined one's segments move with its speed.
+        num_samples: of each utterance after augmentation; segments of joined ones follow its speed.
         """
         found: list[TimedText] = []
         begin = _samples_of(self.lead)
@@ -75,7 +75,7 @@ class Window:
 
 
 def single_windows(utterances: Sequence[Utterance]) -> list[Window]:
-    """One window for each utterance."""
+    """One window per utterance."""
     return [Window(utterance.id, (utterance,)) for utterance in utterances]
 
 
@@ -88,12 +88,12 @@ def stitched_windows(
     *,
     max_tokens: int,
 ) -> list[Window]:
-    """Windows of several utterances, so many that they are `stitched_share` of all windows.
+    """Windows of several utterances, making up `stitched_share` of all windows.
 
     num_samples, num_tokens: of each utterance. A window's first utterance is drawn from all, the others from those of
-    its language, task and weight, without repetition, within 30 s and `max_tokens` of text and timestamps; one that
-    ends with fewer than `min_utterances` is dropped (long recordings cannot be stitched). A share of `auto` is
-    none: what it stands for is the caller's to find out.
+    its language, task and weight, without repetition, within 30 s and `max_tokens` of text and timestamps. A window
+    with fewer than `min_utterances` is dropped (long recordings cannot be stitched). The caller resolves a share of
+    `auto`; here it counts as 0.
     """
     share = 0.0 if options.stitched_share == "auto" else options.stitched_share
     wanted = round(len(utterances) * share / (1 - share))
@@ -135,7 +135,7 @@ def stitched_windows(
 
 
 def drawn(share: float, seed: int, key: str) -> bool:
-    """Whether a window is among a share of them; follows from seed and key alone."""
+    """Whether an item belongs to a random share; depends only on seed and key."""
     return share > 0 and bool(generator_for(seed, 0, key).random() < share)
 
 
@@ -145,9 +145,9 @@ def _drawn_lead(options: WindowOptions, seed: int, name: str) -> float:
 
 
 def with_previous_texts(windows: Sequence[Window], share: float, seed: int) -> list[Window]:
-    """Stitched windows, a share of them with the text of another one of their language and task.
+    """The windows, a share of them with the text of another one of their language and task as previous text.
 
-    One that has none of its utterances: a prompt that holds what is said teaches to copy it.
+    The other one shares no utterance with it: a prompt that holds the target would teach the model to copy.
     """
     alike: dict[tuple[str | None, str | None], list[Window]] = {}
     for window in windows:
@@ -159,7 +159,7 @@ def with_previous_texts(windows: Sequence[Window], share: float, seed: int) -> l
         places[_kind(window)] += 1
         if drawn(share, seed, f"{window.id}/previous"):
             own = {utterance.id for utterance in window.utterances}
-            # The first of a kind gets the last one's.
+            # Negative indices wrap around: the first window of a kind gets the text of the last.
             candidates = (others[place - back] for back in range(1, min(len(others), 1 + LOOK_BACK)))
             before = next((w for w in candidates if own.isdisjoint(u.id for u in w.utterances)), None)
             if before is not None:
@@ -173,7 +173,7 @@ def _kind(window: Window) -> tuple[str | None, str | None]:
 
 
 class UtteranceError(AudioError):
-    """The audio of `utterance` cannot be decoded."""
+    """The audio of `utterance` can't be decoded."""
 
     utterance: Utterance
 
@@ -183,11 +183,11 @@ def window_waveform(
 ) -> np.ndarray:
     """The waveform (num_samples,) float32 of a window at 16 kHz, at most 480000 samples.
 
-    With an augmenter each utterance is altered by draws that follow from (seed, view, window, utterance) alone.
+    With an augmenter each utterance is altered by draws that depend only on (seed, view, window, utterance).
 
     Raises:
-        UtteranceError: if an utterance cannot be decoded.
-        AudioError: if the noise that is to be mixed in cannot.
+        UtteranceError: if an utterance can't be decoded.
+            AudioError: if the noise to be mixed in can't.
     """
     waveforms = [_waveform(utterance) for utterance in window.utterances]
     if augmenter is not None:
@@ -212,7 +212,7 @@ def _waveform(utterance: Utterance) -> np.ndarray:
 def augmented_num_samples(
     window: Window, num_samples: Sequence[int], augmenter: WaveformAugmenter, *, seed: int, view: int
 ) -> int:
-    """The length of `window_waveform` with this augmenter, from those of its clean utterances, reading no audio."""
+    """Number of samples of `window_waveform` with this augmenter, from those without; reads no audio."""
     lengths = augmented_lengths(window, num_samples, augmenter, seed=seed, view=view)
     return sum(lengths) + _pause_samples(window)
 
@@ -220,7 +220,7 @@ def augmented_num_samples(
 def augmented_lengths(
     window: Window, num_samples: Sequence[int], augmenter: WaveformAugmenter, *, seed: int, view: int
 ) -> list[int]:
-    """Samples of each utterance of a window in `window_waveform` with this augmenter, reading no audio."""
+    """Number of samples of each utterance in `window_waveform` with this augmenter; reads no audio."""
     total = sum(num_samples) + _pause_samples(window)
     lengths = []
     for clean, utterance in zip(num_samples, window.utterances, strict=True):
@@ -244,9 +244,9 @@ def _draws(window: Window, utterance: Utterance, seed: int, view: int) -> np.ran
 
 
 def join_waveforms(waveforms: Sequence[np.ndarray], pauses: Sequence[float], lead: float = 0.0) -> np.ndarray:
-    """Waveforms (num_samples,) in a row with these pauses (seconds, one fewer) of digital silence between.
+    """Concatenate waveforms (num_samples,) with pauses (seconds, one fewer) of digital silence between them.
 
-    lead: such a pause before the first.
+    lead: the pause before the first.
     """
     parts = []
     for waveform, pause in zip(waveforms, (lead, *pauses), strict=True):

@@ -1,1 +1,1 @@
-"""Waveform -> log-mel of the speech, and which encoder frames are kept of it."""
+"""From a waveform to the log-mel of the speech, and the selection of encoder frames."""

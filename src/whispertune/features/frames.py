@@ -1,9 +1,9 @@
-"""Which encoder frames of a window are kept, and the number of frames each stands for.
+"""Select the encoder frames of a window to compute, and the number of frames that each represents.
 
-Whisper's encoder works through 1500 frames (30 s, 20 ms each) whatever the utterance's length. `thinned` keeps
-every frame of the speech, a margin behind it and the window's last frames. The silence between them is cut into
-blocks, and of each one frame is kept, which then stands for the whole block. A block is at most `stride` frames
-long, and no longer than its distance from the frames that are kept whole. `dense` keeps all: plain Whisper.
+Whisper's encoder processes 1500 frames (30 s, 20 ms each) whatever the utterance's length. `thinned` keeps every
+frame of the speech, a margin after it and the window's last frames. The silence between them is cut into blocks, and
+one frame of each block is kept to represent it. A block is at most `stride` frames long, and no longer than its
+distance from the frames that are all kept. `dense` keeps all frames, like the original Whisper.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FRAME_SAMPLES = 320
 
 @dataclass(frozen=True, slots=True)
 class FrameSelection:
-    """Kept frames, ascending, and how many frames each stands for; the counts sum to 1500.
+    """Kept frames, ascending, and the number of frames that each represents; the counts sum to 1500.
 
     positions, counts: (K,) int64.
     """
@@ -49,12 +49,12 @@ def _selection(speech: int, options: FrameOptions) -> FrameSelection:
         ones = np.ones(kept_until, np.int64), np.ones(WINDOW_FRAMES - edge_from, np.int64)
         counts = np.concatenate([ones[0], sizes, ones[1]])
     for array in (positions, counts):
-        array.setflags(write=False)  # all windows of this length share them
+        array.setflags(write=False)  # the cache shares them
     return FrameSelection(positions, counts)
 
 
 def _silent_blocks(num_frames: int, stride: int) -> list[int]:
-    """Sizes of the blocks that a stretch of silence is cut into: small at both ends, `stride` at most."""
+    """Sizes of the blocks that a silence is cut into: small at both ends, at most `stride`."""
     sizes: list[int] = []
     done = 0
     while done < num_frames:
@@ -65,7 +65,7 @@ def _silent_blocks(num_frames: int, stride: int) -> list[int]:
 
 
 def count_frames(num_samples: npt.ArrayLike, options: FrameOptions) -> npt.NDArray[np.int32]:
-    """How many frames `select_frames` keeps of each window: there may be a million windows, but only 1501 lengths."""
+    """(n,) frames that `select_frames` keeps of each window; fast for a million windows, as there are few lengths."""
     speech = -(-np.asarray(num_samples, np.int64) // FRAME_SAMPLES)
     lengths, length_of = np.unique(speech, return_inverse=True)
     kept = [len(select_frames(length * FRAME_SAMPLES, options).positions) for length in lengths.tolist()]
@@ -73,9 +73,9 @@ def count_frames(num_samples: npt.ArrayLike, options: FrameOptions) -> npt.NDArr
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:
-    """Where each kept frame (K,) stands among the `num_mel_frames` / 2 frames that were convolved.
+    """Index (K,) of each kept frame among the `num_mel_frames` / 2 frames that were convolved.
 
-    The last convolved frame is the window's right edge, the last but one stands for all silence before it.
+    The last convolved frame is the window's right edge; the last but one represents all silence before it.
     """
     num_convolved = num_mel_frames // 2
     index: np.ndarray = np.minimum(positions, num_convolved - 2)

@@ -1,8 +1,8 @@
-"""Waveform -> log-mel of the speech: Whisper's features, without computing the silence behind it.
+"""Whisper's log-mel features of the speech, without computing the silence after it.
 
-Behind the speech Whisper's log-mel is one constant, the utterance's own floor. Its first two convolutions see
-two frames to each side, so they need only the speech and a few frames of that floor: of what they return, the
-last frame is the window's right edge, and the last but one is what every silent frame looks like.
+After the speech Whisper's log-mel is one constant, the utterance's own floor. The encoder's two convolutions see two
+frames to each side, so they need only the speech and a few frames of that floor: the last frame of their output is
+the window's right edge, and the last but one equals every other silent frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOP_SAMPLES = 160
 WINDOW_MEL_FRAMES = WINDOW_SAMPLES // HOP_SAMPLES
 """3000 log-mel frames in a window."""
 SILENT_MEL_FRAMES = 6
-"""Frames of the floor behind the speech: enough for one interior silent encoder frame and the edge."""
+"""Frames of the floor after the speech: enough for one interior silent encoder frame and the edge."""
 DYNAMIC_RANGE = 8.0
 """The floor lies this far (log10 units, 80 dB) below the utterance's maximum."""
 
@@ -60,11 +60,11 @@ def num_speech_mel_frames(num_samples: int) -> int:
 
 
 def log_mel_speech(waveform: np.ndarray | Tensor, n_mels: int) -> Tensor:
-    """Log-mel (n_mels, M) of the speech and a few silent frames behind it, M even and at most 3000.
+    """Log-mel (n_mels, M) of the speech and a few silent frames after it, M even and at most 3000.
 
-    waveform: (num_samples,) float32 at 16 kHz, at most 480000 samples (ValueError beyond).
-    Column t equals column t of Whisper's (n_mels, 3000) features of the zero-padded 30 s window; all columns
-    of that from M - 6 on equal this one's last.
+    waveform: (num_samples,) float32 at 16 kHz, at most 480000 samples (else ValueError).
+    Column t equals column t of Whisper's (n_mels, 3000) features of the zero-padded 30 s window, whose columns from
+    M - 6 on all equal the last one here.
     """
     audio = torch.as_tensor(waveform, dtype=torch.float32)
     num_samples = audio.shape[0]

@@ -1,1 +1,1 @@
-"""Text: languages, Whisper's tokenizer and prompts, normalisation for scoring."""
+"""Languages, Whisper's tokenizer and prompts, normalisation for scoring."""

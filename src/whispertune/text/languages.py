@@ -135,7 +135,7 @@ _ALIASES: dict[str, str] = {
     "norwegian nynorsk": "nn",
     "bangla": "bn",
     "modern greek": "el",
-    # other codes: superseded ISO 639-1, and ISO 639-3 that manifests are seen to use
+    # other codes: superseded ISO 639-1, and ISO 639-3 found in manifests
     "jv": "jw",
     "iw": "he",
     "in": "id",
@@ -169,11 +169,11 @@ sa संस्कृतम्, संस्कृत, संस्कृत भ
 tl wikang filipino; as অসমীয়া; tt татар, татарча; haw 'ōlelo hawai'i; ln lingála;
 ba башҡорт, башҡортса, башҡорт теле; jw basa jawa, jawa; su basa sunda; yue 粵語, 粤语, 廣東話, 广东话
 """
-"""Of each language its names in itself, where they are not its English one."""
+"""Names of each language in itself, if they differ from the English one."""
 
 
 def _key(name: str) -> str:
-    """A name as it is looked up: lower case, single spaces, plain apostrophes, no Latin accents."""
+    """Normalise a name for lookup: lower case, single spaces, plain apostrophes, no Latin accents."""
     text = unicodedata.normalize("NFD", re.sub("[\u2018\u2019\u02bb\u02bc`]", "'", " ".join(name.casefold().split())))
     return unicodedata.normalize("NFC", "".join(char for char in text if not "\u0300" <= char <= "\u036f"))
 
@@ -189,15 +189,15 @@ _NAMES_AND_CODES: dict[str, str] = {
     },
 }
 
-# Where openai-whisper splits words at every character (`Tokenizer.split_to_word_tokens`).
+# openai-whisper splits words at every character in these (`Tokenizer.split_to_word_tokens`).
 WRITTEN_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 
 def language_code(name_or_code: str) -> str:
     """Whisper's code of a language: `it` from `it`, `ita`, `Italian`, `italiano`, `it-IT` or `it_IT`.
 
-    Raises RecipeError for a language that Whisper has no token for; it says how another's is borrowed, and names the
-    nearest known ones for what is no language at all.
+    Raises RecipeError for a language without a token in Whisper, with how to borrow one, and for an unknown name, with
+    similar ones.
     """
     if (code := _whispers_code(name_or_code)) is not None:
         return code
@@ -218,10 +218,10 @@ def language_code(name_or_code: str) -> str:
 
 
 def spoken_language(name_or_code: str, token: str | None = None) -> str:
-    """Whisper's code of a language; with `token`, the language whose token is borrowed, also that of any other language
-    (ISO 639) and any other two or three letters: a name for texts that are normalised as most languages are.
+    """Code of a language: one of Whisper's or, if `token` names a language whose token it borrows, any ISO 639 language
+    and any other two or three letters (texts are then normalised as most languages are).
 
-    Raises RecipeError for a language that Whisper has no token for, or a token that is none of its languages.
+    Raises RecipeError for a language without a token in Whisper, or a `token` that is not one of its languages.
     """
     if token is None:
         return language_code(name_or_code)
@@ -230,7 +230,7 @@ def spoken_language(name_or_code: str, token: str | None = None) -> str:
 
 
 def borrowing_language(name_or_code: str) -> str:
-    """Code of a language that has a token or borrows one. Raises RecipeError for what is no language."""
+    """Code of a language that has a token or borrows one. Raises RecipeError if it is not a language."""
     if (code := _whispers_code(name_or_code)) is not None:
         return code
     if (other := _other_language(name_or_code)) is not None:
@@ -240,7 +240,7 @@ def borrowing_language(name_or_code: str) -> str:
 
 
 def language_name(code: str) -> str:
-    """English name of a language, by its code; the code itself where there is none."""
+    """English name of a language by its code; the code itself if there is none."""
     if code in LANGUAGES:
         return LANGUAGES[code]
     other = _other_language(code)
@@ -259,7 +259,7 @@ def _whispers_code(name_or_code: str) -> str | None:
 
 
 def _other_language(name_or_code: str) -> tuple[str, str] | None:
-    """Code and English name of a language that Whisper does not know, from its code or its English name."""
+    """Code and English name of a language that Whisper does not have, from its code or English name."""
     text = _key(name_or_code)
     names, codes = _registry()
     tag = text.replace("_", "-").split("-")[0]
@@ -268,8 +268,8 @@ def _other_language(name_or_code: str) -> tuple[str, str] | None:
 
 
 def _shortest(code: str) -> str:
-    """The usual code of an ISO 639 one: `es` of `spa`, `zh` of `cmn`; a code that is none is returned as it is."""
-    import langcodes  # most commands name a language that needs no looking up
+    """The usual form of an ISO 639 code: `es` for `spa`, `zh` for `cmn`; an unknown code is returned unchanged."""
+    import langcodes  # here, as most commands do not need it
     from langcodes.tag_parser import LanguageTagError
 
     try:
@@ -280,7 +280,7 @@ def _shortest(code: str) -> str:
 
 @cache
 def _registry() -> tuple[dict[str, str], dict[str, str]]:
-    """Code -> English name, and name -> code, of the 8,000 languages of the IANA registry that langcodes carries."""
+    """Code -> English name, and name -> code, of the 8,000 languages in langcodes' IANA registry."""
     from langcodes.registry_parser import parse_registry
 
     names: dict[str, str] = {}
@@ -295,5 +295,5 @@ def _registry() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def is_language_code(code: str) -> bool:
-    """Whether it has the form of an ISO 639 code, or of one with a variety behind it (`nah-x-huasteca`)."""
+    """Whether it has the form of an ISO 639 code, possibly with a variety after it (`nah-x-huasteca`)."""
     return re.fullmatch("[a-z]{2,3}([-_][a-z0-9]+)*", code) is not None

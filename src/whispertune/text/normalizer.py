@@ -1,4 +1,4 @@
-"""Text as it is compared for the normalised error rates."""
+"""Normalise text for the normalised error rates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from whispertune.errors import RecipeError
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES, is_language_code, language_code
 
 UNHEARD = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff")
-"""Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark; joiners of letters are not among
-them."""
+"""Soft hyphen, zero-width space, direction marks, word joiner, byte order mark (but no joiners of letters)."""
 
 
 def basic_normalize(text: str) -> str:
@@ -20,18 +19,18 @@ def basic_normalize(text: str) -> str:
 
     Lower case, NFKC; text in [], <> and () dropped; symbols and punctuation become spaces (Radford et
     al. 2022, appendix C). Whisper's own turns marks (Unicode category M) into spaces as well, which cuts
-    words of Hindi, Tamil, Bengali, Thai or vocalised Arabic to pieces. Characters that nobody hears are dropped. On
-    text that has neither these nor, after NFKC, marks the two are equal, down to a space at either end.
+    words of Hindi, Tamil, Bengali, Thai or vocalised Arabic to pieces. Invisible characters are dropped. On text
+    without these and, after NFKC, without marks the two are equal, down to a space at either end.
     """
-    text = text.lower().replace("i\u0307", "i")  # what Python makes of the Turkish 'İ'
+    text = text.lower().replace("i\u0307", "i")  # Python's lower case of the Turkish 'İ'
     text = re.sub(r"[<\[][^>\]]*[>\]]", "", text)
     text = re.sub(r"\(([^)]+?)\)", "", text)
     kept: list[str] = []
     for char in unicodedata.normalize("NFKC", text):
         category = unicodedata.category(char)
         if char in UNHEARD or _is_variation_selector(char):
-            continue  # where a line may break or turns, which glyph is shown: never heard
-        # A mark whose base has gone (the ring around a symbol) would be left standing as a word of its own.
+            continue  # they affect line breaks, direction or glyphs, not the words
+        # A mark whose base was dropped (the ring around a symbol) would be left as a word of its own.
         orphan = category[0] == "M" and (not kept or kept[-1].isspace())
         kept.append(" " if category[0] in "SP" or category == "Me" or orphan else char)
     return re.sub(r"\s+", " ", "".join(kept).lower())
@@ -41,8 +40,8 @@ def normalizer_for(language: str) -> Callable[[str], str]:
     """The normaliser of a language: Whisper's English one for English, `basic_normalize` for all others.
 
     The result has no space at either end, and may be empty (text that is punctuation only). The English
-    one is Whisper's to the letter, also where it leaves a full stop of 'Well...' as a word of its own.
-    `language` is a code or a name, also a code that Whisper does not know; any other raises RecipeError.
+    one is exactly Whisper's, even where it leaves a full stop of 'Well...' as a word of its own. `language` is a name
+    or a code, possibly one that Whisper does not have; anything else raises RecipeError.
     """
     normalize = _english() if _known_code(language) == "en" else basic_normalize
     return lambda text: normalize(text).strip()
@@ -58,7 +57,7 @@ def leads_with_cer(language: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _known_code(language: str) -> str | None:
-    """Whisper's code; None for a language that it does not know and that borrows another's token."""
+    """Whisper's code; None for a language that it does not have and that borrows another's token."""
     if is_language_code(language):  # a model's own code need not be ISO's
         try:
             return language_code(language)
@@ -73,7 +72,7 @@ def _is_variation_selector(char: str) -> bool:
 
 @cache
 def _english() -> Callable[[str], str]:
-    from whisper_normalizer.english import EnglishTextNormalizer  # slow to import, and only English needs it
+    from whisper_normalizer.english import EnglishTextNormalizer  # slow to import; only English needs it
 
     normalize: Callable[[str], str] = EnglishTextNormalizer()
     return normalize

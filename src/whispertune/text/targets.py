@@ -1,4 +1,4 @@
-"""Text -> decoder input and labels."""
+"""From token ids to decoder input and labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""Label of a position that carries no loss (the padding id itself may be a real target: end of text)."""
+"""Label of a position without loss (the padding id itself may be a real target: end of text)."""
 
 MAX_TOKENS = 448
 """Decoder positions of every Whisper."""
@@ -29,7 +29,7 @@ class Target:
         return sum(label != IGNORE_INDEX for label in self.labels)
 
     def without_loss(self) -> Target:
-        """The same, nothing of it scored."""
+        """The same target with no loss at any position."""
         return Target(self.input_ids, (IGNORE_INDEX,) * len(self.labels), self.prompt_length)
 
 

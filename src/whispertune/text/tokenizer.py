@@ -1,12 +1,12 @@
-"""Whisper's tokenizer: text to ids and back, and the prompt the decoder starts from.
+"""Whisper's tokenizer: text to ids and back, and the prompt of the decoder.
 
 Ids are looked up by name, never written as constants: English-only models, multilingual ones and
-large-v3 each shift them. Layout of a vocabulary, by rising id:
+large-v3 each shift them. Layout of a vocabulary, by increasing id:
 
     text | <|endoftext|> <|startoftranscript|> <|en|> … <|translate|> <|transcribe|> <|startoflm|>
     <|startofprev|> <|nospeech|> <|notimestamps|> | <|0.00|> <|0.02|> … <|30.00|> | text and languages that users added
 
-Many tokenizer.json files do not list the timestamps: their ids are arithmetic.
+Many tokenizer.json files do not list the timestamps; their ids are computed.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Tokenizer:
     """A Whisper model's tokenizer.
 
     `text` is the content of a `tokenizer.json`. `vocab_size` is the model's (rows of its token
-    embedding); without one it is the tokenizer's own, timestamps included. Size decides whether a model
-    is multilingual, not names: an English-only tokenizer.json may list the language tokens too. `lang_to_id` names
-    language tokens of the model's own (`<|sc|>`) that are not listed like Whisper's; `aliases` are languages that
-    borrow another's token, by code (`zap`: `es`). `positions` are those of the model's decoder.
+    embedding); by default the tokenizer's own, timestamps included. The size decides whether a model is multilingual,
+    as an English-only tokenizer.json may also list the language tokens. `lang_to_id` holds additional language tokens
+    (`<|sc|>`) that are not listed like Whisper's; `aliases` are languages that borrow another's token, by code
+    (`zap`: `es`). `positions` is the number of the decoder's positions.
 
     Tokens that a user added and that are not special (`add_tokens` of transformers) are text: encoded and decoded as
-    transformers does. Raises CheckpointError if the text is no Whisper tokenizer, or not that of a model of this size.
+    transformers does. Raises CheckpointError if `text` is not a Whisper tokenizer, or does not fit `vocab_size`.
     """
 
     json: str
@@ -68,12 +68,12 @@ class Tokenizer:
     timestamp_begin: int
     vocab_size: int
     multilingual: bool
-    has_timestamps: bool  # False where the vocabulary was cut behind <|notimestamps|>
+    has_timestamps: bool  # False if the vocabulary was cut after <|notimestamps|>
     added_text: tuple[int, ...]  # ids of text tokens that a user added, above <|endoftext|>
     languages: dict[str, int]  # code -> id of its token; empty for an English-only model
     aliases: dict[str, str]  # code of a language without a token -> that of the one whose token it borrows
-    max_tokens: int  # that the decoder takes, prompt included: Whisper's 448, or fewer
-    max_previous: int  # of these, for previous text: half, less <|startofprev|>, as in openai-whisper
+    max_tokens: int  # most tokens for the decoder, prompt included: Whisper's 448, or fewer
+    max_previous: int  # most tokens of previous text: half of these minus <|startofprev|>, as in openai-whisper
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Tokenizer:
             # special token; nor does it put a prompt of its own around the text.
             content |= {"added_tokens": own, "post_processor": None, "truncation": None, "padding": None}
             self._text = tokenizers.Tokenizer.from_str(json.dumps(content))
-            # It numbers them anew, as the special tokens are not there.
+            # It renumbers them, as the special tokens are missing.
             numbers = {added[token["content"]]: int(self._text.token_to_id(token["content"]) or 0) for token in own}
         except Exception as error:  # `tokenizers` raises bare Exceptions
             raise CheckpointError(f"tokenizer.json cannot be read as a tokenizer: {error}") from error
@@ -105,7 +105,7 @@ class Tokenizer:
         if missing := [name for name in _NAMES.values() if name not in added]:
             raise CheckpointError(
                 f"tokenizer.json is not a Whisper tokenizer: it lacks {', '.join(missing)}; "
-                "take the one that came with the model"
+                "use the one that came with the model"
             )
         for attribute, name in _NAMES.items():
             setattr(self, attribute, added[name])
@@ -116,32 +116,32 @@ class Tokenizer:
         self.added_text = tuple(sorted(number for number in numbers if number > self.eot))
         self._is_text = frozenset(self.added_text)
         self.has_timestamps, self.vocab_size = self._fit(added, vocab_size)
-        # By the size that Whisper gave it, whatever was added or cut off since.
+        # By Whisper's original size, whatever was added or cut off since.
         self.multilingual = self.timestamp_begin + NUM_TIMESTAMPS >= MULTILINGUAL_VOCAB_SIZE
         self.languages = _languages(added, lang_to_id or {}, self.vocab_size) if self.multilingual else {}
         self.aliases = {code: token for code, token in (aliases or {}).items() if token in self.languages}
 
     def _fit(self, added: Mapping[str, int], vocab_size: int | None) -> tuple[bool, int]:
-        """Whether the model has timestamps, and its vocabulary size; raises if it is not one that fits the tokens."""
+        """Whether the model has timestamps, and its vocabulary size; raises if that does not fit the tokens."""
         own_size = self.timestamp_begin + NUM_TIMESTAMPS
         others = {name: number for name, number in added.items() if not _TIMESTAMP.fullmatch(name)}
-        # Others' ids may lie among those of the timestamps where a vocabulary was cut before tokens were added.
+        # If the vocabulary was cut before tokens were added, these may have ids in the range of the timestamps.
         taken = [name for name, number in others.items() if self.timestamp_begin <= number < own_size]
         last = max(others.values()) + 1
         if vocab_size is None:
             return not taken, last if taken else max(own_size, last)
-        cut = last <= vocab_size < own_size and (vocab_size == last or vocab_size % 8 == 0)  # padded, as GPUs like it
-        # A larger vocabulary may be padded or extended; one of OpenAI's sizes goes with its own tokenizer.
+        cut = last <= vocab_size < own_size and (vocab_size == last or vocab_size % 8 == 0)  # padded for GPUs
+        # A larger vocabulary may be padded or extended, but OpenAI's sizes belong to their own tokenizers.
         foreign = vocab_size in OPENAI_VOCAB_SIZES and vocab_size not in (own_size, last)
         if (vocab_size < own_size and not cut) or foreign:
             raise CheckpointError(
                 f"tokenizer.json has {max(own_size, last)} tokens (timestamps included), the model {vocab_size}: "
-                "it belongs to another Whisper; take the one that came with the model"
+                "it belongs to another Whisper; use the one that came with the model"
             )
         if taken and not cut:
             raise CheckpointError(
                 f"tokenizer.json gives {taken[0]!r:.60} the id {added[taken[0]]}, which is a timestamp's in this "
-                f"model: it was added to a tokenizer that lists none; give it an id from {own_size} on"
+                f"model: it was added to a tokenizer without timestamps; give it an id from {own_size} on"
             )
         if homeless := [name for name, number in others.items() if number >= vocab_size and number in self._is_text]:
             raise CheckpointError(
@@ -174,7 +174,7 @@ class Tokenizer:
             raise CheckpointError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone: no prompt, no end; what looks like a special token stays text."""
+        """Ids of the text, without prompt and end of text; anything like a special token is encoded as plain text."""
         ids = self._text.encode(text, add_special_tokens=False).ids
         return [self._outer.get(i, i) for i in ids] if self._outer else list(ids)
 
@@ -184,13 +184,12 @@ class Tokenizer:
         return str(self._text.decode(kept, skip_special_tokens=False))
 
     def text_ids(self, text: str, language: str | None = None) -> list[int]:
-        """A transcript's ids as Whisper itself would emit them: with a leading space; [] if blank.
+        """A transcript's ids as Whisper itself would predict them: with a leading space; [] if blank.
 
         Whisper's output begins with a space (' Tutti'), except in languages written without spaces.
-        Those follow openai-whisper's list; measured with whisper-base, forced to each language on
-        Italian clips: no space in Chinese, Japanese and Thai; a space in Khmer and Tibetan, whose
-        script it does not write any more than that of Lao and Burmese, and in all others tried.
-        (Hugging Face's fine-tuning encodes the bare text, which unlearns the space.)
+        The list is openai-whisper's. Measured with whisper-base, forced to each language on Italian clips:
+        no space in Chinese, Japanese and Thai; a space in all others tried, Khmer and Tibetan included.
+        (Hugging Face's fine-tuning examples encode the bare text, which unlearns the space.)
         """
         text = text.strip()
         if not text:
@@ -205,14 +204,14 @@ class Tokenizer:
         timestamps: bool = False,
         previous_text: str | None = None,
     ) -> list[int]:
-        """What the decoder is given before the text.
+        """The decoder's prompt.
 
-        [sot, language, task, no_timestamps]; English-only models: [sot, no_timestamps]; no_timestamps is
-        absent where the text is to have timestamps. Before it, with a previous text: [sot_prev, *its last
-        `max_previous` tokens]. Raises RecipeError for a task or language that this model does not have, or timestamps.
+        [sot, language, task, no_timestamps]; English-only models: [sot, no_timestamps]. With `timestamps`,
+        no_timestamps is omitted. A previous text goes before it as [sot_prev, *its last `max_previous` tokens].
+        Raises RecipeError for a task, language or timestamps that this model does not have.
         """
         if task not in ("transcribe", "translate"):
-            raise RecipeError(f"unknown task '{task}': it is 'transcribe' or 'translate'")
+            raise RecipeError(f"unknown task '{task}': use 'transcribe' or 'translate'")
         prompt = [self.sot]
         if self.multilingual:
             if language is None:
@@ -220,9 +219,9 @@ class Tokenizer:
             prompt.append(self._language_token(language))
             prompt.append(self.transcribe if task == "transcribe" else self.translate)
         elif language is not None and language_code(language) != "en":
-            raise RecipeError(f"this model knows English only, not '{language}': take a multilingual one")
+            raise RecipeError(f"this model is English-only and does not have '{language}': use a multilingual one")
         elif task == "translate":
-            raise RecipeError("this model knows English only and cannot translate: take a multilingual one")
+            raise RecipeError("this model is English-only and cannot translate: use a multilingual one")
         if timestamps:
             self.require_timestamps()
         else:
@@ -239,32 +238,32 @@ class Tokenizer:
         return self.timestamp_begin + index
 
     def _written(self, language: str) -> str:
-        """Code of the language that a text is in; one of the model's own is not written as the one it borrows from."""
+        """Code of the language of a text; a language that borrows a token keeps its own code."""
         return language if language in self.languages or language in self.aliases else language_code(language)
 
     def require_timestamps(self) -> None:
         """Raise RecipeError if the model has no timestamps."""
         if not self.has_timestamps:
             raise RecipeError(
-                f"this model's {self.vocab_size} tokens have no timestamps among them (they were cut off when it was "
-                "resized to its tokenizer): it can be trained and transcribe without timestamps only"
+                f"this model's {self.vocab_size} tokens do not include timestamps (they were cut off when it was "
+                "resized to its tokenizer): it can only be trained and transcribe without timestamps"
             )
 
     def spoken_language(self, name_or_code: str, token: str | None = None) -> str:
-        """Code of a language as this model knows it: its own languages and aliases go before Whisper's names.
+        """Code of a language in this model: its own languages and aliases take precedence over Whisper's names.
 
-        token: the language whose token is borrowed by one without. Raises RecipeError as `spoken_language` does.
+        token: the language whose token is borrowed. Raises RecipeError as `languages.spoken_language` does.
         """
         named = name_or_code.strip()
         if named in self.languages or named in self.aliases:
             return named
         if token is None:
             return language_code(name_or_code)
-        self.token_language(token)  # refuses what is none
+        self.token_language(token)  # raises if it is not a language
         return borrowing_language(name_or_code)
 
     def token_language(self, language: str) -> str:
-        """Code of the language whose token stands for this one: its own, or the one that it borrows."""
+        """Code of the language whose token is used for this one: its own, or the one that it borrows."""
         language = language.strip()
         if language in self.languages:
             return language
@@ -283,14 +282,14 @@ class Tokenizer:
 
 
 def _is_text(token: Mapping[str, Any], lang_to_id: Mapping[str, int]) -> bool:
-    """Whether an entry of `added_tokens` is text that a user added, not a token of Whisper's or a special one."""
+    """Whether an entry of `added_tokens` is text that a user added, not a token of Whisper's or a special token."""
     name = token["content"]
     whispers = name in (*_NAMES.values(), "<|nocaptions|>") or _LANGUAGE.fullmatch(name) or _TIMESTAMP.fullmatch(name)
     return bool(name) and not whispers and name not in lang_to_id and not token.get("special")
 
 
 def _languages(added: Mapping[str, int], lang_to_id: Mapping[str, int], vocab_size: int) -> dict[str, int]:
-    """Code -> id: those that are listed, and those of `lang_to_id` whose ids no other token has."""
+    """Code -> id of the listed languages, and of those in `lang_to_id` whose ids no other token has."""
     listed = {m[1]: number for name, number in added.items() if (m := _LANGUAGE.fullmatch(name))}
     names = {number: name for name, number in added.items()}
     for name, number in lang_to_id.items():

@@ -136,7 +136,7 @@ def test_channels(tmp_path: Path) -> None:
     left, right, both = (load_waveform(path, channel=channel) for channel in (0, 1, None))
     np.testing.assert_allclose(both, (left + right) / 2, atol=1e-3)
     assert np.abs(right).max() < 0.05 < np.abs(left).max()
-    with pytest.raises(AudioError, match="has no channel 2; it has 2, counted from 0"):
+    with pytest.raises(AudioError, match="has no channel 2; it has 2, numbered from 0"):
         load_waveform(path, channel=2)
 
 
@@ -159,7 +159,7 @@ def test_without_pyav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(AudioError, match=r"a\.m4a: is of a kind that needs PyAV; install whispertune\[av\]"):
+    with pytest.raises(AudioError, match=r"a\.m4a: has a format that needs PyAV; install whispertune\[av\]"):
         load_waveform(folder / "a.m4a")
 
 
@@ -183,7 +183,7 @@ def test_unknown_codec(folder: Path, tmp_path: Path) -> None:
     content = (folder / "a.mkv").read_bytes()
     assert b"A_OPUS" in content
     (tmp_path / "a.mkv").write_bytes(content.replace(b"A_OPUS", b"A_XPUS"))
-    with pytest.raises(AudioError, match="holds sound in an unknown codec"):
+    with pytest.raises(AudioError, match="uses an unknown audio codec"):
         load_waveform(tmp_path / "a.mkv")
 
 

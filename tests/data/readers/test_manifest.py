@@ -341,7 +341,7 @@ def test_columns_by_the_names_that_the_user_gives(tmp_path: Path) -> None:
     assert (row.text, row.audio, row.speaker) == ("neu", tmp_path / "ä.wav", None)
     lines = '{"Datei": "a.wav", "Transkript": "eins"}\n{"Datei": "b.wav", "Transkript": 2}\n'
     path = write(tmp_path, "m.jsonl", lines)
-    with pytest.raises(ManifestError, match="row 2, field 'Transkript': 2 is no text"):
+    with pytest.raises(ManifestError, match="row 2, field 'Transkript': 2 is not text"):
         read_utterances("train", str(path), named)
     with pytest.raises(ManifestError, match=r"no column 'Sprecher' \(for speaker\) among 'Datei', 'Transkript'"):
         read_utterances("train", str(write(tmp_path, "m.jsonl", lines.replace("2}", '"zwei"}'))),
@@ -370,8 +370,8 @@ def test_json_lines_as_other_trainers_nest_them(tmp_path: Path) -> None:
         ("c#1", "c.wav", 0.0, 1.5, "Uno.", None, 3), ("c#2", "c.wav", 1.5, 3.25, "Due.", None, 3),
     ]  # fmt: skip
     for change, said in (
-        ({"audio": {"array": [0.0]}}, "field 'audio': {'array': [0.0]} names no path; write the recordings to files"),
-        ({"sentences": "Uno."}, "field 'sentences': 'Uno.' is no list of objects"),
+        ({"audio": {"array": [0.0]}}, "field 'audio': {'array': [0.0]} has no path; write the recordings to files"),
+        ({"sentences": "Uno."}, "field 'sentences': 'Uno.' is not a list of objects"),
         ({"sentences": [{"start": 0, "text": "Uno."}]}, "field 'sentences': segment 1 has no start or no end"),
         ({"sentences": [{"start": 2, "end": 1, "text": "Uno."}]}, "field 'end': the end, 1 s, is not after"),
         ({"start": 1.0}, "field 'start': the row starts at 1 s and has segments of its own"),

@@ -248,9 +248,9 @@ def test_splits(tmp_path: Path, name: str) -> None:
     assert len(read_utterances(other, where)) == (3 if name == "audiofolder, one table" else 1)
     assert len(read_utterances("valid", f"{where} [split=train]")) == 3
     missing = "valid" if other == "test" else "test"
-    with pytest.raises(ManifestError, match=rf"no split serves as '{missing}'; it has .*train.*: name one as"):
+    with pytest.raises(ManifestError, match=rf"it has no '{missing}' split; it has .*train.*: choose one as in"):
         read_utterances(missing, where)
-    with pytest.raises(ManifestError, match="which of its splits is meant"):
+    with pytest.raises(ManifestError, match="it has several splits"):
         read_utterances("data", where)
 
 
@@ -277,7 +277,7 @@ def test_only_the_splits_of_common_voice_are_offered(tmp_path: Path) -> None:
     (where / "reported.tsv").write_text("sentence_id\tsentence\tlocale\treason\n", encoding="utf-8")
     (where / "validated.tsv").write_text("path\tsentence\n", encoding="utf-8")
     (where / "mine.tsv").write_text("path\tsentence\na.mp3\tSì.\n", encoding="utf-8")
-    with pytest.raises(ManifestError, match="is not said; it has dev, mine, train, validated: name one as"):
+    with pytest.raises(ManifestError, match="it has dev, mine, train, validated: choose one as in"):
         read_utterances("data", str(where))
     assert every_split(str(where)) == [("train", f"{where} [split=train]"), ("valid", f"{where} [split=dev]")]
     (where / "train.tsv").unlink()
@@ -293,12 +293,12 @@ def test_a_split_is_not_asked_of_a_corpus_without(tmp_path: Path, name: str, mon
     monkeypatch.setattr(index, "FEWEST_ROWS", 1)
     where = FORMATS[name](tmp_path)
     with pytest.raises(
-        ManifestError, match=r"\[split=dev\]: there are no splits .*; name the file or folder that holds"
+        ManifestError, match=r"\[split=dev\]: there are no splits .*; give the file or folder that holds"
     ):
         read_utterances("train", f"{where} [split=dev]")
     if name == "kaldi":
         (tmp_path / "dev").mkdir()
-        with pytest.raises(ManifestError, match=r"; name .*/dev without \[split=…\]"):
+        with pytest.raises(ManifestError, match=r"; give .*/dev without \[split=…\]"):
             read_utterances("train", f"{where} [split=dev]")
 
 
@@ -394,7 +394,7 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     message = broken(where, f"{where}/wav.scp", lambda s: s.replace("wavs/104-9-0000.wav", "sox a.sph -t wav - |"))
     assert "row 3, field 'audio': 'sox a.sph -t wav - |' is a command" in message
     message = broken(where, f"{where}/wav.scp", lambda s: s.replace("sox a.sph -t wav - |", "raw.ark:1234"))
-    assert "is no audio file; unpack it" in message
+    assert "is not an audio file; unpack it" in message
     where = kaldi_segments(folders[4])
     message = broken(where, f"{where}/text", lambda s: s + "new-utterance Sì.\n")
     assert "row 4, field 'id': 'new-utterance' is not in segments" in message
@@ -402,7 +402,7 @@ def test_broken_text_formats(tmp_path: Path) -> None:
     message = broken(where, f"{where}/segments", lambda s: s.replace("1.00 2.00", "1.00"))
     assert "row 2, field 'start'" in message
     message = broken(where, f"{where}/segments", lambda s: s.replace("0.00 1.00", "0.00 1.00 A"))
-    assert "row 1, field 'channel': 'A' is no channel; give its number, the first is 0" in message
+    assert "row 1, field 'channel': 'A' is not a channel; give its number, from 0" in message
     where = subtitles("srt")(folders[6])
     path = f"{where}/talk.it.srt"
     assert "field 'start': '00:0x:01,000 -->" in broken(
@@ -443,16 +443,16 @@ def cut_with(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"type": "MixedCut"}, "field 'type': a MixedCut is no span of a recording"),
+        ({"type": "MixedCut"}, "field 'type': a MixedCut is not a span of a recording"),
         ({"recording": None}, "write the cuts with their recordings"),
         ({"recording": {"sources": [{"type": "command", "source": "rm -rf /"}]}}, "no command is ever run"),
         ({"recording": {"sources": [{"type": "file", "source": "a"}], "transforms": [{"name": "Speed"}]}}, "by Speed"),
-        ({"start": "soon"}, "field 'start': 'soon' is no number"),
+        ({"start": "soon"}, "field 'start': 'soon' is not a number"),
         ({"supervisions": 3}, "field 'supervisions'"),
-        ({"type": ["MonoCut"]}, "field 'type': a ['MonoCut'] is no span"),
-        ({"start": 1e308}, "field 'start': 1e+308 is no number of seconds"),
+        ({"type": ["MonoCut"]}, "field 'type': a ['MonoCut'] is not a span"),
+        ({"start": 1e308}, "field 'start': 1e+308 is not a number of seconds"),
         ({"supervisions": [{"id": "s", "text": "Sì.", "duration": 1e308}]}, "field 'duration': 1e+308 is longer than"),
-        ({"recording": {"sources": [{"type": "file", "source": 5}]}}, "its source, 5, is no path"),
+        ({"recording": {"sources": [{"type": "file", "source": 5}]}}, "its source, 5, is not a path"),
         ({"recording": {"sources": [{"type": "file", "source": "a"}], "transforms": 5}}, "its transforms, 5, are no"),
         ({"recording": {"sources": [{"type": "file", "source": "a"}], "channel_ids": 5}}, "its channels, 5, are no"),
     ],
@@ -484,9 +484,9 @@ def test_a_cut_takes_its_own_channel(tmp_path: Path) -> None:
     [
         ("/etc/passwd.wav", tarfile.REGTYPE, "points outside"),
         ("a/../../b.wav", tarfile.REGTYPE, "points outside"),
-        ("b.wav", tarfile.SYMTYPE, "no plain file"),
-        ("b.wav", tarfile.LNKTYPE, "no plain file"),
-        ("b.wav", tarfile.FIFOTYPE, "no plain file"),
+        ("b.wav", tarfile.SYMTYPE, "not a plain file"),
+        ("b.wav", tarfile.LNKTYPE, "not a plain file"),
+        ("b.wav", tarfile.FIFOTYPE, "not a plain file"),
         ("b.wav", tarfile.REGTYPE, "a recording without text"),
         ("b.txt", tarfile.REGTYPE, "a text without a recording"),
     ],
@@ -519,7 +519,7 @@ def test_headers_of_long_names_without_end(tmp_path: Path) -> None:
         add_member(tar, "x" * 101, b"")
     header = (tmp_path / "names.tar").read_bytes()[:1024]
     (tmp_path / "deep.tar").write_bytes(header * 3_000)
-    with pytest.raises(ManifestError, match=r"deep\.tar: its headers are nested without end; make the tar anew"):
+    with pytest.raises(ManifestError, match=r"deep\.tar: its headers are nested too deeply; make the tar again"):
         read_utterances("train", str(tmp_path / "deep.tar"))
 
 
@@ -528,9 +528,9 @@ def test_ranges_of_shards_are_bounded_together() -> None:
         f"a-{a}-{b}.tar" for a in ("08", "09", "10") for b in (0, 1)
     ]
     for pattern, said in (
-        ("a-{0..99999}-{0..9}.tar", "would be 1,000,000 shards"),
-        ("a-" + "{0..9}" * 60 + ".tar", "would be 1,000,000,"),
-        ("a-{3..1}.tar", "{3..1} is no range of shards"),
+        ("a-{0..99999}-{0..9}.tar", "means 1,000,000 shards"),
+        ("a-" + "{0..9}" * 60 + ".tar", "means 1,000,000,"),
+        ("a-{3..1}.tar", "{3..1} is not a range of shards"),
     ):
         with pytest.raises(ManifestError) as caught:
             expand_shards(pattern)
@@ -666,14 +666,14 @@ def test_joined_sources(tmp_path: Path) -> None:
     assert [(u.id, u.language, u.weight) for u in found] == [
         ("a.csv/1", "it", 2.0), ("a.csv/2", "fr", 2.0), ("b.csv/1", None, 1.0), ("b.csv/2", "fr", 1.0)
     ]  # fmt: skip
-    with pytest.raises(ManifestError, match="a weight is for the draw of --train"):
+    with pytest.raises(ManifestError, match="a weight only applies to --train"):
         require_sources("valid", described)
     with pytest.raises(ManifestError, match=r"--train .*absent\.csv: no such file"):
         require_sources("train", f"{described} + {tmp_path}/absent.csv")
 
 
 def test_unknown_folder(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no corpus in it that whispertune knows"):
+    with pytest.raises(ManifestError, match="without a corpus of a supported format"):
         read_utterances("train", str(tmp_path))
 
 

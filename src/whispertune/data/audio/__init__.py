@@ -1,1 +1,1 @@
-"""Audio files -> waveforms."""
+"""From audio files to waveforms."""

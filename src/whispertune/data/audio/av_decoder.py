@@ -1,4 +1,4 @@
-"""Recordings that libsndfile cannot read (m4a, mp4, webm, mkv, aac), through FFmpeg by way of PyAV."""
+"""Decode recordings that libsndfile cannot read (m4a, mp4, webm, mkv, aac) with FFmpeg, through PyAV."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 AAC = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")  # ADTS
-LEAD_SECONDS = 0.2  # decoded before a span: a codec's frames lean on those before them
+LEAD_SECONDS = 0.2  # decoded before a span, as a codec's frames depend on those before them
 
 Part = npt.NDArray[np.float32]  # (channels, samples)
 
 
 class AvError(Exception):
-    """Why a recording cannot be decoded; `remedy` if there is one besides converting it."""
+    """A recording cannot be decoded; remedy: what to do, if not convert it."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem)
@@ -27,15 +27,15 @@ class AvError(Exception):
 
 
 def needs_av(head: bytes) -> bool:
-    """Whether a file that begins with these (12) bytes is MP4 or QuickTime, Matroska or WebM, or bare AAC."""
+    """Whether a file with these first 12 bytes is MP4 or QuickTime, Matroska or WebM, or raw AAC."""
     return head[4:8] in (b"ftyp", b"moov", b"mdat") or head.startswith((b"\x1aE\xdf\xa3", *AAC))
 
 
 def probe_with_av(file: BinaryIO | Path) -> tuple[int, int]:
-    """Samples per channel and sample rate (Hz); all of it is decoded, and nothing kept, if the file does not say.
+    """Samples per channel and sample rate (Hz). The whole file is decoded to count them if its header has no length.
 
     Raises:
-        AvError: if PyAV is missing, or the file has no sound, or cannot be decoded.
+        AvError: if PyAV is missing, or the file has no audio stream or cannot be decoded.
     """
     with _opened(file) as sound:
         total = _length(sound)
@@ -47,15 +47,15 @@ def probe_with_av(file: BinaryIO | Path) -> tuple[int, int]:
 
 
 def channels_with_av(file: BinaryIO | Path) -> int:
-    """How many channels a recording has; raises AvError as `probe_with_av` does."""
+    """Number of channels of a recording; raises AvError as `probe_with_av` does."""
     with _opened(file) as sound:
         return int(sound.stream.codec_context.layout.nb_channels)
 
 
 def decode_with_av(file: BinaryIO | Path, start: float, end: float) -> Part:
-    """The span `start` to `end` (seconds) as (channels, samples): fewer samples if the recording ends before.
+    """The span `start` to `end` (seconds) as (channels, samples); fewer samples if the recording ends earlier.
 
-    Decoding begins shortly before the span and ends with it.
+    Only the span and a little audio before it are decoded.
 
     Raises:
         AvError: as `probe_with_av` does.
@@ -70,12 +70,12 @@ def decode_with_av(file: BinaryIO | Path, start: float, end: float) -> Part:
 
 
 def stream_with_av(file: BinaryIO | Path, num_frames: int, size: int) -> Iterator[Part]:
-    """The first `num_frames` samples, decoded once from the beginning: parts of (channels, `size` or a frame more).
+    """Yield the first `num_frames` samples in parts of (channels, at least `size`); the last part may be smaller.
 
-    Only the last part may be smaller. There are fewer samples in all if the recording ends before.
+    There are fewer samples in all if the recording ends earlier.
 
     Raises:
-        AvError: as `probe_with_av` does, of a damaged place when it comes to it.
+        AvError: as `probe_with_av` does; for damage in the middle, when it is reached.
     """
     with _opened(file) as sound:
         parts: list[Part] = []
@@ -92,7 +92,7 @@ def stream_with_av(file: BinaryIO | Path, num_frames: int, size: int) -> Iterato
 
 @dataclass(slots=True)
 class _Sound:
-    """A file's first stream of sound, and its sample rate (Hz)."""
+    """A file's first audio stream, and its sample rate (Hz)."""
 
     container: Any
     stream: Any
@@ -102,21 +102,21 @@ class _Sound:
 
 @contextmanager
 def _opened(file: BinaryIO | Path) -> Iterator[_Sound]:
-    """The file's sound, with whatever goes wrong while it is decoded as an AvError."""
+    """The file's audio stream; decoding errors are raised as AvError."""
     try:
         av: Any = importlib.import_module("av")
     except ImportError:
-        raise AvError("is of a kind that needs PyAV", "install whispertune[av]") from None
+        raise AvError("has a format that needs PyAV", "install whispertune[av]") from None
     try:
         with av.open(file if not isinstance(file, Path) else str(file), metadata_errors="ignore") as container:
             if not container.streams.audio:
-                raise AvError("holds no sound")
+                raise AvError("has no audio stream")
             stream = container.streams.audio[0]
-            if stream.codec_context is None:  # then its attributes raise AttributeError
-                raise AvError("holds sound in an unknown codec")
+            if stream.codec_context is None:  # its attributes would raise AttributeError
+                raise AvError("uses an unknown audio codec")
             rate = int(stream.rate or 0)
             if rate <= 0:
-                raise AvError("gives no sample rate")
+                raise AvError("has no sample rate")
             yield _Sound(container, stream, rate, av.AudioResampler(format="fltp", rate=rate))
     except AvError:
         raise
@@ -125,11 +125,11 @@ def _opened(file: BinaryIO | Path) -> Iterator[_Sound]:
 
 
 def _length(sound: _Sound) -> int | None:
-    """Samples per channel by the file's own word, if it gives one."""
+    """Samples per channel according to the header, if it has a reliable length."""
     stream, container = sound.stream, sound.container
     kind = container.format.name
-    # FFmpeg guesses it from the bit rate, and does not say so: of bare AAC from its first frames, of Matroska that
-    # gives no length from its codec (PCM, AC-3).
+    # FFmpeg silently estimates it from the bit rate: of raw AAC, and of Matroska without a length where the codec has
+    # a constant bit rate (PCM, AC-3).
     if kind == "aac" or (kind.startswith("matroska") and stream.bit_rate):
         return None
     if stream.duration is not None:
@@ -142,7 +142,7 @@ def _length(sound: _Sound) -> int | None:
 
 
 def _span(sound: _Sound, first: int, last: int) -> Iterator[Part]:
-    """Samples `first` to `last`, out of what is decoded from here on."""
+    """Yield samples `first` to `last`, decoding from the current position."""
     left = None
     for at, part in _parts(sound):
         end = at + part.shape[1]
@@ -160,8 +160,8 @@ def _span(sound: _Sound, first: int, last: int) -> Iterator[Part]:
 
 
 def _parts(sound: _Sound) -> Iterator[tuple[int, Part]]:
-    """What is decoded from here on, frame by frame: each with its place, in samples from the beginning."""
-    origin = max(0, sound.stream.start_time or 0)  # below 0 lies what the decoder skips
+    """Yield (position in samples, part) for each frame from the current position on."""
+    origin = max(0, sound.stream.start_time or 0)  # the decoder skips what lies below 0
     at = channels = 0
     for frame in sound.container.decode(sound.stream):
         if frame.pts is not None:

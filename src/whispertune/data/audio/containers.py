@@ -1,7 +1,7 @@
-"""What an audio file's own container says about its completeness.
+"""Detect truncated audio files from their containers.
 
-libsndfile reads what is there of a file that was cut short (a broken download, a full disk) and says nothing.
-Training on it would pair half the speech with the whole text, so the containers are asked here.
+libsndfile reads a truncated file (a broken download, a full disk) up to its end without any error. Training on it
+would pair half the speech with the whole text.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-# A program that writes to a pipe cannot know the size: ffmpeg puts 0xFFFFFFFF, sox 0x7ffff…, others 0.
+# A program that writes to a pipe cannot know the size: ffmpeg writes 0xFFFFFFFF, sox 0x7ffff…, others 0.
 STREAMED_SIZE = 0x7FFFF000
-OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page there is
+OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest possible page
 MP3_KBPS = {  # by MPEG version (1, 2 or 2.5), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -28,14 +28,14 @@ MP3_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_02
 
 
 def missing_share(file: BinaryIO) -> float:
-    """Audio bytes missing at the end, as a share of those that are there.
+    """Audio bytes missing at the end, as a share of those present; 0.0 if none are missing or the format is not known.
 
-    0.0: none, or it cannot be told. Knows WAV, RF64, AIFF, AU, NIST Sphere, and MP3 with a Xing header.
+    Supports WAV, RF64, AIFF, AU, NIST Sphere, and MP3 with a Xing header.
     """
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(1024)
-    audio: tuple[int, int] | None = None  # where the audio begins and how many bytes it should have
+    audio: tuple[int, int] | None = None  # offset and declared number of bytes
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         audio = _chunked_audio(file, size, head)
     elif head[:4] == b".snd" and len(head) >= 12:
@@ -45,7 +45,7 @@ def missing_share(file: BinaryIO) -> float:
     elif head.startswith((b"ID3", b"\xff")):
         audio = _xing_audio(file)
         if audio is not None and audio[1] <= size:
-            return 0.0  # some encoders count their tags in
+            return 0.0  # some encoders include their tags
     if audio is None or audio[1] == 0 or audio[0] >= size or STREAMED_SIZE <= audio[1] <= 0xFFFFFFFF:
         return 0.0
     there = size - audio[0]
@@ -53,9 +53,9 @@ def missing_share(file: BinaryIO) -> float:
 
 
 def with_true_size(file: BinaryIO) -> BinaryIO | None:
-    """A WAV whose header says that it holds nothing, as one that was written to a pipe, with the true size in it.
+    """The content of a WAV whose header declares no samples (it was written to a pipe), with the size corrected.
 
-    None if it is another file, or indeed holds nothing.
+    None for other formats, and for a WAV that is really empty.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -65,7 +65,7 @@ def with_true_size(file: BinaryIO) -> BinaryIO | None:
     audio = _chunked_audio(file, size, head)
     if audio is None or audio[1] or audio[0] >= size or _chunks_to_the_end(file, audio[0], size):
         return None
-    # A private view of the file: what is written to it reaches neither the file nor, but for this page, the memory.
+    # Copy on write: the file stays as it is, and only the changed page takes memory.
     view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if _is_real(file) else None
     buffer = bytearray(file.seek(0) or file.read()) if view is None else view
     struct.pack_into("<I", buffer, 4, min(size - 8, 0xFFFFFFFF))
@@ -81,7 +81,7 @@ def _is_real(file: BinaryIO) -> bool:
 
 
 def _chunks_to_the_end(file: BinaryIO, position: int, size: int) -> bool:
-    """Whether chunks follow up to the file's end, so that the samples are indeed none."""
+    """Whether well-formed chunks follow up to the file's end, so that there are really no samples."""
     while position + 8 <= size:
         file.seek(position)
         name, chunk_bytes = struct.unpack("<4sI", file.read(8))
@@ -104,10 +104,10 @@ def ogg_ends(file: BinaryIO) -> bool:
 
 
 def mp3_samples_without_header(file: BinaryIO) -> tuple[int, bool] | None:
-    """Samples per channel of an MP3 with no Xing header, counted frame by frame, and whether it ends whole.
+    """Samples per channel of an MP3 without a Xing header, counted by frames, and whether the last frame is complete.
 
-    For such a file libsndfile guesses the length from its size and first bit rate, and reads no further than
-    that. None: it has a Xing header (whose count is exact), or it is not MPEG layer III.
+    For such a file libsndfile estimates the length from its size and first bit rate, and reads no further than
+    that. None if it has a Xing header (whose count is exact), or is not MPEG layer III.
     """
     begin = _mp3_begin(file)
     file.seek(begin)
@@ -177,7 +177,7 @@ def _mp4_boxes(file: BinaryIO, position: int, end: int, depth: int) -> Iterator[
 
 
 def _chunked_audio(file: BinaryIO, size: int, head: bytes) -> tuple[int, int] | None:
-    """RIFF (WAV) and IFF (AIFF): a list of chunks, each a name of four letters and a size."""
+    """Offset and size of the audio in RIFF (WAV) and IFF (AIFF): chunks, each with a four-letter name and a size."""
     order = "<" if head[:4] in (b"RIFF", b"RF64") else ">"
     long_size = 0
     position = 12
@@ -198,7 +198,7 @@ def _chunked_audio(file: BinaryIO, size: int, head: bytes) -> tuple[int, int] | 
 
 
 def _sphere_audio(head: bytes) -> tuple[int, int] | None:
-    """NIST Sphere (LDC's corpora): a header of text lines such as `sample_count -i 64000`."""
+    """The same for NIST Sphere (LDC corpora), whose header is text lines such as `sample_count -i 64000`."""
     lines = [line.split() for line in head.decode("latin-1").split("\n")]
     fields = {words[0]: words[2] for words in lines if len(words) == 3 and words[1] == "-i"}
     try:
@@ -209,7 +209,7 @@ def _sphere_audio(head: bytes) -> tuple[int, int] | None:
 
 
 def _mp3_begin(file: BinaryIO) -> int:
-    """Where the first frame begins: behind the ID3v2 tag, whose size is written in 7-bit bytes."""
+    """Offset of the first frame, after the ID3v2 tag, whose size is written in 7-bit bytes."""
     file.seek(0)
     tag = file.read(10)
     if not tag.startswith(b"ID3") or len(tag) < 10:
@@ -226,7 +226,7 @@ def _mp3_pair(data: bytes, position: int) -> bool:
 
 
 def _mp3_frame(data: bytes, position: int) -> tuple[int, int] | None:
-    """Bytes and samples per channel of the layer III frame that begins at `position`; None if none does."""
+    """Bytes and samples per channel of the layer III frame at `position`; None if there is none."""
     header = data[position : position + 4]
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0 or header[1] & 0x06 != 0x02:
         return None
@@ -240,7 +240,7 @@ def _mp3_frame(data: bytes, position: int) -> tuple[int, int] | None:
 
 
 def _xing_offset(frame: bytes) -> int | None:
-    """Where a first frame's Xing header begins: behind the side information, whose size varies."""
+    """Offset of the Xing header in the first frame, after side information of varying size."""
     for name in (b"Xing", b"Info"):
         offset = frame.find(name, 4, 48)
         if offset > 0:

@@ -1,4 +1,4 @@
-"""A recording that is being read, and what to say when it can't be."""
+"""A recording that is being read, and the errors for one that can't be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD_BYTES = 32 << 20
 
 
 class TooLongError(AudioError):
-    """A span holds more samples (`num_samples`, at 16 kHz) than were to be decoded."""
+    """A span has more samples (`num_samples`, at 16 kHz) than the limit."""
 
     num_samples: int
 
@@ -90,12 +90,12 @@ class _Part(io.RawIOBase):
 
 
 def convert(recording: Recording) -> str:
-    """What to do about a recording that is of a kind, or damaged, so that it cannot be read."""
+    """Remedy for a recording that is damaged or has an unsupported format."""
     return f"convert it, e.g. ffmpeg -i {shlex.quote(str(recording.audio))} -ar 16000 out.wav"
 
 
 def convert_headerless(recording: Recording) -> str:
-    """What to do about a recording without a header: of its coding, rate and channels nothing is known."""
+    """Remedy for a recording without a header, whose coding, rate and channels are unknown."""
     coding, rate = RAW_CODINGS.get(recording.audio.suffix.lower(), ("s16le", 16_000))
     source = shlex.quote(str(recording.audio))
     return (
@@ -105,26 +105,26 @@ def convert_headerless(recording: Recording) -> str:
 
 
 def fail_channel(recording: Recording, channel: int, there: int) -> NoReturn:
-    """Raise AudioError: a channel is not there."""
-    fail(recording, f"has no channel {channel}", f"it has {there}, counted from 0: correct the row's channel")
+    """Raise AudioError: the channel does not exist."""
+    fail(recording, f"has no channel {channel}", f"it has {there}, numbered from 0; correct the row's channel")
 
 
 def fail_cut_short(recording: Recording, reason: str) -> NoReturn:
     """Raise AudioError: the recording ends too early."""
-    fail(recording, f"is cut short ({reason})", f"fetch it again or, if it is whole, {convert(recording)}")
+    fail(recording, f"is cut short ({reason})", f"fetch it again or, if it is complete, {convert(recording)}")
 
 
 def fail(recording: Recording, problem: str, remedy: str) -> NoReturn:
-    """Raise AudioError: what is wrong with a recording, and the remedy; in one line of printable characters."""
+    """Raise AudioError with the problem and the remedy, in one line of printable characters."""
     message = f"{recording}: {problem}; {remedy}"
     raise AudioError("".join(char if char.isprintable() else repr(char)[1:-1] for char in message)) from None
 
 
 def require_short(recording: Recording, num_samples: int) -> None:
-    """Raise TooLongError before memory is asked for: a row that forgot its end may last hours."""
+    """Raise TooLongError before memory is allocated: a row without an end may last hours."""
     if recording.max_samples is not None and num_samples > recording.max_samples:
         failed = TooLongError(
-            f"{recording}: lasts {num_samples / 16_000:.1f} s, of which {recording.max_samples / 16_000:g} s at most "
+            f"{recording}: lasts {num_samples / 16_000:.1f} s, and at most {recording.max_samples / 16_000:g} s "
             "are decoded; cut it, with start and end columns"
         )
         failed.num_samples = num_samples

@@ -1,4 +1,4 @@
-"""Opening what libsndfile reads, headers that say nothing of the length included."""
+"""Open files that libsndfile reads, including WAVs whose headers lack the length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whispertune.data.audio.recording import Recording, convert, convert_headerl
 
 
 def open_sound_file(recording: Recording) -> Any:
-    """The recording as `soundfile` has it; raises AudioError for raw audio, and what libsndfile raises."""
+    """The recording as a `soundfile.SoundFile`; raises AudioError for raw audio, and LibsndfileError."""
     try:
         file = soundfile.SoundFile(os.fsencode(recording.audio) if recording.within is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw

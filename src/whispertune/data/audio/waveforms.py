@@ -1,4 +1,4 @@
-"""Audio files: a span of one, as a mono waveform at 16 kHz."""
+"""Load a span of an audio file as a mono waveform at 16 kHz."""
 
 from __future__ import annotations
 
@@ -62,11 +62,13 @@ def load_waveform(
 ) -> Waveform:
     """The span `start` to `end` (seconds; None: the file's end): float32 `(num_samples,)`, mono, 16 kHz.
 
-    Only the span is decoded; none of it, but TooLongError raised, if it holds more than max_samples. Channels are
-    averaged, unless one is chosen (from 0). within: first byte and number of bytes of the recording in `audio`, where
-    that holds several. Safe to call from several threads. Raises AudioError for a file that is missing, unreadable,
-    empty or cut short, for samples that are not finite or far above full scale, for channels that cancel each other,
-    and for a span outside it (by more than 0.05 s at its end).
+    Only the span is decoded. Channels are averaged, unless one is chosen (from 0). within: offset and number of bytes
+    of the recording in `audio`, if that holds several. Safe to call from several threads.
+
+    Raises:
+        TooLongError: if the span has more than max_samples; nothing is decoded then.
+        AudioError: for a file that is missing, unreadable, empty or cut short, samples that are not finite or far above
+            full scale, channels that cancel each other, and a span outside the file (by more than 0.05 s at its end).
     """
     with _opened(audio, within) as recording:
         recording.max_samples = max_samples
@@ -77,15 +79,15 @@ def load_waveform(
         if not len(samples) or not wanted:
             fail(recording, "holds no samples here", "remove its row or correct its start and end")
         if not np.isfinite(samples).all():
-            fail(recording, "holds samples out of all bounds", convert(recording))
+            fail(recording, "holds samples that are not finite", convert(recording))
         require_usual_levels(recording, samples)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def stream_waveform(audio: Path, channel: int | None = None) -> Iterator[Waveform]:
-    """A whole recording in blocks, together what `load_waveform` gives (to rounding), however long it is.
+    """Yield a whole recording in blocks; together they equal `load_waveform` up to rounding.
 
-    Raises AudioError as `load_waveform` does, of a damaged place when it comes to it.
+    Raises AudioError as `load_waveform` does; for damage in the middle, when it is reached.
     """
     with _opened(audio, None) as recording:
         total = 0
@@ -96,7 +98,7 @@ def stream_waveform(audio: Path, channel: int | None = None) -> Iterator[Wavefor
                     resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
                 samples = resampler.resample_chunk(samples, last=last)
             if not np.isfinite(samples).all():
-                fail(recording, "holds samples out of all bounds", convert(recording))
+                fail(recording, "holds samples that are not finite", convert(recording))
             require_usual_levels(recording, samples)
             total += len(samples)
             yield np.ascontiguousarray(samples, dtype=np.float32)
@@ -120,7 +122,7 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
 
 
 def num_channels(audio: Path) -> int:
-    """How many channels a recording has, from its headers; raises AudioError as above."""
+    """Number of channels of a recording, from its headers; raises AudioError as above."""
     with _opened(audio, None) as recording:
         if needs_av(recording.head):
             with recording.open() as raw:
@@ -132,7 +134,7 @@ def num_channels(audio: Path) -> int:
 def num_samples_between(
     audio: Path, length: tuple[int, int], start: float, end: float | None, *, within: tuple[int, int] | None = None
 ) -> int:
-    """How many samples `load_waveform` gives for a span of a recording of this `probe_audio`; AudioError if none."""
+    """Samples that `load_waveform` returns for a span, given `length` from `probe_audio`; AudioError if none."""
     num_frames, rate = length
     first = round(start * rate)
     last = num_frames if end is None else round(end * rate)
@@ -142,26 +144,26 @@ def num_samples_between(
 
 
 def num_samples_of(num_frames: Count, rate: Count) -> Count:
-    """Samples at 16 kHz of so many at `rate`: soxr's rounding."""
+    """Samples at 16 kHz for `num_frames` samples at `rate`, rounded as soxr does."""
     return (2 * num_frames * SAMPLE_RATE + rate) // (2 * rate)
 
 
 def content_key(waveform: Waveform) -> str:
-    """32 hexadecimal digits that are equal for equal waveforms (rounded to 16 bits), whatever their files."""
+    """Hash (32 hexadecimal digits) of a waveform rounded to 16 bits, the same for copies in different files."""
     samples = np.clip(np.rint(waveform * np.float32(32_768)), -32_768, 32_767).astype("<i2")
     return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
 
 
 @contextmanager
 def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
-    """The recording, with whatever goes wrong while it is read as an AudioError."""
+    """The recording; errors while it is read are raised as AudioError."""
     recording = Recording(audio, within)
     try:
         status = audio.stat()
         if stat.S_ISDIR(status.st_mode):
             fail(recording, "is a folder", "give an audio file")
         if not stat.S_ISREG(status.st_mode):
-            fail(recording, "is no regular file", "give an audio file")
+            fail(recording, "is not a regular file", "give an audio file")
         if status.st_size == 0 or (within is not None and within[1] == 0):
             fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
         if within is not None:
@@ -178,7 +180,7 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
     except FileNotFoundError:
         fail(recording, "no such file", "correct the path")
     except soundfile.LibsndfileError as error:
-        # What it says where it finds no format that it knows; the file is there, as was made sure above.
+        # libsndfile's messages for an unknown format; that the file exists was checked above.
         unknown = error.error_string.startswith(("File does not exist", "Format not recognised"))
         if unknown and audio.suffix.lower() in RAW_SUFFIXES:
             fail(recording, "is raw audio without a header", convert_headerless(recording))
@@ -188,7 +190,7 @@ def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
         fail(recording, str(error), error.remedy or convert(recording))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        fail(recording, f"cannot be read ({reason})", "check the path and its rights")
+        fail(recording, f"cannot be read ({reason})", "check the path and its permissions")
 
 
 def _usual_rate(recording: Recording, rate: int) -> int:
@@ -217,7 +219,7 @@ def _decode(recording: Recording, start: float, end: float | None, channel: int 
 
 
 def _blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Waveform, int, bool]]:
-    """All of a recording: mono samples at its own rate, that rate, and whether they are the last."""
+    """Yield (mono samples at the recording's own rate, that rate, whether they are the last)."""
     if needs_av(recording.head):
         yield from _av_blocks(recording, channel)
         return
@@ -230,7 +232,7 @@ def _blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Wavefor
         for first in range(0, num_frames, size):
             last = min(first + size, num_frames)
             samples = _read(recording, file, last - first, channel)
-            # What the end lacks by rounding is silence; anything before it is not there.
+            # Only the end may be padded with silence; samples missing before it are an error.
             whole = _completed(recording, samples, first, last, rate)
             if last < num_frames and len(samples) < last - first:
                 fail_cut_short(recording, f"{(first + len(samples)) / rate:.2f} s of {num_frames / rate:.2f} s decoded")
@@ -242,7 +244,7 @@ def _av_blocks(recording: Recording, channel: int | None) -> Iterator[tuple[Wave
     first, block = 0, np.zeros(0, np.float32)
     with recording.open() as raw:
         for part in stream_with_av(raw, num_frames, AV_SECONDS * rate):
-            if len(block):  # one is held back: the last is known only when no other follows
+            if len(block):  # held back until it is known whether it is the last
                 yield block, rate, False
             first, block = first + len(block), _one_channel(recording, part, channel)
     yield _completed(recording, block, first, num_frames, rate), rate, True
@@ -278,9 +280,9 @@ def _av_length(recording: Recording) -> tuple[int, int]:
 
 
 def _completed(recording: Recording, samples: Waveform, first: int, last: int, rate: int) -> Waveform:
-    """Exactly the samples from `first` to `last`, so that a header alone tells an utterance's length.
+    """Pad to exactly `last - first` samples, so that headers alone determine an utterance's length.
 
-    What the end lacks by rounding (at most 0.05 s) is silence.
+    At most 0.05 s of silence are added, for rounding.
     """
     missing = last - first - len(samples)
     if missing > EDGE_SECONDS * rate:
@@ -289,7 +291,7 @@ def _completed(recording: Recording, samples: Waveform, first: int, last: int, r
 
 
 def _num_frames(recording: Recording, file: Any) -> int:
-    """Samples per channel in the file, having made sure that it is whole."""
+    """Samples per channel in the file; raises AudioError if it is cut short."""
     num_frames = int(file.frames)
     edge = EDGE_SECONDS * (rate := file.samplerate)
     with recording.open() as raw:
@@ -314,7 +316,7 @@ def _num_frames(recording: Recording, file: Any) -> int:
         fail(recording, "holds no samples", "fetch it again or remove its row")
     if missing * num_frames > edge:
         promised = num_frames * (1 + missing) / rate
-        fail_cut_short(recording, f"its header promises {promised:.2f} s and {num_frames / rate:.2f} s are there")
+        fail_cut_short(recording, f"its header declares {promised:.2f} s, it holds {num_frames / rate:.2f} s")
     return num_frames
 
 
@@ -330,7 +332,7 @@ def _check_span(recording: Recording, first: int, last: int, num_frames: int, ra
 
 
 def _read(recording: Recording, file: Any, num_frames: int, channel: int | None) -> Waveform:
-    """`num_frames` from here; fewer if the file ends before that."""
+    """Read `num_frames` samples from the current position; fewer if the file ends earlier."""
     block_frames = max(1, BLOCK_SAMPLES // file.channels)
     blocks: list[Waveform] = []
     left = num_frames

@@ -1,1 +1,1 @@
-"""Corpora on disk -> rows, one file a format."""
+"""Readers of corpora, one module per format."""

@@ -1,6 +1,6 @@
-"""A data set saved by Hugging Face's `datasets` (`save_to_disk`): Arrow files, audio inside or beside.
+"""A data set saved by Hugging Face's `datasets` (`save_to_disk`): Arrow files, with audio embedded or beside them.
 
-Recordings inside are read from their place in the Arrow file when they are needed; nothing is copied.
+Embedded recordings are read from the Arrow file when they are needed; nothing is copied.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from whispertune.errors import ManifestError
 
 
 def is_arrow_folder(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote it."""
+    """Whether the folder was written by `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def add_arrow_folder(
     folder: Path, name: str, utterances: Utterances, reading: Reading = AS_USUAL, *, asked: str | None = None
 ) -> None:
-    """Add the split of a saved data set that is asked for or serves as `name`, or all of one without splits.
+    """Add the split `asked` of a saved data set, by default its `name` split, or all of one without splits.
 
     Raises:
-        ManifestError: if pyarrow is missing, or the folder or a row is at fault.
+        ManifestError: if pyarrow is missing, or the folder or a row is invalid.
     """
     place = folder
     if splits := splits_of(folder):
@@ -45,15 +45,15 @@ def add_arrow_folder(
     for entry in files:
         file = str(entry["filename"])
         if Path(file).name != file:
-            raise ManifestError(f"{place / 'state.json'}: {shown(file)} is no file in this folder; save it again")
+            raise ManifestError(f"{place / 'state.json'}: {shown(file)} is not a file in this folder; save it again")
         row = add_arrow_file(place / file, utterances, reading, taken, row)
 
 
 def splits_of(folder: Path) -> list[str]:
-    """The splits of a saved data set; none if it comes in one piece.
+    """The splits of a saved data set; empty if it has none.
 
     Raises:
-        ManifestError: if the file that lists them is at fault.
+        ManifestError: if the file that lists them is invalid.
     """
     path = folder / "dataset_dict.json"
     if not path.is_file():
@@ -90,7 +90,7 @@ def add_arrow_file(
         raise ManifestError(f"{path}: no such file; save the data set again") from None
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise ManifestError(f"{path}: is no Arrow file ({reason}); save the data set again") from None
+        raise ManifestError(f"{path}: is not an Arrow file ({reason}); save the data set again") from None
     return row
 
 
@@ -137,20 +137,20 @@ def _add_batch(
 
 
 def wanted_columns(reading: Reading) -> frozenset[str]:
-    """The columns whose values are read, beside that of the audio."""
+    """The columns whose values are read, apart from the audio column."""
     named = {name for kind, name in reading.columns if kind != "audio"}
     return (ALL_COLUMNS - set(AUDIO_COLUMNS)) | named
 
 
 def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:
-    """Give a row an id that is not `taken`, and take it: its own, behind which its number is put if it repeats.
+    """Set an id that is not `taken`, and add it there: the row's own, followed by the row number if it repeats.
 
-    FLEURS's ids are those of sentences, and several speakers say each.
+    FLEURS's ids are those of sentences, each spoken by several speakers.
     """
     given = record.get("id")
     id_ = "" if given is None else str(given).strip()
     if not id_:
-        record["id"] = id_ = f"{row}-{Path(str(record['audio'])).name}"  # names inside need not differ
+        record["id"] = id_ = f"{row}-{Path(str(record['audio'])).name}"  # names of embedded files may repeat
     while id_ in taken:
         record["id"] = id_ = f"{id_}-{row}"
     taken.add(id_)
@@ -181,5 +181,5 @@ def _json(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ManifestError(f"{path}: is no JSON object; save the data set again")
+        raise ManifestError(f"{path}: is not a JSON object; save the data set again")
     return content

@@ -1,4 +1,4 @@
-"""Hugging Face's audiofolder: metadata.csv or metadata.jsonl beside the recordings, in a folder or one per split."""
+"""Hugging Face's audiofolder: metadata.csv or metadata.jsonl beside the recordings, in one folder or one per split."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SPLITS = tuple(name for names in NAMES.values() for name in names)
 
 
 def is_audiofolder(folder: Path) -> bool:
-    """Whether it, or a folder named like a split in it (or in data/ of it), holds metadata."""
+    """Whether the folder, its data/ or a folder of either that is named like a split holds metadata."""
     return any(_metadata(place) for place in _places(folder))
 
 
 def add_audiofolder(
     folder: Path, name: str, utterances: Utterances, reading: Reading = AS_USUAL, *, asked: str | None = None
 ) -> None:
-    """Add the split that is asked for or serves as `name`, or all of one without splits.
+    """Add the split `asked`, by default the `name` split, or everything if there are no splits.
 
-    With folders named like splits a row belongs to the one its recording lies in.
+    If there are folders named like splits, a row belongs to the one that holds its recording.
 
     Raises:
-        ManifestError: if the split is missing, or a row is at fault.
+        ManifestError: if the split is missing, or a row is invalid.
     """
     root, splits, in_each = _layout(folder)
     if not splits:
@@ -41,7 +41,7 @@ def add_audiofolder(
 
 
 def splits_of(folder: Path) -> list[str]:
-    """The splits of an audiofolder; none if it comes in one piece, or is none."""
+    """The splits of an audiofolder; empty if it has none or the folder is not an audiofolder."""
     return _layout(folder)[1]
 
 
@@ -58,7 +58,7 @@ def _layout(folder: Path) -> tuple[Path, list[str], bool]:
 
 
 def _add_part(path: Path, split: str, utterances: Utterances, reading: Reading) -> None:
-    """Rows whose recording lies below the folder of that name."""
+    """Add the rows whose recordings lie below the split's folder."""
     found = False
     base = reading.base(path.absolute().parent)
     for row in manifest_rows(path, utterances.report, reading):
@@ -68,7 +68,7 @@ def _add_part(path: Path, split: str, utterances: Utterances, reading: Reading) 
             found = True
     if not found:
         raise ManifestError(
-            f"{path}, row 2, field 'file_name': no row's file lies in {split}/, which is there; write names such as "
+            f"{path}, row 2, field 'file_name': no row's file lies in the folder {split}/; write names such as "
             f"{split}/0001.wav, or move {path.name} elsewhere"
         )
 
@@ -86,5 +86,5 @@ def _metadata(folder: Path) -> list[Path]:
 def _only(folder: Path) -> Path:
     found = _metadata(folder)
     if len(found) > 1:
-        raise ManifestError(f"{folder}: holds both {METADATA[0]} and {METADATA[1]}; remove one, or name the other")
+        raise ManifestError(f"{folder}: holds both {METADATA[0]} and {METADATA[1]}; remove one, or give the other")
     return found[0]

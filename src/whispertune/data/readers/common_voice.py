@@ -1,4 +1,4 @@
-"""A Common Voice release: a folder a language, with a TSV a split and the recordings in clips/."""
+"""A Common Voice release: a folder per language, with a TSV per split and the recordings in clips/."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ SPLITS = ("train", "dev", "test", "validated", "invalidated", "other")
 
 
 def is_common_voice(folder: Path) -> bool:
-    """Whether the folder holds a release: clips/ and the TSV of a split."""
+    """Whether the folder is that of a language: it holds clips/ and the TSV of a split."""
     return (folder / "clips").is_dir() and any((folder / f"{split}.tsv").is_file() for split in SPLITS)
 
 
 def languages_in(folder: Path) -> list[Path]:
-    """The folders of the languages of a whole release, sorted; none if it is none."""
+    """The language folders of a whole release, sorted; empty if it is not a release."""
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_common_voice(path)]
 
 
 def add_common_voice(folder: Path, split: str, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add one split: train is train.tsv, valid dev.tsv, test test.tsv; any other TSV by its own name.
+    """Add a split: train.tsv for train, dev.tsv for valid, test.tsv for test, or any other TSV by its own name.
 
     Raises:
-        ManifestError: if there is no such TSV, or a row of it is at fault.
+        ManifestError: if there is no such TSV, or a row of it is invalid.
     """
     add_manifest(folder / f"{choose_split(folder, split, splits_of(folder))}.tsv", utterances, reading)
 
 
 def splits_of(folder: Path) -> list[str]:
-    """The splits of a release: its TSVs but those that list no recordings with their sentences.
+    """The splits of a release: its TSVs that list recordings with their sentences.
 
-    Beside the splits lie clip_durations.tsv, reported.tsv, validated_sentences.tsv and the like.
+    That leaves out clip_durations.tsv, reported.tsv, validated_sentences.tsv and the like.
     """
     return [path.stem for path in sorted(folder.glob("*.tsv")) if path.stem in SPLITS or _is_split(path)]
 

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub, by way of the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
+"""A data set of the Hugging Face Hub, through the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
 
 It is downloaded once, into the library's own cache, and read from its Arrow files there. With `first` rows asked for,
 only these are fetched, as a stream, into an Arrow file of whispertune's cache.
@@ -30,17 +30,17 @@ def add_hub_data(
     asked: str | None = None,
     first: int | None = None,
 ) -> None:
-    """Add the split of a data set on the Hub that is asked for or serves as `name`, or only its `first` rows.
+    """Add the split `asked` of a data set on the Hub, by default its `name` split; only its `first` rows if given.
 
     Raises:
-        ManifestError: if `datasets` is missing, or the Hub or the data set says no.
+        ManifestError: if `datasets` is missing or the data set cannot be loaded.
     """
     reading.require_no_root(address)
     corpus, _, rest = address.removeprefix(PREFIX).partition(":")
     config, _, own_split = rest.partition(":")
     if own_split and asked is not None:
-        problem = f"the address names the split {own_split} already"
-        raise ManifestError(f"{address} [split={asked}]: {problem}; leave one of the two out")
+        problem = f"the address already names the split {own_split}"
+        raise ManifestError(f"{address} [split={asked}]: {problem}; remove one of the two")
     datasets = _library(address)
     try:
         known = datasets.get_dataset_split_names(corpus, config or None)
@@ -52,7 +52,7 @@ def add_hub_data(
             files = [_first_rows(datasets, address, corpus, config, chosen, first, reading)]
     except (ManifestError, RecipeError):
         raise
-    except Exception as error:  # whatever the network, the Hub and each data set's files may raise
+    except Exception as error:  # the network, the Hub and each data set's files may raise anything
         raise _not_loaded(address, error) from None
     row, taken = 0, set[str]()
     for path in files:
@@ -60,7 +60,7 @@ def add_hub_data(
 
 
 def splits_of(address: str) -> list[str]:
-    """The splits of a data set on the Hub; none if the address names one.
+    """The splits of a data set on the Hub; empty if the address names one.
 
     Raises:
         ManifestError: as above.

@@ -1,4 +1,4 @@
-"""A Kaldi data folder: wav.scp, text, and segments, utt2spk and utt2lang where they are there."""
+"""A Kaldi data folder: wav.scp, text and, if present, segments, utt2spk and utt2lang."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def is_kaldi(folder: Path) -> bool:
 
 
 def add_kaldi(folder: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add every utterance of `text`, in its order.
+    """Add every utterance of `text`, in its order. Commands in the folder are never run.
 
     Raises:
-        ManifestError: for a command or an archive in place of a file, an utterance without a recording, a bad
-            line. Nothing in such a folder is ever run.
+        ManifestError: for a command or an archive in place of a file, an utterance without a recording, a bad line.
     """
     reading.require_no_columns(folder)
     recordings = _table(folder / "wav.scp")
@@ -35,7 +34,7 @@ def add_kaldi(folder: Path, utterances: Utterances, reading: Reading = AS_USUAL)
         _table(folder / name) if (folder / name).exists() else {} for name in ("utt2spk", "utt2lang")
     )
     path = folder / "text"
-    # Paths in a wav.scp are relative to where Kaldi's scripts run; that may be here, or the folder itself.
+    # Paths in a wav.scp are relative to where Kaldi's scripts run: the current folder, or the data folder.
     usual = [str(Path.cwd()), str(folder.absolute())]
     bases = usual if reading.audio_root is None else [reading.base(folder)]
     for number, id_, text in _lines(path):
@@ -55,7 +54,7 @@ def add_kaldi(folder: Path, utterances: Utterances, reading: Reading = AS_USUAL)
 
 
 def _span(folder: Path, number: int, id_: str, segments: _Table | None) -> tuple[str, dict[str, object]]:
-    """An utterance's recording, and the fields that say which part of it."""
+    """An utterance's recording, and the fields of its span."""
     if segments is None:
         return id_, {}
     if id_ not in segments:
@@ -65,29 +64,32 @@ def _span(folder: Path, number: int, id_: str, segments: _Table | None) -> tuple
     if len(fields) not in (3, 4):
         problem = f"{shown(span)} is not `RECORDING START END [CHANNEL]`"
         _fail(folder / "segments", line, "start", problem, "write a line as `UTTERANCE RECORDING 1.25 3.5`")
-    found: dict[str, object] = {"start": fields[1], "end": None if fields[2] == "-1" else fields[2]}  # -1: its end
-    if len(fields) == 4:  # counted from 0, as here
+    found: dict[str, object] = {
+        "start": fields[1],
+        "end": None if fields[2] == "-1" else fields[2],
+    }  # -1: the file's end
+    if len(fields) == 4:  # numbered from 0, as in manifests
         found["channel"] = make_row(str(folder / "segments"), line, {"channel": fields[3]}).channel()
     return fields[0], found
 
 
 def _require_file(path: Path, number: int, audio: str) -> None:
-    """Kaldi's scripts may name a command, or a place in an archive, instead of a file."""
+    """Refuse a command or an archive position, which a wav.scp may hold instead of a file."""
     if audio.endswith("|"):
-        remedy = "run the command yourself into a file, and name that (whispertune runs no commands from data)"
+        remedy = "run the command yourself, and give the file it writes (whispertune runs no commands from data)"
         _fail(path, number, "audio", f"{shown(audio)} is a command", remedy)
     name, _, offset = audio.rpartition(":")
     if audio == "-" or audio.endswith(".ark") or (name and offset.isdigit()):
-        _fail(path, number, "audio", f"{shown(audio)} is no audio file", "unpack it with wav-copy, and name the files")
+        _fail(path, number, "audio", f"{shown(audio)} is not an audio file", "unpack it with wav-copy; give the files")
 
 
 def _table(path: Path) -> _Table:
     table: _Table = {}
     for number, key, rest in _lines(path):
         if key in table:
-            _fail(path, number, "id", f"{shown(key)} is there twice", f"line {table[key][0]} has it already")
+            _fail(path, number, "id", f"{shown(key)} is repeated", f"line {table[key][0]} already has it; remove one")
         if not rest:
-            _fail(path, number, "id", f"{shown(key)} has nothing behind it", "write `KEY VALUE`")
+            _fail(path, number, "id", f"{shown(key)} has no value", "write `KEY VALUE`")
         table[key] = number, rest
     return table
 

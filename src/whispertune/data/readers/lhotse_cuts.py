@@ -13,15 +13,17 @@ from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
 
 CUTS = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
-HARMLESS_TRANSFORMS = ("Resample",)  # the waveform is resampled anyway, and times stay what they are
+HARMLESS_TRANSFORMS = ("Resample",)  # the waveform is resampled anyway, and times do not change
 
 
 def add_cuts(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add every supervision with its part of the recording; relative paths are relative to here, then to the file.
+    """Add every supervision with its span of the recording.
+
+    Relative paths are looked up from the current folder first, then from that of the file.
 
     Raises:
-        ManifestError: for cuts that are mixed, padded, sped up or without recording; for recordings that are no
-            local file.
+        ManifestError: for cuts that are mixed, padded, sped up or without recording, and recordings that are not local
+            files.
     """
     source = str(path)
     reading.require_no_columns(path)
@@ -38,13 +40,13 @@ def add_cuts(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) ->
 
 def _add_cut(source: str, number: int, cut: Mapping[str, Any], bases: Sequence[str], utterances: Utterances) -> None:
     if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
-        problem = f"a {cut['type'] if cut['type'] in CUTS else shown(cut['type'])} is no span of a recording"
+        problem = f"a {cut['type'] if cut['type'] in CUTS else shown(cut['type'])} is not a span of a recording"
         _fail(source, number, "type", problem, "store the cuts unmixed")
     audio, num_channels = _recording(source, number, cut)
     start = _number(source, number, cut, "start", 0.0)
     supervisions = cut.get("supervisions")
     if not isinstance(supervisions, list) or not all(isinstance(s, Mapping) for s in supervisions):
-        _fail(source, number, "supervisions", f"{shown(supervisions)} is no list of objects", "write one, or []")
+        _fail(source, number, "supervisions", f"{shown(supervisions)} is not a list of objects", "write one, or []")
     for supervision in supervisions:
         begin = start + _number(source, number, supervision, "start", 0.0)
         channel = supervision.get("channel", cut.get("channel"))
@@ -65,11 +67,12 @@ def _recording(source: str, number: int, cut: Mapping[str, Any]) -> tuple[str, i
     """Path of a cut's audio file, and its number of channels."""
     recording = cut.get("recording")
     if not isinstance(recording, Mapping):
-        remedy = "write the cuts with their recordings, not with features alone"
-        _fail(source, number, "recording", f"{shown(recording)} is no recording", remedy)
+        remedy = "write the cuts with their recordings, not only with features"
+        _fail(source, number, "recording", f"{shown(recording)} is not a recording", remedy)
     transforms = recording.get("transforms") or []
     if not isinstance(transforms, list):
-        _fail(source, number, "recording", f"its transforms, {shown(transforms)}, are no list", "write a list, or []")
+        problem = f"its transforms, {shown(transforms)}, are not a list"
+        _fail(source, number, "recording", problem, "write a list, or []")
     names = [str(t.get("name", t)) if isinstance(t, Mapping) else str(t) for t in transforms]
     if altered := [name for name in names if name not in HARMLESS_TRANSFORMS]:
         remedy = "store the cuts without it (whispertune augments by itself: augment.*)"
@@ -83,17 +86,17 @@ def _recording(source: str, number: int, cut: Mapping[str, Any]) -> tuple[str, i
         _fail(source, number, "recording", f"its source is of the type {shown(sources[0].get('type'))}", remedy)
     audio = sources[0].get("source")
     if not isinstance(audio, str) or not audio.strip():
-        _fail(source, number, "recording", f"its source, {shown(audio)}, is no path", "name the recording's file")
+        _fail(source, number, "recording", f"its source, {shown(audio)}, is not a path", "give the recording's file")
     channels = recording.get("channel_ids") or sources[0].get("channels") or [0]
     if not isinstance(channels, list):
-        _fail(source, number, "recording", f"its channels, {shown(channels)}, are no list", "write a list, as [0]")
+        _fail(source, number, "recording", f"its channels, {shown(channels)}, are not a list", "write a list, as [0]")
     return audio.strip(), len(channels)
 
 
 def _number(source: str, number: int, record: Mapping[str, Any], field: str, default: float) -> float:
     value = record.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        _fail(source, number, field, f"{shown(value)} is no number of seconds", "give seconds, such as 3.25")
+        _fail(source, number, field, f"{shown(value)} is not a number of seconds", "give seconds, such as 3.25")
     return float(value)
 
 

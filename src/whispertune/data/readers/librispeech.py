@@ -1,4 +1,4 @@
-"""A LibriSpeech tree: NAME.trans.txt in each chapter's folder, the recordings beside it."""
+"""A LibriSpeech tree: NAME.trans.txt in each chapter's folder, with the recordings beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_librispeech(
 ) -> None:
     """Add every line `ID TEXT` of every *.trans.txt below the folder; the speaker is the id up to its first dash.
 
-    asked: the folder in it, such as dev-clean, that alone is meant.
+    asked: the only folder in it to use, such as dev-clean.
 
     Raises:
         ManifestError: for a line without text, or without a recording, or if there is no such folder.

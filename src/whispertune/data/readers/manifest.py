@@ -32,24 +32,24 @@ JSON_LINES = (".jsonl", ".ndjson", ".json-lines", ".json")
 
 
 def ending_of(path: Path) -> str:
-    """The ending that tells the format, without a .gz behind it."""
+    """The ending that determines the format, ignoring a final .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a name is that of a manifest."""
+    """Whether the file's ending is that of a manifest."""
     return ending_of(path) in DELIMITERS or ending_of(path) in JSON_LINES
 
 
 def read_manifest(path: Path) -> Utterances:
-    """The utterances of `path`, in its order; the format follows from the ending.
+    """The utterances of `path`, in its order; its ending determines the format.
 
-    Audio files are not opened. Raises ManifestError, in one line that names file, row, field and remedy.
+    Audio files are not opened. Raises ManifestError with file, row, field and remedy.
     """
     path = Path(path)
     if not is_manifest(path) and not path.is_dir():
         endings = ", ".join((*DELIMITERS, *JSON_LINES))
-        raise ManifestError(f"{path}: unknown ending {path.suffix.lower()!r}; name the file as what it is: {endings}")
+        raise ManifestError(f"{path}: unknown ending {path.suffix.lower()!r}; use one of {endings}")
     utterances = Utterances()
     add_manifest(path, utterances)
     require_unique_ids(utterances)
@@ -64,14 +64,14 @@ def require_unique_ids(utterances: Utterances) -> None:
 
 
 def repeated_id(first: Utterance, second: Utterance) -> ManifestError:
-    """What to say of the second of two utterances with the same id."""
-    # An id that was made from the audio's name is mended there.
+    """The error for the second of two utterances with the same id."""
+    # An id that was made from the audio's path is corrected there.
     field = "audio" if second.id.split("#")[0].endswith(second.audio.name) else "id"
     other = "" if first.source == second.source else f" of {first.source}"
-    problem = f"the id {shown(second.id)} is repeated; row {first.row}{other} has it already"
+    problem = f"the id {shown(second.id)} is repeated; row {first.row}{other} already has it"
     remedy = "give each utterance an id of its own"
     if field == "audio" and "#" not in second.id:
-        remedy += ", or, to segments of one recording, their times (--columns start=NAME,end=NAME)"
+        remedy += ", or segments of one recording their times (--columns start=NAME,end=NAME)"
     return ManifestError(f"{problem}; {remedy}", file=second.source, row=second.row, field=field)
 
 
@@ -99,7 +99,7 @@ def manifest_rows(
 ) -> Iterator[Row]:
     """The rows of a CSV, TSV or JSONL, before their values are checked.
 
-    report: is given what is wrong with a row that is left out. lenient: as in `opened_text`.
+    report: called with the fault of each row that is skipped. lenient: as in `opened_text`.
     """
     with opened_text(path, lenient=lenient) as file:
         if ending_of(path) in DELIMITERS:
@@ -110,7 +110,7 @@ def manifest_rows(
 
 
 def _in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """Lists of many rows; a fault of the file is raised behind the rows before it, whose own come first."""
+    """Yield lists of rows; an error in the file is raised after the rows before it, so that their faults come first."""
     fault: Exception | None = None
     while fault is None:
         chunk = []
@@ -128,12 +128,12 @@ def _in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
 
 @contextmanager
 def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
-    """A manifest line by line, unpacked if its name ends in .gz, line ends as they are.
+    """Open a manifest as text, decompressed if its name ends in .gz; line ends are kept.
 
-    lenient: bytes that are not UTF-8 become lone surrogates, which `Row` tells of row by row.
+    lenient: bytes that are not UTF-8 become lone surrogates, which `Row` reports row by row.
 
     Raises:
-        ManifestError: no such file, a folder, not text or not UTF-8, nothing in it.
+        ManifestError: if it does not exist, is a folder, is not text or not UTF-8, or is empty.
     """
     require_readable(path)
     try:
@@ -143,21 +143,21 @@ def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
             raw.seek(0)
             head = raw.read(1024)
             if lenient and (b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))):
-                decode_text(str(path), head)  # of UTF-16 or binary data there are no rows to tell of
+                decode_text(str(path), head)  # raises: UTF-16 and binary data have no rows to report one by one
             raw.seek(0)
             errors = "surrogateescape" if lenient else "strict"
-            newline = "" if ending_of(path) in DELIMITERS else "\n"  # csv wants it so; JSON's lines end at \n alone
+            newline = "" if ending_of(path) in DELIMITERS else "\n"  # csv requires ""; JSON lines end at \n only
             with io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline=newline) as file:
                 yield file
     except UnicodeDecodeError:
         refuse_first_bad_byte(path)
         raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ManifestError(f"{path}: cannot be unpacked ({error}); fetch or write it again") from None
+        raise ManifestError(f"{path}: cannot be decompressed ({error}); fetch or write it again") from None
 
 
 def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line, object) of JSON lines; report: is given what is wrong with others."""
+    """(line, object) of JSON lines; report: called with the fault of each invalid line."""
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -165,18 +165,18 @@ def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[t
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "a number or nesting out of bounds")
-            problem = f"{shown(line.strip())} is no JSON ({reason})"
+            reason = getattr(error, "msg", "a number too long or nesting too deep")
+            problem = f"{shown(line.strip())} is not JSON ({reason})"
             report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
             continue
         if not isinstance(record, dict):
-            report(ManifestError(f"{shown(record)} is no JSON object; {remedy}", file=source, row=number))
+            report(ManifestError(f"{shown(record)} is not a JSON object; {remedy}", file=source, row=number))
             continue
         yield number, record
 
 
 def _json_rows(path: Path, file: Iterable[str], reading: Reading, report: Report) -> Iterator[Row]:
-    # A column that one row lacks may stand in another; so nothing is said of it before the end.
+    # A column that one row lacks may be present in another, so missing columns are an error only at the end.
     found: dict[str, None] = {}
     everywhere: dict[str, None] = {}
     for number, record in json_records(str(path), file, report):

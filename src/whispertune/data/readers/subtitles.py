@@ -1,7 +1,6 @@
-"""Subtitles: SRT and WebVTT as spans with their text.
+"""Read SRT and WebVTT subtitles.
 
-WebVTT as in W3C's recommendation, as far as speech is concerned: notes, styles, regions, cue settings and tags are
-left out, `<v NAME>` is the speaker.
+Of WebVTT (W3C recommendation) notes, styles, regions, cue settings and tags are ignored; `<v NAME>` is the speaker.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 TIMES = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?", re.ASCII)
 SPEAKER = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # WebVTT's and SRT's <i>; SRT's {\an8}
-BLOCK = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")  # WebVTT's, up to the next blank line
+BLOCK = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")  # of WebVTT, up to the next blank line
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle. row: the line of its times; start and end in seconds."""
+    """One subtitle. row: the line of its times. start, end: in seconds."""
 
     row: int
     start: float
@@ -33,10 +32,9 @@ class Cue:
 
 
 def read_cues(source: str, content: str, report: Callable[[ManifestError], None] = refuse) -> Iterator[Cue]:
-    """The cues of an SRT or WebVTT text; one without text is left out.
+    """The cues of an SRT or WebVTT file; those without text are skipped.
 
-    report: is given what is wrong (times that are none or go backwards, text that belongs to no times), and may raise
-    it.
+    report: called with each fault (malformed or reversed times, text without times); it may raise it.
     """
     lines = [line.rstrip("\r") for line in content.split("\n")]
     number = 0
@@ -54,7 +52,7 @@ def read_cues(source: str, content: str, report: Callable[[ManifestError], None]
             number = begin
             while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
                 number += 1
-            # Some writers leave no blank line; then the next cue's number stands at the end of this one's text.
+            # Some programs write no blank line; the next cue's number then stands at the end of this one's text.
             if (
                 number < len(lines)
                 and "-->" in lines[number]
@@ -66,12 +64,12 @@ def read_cues(source: str, content: str, report: Callable[[ManifestError], None]
                 yield from _cue(source, begin, line, lines[begin:number], report)
         elif line.strip() and not (number + 1 < len(lines) and "-->" in lines[number + 1]):
             problem = (
-                f"{shown(line.strip())} stands outside of any subtitle; put it below its times, such as "
-                "00:00:01,000 --> 00:00:03,500, with no blank line between"
+                f"{shown(line.strip())} is outside any subtitle; put it below its times, such as "
+                "00:00:01,000 --> 00:00:03,500, without a blank line between"
             )
             report(ManifestError(problem, file=source, row=number + 1))
             while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
-                number += 1  # one report a block
+                number += 1  # one report per block
         else:
             number += 1
 
@@ -79,7 +77,7 @@ def read_cues(source: str, content: str, report: Callable[[ManifestError], None]
 def _cue(source: str, row: int, times: str, lines: list[str], report: Callable[[ManifestError], None]) -> Iterator[Cue]:
     match = TIMES.fullmatch(times)
     if match is None:
-        problem = f"{shown(times.strip())} is no pair of times; write 00:00:01,000 --> 00:00:03,500"
+        problem = f"{shown(times.strip())} is not a pair of times; write 00:00:01,000 --> 00:00:03,500"
         report(ManifestError(problem, file=source, row=row, field="start"))
         return
     start, end = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])

@@ -1,4 +1,4 @@
-"""Tables of delimited text: CSV and TSV as Python, SpeechBrain, Common Voice and spreadsheets write them."""
+"""Read CSV and TSV as Python, SpeechBrain, Common Voice and spreadsheets write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whispertune.data.rows import Row
 from whispertune.errors import ManifestError, refuse
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""By the file's ending; a header that is separated otherwise says so itself."""
+"""By the file's ending; the header may show another one."""
 OTHERS = (",", ";", "\t", "|")
 SEPARATOR = re.compile(r"\"?sep=([,;|\t])\"?\r?\n?")  # Excel's first line
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -27,7 +27,7 @@ Report = Callable[[ManifestError], None]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An opened table: its header, what counts of it, and the lines behind it with the numbers of their rows."""
+    """An opened table: its header, the columns used, and the lines that follow with their row numbers."""
 
     source: str
     header: list[str]
@@ -41,15 +41,14 @@ class Table:
 
 
 def open_table(path: Path, file: TextIO, reading: Reading, report: Report = refuse) -> Table:
-    """The table in a file whose name ends in .csv or .tsv (and maybe .gz).
+    """The table in a file whose name ends in .csv or .tsv (and possibly .gz).
 
-    What separates its values is seen in its first line: what the ending says unless that leaves no column for audio
-    and text, and a semicolon or a tab (comma) does.
+    The delimiter is that of the ending, unless the header has columns for audio and text only with another one.
 
-    report: is given what is wrong with a row of `lines` that is left out.
+    report: called with the fault of each row of `lines` that is skipped.
 
     Raises:
-        ManifestError: for a header without the columns that are needed.
+        ManifestError: for a header without the required columns.
     """
     ending = Path(path.name.lower().removesuffix(".gz")).suffix
     first, skipped = _first_line(file)
@@ -61,7 +60,7 @@ def open_table(path: Path, file: TextIO, reading: Reading, report: Report = refu
         fits = [one for one in (delimiter, *OTHERS) if _has_columns(first, one, reading)]
         fits += [one for one in OTHERS if len(_split(first, one)) > 1]
         delimiter = fits[0] if fits else delimiter
-    # A TSV has no quoting, and Common Voice's sentences hold stray quotes.
+    # A TSV has no quoting, and Common Voice's sentences contain stray quotes.
     quoted = not (delimiter == "\t" and ending == ".tsv")
     lines = _lines(str(path), itertools.chain([first], file), delimiter, quoted, skipped, reading, report)
     _, header = next(lines, (0, []))
@@ -69,7 +68,7 @@ def open_table(path: Path, file: TextIO, reading: Reading, report: Report = refu
 
 
 def _first_line(file: TextIO) -> tuple[str, int]:
-    """The first line that is not blank, and how many are before it; "" if there is none."""
+    """The first line that is not blank ("" if there is none), and the number of lines before it."""
     for skipped in itertools.count():
         line = file.readline()
         if not line or line.strip(" \t\r\n;,"):
@@ -92,10 +91,10 @@ def _has_columns(line: str, delimiter: str, reading: Reading) -> bool:
 def _lines(
     source: str, file: Iterator[str], delimiter: str, quoted: bool, skipped: int, reading: Reading, report: Report
 ) -> Iterator[Line]:
-    """The header, then each row with as many values; each with the line that it begins in."""
+    """Yield the header, then each row with as many values, each with the number of its first line."""
     if quoted:
-        # SpeechBrain's files may have a space behind the comma. strict: a quote that is never closed
-        # would otherwise swallow the rest of the file unseen.
+        # SpeechBrain's files may have a space after the comma. strict: otherwise a quote that is never closed
+        # would silently swallow the rest of the file.
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
     else:
         reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
@@ -110,7 +109,7 @@ def _lines(
         except csv.Error as error:
             report(ManifestError(_explained(error), file=source, row=number))
             continue
-        if len(values) == width and values[0][:1].strip():  # as nearly all are
+        if len(values) == width and values[0][:1].strip():  # the usual case
             yield number, values
             continue
         if not "".join(values).strip():
@@ -135,7 +134,7 @@ def _lines(
 def _explained(error: csv.Error) -> str:
     if "field limit" in str(error):
         limit = f"more than {csv.field_size_limit():,} characters"
-        return f"a field of {limit}; is a quote in it never closed? else cut the text"
+        return f"a field of {limit}; is a quote in it never closed? If not, shorten the text"
     remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
     return f"bad quoting ({error}); {remedy}"
 
@@ -145,4 +144,4 @@ def _require_columns(source: str, number: int, header: list[str], reading: Readi
     named = {name for _, name in reading.columns}
     for name in header:
         if name in ALL_COLUMNS | named and header.count(name) > 1:
-            raise ManifestError("the column is there twice; remove one", file=source, row=number, field=name)
+            raise ManifestError("the column is repeated; remove one", file=source, row=number, field=name)

@@ -1,9 +1,9 @@
-"""WebDataset shards: tar files with KEY.flac, KEY.txt or KEY.json side by side.
+"""WebDataset shards: tar files that hold KEY.flac with KEY.txt or KEY.json.
 
     --train 'shards/train-{000..010}.tar'
 
-Only the tar's headers and its texts are read here; a recording is read from its place in the tar when it is needed.
-Nothing is ever unpacked, so that no name in a tar can touch a file outside of it.
+Only headers and texts are read here; a recording is read from the tar when it is needed. Nothing is ever unpacked, so
+that no name in a tar can touch a file outside of it.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def expand_shards(pattern: str) -> list[Path]:
     total = 1
     for written, _, first, last in ranges:
         if not first <= last:
-            raise ManifestError(f"{pattern}: {written} is no range of shards; write it as {{000..010}}")
+            raise ManifestError(f"{pattern}: {written} is not a range of shards; write it as {{000..010}}")
         total *= last - first + 1
     if total > MOST_SHARDS:
-        raise ManifestError(f"{pattern}: would be {total:,} shards; a source has {MOST_SHARDS:,} at most")
+        raise ManifestError(f"{pattern}: means {total:,} shards; a source may have at most {MOST_SHARDS:,}")
     numbers = [[f"{n:0{len(width)}d}" for n in range(first, last + 1)] for _, width, first, last in ranges]
     joined = ("".join(chain.from_iterable(zip(constants, [*chosen, ""], strict=True))) for chosen in product(*numbers))
     return [Path(path) for path in joined]
 
 
 def add_shard(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add every sample of one tar, in its order. Rows are counted in members of the tar.
+    """Add every sample of one tar, in its order. The row number is that of the tar's member.
 
     Raises:
-        ManifestError: for a tar that is none, packed or cut short; names that point outside; links; samples without
-            audio or without text.
+        ManifestError: for a file that is not a tar, a compressed or truncated tar, names that point outside, links, and
+            samples without audio or text.
     """
     reading.require_no_root(path)
     key, sample = "", _Sample(reading)
@@ -86,14 +86,14 @@ class _Sample:
         self.is_at_fault = False
 
     def take(self, path: Path, number: int, member: tarfile.TarInfo, kind: str, file: tarfile.ExFileObject) -> None:
-        """Take a member in, if it is audio or text; file: the tar, placed at its content."""
+        """Take in a member, if it is audio or text. file: the tar, positioned at its content."""
         if kind in AUDIO:
             if self.audio is not None:
                 _fail(path, number, member.name, "a second recording in one sample", "give each a name of its own")
             self.audio, self.name = (member.offset_data, member.size), member.name
         elif kind in (".txt", ".json"):
             if member.size > MOST_TEXT_BYTES:
-                _fail(path, number, member.name, "a text of more than 1 MiB", "is it another file by that name?")
+                _fail(path, number, member.name, "a text of more than 1 MiB", "is it really the transcript?")
             self.read(path, number, member.name, kind, file.read(member.size))
 
     def read(self, path: Path, number: int, name: str, kind: str, content: bytes) -> None:
@@ -106,13 +106,13 @@ class _Sample:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            _fail(path, number, name, "no JSON object", 'write {"text": "Ciao."}')
+            _fail(path, number, name, "not a JSON object", 'write {"text": "Ciao."}')
         record = self.reading.renamed(record)
         self.record = {field: record[field] for field in KEPT if field in record}
 
     def add_to(self, path: Path, key: str, utterances: Utterances) -> None:
         if self.is_at_fault or (self.audio is None and self.text is None and not self.record):
-            return  # told already, nothing of speech, or the beginning
+            return  # already reported, no speech in it, or before the first sample
         try:
             self._row(path, key).add_to(utterances, str(path.absolute()), within=self.audio)
         except ManifestError as fault:
@@ -120,7 +120,7 @@ class _Sample:
 
     def _row(self, path: Path, key: str) -> Row:
         if self.audio is None:
-            _fail(path, self.row, key, "a text without a recording", "put them side by side, under one name")
+            _fail(path, self.row, key, "a text without a recording", "put the two side by side, under one name")
         record = {**self.record, "audio": self.name}
         record.setdefault("id", key)
         if self.text is not None:
@@ -132,18 +132,18 @@ class _Sample:
 
 
 def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileObject]]:
-    """(number, header, the whole tar placed at its content) of each file in a tar."""
+    """Yield (number, header, the tar positioned at its content) for each file in a tar."""
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             size, reached = file.seek(0, 2), -1
             for number, member in enumerate(iter(tar.next, None), start=1):
-                tar.members.clear()  # type: ignore[attr-defined] # it would keep every header
+                tar.members.clear()  # type: ignore[attr-defined] # otherwise it keeps every header
                 if member.isdir():
                     continue
                 parts = member.name.split("/")
                 if member.name.startswith("/") or ".." in parts or not member.isreg() or member.issparse():
-                    problem = "a name that points outside of it" if member.isreg() else "no plain file"
-                    _fail(path, number, member.name, problem, "make the tar anew from plain files")
+                    problem = "a name that points outside of it" if member.isreg() else "not a plain file"
+                    _fail(path, number, member.name, problem, "make the tar again from plain files")
                 if member.offset_data <= reached or member.size < 0:
                     _fail(path, number, member.name, "a damaged header", "fetch it again")
                 reached = member.offset_data
@@ -153,11 +153,11 @@ def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileO
                 yield number, member, file  # type: ignore[misc]
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; check the path") from None
-    except RecursionError:  # tarfile reads each header of a long name within that of the one before
-        raise ManifestError(f"{path}: its headers are nested without end; make the tar anew from plain files") from None
+    except RecursionError:  # tarfile recurses for each header of a long name
+        raise ManifestError(f"{path}: its headers are nested too deeply; make the tar again from plain files") from None
     except tarfile.TarError as error:
-        packed = ", if it is packed: gunzip it, since recordings are read from their place" if _packed(path) else ""
-        raise ManifestError(f"{path}: is no plain tar ({error}); fetch it again{packed}") from None
+        packed = " or, as it is compressed, gunzip it: recordings are read in place" if _packed(path) else ""
+        raise ManifestError(f"{path}: is not an uncompressed tar ({error}); fetch it again{packed}") from None
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(f"{path}: cannot be read ({reason}); fetch it again") from None

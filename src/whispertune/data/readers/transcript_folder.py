@@ -1,4 +1,4 @@
-"""A folder of recordings, each with its transcript beside it: NAME.txt, or NAME.srt or NAME.vtt with times."""
+"""A folder of recordings, each with a transcript beside it: NAME.txt, or NAME.srt or NAME.vtt with times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # as in talk.it.vtt
 
 
 def recordings_in(folder: Path) -> Iterator[Path]:
-    """Audio files below a folder, sorted; hidden ones are left out."""
+    """Audio files below a folder, sorted, without hidden ones."""
     for path in sorted(folder.rglob("*")):
         if _is_recording(path):
             yield path
@@ -33,19 +33,19 @@ def _is_recording(path: Path) -> bool:
 
 
 def holds_transcripts(folder: Path) -> bool:
-    """Whether there are subtitles or texts below a folder."""
+    """Whether there are subtitles or .txt files below a folder."""
     return any(path.suffix.lower() in (*SUBTITLES, ".txt") for path in folder.rglob("*"))
 
 
 def add_transcript_folder(folder: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add every subtitle of every recording below the folder, or its whole .txt; NAME.it.srt is in Italian.
+    """Add every subtitle of every recording below the folder, or its whole .txt; NAME.it.srt is Italian.
 
-    A .txt without a recording is a note, and left alone. Where the user names another folder for the recordings, these
-    lie in it as their transcripts do here; those without any are left alone then.
+    A .txt without a recording is ignored, as it may be a note. If the user names another folder for the recordings, it
+    must have the same structure; recordings there without a transcript are ignored.
 
     Raises:
-        ManifestError: for a recording without transcript or with several, a transcript of two recordings, and
-            subtitles without recording.
+        ManifestError: for a recording without a transcript or with several, a transcript of two recordings, and
+            subtitles without a recording.
     """
     reading.require_no_columns(folder)
     root = Path(reading.base(folder))
@@ -74,7 +74,7 @@ def add_transcript_folder(folder: Path, utterances: Utterances, reading: Reading
 
 
 def add_subtitles(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
-    """Add every subtitle of one file: of the recording of its name beside it, or in the folder that the user names.
+    """Add every subtitle of one file; the recording has the same name, beside it or in the folder that the user names.
 
     Raises:
         ManifestError: if there is no such recording, or several.
@@ -86,14 +86,14 @@ def add_subtitles(path: Path, utterances: Utterances, reading: Reading = AS_USUA
     if len(found) != 1:
         several = f"several recordings of that name ({', '.join(each.name for each in found)})"
         problem = f"{several if found else 'no recording of that name'} in {root}"
-        remedy = f"put {path.stem}.wav (or .mp3, …) there, or name its folder: --audio_root DIR"
-        remedy = "leave one" if found else remedy
+        remedy = f"put {path.stem}.wav (or .mp3, …) there, or give its folder: --audio_root DIR"
+        remedy = "keep only one" if found else remedy
         raise ManifestError(f"{problem}; {remedy}", file=path)
     _add_transcript(path, names[_key(Path(found[0].name))], found[0].name, str(root.absolute()), utterances)
 
 
 def _add_transcript(path: Path, language: str | None, name: str, base: str, utterances: Utterances) -> None:
-    """Add the utterances of one recording, `name` in the folder `base`."""
+    """Add the utterances of the recording `name` in the folder `base`."""
     id_ = name.encode("utf-8", "backslashreplace").decode()  # it may hold bytes that are not UTF-8
     if path.suffix.lower() == ".txt":
         whole = {"id": id_, "audio": name, "text": " ".join(_text(path).split()), "language": language}
@@ -108,16 +108,16 @@ def _add_transcript(path: Path, language: str | None, name: str, base: str, utte
 
 
 def _text(path: Path) -> str:
-    return read_text(path, empty="write what is said, or remove it and its recording")
+    return read_text(path, empty="write the transcript, or remove it and its recording")
 
 
 def _key(path: Path) -> str:
-    """A recording's path without its ending, accents composed: macOS writes them apart."""
+    """A recording's path without its ending, with composed accents (macOS decomposes them)."""
     return unicodedata.normalize("NFC", str(path.with_suffix("")))
 
 
 def _names(path: Path) -> Iterator[tuple[str, str | None]]:
-    """The recordings that a transcript of this name may be of, and their language: talk.it.srt of talk, in Italian."""
+    """(key, language) of the recordings that a transcript may belong to: talk.it.srt to talk, in Italian."""
     yield _key(path), None
     name, dot, language = path.stem.rpartition(".")
     if dot and name and LANGUAGE.fullmatch(language):
@@ -125,7 +125,7 @@ def _names(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _transcripts(folder: Path) -> dict[str, list[tuple[Path, str | None]]]:
-    """Transcripts below a folder and the languages in their names, by the `_key` of their recordings."""
+    """(transcript, language in its name) below a folder, by the `_key` of their recordings."""
     found: dict[str, list[tuple[Path, str | None]]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in (*SUBTITLES, ".txt"):
@@ -135,10 +135,10 @@ def _transcripts(folder: Path) -> dict[str, list[tuple[Path, str | None]]]:
 
 
 def _transcript(audio: Path, beside: list[tuple[Path, str | None]]) -> tuple[Path, str | None]:
-    """A recording's transcript and the language in its name; times go before plain text."""
+    """A recording's transcript and the language in its name; subtitles take precedence over .txt."""
     found = [entry for entry in beside if entry[0].suffix.lower() in SUBTITLES] or beside
     if len(found) != 1:
         several = f"several transcripts ({', '.join(path.name for path, _ in found)})" if found else "no transcript"
-        remedy = "leave one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
+        remedy = "keep only one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
         raise ManifestError(f"{several} beside it; {remedy}", file=audio)
     return found[0]
