@@ -16,7 +16,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda")
     with pytest.raises(RecipeError, match="sees no GPU"):
         resolve_device("cuda:1")
-    with pytest.raises(RecipeError, match="it takes auto, cpu, cuda or cuda:N"):
+    with pytest.raises(RecipeError, match="use auto, cpu, cuda or cuda:N"):
         resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -28,7 +28,7 @@ def test_devices_that_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for device in ("meta", "mps", "xla"):
-        with pytest.raises(RecipeError, match="it takes auto, cpu, cuda or cuda:N"):
+        with pytest.raises(RecipeError, match="use auto, cpu, cuda or cuda:N"):
             resolve_device(device)
     with pytest.raises(RecipeError, match="2 GPUs"):
         resolve_device("cuda:2")
@@ -73,5 +73,5 @@ def test_tf32_is_asked_for_and_told(monkeypatch: pytest.MonkeyPatch, capability:
 
 
 def test_a_cpu_has_no_tf32() -> None:
-    with pytest.raises(RecipeError, match="take fp32, or auto"):
+    with pytest.raises(RecipeError, match="use fp32 or auto"):
         resolve_precision("tf32", CPU)

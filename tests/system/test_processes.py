@@ -71,12 +71,12 @@ def test_one_process_is_not_launched(environment: pytest.MonkeyPatch) -> None:
     [
         ({"WORLD_SIZE": "two"}, "cpu", "WORLD_SIZE is 'two'"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "cpu", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"),
-        ({"MASTER_PORT": "1", "ACCELERATE_USE_CPU": "True"}, "cpu", "has started one process"),
+        ({"MASTER_PORT": "1", "ACCELERATE_USE_CPU": "True"}, "cpu", "has started only one process"),
         ({**LAUNCHED, "ACCELERATE_USE_FSDP": "true"}, "cpu", "FSDP is not supported"),
         ({**LAUNCHED, "ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "DeepSpeed is not supported"),
         ({**LAUNCHED, "ACCELERATE_USE_MEGATRON_LM": "true"}, "cpu", "Megatron-LM is not supported"),
         ({**LAUNCHED, "ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "cpu", "a parallelism config.* is not supported"),
-        (LAUNCHED, "cuda:1", "take cuda"),
+        (LAUNCHED, "cuda:1", "use cuda"),
     ],
 )
 def test_what_does_not_fit_is_refused(

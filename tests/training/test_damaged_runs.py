@@ -58,8 +58,8 @@ def append(path: Path) -> None:
 
 
 DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
-    ("last/state.safetensors", overwrite, "do not fit their checksum"),
-    ("last/state.safetensors", append, "do not fit their checksum"),
+    ("last/state.safetensors", overwrite, "do not match their checksum"),
+    ("last/state.safetensors", append, "do not match their checksum"),
     ("last/state.safetensors", halve, "the training since the start of this run is lost"),
     ("best/model.safetensors", overwrite, "is not as it was written"),
     ("best/config.json", overwrite, "is not as it was written"),

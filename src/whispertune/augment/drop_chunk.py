@@ -17,7 +17,7 @@ def draw_chunks(num_samples: int, options: DropChunkOptions, generator: np.rando
         duration = generator.uniform(options.min_duration, options.max_duration)
         chunk_samples = min(round(duration * SAMPLE_RATE), budget)
         budget -= chunk_samples
-        # A fraction of the clip, so that a change of its speed moves the chunk along.
+        # Drawn as a fraction of the clip, so that the chunk moves with a change of speed.
         start = int(generator.random() * (num_samples - chunk_samples + 1))
         chunks.append((start, start + chunk_samples))
     return chunks
@@ -28,7 +28,7 @@ def drop_chunk(
 ) -> npt.NDArray[np.float32]:
     """Set random chunks of `waveform` (num_samples,) float32 to 0 with the options' probability.
 
-    Returns a new array of the same shape, or the waveform itself where nothing is dropped.
+    Returns a new array of the same shape, or the waveform itself if nothing is dropped.
     """
     if generator.random() >= options.probability:
         return waveform

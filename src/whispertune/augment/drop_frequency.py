@@ -9,12 +9,12 @@ from whispertune.augment.options import DropFrequencyOptions
 from whispertune.data.audio.waveforms import SAMPLE_RATE
 
 EDGE_HZ = 50.0  # width of the raised-cosine edge on either side of a dropped band; keeps its ringing short
-PADDING = SAMPLE_RATE // 10  # samples of silence behind the clip: ringing dies out there, never wraps round
-FFT_BLOCK = 4000  # the transform's size is a multiple of this, so that its factors are small and it is fast
+PADDING = SAMPLE_RATE // 10  # samples of silence after the clip, so that ringing does not wrap around
+FFT_BLOCK = 4000  # the FFT size is a multiple of this, so that its factors are small and it is fast
 
 
 def draw_bands(options: DropFrequencyOptions, generator: np.random.Generator) -> list[float]:
-    """Draw the lower limits, in Hz, of the 1 to `max_bands` bands to drop (they may overlap)."""
+    """Draw the lower limits, in Hz, of 1 to `max_bands` bands to drop (they may overlap)."""
     num_bands = int(generator.integers(1, options.max_bands + 1))
     last = options.highest_hz - options.width_hz
     return [float(generator.uniform(options.lowest_hz, last)) for _ in range(num_bands)]
@@ -41,7 +41,7 @@ def drop_frequency(
 ) -> npt.NDArray[np.float32]:
     """Drop random bands from `waveform` (num_samples,) float32 with the options' probability.
 
-    Returns a new array of the same shape, or the waveform itself where nothing is dropped.
+    Returns a new array of the same shape, or the waveform itself if nothing is dropped.
     """
     if generator.random() >= options.probability:
         return waveform

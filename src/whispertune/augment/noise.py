@@ -13,22 +13,21 @@ from whispertune.errors import AudioError, RecipeError
 from whispertune.system.home import expand_home
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-SPAN_MARGIN = 0.01  # seconds read beyond what is needed: rounding to the recording's rate never leaves too few
+SPAN_MARGIN = 0.01  # extra seconds to read, so that rounding to the recording's rate never leaves too few samples
 
 
 class NoiseSource:
-    """The recordings of a noise folder: their headers read once, their samples in spans as they are needed.
+    """The recordings of a noise folder: headers are read once, samples as they are needed.
 
-    Raises RecipeError if the folder is missing or has no recording, AudioError if a header is unreadable:
-    at the start, not hours into a run.
+    Raises RecipeError at construction if the folder is missing or has no recordings, AudioError if a header is
+    unreadable.
     """
 
     def __init__(self, folder: str) -> None:
         root = expand_home(folder)
         if not root.is_dir():
             raise RecipeError(f"is {folder}; there is no such folder", field="augment.noise.folder")
-        # Sorted, for a folder's own order differs between machines. Hidden files are no recordings (macOS's
-        # "._x.wav").
+        # Sorted, as the listing's order depends on the machine. Hidden files ("._x.wav" on macOS) are not recordings.
         files = sorted(
             path
             for path in root.rglob("*")
@@ -42,8 +41,8 @@ class NoiseSource:
     def draw(self, num_samples: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
         """Draw `num_samples` of noise, (num_samples,) float32 at 16 kHz.
 
-        A random recording from a random place on; one that is too short is repeated. Raises AudioError if
-        it cannot be read.
+        A random recording from a random position; if it is too short, it is repeated. Raises AudioError if it cannot be
+        read.
         """
         path, duration = self.recordings[generator.integers(len(self.recordings))]
         place = generator.random()
@@ -58,7 +57,7 @@ class NoiseSource:
 
 
 def _duration(path: Path) -> float:
-    """Seconds, by the file's header."""
+    """Seconds according to the file's header."""
     try:
         return float(soundfile.info(str(path)).duration)
     except (soundfile.SoundFileError, OSError) as error:
@@ -70,12 +69,12 @@ def add_noise(
 ) -> npt.NDArray[np.float32]:
     """Mix `noise` into `waveform` (num_samples,) so that 10 log10(signal power / noise power) == snr_db.
 
-    Powers are means over the whole clip. Noise that is shorter is repeated, longer is cut. Returns a new
-    float32 array, or the waveform itself where it or the noise is silent (no ratio exists then).
+    Powers are means over the whole clip. Shorter noise is repeated, longer noise is cut. Returns a new float32 array,
+    or the waveform itself if it or the noise is silent (the ratio is undefined then).
     """
     if waveform.size == 0 or noise.size == 0:
         return waveform
-    # In 64 bit: the squares of faint samples vanish in 32.
+    # In float64, as the squares of faint samples underflow in float32.
     signal, fitted = waveform.astype(np.float64), np.resize(noise, waveform.size).astype(np.float64)
     signal_power, noise_power = np.mean(signal**2), np.mean(fitted**2)
     if signal_power == 0 or noise_power == 0:

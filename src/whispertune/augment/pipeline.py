@@ -1,4 +1,4 @@
-"""All augmentation of one utterance: the options, the generator of its draws, the steps on its waveform."""
+"""Augmentation of one utterance: the random generator of its draws and the steps on its waveform."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def generator_for(seed: int, view: int, utterance_id: str) -> np.random.Generator:
-    """The generator of all draws for one view of one utterance; `view` is an epoch or a stored view's number.
+    """The random generator for one view of one utterance; `view` is an epoch or a stored view's number.
 
-    The same in every process and on every machine: seeded by SHA-256, since Python salts its own hash().
+    The same in every process and on every machine: seeded by SHA-256, as Python salts hash().
     """
     # An id made from a path may hold lone surrogates (file names that are not UTF-8).
     key = f"{seed}\n{view}\n{utterance_id}".encode("utf-8", "surrogatepass")
@@ -37,7 +37,7 @@ def generator_for(seed: int, view: int, utterance_id: str) -> np.random.Generato
 def spec_mask(
     options: SpecAugmentOptions, num_frames: int, *, seed: int, view: int, utterance_id: str
 ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
-    """SpecAugment of the first `num_frames` frames, the speech, of a log-mel (n_mels, M), which is written to."""
+    """SpecAugment, in place, of the speech: the first `num_frames` frames of a log-mel (n_mels, M)."""
     generator = generator_for(seed, view, f"{utterance_id}/spec")
 
     def mask(log_mel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -48,7 +48,7 @@ def spec_mask(
 
 
 def _one_for_each_step(generator: np.random.Generator) -> list[np.random.Generator]:
-    # Each step has a generator of its own, so that turning one on leaves the draws of the others alone.
+    # One generator per step, so that enabling one does not change the draws of the others.
     return [_generator(int(seed)) for seed in generator.integers(2**63, size=4)]
 
 
@@ -68,10 +68,9 @@ class WaveformAugmenter:
     ) -> npt.NDArray[np.float32]:
         """Augment `waveform` (num_samples,) float32 mono 16 kHz; returns (at most max_samples,) float32.
 
-        A drawn speed that would exceed `max_samples` is not applied. The input is never written to; where
-        no step applies, it is itself returned. Takes the same number of draws from `generator` whatever
-        happens. Raises ValueError if the input exceeds `max_samples` already (speech is never cut here),
-        AudioError if a noise recording cannot be read.
+        A drawn speed that would exceed `max_samples` is not applied. The input is not modified; it is returned itself
+        if no step applies. The number of draws from `generator` is always the same. Raises ValueError if the input
+        exceeds `max_samples` (speech is never cut here), AudioError if a noise recording cannot be read.
         """
         if waveform.size > max_samples:
             raise ValueError(f"waveform has {waveform.size} samples, more than max_samples = {max_samples}")
@@ -82,7 +81,7 @@ class WaveformAugmenter:
         return drop_chunk(waveform, self.options.drop_chunk, chunk)
 
     def num_samples(self, num_samples: int, generator: np.random.Generator, *, max_samples: int) -> int:
-        """The length that a waveform of `num_samples` would have, without touching one."""
+        """The length of a waveform of `num_samples` after augmentation."""
         speed, *_ = _one_for_each_step(generator)
         return num_samples_at(num_samples, self._factor(num_samples, speed, max_samples))
 

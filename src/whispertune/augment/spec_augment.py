@@ -1,4 +1,4 @@
-"""SpecAugment: stretches of time and bands of frequency of a log-mel spectrogram are masked."""
+"""SpecAugment: mask random time spans and frequency bands of a log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def spec_augment(
 ) -> npt.NDArray[np.float32]:
     """Mask `log_mel` (n_mels, num_frames) with the options' probability; returns a copy of the same shape.
 
-    Masks hold the mean of the log-mel. Give the frames of the speech alone: silence behind it would draw
-    that mean, and the masks, to itself.
+    Masks are filled with the mean of the log-mel. Pass only the frames of the speech: silence after it would shift
+    the mean and attract masks.
     """
     masked = log_mel.copy()
     if generator.random() >= options.probability or log_mel.size == 0:

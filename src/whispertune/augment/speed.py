@@ -11,7 +11,7 @@ from whispertune.data.audio.waveforms import SAMPLE_RATE
 
 
 def num_samples_at(num_samples: int, factor: float) -> int:
-    """Samples of a clip of `num_samples` once it is played `factor` times faster."""
+    """Samples of a clip of `num_samples` played `factor` times faster."""
     return round(num_samples / factor)
 
 
@@ -23,9 +23,9 @@ def change_speed(waveform: npt.NDArray[np.float32], factor: float) -> npt.NDArra
     if factor == 1:
         return waveform
     num_samples = num_samples_at(waveform.size, factor)
-    # To take the clip for one recorded at a higher rate is to play it faster.
+    # Treating the clip as recorded at a higher rate plays it faster.
     resampled = soxr.resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE)[:num_samples]
-    # soxr rounds the number of samples in its own way and may be one short.
+    # soxr rounds the number of samples differently and may be one short.
     return np.pad(resampled, (0, num_samples - resampled.size)).astype(np.float32, copy=False)
 
 

@@ -73,7 +73,7 @@ def run(recipe: Recipe) -> int:
             ):  # stopped while the data was being checked: resume starts from there
                 write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
-            stop.processes.tells()  # so that none that was waiting for this one takes it for lost
+            stop.processes.should_report()  # so that none that was waiting for this one takes it for lost
             console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
             return Interrupted.exit_status
         except Exception as failure:
@@ -104,7 +104,7 @@ def _claim(folder: RunFolder, held: ExitStack) -> None:
 
 def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
     """Raise the error in the process that is to tell of it; the others return their exit status."""
-    if not processes.tells():
+    if not processes.should_report():
         return error.exit_status if isinstance(error, WhispertuneError) else 1
     if isinstance(error, ProcessLost):
         raise ProcessLost(f"{error}; go on with: whispertune resume {folder.path}") from None

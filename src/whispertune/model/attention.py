@@ -1,4 +1,4 @@
-"""Multi-head attention: padded batches, cached steps and beams, or rows laid end to end.
+"""Multi-head attention: padded batches, cached steps and beams, or packed rows.
 
 Shapes: B rows, U utterances (B = U x beams in beam search), T positions, K kept frames, D width, H heads.
 """
@@ -16,14 +16,14 @@ from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths
 from whispertune.model.states_attention import StatesAttention, attend_to_states
 
 RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries (N, D), keys and values (K, D), their rows laid end to end -> (N, D)."""
+"""Packed queries (N, D), keys and values (K, D) -> (N, D)."""
 
 FRAMES_MULTIPLE = 64
 TOKENS_MULTIPLE = 16
-"""What the frames and tokens of a batch are filled up to a multiple of."""
+"""Packed frames and tokens are padded to a multiple of these."""
 
 PADDING_LOG_WEIGHT = MASKED_LOGIT
-"""The log weight of a frame that stands for nothing: large, and finite in float16 too."""
+"""Log weight of a padding frame: large and negative, but finite in float16 too."""
 
 
 def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -32,9 +32,9 @@ def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | N
 
 
 def frame_rows(log_weights: Tensor | None, states: Tensor, num_frames: Sequence[int] | None = None) -> PackedLengths:
-    """The rows' lengths in kept frames: of states (B, K, D) with log_weights (B, K), padded at the end, or None.
+    """Lengths in kept frames of the rows of states (B, K, D), padded at the end, with log_weights (B, K) or None.
 
-    num_frames: these lengths, where they are known (to look them up waits for a GPU).
+    num_frames: the lengths, if known (otherwise reading them synchronises with the GPU).
     """
     if log_weights is None:
         return PackedLengths((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
 
     def by_row(self, x: Tensor, context: Tensor, rows: RowAttention) -> Tensor:
-        """Attend from rows laid end to end (N, D) to their own rows of `context` (K, D); (N, D)."""
+        """Attend from packed rows (N, D) to the same rows of the packed `context` (K, D); (N, D)."""
         return cast(Tensor, self.out_proj(rows(self.q_proj(x), self.k_proj(context), self.v_proj(context))))
 
     def to_states(self, x: Tensor, states: StatesAttention) -> Tensor:
@@ -76,7 +76,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from (B, T, D) to keys and values (U, H, K, D / H), B a multiple of U; (B, T, D).
 
-        Rows of one utterance (its beams) become further queries on the same keys, which are never copied.
+        The beams of an utterance become additional queries on the same keys, which are never copied.
         """
         query = self.heads(self.q_proj(x))
         rows, num_heads, num_queries, width = query.shape

@@ -1,4 +1,4 @@
-"""What decoding step by step keeps of each row.
+"""The key-value cache of step-by-step decoding.
 
 Shapes: B rows, U utterances (B = U x beams in beam search), K kept frames, D width, H heads.
 """
@@ -15,18 +15,17 @@ from whispertune.model.packed_lengths import MASKED_LOGIT
 from whispertune.system.precision import send
 
 CACHE_TOKENS = 64
-"""The decoder's cache grows by so many tokens a row."""
+"""The cache grows by this many tokens per row."""
 
 
 @dataclass(slots=True)
 class DecoderCache:
-    """What decoding step by step keeps.
+    """The key-value cache.
 
     self_keys, self_values: (layers, B, H, capacity, D / H), filled up to `num_tokens`.
-    cross_keys, cross_values: one (U, H, K, D / H) a layer; cross_bias: (U, 1, 1, K) or None.
-    num_shared: tokens, from the first, that all rows of an utterance have in common (the prompt).
-    padding: (B,) how many of the first tokens of each row are filler (a prompt shorter than the others stands at
-    the end of the prompt's columns), or None.
+    cross_keys, cross_values: (U, H, K, D / H) per layer; cross_bias: (U, 1, 1, K) or None.
+    num_shared: number of first tokens that all rows of an utterance share (the prompt).
+    padding: (B,) number of padding tokens at the start of each row, if prompts differ in length, or None.
     """
 
     self_keys: Tensor
@@ -39,14 +38,14 @@ class DecoderCache:
     padding: Tensor | None = None
 
     def emptied(self) -> DecoderCache:
-        """Another of the same frames that has seen no token yet."""
+        """A cache for the same frames without any tokens."""
         layers, rows, heads, _, width = self.self_keys.shape
         keys, values = (self.self_keys.new_empty(layers, rows, heads, 0, width) for _ in range(2))
         cross = list(self.cross_keys), list(self.cross_values)
         return DecoderCache(keys, values, *cross, self.cross_bias)
 
     def reserve(self, num_tokens: int) -> None:
-        """Make room for so many tokens a row."""
+        """Make room for `num_tokens` tokens per row."""
         capacity = self.self_keys.shape[3]
         if num_tokens <= capacity:
             return
@@ -57,7 +56,7 @@ class DecoderCache:
     def select(self, rows: Tensor, utterances: Tensor | None = None) -> None:
         """Keep these rows, in this order, and (if given) these utterances; both are indices on the CPU.
 
-        As many rows as before, without utterances, are beams that change places within their utterances.
+        Without utterances and with as many rows as before, rows are beams that are reordered within their utterances.
         """
         used, device = self.num_tokens, self.self_keys.device
         if utterances is None and len(rows) == self.self_keys.shape[1]:
@@ -75,14 +74,14 @@ class DecoderCache:
             setattr(self, name, new)
         self.padding = None if self.padding is None else self.padding[rows]
         if utterances is not None:
-            for layer in range(len(self.cross_keys)):  # one by one: all at once would be held twice
+            for layer in range(len(self.cross_keys)):  # one by one, as all at once would take twice the memory
                 self.cross_keys[layer] = self.cross_keys[layer][utterances]
                 self.cross_values[layer] = self.cross_values[layer][utterances]
             self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
 
 
 def causal_mask(begin: int, end: int, padding: Tensor) -> Tensor:
-    """A bias (B, 1, end - begin, end) that hides a row's padding (B,), and what comes later, from the new tokens."""
+    """A bias (B, 1, end - begin, end) that masks each row's `padding` (B,) and future tokens for the new tokens."""
     keys = torch.arange(end, device=padding.device)
     seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
     return torch.where(seen, 0.0, MASKED_LOGIT)[:, None]

@@ -1,4 +1,4 @@
-"""The sizes of one Whisper, under the names of Hugging Face's `config.json`."""
+"""The sizes of a Whisper model, with the names of Hugging Face's `config.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WhisperConfig:
-    """Sizes of one Whisper. `max_source_positions` is encoder frames (20 ms each, 1500 in 30 s)."""
+    """Sizes of a Whisper model. `max_source_positions` is in encoder frames (20 ms each, 1500 in 30 s)."""
 
     vocab_size: int
     num_mel_bins: int

@@ -15,9 +15,9 @@ from whispertune.text.targets import IGNORE_INDEX
 
 POSITIONS_MULTIPLE = 16
 ROWS_AT_ONCE = 64
-"""Positions whose float32 logits are held at once."""
+"""Positions whose float32 logits are in memory at once."""
 ROWS_AT_ONCE_ON_GPU = 512
-"""The same on a GPU, where a few rows are not worth a kernel's start (100 MB)."""
+"""The same on a GPU, where launching a kernel for few rows does not pay (100 MB)."""
 WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 
@@ -25,15 +25,14 @@ WEIGHT_ROWS_AT_ONCE = 2048
 def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum over the scored positions of -log softmax(logits)[label], in float32; divide by their number.
 
-    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, best on the CPU: how many positions
-    are scored decides sizes, for which a GPU would have to be waited. Logits are computed at those only. Smoothing e
-    (Szegedy et al. 2016) mixes in e times the mean over the vocabulary.
+    hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, preferably on the CPU, as counting
+    the scored positions synchronises with a GPU. Logits are computed at those only. Smoothing e (Szegedy et al. 2016)
+    mixes in e times the mean over the vocabulary.
     """
     scored = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
     own = send(labels.flatten()[scored], hidden.device)
     rows = hidden.flatten(0, 1)[send(scored, hidden.device)]
-    # Kernels are prepared anew for each size they have not met: fill up, with zeros, whose logits are zero and whose
-    # share of every gradient is nothing.
+    # Kernels are prepared anew for each new size, so pad; zeros contribute nothing to any gradient.
     rows = F.pad(rows, (0, 0, 0, -len(rows) % POSITIONS_MULTIPLE))
     weight = decoder.embed_tokens.weight
     if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
@@ -57,7 +56,7 @@ def _parts(labels: Tensor) -> list[slice]:
 
 
 def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Summed loss of logits (N, V), and their softmax, both in float32 at least."""
+    """Summed loss of logits (N, V), and their softmax, both at least float32."""
     wide = _wide(logits)
     probs = logits.softmax(-1, dtype=wide)
     top = logits.amax(-1, keepdim=True).to(wide)
@@ -81,11 +80,11 @@ def _project(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
 
 
 class _VocabularyNLL(torch.autograd.Function):
-    """Output projection and cross entropy in one.
+    """Fused output projection and cross entropy.
 
-    The logits of all positions in float32, their softmax and its gradient would be the largest tensors of a
-    training step. Here only a few positions' logits are ever in float32; their gradient, softmax(logits) - target,
-    takes the logits' place, in the type that products are computed in.
+    The logits of all positions in float32, their softmax and its gradient would be the largest tensors of a training
+    step. Here the logits of only a few positions are ever in float32; their gradient, softmax(logits) - target,
+    overwrites the logits, in the type that products are computed in.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Rows of different lengths laid end to end: nothing is computed for padding.
+"""Packed rows of different lengths, concatenated so that nothing is computed for padding.
 
-A batch of utterances pads every row to the longest. On a GPU that is the price of one large kernel; on a CPU it
-is time lost, so there the layers work on the rows laid end to end, and only attention looks at one row at a time.
+A batch usually pads every row to the longest. Here layers work on packed rows, and only attention treats each row
+separately: on a CPU row by row, on a GPU in one kernel over padded rows.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 from whispertune.system.precision import send
 
 MASKED_LOGIT = -30_000.0
-"""The logit of what must not be seen: large, and finite in float16 too."""
+"""Logit of masked positions: large and negative, but finite in float16 too."""
 LARGEST_SCORES = 2**18
-"""Queries times keys of a row beyond which its attention weights are not kept for the backward pass."""
+"""Queries times keys of a row above which its attention weights are not saved for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLengths:
-    """The lengths of rows that are laid end to end.
+    """The lengths of packed rows.
 
-    Behind the last one lie a few rows of filler, up to a multiple of `multiple`: kernels are prepared anew for each
-    size they have not met, which costs time and memory.
+    The end is padded to a multiple of `multiple`, as kernels are prepared anew for each new size, which costs time and
+    memory.
     """
 
     sizes: tuple[int, ...]
@@ -36,26 +36,26 @@ class PackedLengths:
 
     @property
     def total(self) -> int:
-        """Rows in all, with the filler."""
+        """Packed length, padding included."""
         return -(-sum(self.sizes) // self.multiple) * self.multiple
 
     def starts(self, length: int, device: torch.device) -> Tensor:
-        """(B, 1): where each row of a (B, length) batch starts once that is flattened."""
+        """(B, 1): offset of each row in a flattened (B, length) batch."""
         return send((torch.arange(len(self.sizes)) * length)[:, None], device)
 
     def _fill(self, length: int) -> bool:
-        """Whether all rows are as long as a (B, length) batch: nothing is left out."""
+        """Whether all rows have this length, so that packing is a reshape."""
         return all(size == length for size in self.sizes)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(B, T, ...) -> (total, ...), the filler zero."""
+        """(B, T, ...) -> (total, ...), zero in the padding."""
         packed = padded.flatten(0, 1)
         if not self._fill(padded.shape[1]):
             packed = packed[_index(self.sizes, padded.shape[1], padded.device)]
         return F.pad(packed, (0, 0) * (packed.ndim - 1) + (0, self.total - len(packed)))
 
     def pad(self, packed: Tensor, length: int, fill: float = 0.0) -> Tensor:
-        """(total, ...) -> (B, length, ...), `fill` behind each row's end."""
+        """(total, ...) -> (B, length, ...), `fill` after each row's end."""
         if self._fill(length):
             return packed[: sum(self.sizes)].reshape(len(self.sizes), length, *packed.shape[1:])
         flat = packed.new_full((len(self.sizes) * length, *packed.shape[1:]), fill)
@@ -65,11 +65,11 @@ class PackedLengths:
 
 @lru_cache(maxsize=16)
 def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
-    """Where what is laid end to end stands in a flattened (B, length) batch.
+    """Index of each packed position in a flattened (B, length) batch.
 
-    Kept: every layer asks for the same, and to send it to a GPU anew each time would cost more than attention.
+    Cached, as every layer needs it, and copying it to a GPU each time would cost more than attention.
     """
-    with torch.inference_mode(False):  # or a backward pass could not use what a validation has left here
+    with torch.inference_mode(False):  # else training could not use a tensor that validation has cached
         parts = [torch.arange(row * length, row * length + size) for row, size in enumerate(sizes)]
         return send(torch.cat(parts), device)
 
@@ -78,11 +78,10 @@ def attend_by_row(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
     query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, *, causal: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Multi-head attention in which each row's queries see their own row's keys.
+    """Multi-head attention in which each row's queries attend to their own row's keys.
 
-    query: (N, D), rows as in query_rows; keys, values: (K, D), as in key_rows; log_weights: (K,), added to the
-    logits, or None. Returns (N, D), zero in the filler. Softmax and the sums of its products are taken in float32 at
-    least.
+    query: (N, D), packed by query_rows; keys, values: (K, D), packed by key_rows; log_weights: (K,), added to the
+    logits, or None. Returns (N, D), zero in the padding. Softmax and its sums are computed in at least float32.
     """
     if query.device.type != "cpu":
         return attend_padded(query, keys, values, log_weights, query_rows, key_rows, num_heads, causal)
@@ -99,7 +98,7 @@ def attend_padded(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
     query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
 ) -> Tensor:  # fmt: skip
-    """The same in one fused kernel over rows padded to the longest, as suits a GPU."""
+    """The same in one fused kernel over padded rows, for GPUs."""
     num_queries, num_keys = max(query_rows.sizes), max(key_rows.sizes)
     q = query_rows.pad(query, num_queries)
     k, v = (key_rows.pad(x, num_keys) for x in (keys, values))
@@ -121,7 +120,7 @@ def _fused_by_row(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
     query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
 ) -> Tensor:  # fmt: skip
-    """The same through torch's fused kernel: no weights are kept, but its backward pass is slow for few queries."""
+    """The same with torch's fused kernel: no weights are saved, but its backward pass is slow for few queries."""
     outputs = []
     sizes = list(key_rows.sizes)
     biases: Sequence[Tensor | None] = [None] * len(sizes)
@@ -139,7 +138,7 @@ def _fused_by_row(
 
 
 class _RowAttention(torch.autograd.Function):
-    """Plain products row by row, weights kept for the backward pass."""
+    """Plain products row by row, with the weights saved for the backward pass."""
 
     @staticmethod
     def forward(
@@ -187,7 +186,7 @@ class _RowAttention(torch.autograd.Function):
             v = _heads(values[first:last].to(wide), num_heads)
             g = _heads(gradient[begin:end].to(wide), num_heads)
             _heads(to_values[first:last], num_heads).copy_(torch.bmm(weights.transpose(1, 2), g))
-            # d softmax: weights x (own - weighted mean); the scale of the logits comes along.
+            # Gradient of softmax: weights x (own - weighted mean), times the scale of the logits.
             to_weights = torch.bmm(g, v.transpose(1, 2))
             mean = (to_weights * weights).sum(-1, keepdim=True)
             to_scores = to_weights.sub_(mean).mul_(weights).mul_(scale)

@@ -1,8 +1,8 @@
-"""A decoder's weights in the layout that products with few rows are quick in.
+"""Prepack a decoder's weights in the layout in which products with few rows are fast.
 
-Decoding step by step, a product has as many rows as hypotheses run side by side, and reads its whole weight for them.
-In float32 on a CPU torch's own product takes two to four times as long for that as oneDNN's does on a weight that
-lies in oneDNN's blocked layout (docs/experiments.md, 2026-11-24).
+In step-by-step decoding a product has as many rows as there are hypotheses, and reads the whole weight for them. In
+float32 on a CPU torch's product takes two to four times as long as oneDNN's with a weight in oneDNN's blocked layout
+(docs/experiments.md, 2026-11-24).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whispertune.model.whisper import Decoder, inference_copy
 
 USUAL_ROWS = 8
-"""What the layout is chosen for; other numbers of rows are computed as well."""
+"""Number of rows that the layout is chosen for; others work as well."""
 
 
 class PackedLinear(nn.Module):
@@ -32,11 +32,11 @@ class PackedLinear(nn.Module):
 
 
 def for_decoding(decoder: Decoder, *, layers: bool = True) -> Decoder:
-    """The decoder, without gradients, as it decodes fastest: a copy with packed weights, or itself where that is of no
-    use (another device or type, a torch without oneDNN).
+    """The decoder in its fastest form for inference: a copy with prepacked weights, or the decoder itself if they are
+    not supported (another device or type, torch without oneDNN).
 
-    What is not packed is shared with the original. layers: False packs the vocabulary alone, which is most of the gain
-    where many rows run side by side, in less memory.
+    All other weights are shared with the original. layers: False packs only the output projection, which with many rows
+    gives most of the gain in less memory.
     """
     weight = decoder.embed_tokens.weight
     packing = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -1,7 +1,7 @@
-"""Memory of the largest tensors of a training step, kept from one step to the next.
+"""Memory for the largest tensors of a training step, reused from one step to the next.
 
-Fresh pages would cost as much time as the products that fill them, and glibc keeps none that are over 32 MB
-(`system/memory.py`).
+Allocating it anew would cost as much time as the products that fill it, and glibc does not keep freed blocks over
+32 MB (`system/memory.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class StepMemory:
-    """Where a decoder's logits and the gradient of its vocabulary are computed. A copy of it starts empty.
+    """Buffers for the logits and the gradient of the output projection. A copy starts empty.
 
-    gradient: where the gradient of the output projection (V, D) may be written, if somebody keeps memory for it; one
-    loss at a time, which is the only one of its backward pass.
+    gradient: returns a buffer (V, D) for the gradient of the output projection, if there is one; it serves one loss at
+    a time, the only one in its backward pass.
     """
 
     def __init__(self) -> None:
@@ -27,18 +27,18 @@ class StepMemory:
         return StepMemory()
 
     def take(self, num_entries: int, like: Tensor) -> Tensor:
-        """At least so many entries, of its type and on its device, that nobody else uses until `give_back`."""
+        """At least `num_entries` entries, with the type and device of `like`, for exclusive use until `give_back`."""
         kept, self._free = self._free, None
         if kept is not None and len(kept) >= num_entries and (kept.dtype, kept.device) == (like.dtype, like.device):
             return kept
-        del kept  # before the larger one is there
+        del kept  # before the larger one is allocated
         return torch.empty(num_entries, dtype=like.dtype, device=like.device)
 
     def give_back(self, taken: Tensor) -> None:
-        """Keep it for the next one who asks; but on a GPU, whose allocator does so for all."""
+        """Keep a buffer for the next `take`; not on a GPU, where the allocator does that."""
         if taken.device.type == "cpu" and (self._free is None or len(self._free) < len(taken)):
             self._free = taken
 
     def release(self) -> None:
-        """Keep nothing, until it is needed again."""
+        """Free the buffer until it is needed again."""
         self._free = None

@@ -1,9 +1,9 @@
 """Whisper's encoder and decoder (Radford et al. 2022), with the parameter names of Hugging Face's.
 
-So a checkpoint loads without a key map and a saved model opens in `transformers`. One thing is added: the
-encoder takes *kept* frames, each with its true position and the logarithm of the number of frames it stands
-for, which is added to the attention logits (proportional attention, Bolya et al. 2022). All 1500 frames with
-weight 1 are exactly Whisper.
+So a checkpoint loads without a key map and a saved model opens in `transformers`. There is one addition: the
+encoder takes *kept* frames, each with its true position and the logarithm of the number of frames it
+represents, which is added to the attention logits (proportional attention, Bolya et al. 2022). All 1500 frames
+with weight 1 are exactly Whisper.
 
 Shapes: B rows, U utterances (B = U x beams in beam search), T decoder positions, K kept frames, M log-mel
 frames, D model width, H heads, V vocabulary.
@@ -32,14 +32,14 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def call_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
-    """layer(*inputs); with `recompute` its activations are not kept for the backward pass but computed again there."""
+    """layer(*inputs); with `recompute` its activations are not saved but recomputed in the backward pass."""
     if recompute and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False))
     return cast(Tensor, layer(*inputs))
 
 
 def empty_embedding(size: int, width: int) -> nn.Embedding:
-    """Zeros, to be loaded into: to draw normal numbers on `meta`, torch would import 800 modules (1.7 s, 70 MB)."""
+    """An embedding of zeros to load weights into; drawing on `meta`, torch would import 800 modules (1.7 s, 70 MB)."""
     zeros = torch.zeros(size, width)
     return nn.Embedding.from_pretrained(zeros, freeze=False)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -56,7 +56,7 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, attend: RowAttention) -> Tensor:
-        """x: rows laid end to end (N, D)."""
+        """x: packed rows (N, D)."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn.by_row(normed, normed, attend)
         return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
         self.num_heads = config.encoder_attention_heads
         self.recompute = False
-        """Activation checkpointing: keep the inputs of the layers alone."""
+        """Activation checkpointing: save only the inputs of the layers."""
 
     def forward(
         self,
@@ -91,11 +91,11 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Encoder states (B, K, D) of the kept frames.
 
-        log_mel: (B, n_mels, M), each row zero behind its own end.
-        frame_index: (B, K) where a kept frame stands among the M / 2 convolved frames.
+        log_mel: (B, n_mels, M), each row zero after its own end.
+        frame_index: (B, K) index of each kept frame among the M / 2 convolved frames.
         positions: (B, K) its true position among the 1500 of the window.
-        log_weights: (B, K) or None where each frame stands for itself alone.
-        num_frames: kept frames of each row, where they are known.
+        log_weights: (B, K), or None if each frame represents only itself.
+        num_frames: kept frames of each row, if known.
         """
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
@@ -156,9 +156,9 @@ class Decoder(nn.Module):
         """As the encoder's."""
         self.step_memory = StepMemory()
         self.lookup_table: Tensor | None = None
-        """What tokens are looked up in, where that shall have a gradient of its own; else the embedding."""
+        """The table for token lookup, if it needs a gradient of its own; else the embedding is used."""
         self.output: nn.Module | None = None
-        """The output projection where it is held apart from the embedding (`model/prepacked.py`)."""
+        """The output projection, if it is separate from the embedding (`model/prepacked.py`)."""
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""
@@ -174,9 +174,9 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
-        states: (B, K, D); log_weights: (B, K) or None; num_frames: frames of each row, where they are known.
-        Padding stands at the end of a row, where the causal mask hides it from every real token; what stands behind
-        num_tokens (the rows' lengths, if given) is not even computed, and zero.
+        states: (B, K, D); log_weights: (B, K) or None; num_frames: frames of each row, if known. Padding is at the end
+        of a row, where the causal mask hides it from every real token; positions beyond num_tokens (the rows' lengths,
+        if given) are not computed, and zero.
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
@@ -230,31 +230,31 @@ class Decoder(nn.Module):
         )
 
     def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Hidden state (B, D) behind the last of the new tokens (B, T), which are added to the cache.
+        """Hidden state (B, D) of the last of the new tokens (B, T), which are added to the cache.
 
-        The first call takes the whole prompt, later ones one token a row.
+        The first call takes the whole prompt, later ones one token per row.
         """
         return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)[:, -1]))
 
     def read(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Hidden states (B, T, D) behind each of the new tokens (B, T), which are added to the cache.
+        """Hidden states (B, T, D) of the new tokens (B, T), which are added to the cache.
 
-        Of whole inputs and an empty cache: what `forward` computes.
+        With whole inputs and an empty cache this equals `forward`.
         """
         return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)))
 
     def _extend(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """As `read`, before the last normalisation."""
+        """As `read`, before the final normalisation."""
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
         num_new = end - begin
         bias = None
         positions = torch.arange(begin, end, device=input_ids.device)
-        if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask does
+        if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask suffices
             padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
             bias = causal_mask(begin, end, padding).to(cache.self_keys.dtype)
         if cache.padding is not None:
-            # A row may run on behind its end, as long as others do; its position then is of no account.
+            # A finished row continues as long as others do; its position does not matter then.
             positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
         x = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for index, layer in enumerate(self.blocks()):
@@ -277,14 +277,14 @@ class Decoder(nn.Module):
         return cast(Tensor, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V): the output projection is the token embedding."""
+        """(..., D) -> (..., V); the output projection is tied to the token embedding."""
         if self.output is not None:
             return cast(Tensor, self.output(hidden))
         return F.linear(hidden, self.embed_tokens.weight)
 
 
 class EncoderDecoder(nn.Module):
-    """Both halves, under the names that checkpoints use."""
+    """Encoder and decoder, with the parameter prefix that checkpoints use."""
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class EncoderDecoder(nn.Module):
 
 
 class Whisper(nn.Module):
-    """The whole model; `model` carries the prefix of the parameter names."""
+    """The whole model; `model` is the prefix of the parameter names."""
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class Whisper(nn.Module):
 
 
 def build_whisper(config: WhisperConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Whisper:
-    """A Whisper that holds copies of these weights (names and shapes already checked)."""
+    """A Whisper with copies of these weights (names and shapes must be checked before)."""
     with torch.device("meta"):
         whisper = Whisper(config)
     copies = {name: weight.to(dtype, copy=True) for name, weight in weights.items()}
@@ -320,9 +320,9 @@ def build_whisper(config: WhisperConfig, weights: dict[str, Tensor], dtype: torc
 
 
 def inference_copy(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """The module with its parameters in `dtype` and without gradients; storage is shared where nothing changes."""
+    """The module with its parameters in `dtype` and without gradients; unchanged parameters share storage."""
     replaced = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
     for part in module.modules():
-        if isinstance(part, Decoder) and part.lookup_table is not None:  # of training; a copy looks up in its embedding
+        if isinstance(part, Decoder) and part.lookup_table is not None:  # for training only
             replaced[id(part.lookup_table)] = replaced[id(part.embed_tokens.weight)]
     return copy.deepcopy(module, memo=replaced).eval()

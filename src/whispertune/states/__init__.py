@@ -1,1 +1,1 @@
-"""Windows -> encoder states, computed at each use or stored."""
+"""From windows to encoder states, computed at each use or stored."""

@@ -1,4 +1,4 @@
-"""Windows -> encoder states, computed at each use; `store/` keeps those that stay the same."""
+"""Encoder states computed at each use (`stored.py` stores those that do not change)."""
 
 from __future__ import annotations
 
@@ -21,34 +21,33 @@ from whispertune.system.lazy import Lazy
 from whispertune.system.precision import send
 
 BATCH_FRAMES = 2048
-"""Kept frames (padding included) encoded at once, unless one window alone holds more."""
+"""Most kept frames (padding included) per encoding batch, unless a single window has more."""
 LOOK_AHEAD = 2
-"""Batches whose features are prepared while the model computes."""
+"""Number of batches whose features are prepared while the model computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderStates:
-    """What the decoder attends to.
+    """Encoder states of a batch, for cross-attention.
 
-    states: (B, K, D). log_weights: (B, K) float32, the logarithm of the number of frames each stands for,
-    `PADDING_LOG_WEIGHT` where a row has ended; None if every frame stands for itself alone.
+    states: (B, K, D). log_weights: (B, K) float32, the logarithm of the number of frames that each represents,
+    `PADDING_LOG_WEIGHT` in the padding; None if every frame represents only itself.
     """
 
     states: Tensor
     log_weights: Tensor | None
     num_frames: tuple[int, ...] | None = None
-    """Frames of each row, the padding left out, where they are known; to read them off log_weights means to wait for a
-    GPU."""
+    """Frames of each row without padding, if known; deriving them from log_weights would synchronise with a GPU."""
     unreadable: tuple[int, ...] = ()
-    """Rows whose audio could not be decoded: they hold silence, and nothing may be made of them."""
+    """Rows whose audio could not be decoded; they hold silence and must not be used."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EncoderStates:
-        """The same on a device, states in `dtype`."""
+        """A copy on a device, with states in `dtype`."""
         weights = None if self.log_weights is None else send(self.log_weights, device)
         return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames, self.unreadable)
 
     def select(self, rows: Sequence[int]) -> EncoderStates:
-        """These rows alone."""
+        """Only these rows."""
         chosen = list(rows)
         weights = None if self.log_weights is None else self.log_weights[chosen]
         num_frames = None if self.num_frames is None else tuple(self.num_frames[row] for row in chosen)
@@ -58,9 +57,9 @@ class EncoderStates:
 
 @dataclass(frozen=True, slots=True)
 class WindowFeatures:
-    """One window on its way to the encoder: log_mel (n_mels, M); positions, counts, index (K,) of the kept frames.
+    """The encoder's input for one window: log_mel (n_mels, M); positions, counts, index (K,) of the kept frames.
 
-    readable: whether its audio could be decoded; else these are the features of silence of the same length.
+    readable: whether its audio could be decoded; otherwise these are the features of silence of the same length.
     """
 
     log_mel: Tensor
@@ -78,7 +77,7 @@ def window_features(
     *,
     readable: bool = True,
 ) -> WindowFeatures:
-    """Features of a waveform (num_samples,); `mask` alters its log-mel (SpecAugment). readable: see there."""
+    """Features of a waveform (num_samples,). mask: applied to the log-mel (SpecAugment). readable: as above."""
     log_mel = log_mel_speech(waveform, n_mels)
     if mask is not None:
         log_mel = torch.from_numpy(mask(log_mel.numpy()))
@@ -88,7 +87,7 @@ def window_features(
 
 
 def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
-    """Logarithms of counts, one row each, as (B, K); None if all rows are equally long and every count is 1."""
+    """(B, K) logarithms of the counts of each row, padded; None if all rows have one length and every count is 1."""
     num_frames = max(map(len, counts))
     if all(len(row) == num_frames and (row == 1).all() for row in counts):
         return None
@@ -99,10 +98,7 @@ def padded_log_weights(counts: Sequence[np.ndarray]) -> Tensor | None:
 
 
 def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderStates:
-    """Encoder states of a batch of windows, on the encoder's device and in its type.
-
-    Runs under whatever gradient mode is on.
-    """
+    """Encoder states of a batch of windows, on the encoder's device, in its type and the current gradient mode."""
     weight = encoder.conv1.weight
     num_frames = tuple(len(row.positions) for row in features)
     log_mel = torch.zeros(len(features), features[0].log_mel.shape[0], max(f.log_mel.shape[1] for f in features))
@@ -121,7 +117,7 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
 
 
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:
-    """Windows grouped for encoding, longest first: a function of the lengths (samples) and options alone."""
+    """Group windows for encoding, longest first; depends only on their lengths (samples) and the options."""
     num_frames = count_frames(num_samples, frames)
     order = np.argsort(-num_frames, kind="stable")
     longest_first, begins = num_frames[order], [0]
@@ -131,25 +127,24 @@ def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequen
 
 
 class StateSource(Protocol):
-    """Where the decoder's batches come from; `view` numbers the augmented copy (the epoch)."""
+    """A source of encoder states; `view` is the number of the augmented copy (the epoch)."""
 
     def prepare(self, batches: Sequence[Sequence[int]], view: int) -> None:
-        """These batches of windows come next, in this order. It changes no result, only when work is done."""
+        """Announce the next batches of windows, in this order, so that work can start early; changes no result."""
 
     def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
         """States of these windows."""
 
 
 Batch = tuple[tuple[int, ...], int]
-"""Windows and the view that is asked for."""
+"""Windows, and the view."""
 
 
 class ComputedStates:
-    """States encoded at each use: for augmented waveforms, a trained encoder, or splits seen once.
+    """States encoded at each use: for fresh augmentation, a trained encoder, or splits that are used once.
 
-    features(index, view) yields the copies of one window (clean, augmented); they are prepared by `workers`
-    threads, whose number changes no result, and ahead of their use for batches that `prepare` has named. Only with
-    `trained` do gradients reach the encoder.
+    features(index, view) returns the copies of one window (clean, augmented); `workers` threads compute them, in
+    advance for batches that `prepare` has announced. Gradients reach the encoder only if `trained`.
     """
 
     def __init__(
@@ -168,7 +163,7 @@ class ComputedStates:
         self._begun: deque[tuple[Batch, list[Future[Sequence[WindowFeatures]]]]] = deque()
 
     def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
-        """Begin with the features of the first of these batches; each `fetch` begins those of one more."""
+        """Start computing features of the first of these batches; each `fetch` starts one more."""
         for _, futures in self._begun:
             for future in futures:
                 future.cancel()

@@ -1,15 +1,15 @@
-"""Encoder states on disk: one file an encoding batch, and the lock that says the folder is in use.
+"""Encoder states on disk: one file per encoding batch, and a lock while the folder is in use.
 
     CACHE/KEY/NUMBER.states   a batch: its rows, then a CRC-32 over key, number and rows (4 bytes, little-endian)
-    CACHE/KEY/use             empty; locked, shared, by whoever reads: a folder in use is never evicted
+    CACHE/KEY/use             empty; readers hold a shared lock on it, so that a folder in use is never evicted
 
-A batch is written aside and renamed, so a file that exists was whole once, and its checksum tells whether it still is
-(CRC-32 catches every change of up to 32 bits in a row). A killed process therefore leaves whole batches, several
-processes write theirs side by side, and two runs that encode the same batch write the same bytes. No fsync: what a
-power failure takes is encoded again.
+A batch is written aside and renamed, so an existing file was once complete, and its checksum shows whether it still is
+(CRC-32 detects every error burst of up to 32 bits). A killed process therefore leaves only complete batches, several
+processes can write side by side, and two runs that encode the same batch write the same bytes. There is no fsync:
+batches lost in a power failure are encoded again.
 
-Reads go through file descriptors and not through a memory map: pages of the page cache do not count as this
-process's memory, and a file that somebody cuts short is an error instead of a SIGBUS.
+Files are read through descriptors instead of a memory map, so that the page cache does not count as this process's
+memory, and a truncated file is an error instead of a SIGBUS.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from whispertune.errors import RunFolderError
 from whispertune.system.locks import try_lock
 
 FORMAT = 2
-"""Of these files; part of every key."""
+"""Version of the file format; part of every key."""
 READ_BYTES = 1 << 22
-"""Read at once while checksums are compared."""
+"""Block size for verifying checksums."""
 USE, ENDING, UNFINISHED = "use", ".states", ".new"
 PARTIAL = 0xFFFFFFFF
-"""What the checksum of a batch that is of use to this run alone is changed by."""
+"""XORed with the checksum of a batch that is only valid for this run."""
 CHECK_BYTES = 4
 
 
 def _use(folder: Path) -> int:
-    """Make the folder and hold it against being evicted: the descriptor of its lock."""
+    """Create the folder and lock it against eviction; returns the descriptor of the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / USE
@@ -44,24 +44,24 @@ def _use(folder: Path) -> int:
             descriptor = try_lock(path)
             if descriptor is None:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            else:  # nobody else is here: what was being written was left by a process that was killed
+            else:  # not in use: unfinished files were left by a killed process
                 for unfinished in folder.glob(f"*{UNFINISHED}"):
                     unfinished.unlink(missing_ok=True)
         except FileNotFoundError:
             continue  # evicted in between
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        # It may have been evicted by the time the lock is ours.
+        # The folder may have been evicted before we got the lock.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.utime(descriptor)  # when it was last used
+                os.utime(descriptor)  # time of last use, for eviction
                 return descriptor
         os.close(descriptor)
 
 
 class StateFolder:
-    """The files of one store: batch i has sizes[i] bytes.
+    """The files of one store; batch i has sizes[i] bytes.
 
-    Held in use as long as this object lives. Raises OSError where the folder can't be made.
+    The folder is locked as long as this object lives. Raises OSError if it can't be created.
     """
 
     def __init__(self, path: Path, key: str, sizes: Sequence[int]) -> None:
@@ -74,13 +74,13 @@ class StateFolder:
         return self.path / f"{number:07d}{ENDING}"
 
     def _begin_check(self, number: int) -> int:
-        """A checksum that counts for this batch of this store alone."""
+        """The checksum's initial value, specific to this batch of this store."""
         return zlib.crc32(f"{self._key} {number}".encode())
 
     def verified(self, batches: Iterable[int], *, partial: bool = False) -> tuple[set[int], int]:
-        """Which of these batches are there and whole (each is read); how many are there and damaged.
+        """Read these batches; returns those that are complete and intact, and the number of damaged ones.
 
-        partial: whether those count that were written as not whole.
+        partial: also accept batches that were written with whole=False.
         """
         whole: set[int] = set()
         damaged = 0
@@ -96,7 +96,7 @@ class StateFolder:
         return whole, damaged
 
     def _read_check(self, number: int) -> int | None:
-        """What the checksum differs by from that of the content: 0 or `PARTIAL`; None where it is damaged."""
+        """The stored checksum XOR that of the content: 0 or `PARTIAL`; None if the batch is damaged."""
         left, check = self._sizes[number], self._begin_check(number)
         buffer = memoryview(bytearray(min(READ_BYTES, left)))
         with self._file(number).open("rb", buffering=0) as file:
@@ -114,10 +114,10 @@ class StateFolder:
     def write(self, number: int, data: memoryview, *, whole: bool = True) -> None:
         """Write a batch's bytes.
 
-        whole: whether they will do for later runs; if not, these find the batch missing.
+        whole: whether later runs may use the batch; otherwise it counts as missing for them.
 
         Raises:
-            OSError: if the disk is full, among others; nothing is left of the batch then.
+            OSError: if the disk is full, for example; no part of the batch is left then.
         """
         unfinished = self.path / f"{number}-{secrets.token_hex(4)}{UNFINISHED}"
         try:
@@ -127,10 +127,10 @@ class StateFolder:
             unfinished.unlink(missing_ok=True)
 
     def read_into(self, buffer: memoryview, number: int, offset: int = 0) -> None:
-        """Fill a buffer with the bytes of a batch from this offset on.
+        """Fill a buffer with the bytes of a batch from `offset` on.
 
         Raises:
-            RunFolderError: if the file has gone or become shorter.
+            RunFolderError: if the file was removed or truncated.
         """
         try:
             with self._file(number).open("rb", buffering=0) as file:
@@ -148,13 +148,13 @@ class StateFolder:
             ) from None
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # `close` as a default: at the interpreter's end the module may be gone.
+        # `close` is a default argument, as at interpreter exit the module may already be gone.
         if self._lock >= 0:
             close(self._lock)
 
 
 def write_checked(path: Path, data: memoryview, check: int) -> None:
-    """Write bytes and their checksum to a file."""
+    """Write bytes and a checksum to a file."""
     with path.open("wb") as file:
         file.write(data)
         file.write(check.to_bytes(CHECK_BYTES, "little"))

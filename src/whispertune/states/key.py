@@ -1,4 +1,4 @@
-"""What encoder states depend on, as one key: any change, and it is another store."""
+"""The key of a store of encoder states: a hash of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ COMPUTING: tuple[ModuleType, ...] = (
     audio, sound_files, levels, recording, containers, av_decoder, windows, features, frames, states, whisper,
     attention, rows,
 )  # fmt: skip
-"""The modules that states come out of: their source is part of the key, so no version number can be forgotten."""
+"""Modules that compute states; their source is part of the key, in place of version numbers."""
 AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)
 SOURCE = {
     module: hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
     for module in (*COMPUTING, *AUGMENTING)
 }  # fmt: skip
-"""As it is when the modules are loaded: while a run goes on, an upgrade may replace the files."""
+"""Read at import, as an upgrade may replace the files during a run."""
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -55,7 +55,7 @@ def encoder_digest(encoder: Encoder) -> str:
 
 
 def _file(path: Path, *, content: bool) -> list[Any]:
-    """A file by path, size and time of its last change, or by its content alone."""
+    """A file by path, size and modification time, or by its content."""
     if content:
         with path.open("rb") as file:
             return [hashlib.file_digest(file, "sha256").hexdigest()]
@@ -87,13 +87,13 @@ def store_key(
     seed: int = 0,
     view: int = 0,
 ) -> str:
-    """sha256 (64 hexadecimal digits) over all that the states of these windows depend on, bit by bit.
+    """sha256 (64 hexadecimal digits) of everything that the bits of these windows' states depend on.
 
-    encoder: its digest. content: hash audio files instead of trusting their path, size and time of last change.
-    With `augment`, the key of one view: seed, view, the names that draws follow from, and the noise files count too.
+    encoder: its digest. content: hash audio files instead of trusting path, size and modification time. With `augment`
+    it is the key of one view, which also depends on seed, view, the ids that seed the draws, and the noise files.
 
     Raises:
-        OSError: if an audio file is gone.
+        OSError: if an audio file is missing.
     """
     files = _files((u.audio for window in chosen for u in window.utterances), content=content)
     described = {
@@ -123,7 +123,7 @@ def store_key(
     }
     if augment is not None:
         options = dataclasses.asdict(augment)
-        for name in ("keep_original", "views"):  # they decide how views are used, not what they hold
+        for name in ("keep_original", "views"):  # they decide how views are used, not their content
             del options[name]
         described |= {
             "augment": options,
@@ -131,5 +131,5 @@ def store_key(
             "draws": [seed, view, [[window.id, *(u.id for u in window.utterances)] for window in chosen]],
             "noise": list(_files(noises, content=content).values()),
         }
-    # An id or a path that is not UTF-8 holds lone surrogates; as escapes they are fine.
+    # Ids and paths that are not UTF-8 hold lone surrogates, which JSON escapes.
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

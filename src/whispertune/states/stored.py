@@ -1,15 +1,16 @@
-"""Encoder states that stay the same, encoded once: in memory, or in files that later runs read (`files.py`).
+"""Encoder states that do not change, encoded once: in memory, or in files that later runs reuse (`files.py`).
 
-What is encoded together is decided by `encoding_batches` alone, so the states are the same bit by bit wherever they
-are kept and however often encoding was interrupted. Filling:
+Only `encoding_batches` decides which windows are encoded together, so the states are the same to the bit wherever they
+are stored and however often encoding was interrupted. Usage:
 
     store = StoredStates(StateLayout(num_samples, frames, d_model, precision), files)      # files None: in memory
-    batches = store.missing()                                       # those that are not there, or damaged
+    batches = store.missing()                                       # not stored yet, or damaged
     for num_windows in store.fill(batches, encoder, features, workers=2):
         ...
 
-The processes of one run fill files together: each asks for `missing(rank, world)`, those whose number is `rank` modulo
-`world`, fills them, waits for the others and calls `require_others`. In memory each process encodes all.
+The processes of a run fill files together: each calls `missing(rank, world_size)` for the batches whose number is
+`rank` modulo `world_size`, fills these, waits for the others and calls `require_others`. In memory each process
+encodes all.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from whispertune.system.precision import Precision
 
 
 class StateLayout:
-    """Which states are kept, and where: the kept frames of each window, in the order of encoding.
+    """The layout of stored states: the kept frames of each window as rows, in the order of encoding.
 
-    batches: windows encoded together. first_rows: of each batch. num_frames: kept frames of each window. begin: each
-    window's first row.
+    batches: windows encoded together. first_rows: first row of each batch. num_frames: kept frames of each window.
+    begin: first row of each window.
     """
 
     def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, precision: Precision) -> None:
@@ -46,7 +47,7 @@ class StateLayout:
         self.precision, self.dtype = precision, precision.dtype
         self.batches = encoding_batches(num_samples, frames)
         num_frames = count_frames(self.num_samples, frames)
-        order = np.argsort(-num_frames, kind="stable")  # that of the batches
+        order = np.argsort(-num_frames, kind="stable")  # as in the batches
         ends = np.cumsum(num_frames[order], dtype=np.int64)
         begin = np.empty(len(order), np.int64)
         begin[order] = ends - num_frames[order]
@@ -59,7 +60,7 @@ class StateLayout:
         return select_frames(self.num_samples[index], self.frames)
 
     def batch_of(self, index: int) -> int:
-        """The number of the encoding batch that a window is in."""
+        """The number of a window's encoding batch."""
         return bisect_right(self.first_rows, self.begin[index]) - 1
 
     @property
@@ -83,12 +84,11 @@ def _bytes(rows: Tensor) -> memoryview:
 
 
 class StoredStates:
-    """States of fixed windows, encoded once; in `files`, else in memory.
+    """States of fixed windows, encoded once; in `files`, or else in memory.
 
-    damaged: batches that were in the files and are not whole.
-    unreadable: windows whose audio could not be decoded. Their batches count as missing when the files are looked at
-    again, so nobody takes them for whole.
-    moved: why the states went on to memory while they were being written, if so (a full disk).
+    damaged: number of damaged batches in the files.
+    unreadable: windows whose audio could not be decoded. Their batches count as missing for later runs.
+    moved: the error that made the states continue in memory while they were being written (a full disk), if any.
     """
 
     def __init__(self, layout: StateLayout, files: StateFolder | None = None) -> None:
@@ -102,7 +102,7 @@ class StoredStates:
         self._done: set[int] = set()
 
     def missing(self, rank: int = 0, world_size: int = 1) -> list[int]:
-        """The encoding batches that this process is to `fill`; every file of its share is read and compared."""
+        """The encoding batches that this process must `fill`; every file of its share is read and verified."""
         share = range(rank, len(self.layout.batches), world_size)
         self._share = rank, world_size
         if self._files is not None:
@@ -110,12 +110,12 @@ class StoredStates:
         return [number for number in share if number not in self._done]
 
     def require_others(self, all_gather: Callable[[set[int]], Sequence[set[int]]] = lambda own: [own]) -> None:
-        """Make sure that what other processes were to encode is there; all call it once all have filled their shares.
+        """Make sure that the batches of other processes exist; all call it after all have filled their shares.
 
-        gather: every process's set.
+        all_gather: returns every process's set.
 
         Raises:
-            RunFolderError: if it is not.
+            RunFolderError: if a batch is missing.
         """
         rank, world_size = self._share
         if self._files is None or world_size == 1:
@@ -125,7 +125,7 @@ class StoredStates:
         missing = len(others) - len(self._files.verified(others, partial=True)[0])
         if missing:
             raise RunFolderError(
-                f"{self._files.path}: {missing} batches of states that other processes encoded are not there; "
+                f"{self._files.path}: {missing} batches of states that other processes encoded are missing; "
                 "do all machines share this folder (--states.folder)?"
             )
 
@@ -137,11 +137,11 @@ class StoredStates:
         *,
         workers: int,
     ) -> Iterator[int]:
-        """Encode these batches; yields the number of windows done after each.
+        """Encode these batches; yields the number of windows of each batch when it is done.
 
         Raises:
-            DataError: if a window is no longer as long as it was.
-            OSError: if the disk is full, and memory can't take over (several processes).
+            DataError: if the length of a window has changed.
+            OSError: if the disk is full and memory can't be used instead (several processes).
         """
         with ThreadPoolExecutor(max(1, workers), "features") as pool:
             windows = [self.layout.batches[number] for number in batches]
@@ -154,7 +154,7 @@ class StoredStates:
                 self.unreadable |= damaged
                 for index, window in zip(batch, ready, strict=True):
                     if len(window.positions) != self.layout.num_frames[index]:
-                        raise DataError(f"window {index}: its audio changed while the run was going on; start it again")
+                        raise DataError(f"window {index}: its audio changed during the run; start it again")
                 with torch.inference_mode():
                     encoded = states.encode(encoder, ready).states.to("cpu")
                     rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
@@ -176,10 +176,10 @@ class StoredStates:
         self._done.add(number)
 
     def _move_to_memory(self, error: OSError) -> None:
-        """Go on without the disk: nothing that is encoded is lost.
+        """Continue in memory, keeping everything that is already encoded.
 
         Raises:
-            OSError: the disk's, if memory has no room either.
+            OSError: that of the disk, if memory has no room either.
         """
         files, layout = self._files, self.layout
         assert files is not None
@@ -193,7 +193,7 @@ class StoredStates:
         self._files, self.moved = None, error
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
-        """States of these windows, on the CPU: a copy of their rows alone."""
+        """A copy of the states of these windows, on the CPU."""
         layout = self.layout
         sizes = [int(layout.num_frames[index]) for index in indices]
         fetched = torch.zeros(len(sizes), max(sizes), layout.d_model, dtype=layout.dtype)

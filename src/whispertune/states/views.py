@@ -1,4 +1,4 @@
-"""Stored states as the trainer draws on them: view by view, and copies of a window side by side."""
+"""State sources for the trainer: stored augmented views, and several copies of each window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whispertune.system.precision import send
 
 
 class StoredViews:
-    """Stored states, each view encoded when it is first wanted: view v of K is store v modulo K."""
+    """K stored views, each encoded on first use; view v is store v modulo K."""
 
     def __init__(self, num_views: int, open_view: Callable[[int], StoredStates]) -> None:
         self._num_views = num_views
@@ -28,7 +28,7 @@ class StoredViews:
         return self._stores[number]
 
     def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
-        """Encode this view now, if it is not there yet."""
+        """Encode this view now, unless it is already stored."""
         self._store(view)
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
@@ -36,7 +36,7 @@ class StoredViews:
 
 
 class SideBySide:
-    """Copies of each window from several sources: all of the first, then all of the second."""
+    """Copies of each window from several sources: all rows of the first, then all of the second."""
 
     def __init__(self, sources: Sequence[StateSource]) -> None:
         self._sources = sources
@@ -50,7 +50,7 @@ class SideBySide:
 
 
 def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
-    """The rows of all parts, padded to the same number of frames, where the last one is and in its type."""
+    """Concatenate the rows of all parts, padded to one number of frames, on the device and in the type of the last."""
     device, dtype = parts[-1].states.device, parts[-1].states.dtype
     longest = max(part.states.shape[1] for part in parts)
     begins = accumulate((part.states.shape[0] for part in parts), initial=0)

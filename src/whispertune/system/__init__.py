@@ -1,1 +1,1 @@
-"""The machine: processes, precision, memory, files, what the user sees."""
+"""The machine: processes, precision, memory, files, terminal."""

@@ -1,4 +1,4 @@
-"""What the user sees: lines, tables, progress bars; all on standard error but results."""
+"""Terminal output: lines, tables and progress bars, on standard error except for results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rich.text import Text
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Text with control characters, line ends and lone surrogates as escapes (ESC as `\\x1b`), but for those to keep.
+    """Text with control characters, line ends and lone surrogates escaped (ESC as `\\x1b`), except for those in `keep`.
 
-    A terminal obeys the first: a file's name could retitle it or clear it. The last stand for the bytes of a name that
-    is not UTF-8, and no stream takes them.
+    A file name with control characters could retitle or clear the terminal. Lone surrogates stand for bytes of a name
+    that is not UTF-8, and cannot be encoded.
     """
     if text.isprintable():
         return text
@@ -36,26 +36,26 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 class EscapingConsole(Console):
-    """A console on which names and transcripts cannot command the terminal."""
+    """A console that escapes control sequences in names and transcripts."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, keep="\n\t"), **options)
 
 
-# No markup and no emoji: a path or a transcript may hold [brackets] and :words: of its own.
+# No markup and no emoji, as paths and transcripts may contain [brackets] and :words:.
 console = EscapingConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 results = EscapingConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Advance(Protocol):
-    """Moves a progress bar."""
+    """Advances a progress bar."""
 
     def __call__(self, amount: int = 1, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """A progress bar for long work; off a terminal, one line when it is done."""
+    """A progress bar; if the output is not a terminal, one line when it is done."""
     bar = Progress(
         TextColumn("{task.description:<26}"),
         BarColumn(bar_width=24),

@@ -1,4 +1,4 @@
-"""What a run ran on, and the fingerprints of what it ran with."""
+"""The environment of a run: versions, machine, digests of its inputs; and free memory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PACKAGES = (
 def describe_environment(seed: int, digests: dict[str, str], processes: int, precision: str) -> dict[str, Any]:
     """The content of environment.json.
 
-    digests: sha256 of the model and of what each split was read from. processes: how many the run began with.
-    precision: `bf16` and the like, what `auto` came to.
+    digests: sha256 of the model and of each split's files. processes: their number at the start of the run.
+    precision: `bf16` and the like, after resolving `auto`.
     """
     return {
         "whispertune": whispertune.__version__,
@@ -51,7 +51,7 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take, by the system and by its container's limit (cgroup v2)."""
+    """Bytes of memory available to this process, within the system's and its container's limit (cgroup v2)."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -72,7 +72,7 @@ def free_memory() -> int:
         except OSError:
             continue
         if limit.strip() != "max":
-            # The page cache counts as used there, though it gives way.
+            # The page cache counts as used there, although it can be reclaimed.
             free = min(free, max(0, int(limit) - int(used)) + _page_cache(folder))
     return free
 

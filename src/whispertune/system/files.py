@@ -1,4 +1,4 @@
-"""Writes that are whole or absent."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from whispertune.errors import RunFolderError
 
 LONGEST_NAME = 229
-"""Bytes of a file's name beside which a temporary one still has its place: file systems take 255."""
+"""Longest file name in bytes to which a temporary suffix can be added: file systems allow 255."""
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits; raises OSError if it can't be read."""
+    """sha256 of a file's content, in hexadecimal digits; raises OSError if it can't be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -36,8 +36,7 @@ def fsync_path(path: Path) -> None:
 
 
 def _beside(path: Path, role: str) -> Path:
-    """A name that no user picks: what lies there may be deleted. A long one gives way to its digest, so that whatever
-    has a name can be replaced."""
+    """A name that no user would choose, so that it may be deleted; a long name is replaced by its digest."""
     name = (
         path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     )
@@ -45,13 +44,13 @@ def _beside(path: Path, role: str) -> Path:
 
 
 def _new(path: Path) -> Path:
-    """A temporary name that no other process takes."""
+    """A temporary name that no other process uses."""
     return _beside(path, f"new-{secrets.token_hex(4)}")
 
 
 TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?", re.DOTALL)
 ABANDONED_AFTER = 3600.0
-"""Seconds after which a temporary folder in which nothing changes any more is taken for one of a killed process."""
+"""Seconds without changes after which a temporary folder is assumed to belong to a killed process."""
 
 
 def remove(path: Path) -> None:
@@ -63,7 +62,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there replaces `path` at once, or not at all."""
+    """Yield a temporary path beside `path`; the file written there replaces `path` atomically on success."""
     temporary = _new(path)
     try:
         yield temporary
@@ -71,7 +70,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         fsync_path(path.parent)
     except OSError as error:
-        if error.filename is None:  # a write names no file
+        if error.filename is None:  # errors of write() name no file
             error.filename = str(path)
         raise
     finally:
@@ -80,9 +79,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that replaces it once filled.
+    """Yield an empty folder beside `path` that replaces it on success.
 
-    Two renames, so a kill between them leaves only the old folder, under another name: `recover_folder` puts that back.
+    This takes two renames; a kill between them leaves only the old folder under another name, which `recover_folder`
+    restores.
     """
     temporary, old = _new(path), _beside(path, "old")
     recover_folder(path)
@@ -103,7 +103,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes have left of folders that were to replace this one."""
+    """Remove temporary folders of killed processes that were replacing this one."""
     start = _beside(path, "new").name
     for folder in path.parent.iterdir() if path.parent.is_dir() else []:
         if folder.name.startswith(start) and TEMPORARY.fullmatch(folder.name) and folder.is_dir():
@@ -113,7 +113,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Undo a replacement that was killed between its two renames; clear up behind one killed after them."""
+    """Undo a replacement that was killed between its two renames, or clean up after one that was killed after them."""
     old = _beside(path, "old")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -123,7 +123,7 @@ def recover_folder(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> str:
     """Write a whole file atomically; returns its sha256."""
-    # Lone surrogates (from \udc80 in a JSONL manifest) have no UTF-8; as escapes they stay valid JSON and YAML.
+    # Lone surrogates (from \udc80 in a JSONL manifest) can't be encoded; as escapes they stay valid JSON and YAML.
     content = text.encode("utf-8", errors="backslashreplace")
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
@@ -131,26 +131,26 @@ def write_text(path: Path, text: str) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows, one JSON object a line, atomically; returns the file's sha256."""
+    """Write rows as JSON lines, atomically; returns the file's sha256."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file that this module wrote."""
-    # Not splitlines(): a transcript may hold U+2028 or U+0085, which would count as line ends.
+    # Not splitlines(), which splits at U+2028 and U+0085 too.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder, and make sure that files can be written to it.
+    """Create a folder and check that files can be written to it.
 
     Raises:
-        RunFolderError: if that fails.
+        RunFolderError: if not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".whispertune-writable-{secrets.token_hex(8)}"
-        probe.touch(exist_ok=False)  # nobody else's
+        probe.touch(exist_ok=False)  # never an existing file
         probe.unlink()
     except OSError as error:
         raise RunFolderError(f"--output: cannot write to {folder} ({error.strerror}); choose another folder") from None

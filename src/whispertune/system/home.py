@@ -1,4 +1,4 @@
-"""The user's home folder: where caches lie, and paths that begin with `~`."""
+"""The user's home folder: the cache folder, and paths that start with `~`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from whispertune.errors import RecipeError
 
 
 def cache_folder() -> Path:
-    """~/.cache/whispertune, or where XDG_CACHE_HOME says.
+    """~/.cache/whispertune, or the same below XDG_CACHE_HOME.
 
     Raises:
         RecipeError: if this user has no home folder (a container that runs under an unknown user id).
@@ -22,10 +22,10 @@ def cache_folder() -> Path:
 
 
 def expand_home(path: str) -> Path:
-    """The path with a `~` or `~name` at its beginning as that user's home folder; `./~x` names a file of that name.
+    """Expand a `~` or `~name` at the start of a path; `./~x` is a file of that name.
 
     Raises:
-        RecipeError: if there is no such user, or it has no home folder.
+        RecipeError: if there is no such user, or the user has no home folder.
     """
     if not path.startswith("~"):  # Path("./~x") is Path("~x"), and would be expanded
         return Path(path)
@@ -33,5 +33,5 @@ def expand_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise RecipeError(
-            f"{path}: no home folder is known for {path.split('/')[0]}; write the path out, or ./{path} if it is a file"
+            f"{path}: no home folder is known for {path.split('/')[0]}; give the full path, or ./{path} if it is a file"
         ) from None

@@ -1,4 +1,4 @@
-"""Lists of a million entries that are made one by one, when they are asked for."""
+"""Lists of a million entries that are computed on access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T]):
-    """`get(0)` to `get(size - 1)` as a sequence that keeps none of them."""
+    """`get(0)` to `get(size - 1)` as a sequence; entries are not cached."""
 
     def __init__(self, size: int, get: Callable[[int], T]) -> None:
         self._size = size

@@ -1,4 +1,4 @@
-"""Locks on files, which the system lets go of when a process ends, however it ends."""
+"""File locks, which the system releases when a process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
-"""What a file system without locks answers."""
+"""Errors of a file system without locks."""
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock a file for this process, which makes it; the descriptor, or None while another process has it.
+    """Lock a file, creating it if necessary; returns its descriptor, or None if another process holds the lock.
 
     Raises:
-        OSError: where the file cannot be made, or its file system has no locks.
+        OSError: if the file cannot be created, or its file system has no locks.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -31,7 +31,7 @@ def try_lock(path: Path) -> int | None:
 
 
 def take_lock(path: Path) -> int | None:
-    """As `try_lock`, of a file that its holder may remove; where there are no locks nobody is kept out."""
+    """As `try_lock` for a file that its holder may remove; without file locks it always succeeds."""
     while True:
         try:
             descriptor = try_lock(path)
@@ -44,4 +44,4 @@ def take_lock(path: Path) -> int | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(descriptor)  # who had it has removed it meanwhile
+        os.close(descriptor)  # the previous holder has removed the file

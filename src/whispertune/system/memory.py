@@ -1,9 +1,9 @@
-"""Keep freed memory for the next large tensor instead of handing it back to the system.
+"""Keep freed memory for the next large tensor instead of returning it to the system.
 
-glibc returns the end of the heap to the system whenever it is free, and maps large blocks anew each time, so each
-training step would fault in and zero its activations and gradients: a quarter of its time, measured
-(docs/experiments.md). Blocks over 32 MB are left to it: kept as well, they leave holes that nothing else fits in, which
-doubled the memory of a run. What is larger and needed at each step is kept by its owner.
+glibc returns the free end of the heap to the system and maps large blocks anew each time, so each training step would
+fault in and zero its activations and gradients, which took a quarter of its time (docs/experiments.md). Blocks over
+32 MB are left to glibc: keeping them fragments the heap, which doubled the memory of a run. Larger buffers that every
+step needs are kept by their owners.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEEP_ALL = 2**31 - 1
 GROW_BY = 16 * 2**20
 LARGEST_KEPT = 32 * 2**20
-"""Bytes: the most that glibc lets this be set to."""
+"""Bytes; glibc's largest allowed value."""
 
 
 def _glibc(name: str) -> Any:
@@ -25,14 +25,14 @@ def _glibc(name: str) -> Any:
 
 
 def give_back_freed_memory() -> None:
-    """Between stages of a run: the next one needs other sizes, for which the holes of the last are of no use."""
+    """Return free memory to the system, between stages of a run, as the next one needs other sizes."""
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator; returns whether there is one. Other systems are left as they are."""
+    """Configure glibc's allocator; returns False on other systems, where nothing is changed."""
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return False

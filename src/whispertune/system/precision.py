@@ -1,4 +1,4 @@
-"""Devices, the way to them, and number formats. Parameters, gradients and optimiser state are float32 throughout."""
+"""Devices, transfers to them, and precision. Parameters, gradients and optimiser state are always float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU, else the CPU.
 
     Raises:
-        RecipeError: if the device is unknown or not there.
+        RecipeError: if the device is unknown or missing.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,9 +27,9 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         resolved = None
     if resolved is None or resolved.type not in ("cpu", "cuda"):
-        raise RecipeError(f"is {device!r}; it takes auto, cpu, cuda or cuda:N", field="device")
+        raise RecipeError(f"is {device!r}; use auto, cpu, cuda or cuda:N", field="device")
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(f"is {device!r}, but PyTorch sees no GPU here; take auto or cpu", field="device")
+        raise RecipeError(f"is {device!r}, but PyTorch sees no GPU here; use auto or cpu", field="device")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
             f"is {device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs, from cuda:0 on", field="device"
@@ -39,7 +39,7 @@ def resolve_device(device: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """What products are computed in and stored states are kept in; `resolve_precision` makes it, once a command.
+    """The precision of matrix products and stored states, from `resolve_precision`.
 
     name: fp32, tf32, bf16 or fp16.
     """
@@ -48,22 +48,22 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the tensors: float32 for tf32 too, which only rounds the factors of products."""
+        """Type of the tensors: float32 for tf32 too, which only rounds the factors of products."""
         return _TYPES[self.name]
 
 
 def resolve_precision(precision: PrecisionName, device: torch.device) -> Precision:
-    """The precision that `--precision` asks for: `auto` is bf16 where the hardware multiplies it fast.
+    """Resolve `--precision`: `auto` is bf16 where the hardware supports it natively.
 
-    On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32. `tf32` is float32 whose factors
-    a GPU rounds to 10 bits of mantissa; `fp32` rounds none, not even in convolutions, where PyTorch by default does.
-    Both settings are PyTorch's own, of the whole process, and are set here.
+    On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32. With `tf32` a GPU rounds the
+    factors of float32 products to 10 bits of mantissa; `fp32` never does, not even in convolutions, where PyTorch does by
+    default. This changes PyTorch's settings for the whole process.
 
     Raises:
         RecipeError: if the device has no TF32.
     """
     if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < _TF32_CAPABILITY):
-        raise RecipeError("precision is tf32, which needs an NVIDIA GPU of compute capability 8.0; take fp32, or auto")
+        raise RecipeError("precision is tf32, which needs an NVIDIA GPU of compute capability 8.0; use fp32 or auto")
     rounding = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = rounding
     torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
@@ -76,8 +76,7 @@ def resolve_precision(precision: PrecisionName, device: torch.device) -> Precisi
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; to a GPU from pinned memory: any other copy waits until the GPU has done all
-    that it was asked for."""
+    """Copy a CPU tensor to a device; to a GPU from pinned memory and asynchronously, as other copies synchronise."""
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,7 +1,8 @@
-"""Which of a run's processes this is, and the few things they do together.
+"""Data-parallel processes of a run and their collective operations.
 
-`torchrun` or `accelerate launch` starts the command once a process. Each holds the whole model; what they share is the
-work: windows are dealt by cost, gradients are summed, one process writes. `training/shards.py` divides the optimiser.
+`torchrun` or `accelerate launch` starts the command once per process. Each holds the whole model, and they share the
+work: windows are distributed by cost, gradients are all-reduced, one process writes. `training/shards.py` shards the
+optimiser.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UNSUPPORTED = {
     "MEGATRON_LM": "Megatron-LM",
     "PARALLELISM_CONFIG": "a parallelism config (tensor, context, sequence)",
 }
-"""What `accelerate launch` asks for by ACCELERATE_USE_…, and its name."""
+"""Unsupported features that `accelerate launch` requests by ACCELERATE_USE_…, and their names."""
 
 
 def were_launched() -> bool:
@@ -47,8 +48,8 @@ def were_launched() -> bool:
         raise RecipeError(f"WORLD_SIZE is {environment['WORLD_SIZE']!r} in the environment; unset it") from None
     if "WORLD_SIZE" not in environment and "MASTER_PORT" in environment and "ACCELERATE_USE_CPU" in environment:
         raise RecipeError(
-            "accelerate launch has started one process, not several: without GPUs it needs --multi_gpu all the same; "
-            "or take torchrun --nproc_per_node N -m whispertune …"
+            "accelerate launch has started only one process: it needs --multi_gpu even without GPUs; "
+            "or use torchrun --nproc_per_node N -m whispertune …"
         )
     if world_size > 1:
         missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(n)]
@@ -61,33 +62,33 @@ def were_launched() -> bool:
 
 
 def init_processes(device: str, options: ProcessOptions) -> Processes:
-    """Meet the other processes, if a launcher has started several; `device` is the recipe's.
+    """Initialise the process group, if a launcher has started several processes; `device` is the recipe's.
 
     Raises:
-        RecipeError: if processes and devices do not fit together.
-        TrainingError: if the others cannot be reached.
+        RecipeError: if processes and devices do not match.
+        TrainingError: if the other processes cannot be reached.
     """
     if not were_launched():
         return Processes()
     for name, what in UNSUPPORTED.items():
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise RecipeError(
-                f"{what} is not supported; launch without it: --processes.shard true divides what the optimiser holds"
+                f"{what} is not supported; launch without it: --processes.shard true shards the optimiser state"
             )
     if device.startswith("cuda:"):
         raise RecipeError(
-            f"is {device}, but there are several processes; take cuda, and each has its own GPU", field="device"
+            f"is {device}, but there are several processes; use cuda, and each has its own GPU", field="device"
         )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not on_cpu and here > torch.cuda.device_count():
         raise RecipeError(
-            f"{here} processes on this machine, but PyTorch sees {torch.cuda.device_count()} GPUs; start one a GPU, or "
-            "take --device cpu"
+            f"{here} processes on this machine, but PyTorch sees {torch.cuda.device_count()} GPUs; start one per GPU "
+            "or use --device cpu"
         )
     local_rank = int(os.environ["LOCAL_RANK"])
     own = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
-    if on_cpu and "OMP_NUM_THREADS" not in os.environ:  # torchrun and accelerate launch set it, srun does not
+    if on_cpu and "OMP_NUM_THREADS" not in os.environ:  # torchrun and accelerate launch set it; srun does not
         torch.set_num_threads(max(1, torch.get_num_threads() // here))
     timeout = timedelta(minutes=options.timeout_minutes)
     try:
@@ -98,17 +99,17 @@ def init_processes(device: str, options: ProcessOptions) -> Processes:
         store = dist.distributed_c10d._get_default_store()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
-        raise TrainingError(f"the processes cannot meet: {reason[:300]}") from None
+        raise TrainingError(f"the processes cannot connect: {reason[:300]}") from None
     return Processes(dist.get_rank(), dist.get_world_size(), own, control, store)
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among all of a run. As it stands without arguments: the only one.
+    """This process among all of a run; by default the only one.
 
-    device: its own, or None (the recipe decides). control: a group for values on the CPU. store: keys that every
-    process can read at any time. All methods but `asked_to_stop`, `ask_to_stop` and `tells` must be called by all
-    processes in the same order, and raise ProcessLost if one of them has died or stays away for too long.
+    device: its own, or None (the recipe decides). control: a process group for CPU values. store: a key-value store
+    that every process can access at any time. All methods except `asked_to_stop`, `ask_to_stop` and `should_report` are
+    collective: all processes must call them in the same order. They raise ProcessLost if a process died or timed out.
     """
 
     rank: int = 0
@@ -119,7 +120,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is rank 0, the process that writes files and prints."""
         return self.rank == 0
 
     @property
@@ -141,18 +142,18 @@ class Processes:
             raise ProcessLost(f"{who} is gone or stuck ({reason[:120]})") from None
 
     def all_reduce(self, tensor: Tensor, onto: int | None = None) -> None:
-        """Replace a tensor by its sum over all processes: in all of them, or in `onto` alone (the others' is spent)."""
+        """Replace a tensor by its sum over all processes: in all, or only in `onto` (it is undefined in the others)."""
         if onto is None:
             self._collect(dist.all_reduce, tensor)
         else:
             self._collect(dist.reduce, tensor, onto)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        """Replace a tensor by what it is in process `source`."""
+        """Replace a tensor by that of process `source`."""
         self._collect(dist.broadcast, tensor, source)
 
     def send_to_main(self, tensor: Tensor, source: int) -> Tensor:
-        """In the main process: what a tensor is in process `source`, on the CPU; elsewhere the tensor."""
+        """In the main process: the tensor of process `source`, on the CPU; elsewhere the tensor unchanged."""
         if source == 0 or self.rank not in (0, source):
             return tensor
         if self.rank == source:
@@ -180,7 +181,7 @@ class Processes:
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the main process, the only one that calls it."""
+        """The result of `make`, which only the main process calls, broadcast to all."""
         if self.world_size == 1:
             return make()
         value: list[Any] = [make() if self.is_main else None]
@@ -189,13 +190,13 @@ class Processes:
         return made
 
     def barrier(self) -> None:
-        """Go on when every process has come here."""
+        """Wait until every process has called this."""
         self.sum([0.0])
 
     def share(self, work: Callable[[], T]) -> list[T]:
-        """Do this process's share of a work; what all shares came to, by rank.
+        """Do this process's share of some work; returns the results of all shares, by rank.
 
-        An error of ours (a signal, too) in one share is raised in every process once all have ended theirs.
+        A WhispertuneError (or a signal) in one share is raised in every process once all have finished theirs.
         """
         if self.world_size == 1:
             return [work()]
@@ -209,7 +210,7 @@ class Processes:
         try:
             everyone = self.all_gather(mine)
         except ProcessLost:
-            if mine[1] is not None:  # the others never came: what ended this one's share is what to tell
+            if mine[1] is not None:  # the others are gone: report this process's own error
                 mine[1].others_lost = True
                 raise mine[1] from None
             raise
@@ -220,10 +221,10 @@ class Processes:
         return [result for result, _ in everyone]  # type: ignore[misc]
 
     def require_same(self, what: str, value: object) -> None:
-        """Make sure that all processes see the same.
+        """Make sure that a value is the same in all processes.
 
         Raises:
-            RecipeError: naming the first that does not.
+            RecipeError: with the first process in which it differs.
         """
         for rank, theirs in enumerate(self.all_gather(value)):
             if theirs != value:
@@ -233,12 +234,12 @@ class Processes:
                 )
 
     def ask_to_stop(self, signal: str) -> None:
-        """Tell the others of a signal that came here."""
+        """Announce a signal that this process received."""
         if self.world_size > 1:
             self._collect(self.store.set, STOP, signal)
 
     def asked_to_stop(self) -> str | None:
-        """The signal that came to any process and was told to all."""
+        """The signal that any process has announced, if any."""
         if self.world_size == 1:
             return None
         if not self._collect(self.store.check, [STOP]):
@@ -246,17 +247,17 @@ class Processes:
         signal: bytes = self._collect(self.store.get, STOP)
         return signal.decode()
 
-    def tells(self) -> bool:
-        """Whether this process is the one to tell the user of an error: the first that met one; main before others."""
+    def should_report(self) -> bool:
+        """Whether this process should print an error: the first one with an error, preferably the main process."""
         if self.world_size == 1:
             return True
         try:
             if not self.is_main:
                 _within_a_second(lambda: self.store.check([REPORTED]))
             reported = int(self.store.add(REPORTED, 1))
-            if reported == 1:  # if this is where the store lives, it goes with us: let the others look it up first
+            if reported == 1:  # the store may end with this process: let the others read it first
                 _within_a_second(lambda: self.store.add(REPORTED, 0) >= self.world_size)
-        except RuntimeError:  # the store is gone, and with it the process that could have told
+        except RuntimeError:  # the store is gone, and with it the process that might have printed
             return True
         return reported == 1
 
@@ -265,9 +266,9 @@ ALONE = Processes()
 
 
 def end(status: int) -> None:
-    """End a process that has met others, at once; one that has not goes on.
+    """End the process immediately if a process group was initialised; otherwise do nothing.
 
-    Taking the interpreter down by the usual way races with gloo's threads, which abort it now and then.
+    A normal interpreter exit races with gloo's threads, which sometimes abort it.
     """
     if dist.is_initialized():
         sys.stdout.flush()
@@ -276,16 +277,16 @@ def end(status: int) -> None:
 
 
 def _within_a_second(happened: Callable[[], bool]) -> None:
-    """Wait for something, but not for long."""
+    """Wait for a condition for at most one second."""
     deadline = time.monotonic() + 1
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def balance(costs: Sequence[float], shares: int, *, most: int | None = None) -> list[list[int]]:
-    """Indices dealt to `shares` processes, each at most `most`, so that their summed costs are about equal.
+    """Distribute indices to `shares` processes, at most `most` each, so that their summed costs are about equal.
 
-    Longest processing time first (Graham 1969): the dearest of the rest goes to whom has least to do.
+    Longest processing time first (Graham 1969): the most expensive remaining item goes to the least loaded process.
     """
     assigned: list[list[int]] = [[] for _ in range(shares)]
     load = [0.0] * shares
@@ -299,7 +300,7 @@ def balance(costs: Sequence[float], shares: int, *, most: int | None = None) -> 
 
 @dataclass(slots=True)
 class Pace:
-    """Moves a progress bar over the whole work by what is done of this process's share of it."""
+    """Advances a progress bar over the whole work in proportion to this process's share."""
 
     advance: Callable[[int], None]
     share: int

@@ -1,11 +1,11 @@
 """Write tensors to a safetensors file one after the other.
 
-The library's own writer first makes one copy of all of them in memory, which for a training state is as much as the
-state itself. The format (github.com/huggingface/safetensors): 8 bytes with the size of the header, the header as
-JSON (name -> dtype, shape, offsets), then the bytes of the tensors.
+The library's own writer first copies all of them in memory, which doubles the memory of a training state. The format
+(github.com/huggingface/safetensors): 8 bytes with the size of the header, the header as JSON (name -> dtype, shape,
+offsets), then the bytes of the tensors.
 
-On request the metadata holds two checksums, sha256 in hex: `data_sha256` of the bytes of the tensors, `header_sha256`
-of the header without this entry. Readers that know nothing of them are not disturbed.
+Optionally the metadata holds two checksums, sha256 in hex: `data_sha256` of the bytes of the tensors, `header_sha256`
+of the header without this entry. Other readers ignore them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COPIED_AT_ONCE = 2**22
 """Bytes."""
 METADATA, DATA, HEADER = "__metadata__", "data_sha256", "header_sha256"
 UNKNOWN = "0" * 64
-"""In place of a checksum that is not known yet."""
+"""Placeholder for a checksum that is not known yet."""
 
 
 def _packed(header: Mapping[str, object]) -> bytes:
@@ -50,8 +50,8 @@ def _read_header(file: BinaryIO) -> dict[str, Any]:
 
 
 def replace_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Copy a file of tensors under new metadata, a block at a time. The checksum of its tensors stays as it was: damage
-    to them that nobody has noticed is not sealed.
+    """Copy a file of tensors with new metadata, a block at a time. The checksum of the tensors is kept, not recomputed,
+    so that damage is still detected.
 
     Raises:
         OSError: `source` can't be read or `target` can't be written.
@@ -68,11 +68,11 @@ def replace_metadata(source: Path, target: Path, metadata: Mapping[str, str]) ->
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file, its checksums left out.
+    """The metadata of a file without its checksums.
 
     Raises:
-        OSError: the file can't be read.
-        ValueError: its header is cut short, or not what was written.
+        OSError: if the file can't be read.
+        ValueError: if its header is cut short or damaged.
     """
     with path.open("rb") as file:
         return {key: text for key, text in _checked_header(file)[METADATA].items() if key not in (DATA, HEADER)}
@@ -92,28 +92,27 @@ def _checked_header(file: BinaryIO) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("its header is overwritten, or it is another kind of file") from None
     if HEADER in metadata and metadata[HEADER] != _header_digest(header):
-        raise ValueError("its header does not fit its checksum")
+        raise ValueError("its header does not match its checksum")
     return header
 
 
 def require_whole(path: Path) -> None:
-    """Read a whole file and compare it with its checksums; of one that has none, only the header.
+    """Verify the checksums of a file; without checksums, only its header is checked.
 
     Raises:
-        OSError: the file can't be read.
-        ValueError: saying what of it is not as it was written.
+        OSError: if the file can't be read.
+        ValueError: with the part that is damaged.
     """
     with path.open("rb") as file:
         expected = _checked_header(file)[METADATA].get(DATA)
         if expected is not None and hashlib.file_digest(file, "sha256").hexdigest() != expected:
             raise ValueError(
-                "its tensors do not fit their checksum: overwritten, cut short, or something is behind them"
+                "its tensors do not match their checksum: overwritten, cut short, or followed by other data"
             )
 
 
 def writing_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the order in which `save_file` writes: widest types first, so that every tensor starts at a multiple
-    of its own size."""
+    """The names in the order of `save_file`: widest types first, so that tensors are aligned to their element size."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
@@ -125,13 +124,13 @@ def save_file(
     *,
     checksums: bool = False,
 ) -> str:
-    """Write tensors under their names; returns the sha256 of the file (of one with `checksums`, of its tensors).
+    """Write tensors by name; returns the sha256 of the file or, with `checksums`, of its tensors.
 
-    metadata: text that goes into the header. fetch(name): the tensor itself, called for each in `writing_order`, where
-    `tensors` only tells type and shape. checksums: put into the metadata what `require_whole` compares with.
+    metadata: strings for the header. fetch(name): returns the tensor itself, called for each in `writing_order`, if
+    `tensors` only give type and shape. checksums: store the checksums for `require_whole` in the metadata.
 
     Raises:
-        OSError: the disk is full or gone.
+        OSError: if the disk is full or missing.
     """
     about = dict(metadata or {}) | ({DATA: UNKNOWN, HEADER: UNKNOWN} if checksums else {})
     header: dict[str, Any] = {METADATA: about} if about or metadata is not None else {}
@@ -141,7 +140,7 @@ def save_file(
         tensor = tensors[name]
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    path.unlink(missing_ok=True)  # not overwritten: the tensors may be mapped from it
+    path.unlink(missing_ok=True)  # not overwritten, as the tensors may be mapped from it
     digest = hashlib.sha256()
     with path.open("wb") as file, ThreadPoolExecutor(1, "checksum") as pool:
         packed = _packed(header)
@@ -160,5 +159,5 @@ def save_file(
             about[DATA] = digest.hexdigest()
             about[HEADER] = _header_digest(header)
             file.seek(0)
-            file.write(_packed(header))  # as long as before
+            file.write(_packed(header))  # same length as before
     return digest.hexdigest()
