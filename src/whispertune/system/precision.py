@@ -56,7 +56,7 @@ def resolve_precision(precision: PrecisionName, device: torch.device) -> Precisi
     """Resolve `--precision`: `auto` is bf16 where the hardware supports it natively.
 
     On a GPU without bf16 `auto` is fp16 (with loss scaling); on a CPU without it, fp32. With `tf32` a GPU rounds the
-    factors of float32 products to 10 bits of mantissa; `fp32` never does, not even in convolutions, where PyTorch does by
+    factors of float32 products to 10 bits of mantissa; `fp32` never does, not even in convolutions, as PyTorch does by
     default. This changes PyTorch's settings for the whole process.
 
     Raises:
