@@ -61,7 +61,7 @@ def test_the_manifest_that_is_read_is_never_overwritten(
         [str(manifest), f"--fix={folder}"],
         ["--train=train.jsonl", "--fix=."],
     ):
-        refused(["check", *given], "train.jsonl is read here", capsys)
+        refused(["check", *given], "train.jsonl is an input", capsys)
     (folder / "link").symlink_to(folder)
     refused(["check", "train.jsonl", "--fix=link"], "is read here", capsys)
     (folder / "link").unlink()
@@ -104,7 +104,7 @@ def test_what_check_wrote_is_replaced_unless_it_was_changed(
 
 def test_a_file_that_appears_meanwhile_is_kept(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = tmp_path / "out" / "excluded.jsonl"
-    monkeypatch.setattr("whispertune.commands.check.tell", lambda *_: theirs.write_text("mine"))
+    monkeypatch.setattr("whispertune.commands.check.print_report", lambda *_: theirs.write_text("mine"))
     assert main(["check", str(manifest), "--no-audio", f"--fix={theirs.parent}"]) == 2
     assert theirs.read_text() == "mine"
 

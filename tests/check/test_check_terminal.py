@@ -126,5 +126,5 @@ def test_a_recording_whose_name_is_not_utf_8_is_not_written_into_a_manifest(
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + ending)).write_text("uno due")
     assert main(["check", str(tmp_path), "--no-audio"]) == 0
     assert main(["check", str(tmp_path), "--no-audio", f"--fix={tmp_path / 'fix'}"]) == 2
-    assert "not UTF-8, which no manifest can hold" in capsys.readouterr().err
+    assert "not UTF-8, so a manifest cannot hold it" in capsys.readouterr().err
     assert not (tmp_path / "fix").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whispertune.check.model_based import Opinion, inaudible_share, judge
+from whispertune.check.model_based import Opinion, judge, unsupported_share
 
 
 def kind(text: str, **values: float | str) -> str | None:
@@ -22,8 +22,8 @@ def test_the_audio_must_speak_against_a_transcript() -> None:
 
 
 def test_a_part_that_is_not_heard() -> None:
-    assert kind("una frase di cui manca la prima metà", cer=0.5, support=1.5, unheard=0.5) == "wrong_transcript"
-    assert kind("una frase di cui manca la prima parola", cer=0.1, support=1.5, unheard=0.1) is None
+    assert kind("una frase di cui manca la prima metà", cer=0.5, support=1.5, unsupported=0.5) == "wrong_transcript"
+    assert kind("una frase di cui manca la prima parola", cer=0.1, support=1.5, unsupported=0.1) is None
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_part_that_is_not_heard() -> None:
     ],
 )
 def test_the_share_that_is_not_heard(support: list[float], share: float) -> None:
-    assert inaudible_share(np.array(support, np.float32)) == pytest.approx(share, abs=0.11)
+    assert unsupported_share(np.array(support, np.float32)) == pytest.approx(share, abs=0.11)

@@ -108,7 +108,7 @@ def test_weights_saved_twice_by_their_wrappers_are_refused(folder: Path, tmp_pat
     path = tmp_path / "model" / "model.safetensors"
     name = "model.encoder.conv1.bias"
     save_file(load_file(path) | {f"_orig_mod.{name}": torch.zeros(64)}, path)
-    assert f"{name} is there twice" in message(str(tmp_path / "model"))
+    assert f"{name} is present twice" in message(str(tmp_path / "model"))
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
@@ -140,7 +140,7 @@ def test_a_lora_adapter_is_merged_by_the_command_that_is_printed(tmp_path: Path)
         | {"model.encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 64)},
         tmp_path / "unmerged" / "model.safetensors",
     )
-    assert "holds LoRA weights" in message(str(tmp_path / "unmerged"))
+    assert "holds unmerged LoRA weights" in message(str(tmp_path / "unmerged"))
     (adapter / "adapter_config.json").write_text("[")
     assert "is a LoRA adapter of peft" in message(str(adapter))
 

@@ -253,7 +253,7 @@ def test_ggml_of_128_mel_bins(tmp_path: Path) -> None:
 def test_ggml_is_only_written(tmp_path: Path) -> None:
     save_ggml(tmp_path, standard(), torch.float16)
     for name in (tmp_path, tmp_path / "ggml-model.bin"):
-        with pytest.raises(CheckpointError, match=r"ggml-model\.bin: ggml is only written"):
+        with pytest.raises(CheckpointError, match=r"ggml-model\.bin: ggml files can only be written"):
             load_checkpoint(str(name))
     weights = standard()
     weights.weights["model.decoder.layers.0.fc1.weight"][0, 0] = 1e6

@@ -262,7 +262,7 @@ Change = Callable[[dict[str, torch.Tensor]], object]
         (lambda w: w.update({BIAS: torch.zeros(128, dtype=torch.int32)}), "not float32"),
         (lambda w: w.update({BIAS: torch.full((128,), torch.nan)}), rf"not finite: 1 \({BIAS}\)"),
         (lambda w: w.update({BIAS: torch.full((128,), torch.inf)}), "not finite"),
-        (lambda w: w.update({BIAS.removeprefix("model."): torch.zeros(128)}), "there twice"),
+        (lambda w: w.update({BIAS.removeprefix("model."): torch.zeros(128)}), "present twice"),
     ],
 )
 def test_tensors_that_do_not_fit(tmp_path: Path, change: Change, expected: str) -> None:
@@ -285,7 +285,7 @@ def test_unfit_weights_are_not_saved(tmp_path: Path) -> None:
     ("file", "text", "expected"),
     [
         ("config.json", "{", "not valid JSON"),
-        ("config.json", "[]", "no JSON object"),
+        ("config.json", "[]", "not hold a JSON object"),
         ("config.json", '{"model_type": "bert"}', "model_type"),
         ("config.json", '{"model_type": "whisper", "vocab_size": 1e9}', "vocab_size"),
         ("preprocessor_config.json", '{"feature_size": 128}', "feature_size"),

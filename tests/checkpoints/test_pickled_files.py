@@ -55,5 +55,5 @@ def test_empty_and_absent(tmp_path: Path) -> None:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"a": Path("/")}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="nothing of it was run"):
+    with pytest.raises(CheckpointError, match="no code in it was run"):
         load_pickled(tmp_path / "a.pt")

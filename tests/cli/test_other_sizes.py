@@ -119,7 +119,7 @@ def test_exports_of_a_short_decoder(
     output = tmp_path / "out"
     outcome = command(["export", f"--model={short}", f"--to={to}", f"--output={output}"])
     if to == "ctranslate2":
-        assert f"has {POSITIONS} decoder positions; faster-whisper always asks for 448" in outcome.error
+        assert f"has {POSITIONS} decoder positions; faster-whisper always uses 448" in outcome.error
     if to in ("ctranslate2", "openai", "ggml"):  # two need feed-forward layers four times as wide as the model
         assert outcome.status == 2
         return

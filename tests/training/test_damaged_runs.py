@@ -61,11 +61,11 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("last/state.safetensors", overwrite, "do not match their checksum"),
     ("last/state.safetensors", append, "do not match their checksum"),
     ("last/state.safetensors", halve, "the training since the start of this run is lost"),
-    ("best/model.safetensors", overwrite, "is not as it was written"),
-    ("best/config.json", overwrite, "is not as it was written"),
-    ("best/generation_config.json", remove, "the model is not whole"),
+    ("best/model.safetensors", overwrite, "has changed since it was written"),
+    ("best/config.json", overwrite, "has changed since it was written"),
+    ("best/generation_config.json", remove, "the model is incomplete"),
     ("best/checksums.json", remove, "nothing tells whether the model is whole"),
-    ("best/checksums.json", halve, "nothing tells whether the model is whole"),
+    ("best/checksums.json", halve, "the model cannot be verified"),
     ("best", remove, "is gone, and with it the best model"),
     ("metrics.jsonl", remove, "is gone, so that the log of"),
     ("metrics.jsonl", halve, "is cut short"),
@@ -143,7 +143,7 @@ def test_a_damaged_best_model_is_not_evaluated(
     best = Path(shutil.copytree(finished / "best", tmp_path / "best"))
     overwrite(best / "model.safetensors")
     assert cli.main(["evaluate", "--model", str(best), "--data", str(samples.test), "--language", "en"]) == 2
-    assert f"{best / 'model.safetensors'}: is not as it was written" in capsys.readouterr().err
+    assert f"{best / 'model.safetensors'}: has changed since it was written" in capsys.readouterr().err
 
 
 # Two runs, and what is left behind.

@@ -1,1 +1,1 @@
-"""The data looked over before compute is spent on it: audio, text, sets, and what a model makes of them."""
+"""Checks of data before training: audio, text, splits, and a model's opinion of the transcripts."""

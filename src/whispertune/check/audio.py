@@ -1,4 +1,4 @@
-"""Checks of each clip's audio: decoded once, measured, and what the measures say by themselves."""
+"""Checks of each clip's audio, which is decoded once and measured."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from whispertune.errors import AudioError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
 SILENT_DB = -60.0
-"""Peak, dB of full scale, below which nothing is heard: 33 steps of 16 bits."""
+"""Peak in dB of full scale below which a clip is silent: 33 steps of 16 bits."""
 QUIET_DB = -30.0
 CLIPPED_SHARE = 0.003
-"""Share of samples at the peak. Of 542 sound clips the most was 0.001; cut at two thirds of their peak, they had 0.002
-to 0.09."""
+"""Share of samples at the peak. 542 good clips had at most 0.001; clipped at two thirds of their peak, 0.002 to
+0.09."""
 NOISE_SPREAD_DB = 2.45
 NOISY_SPREAD_DB = 2.9
-"""Of `Measures.shape_spread`. White, pink and brown noise, hum and pulsating noise lay at 1.6 to 2.4, 542 clips of
-speech at 4.9 to 11.1, speech in as loud white noise at 2.3 to 2.9. Music, babble and knocks change their shape as
-speech does and are not found here."""
+"""Thresholds of `Measures.shape_spread`. White, pink and brown noise, hum and pulsating noise measured 1.6 to 2.4, 542
+clips of speech 4.9 to 11.1, speech in white noise of equal level 2.3 to 2.9. Music, babble and knocks vary like
+speech and are not detected."""
 SHORTEST = 0.1
-"""Seconds. The shortest words take about this long."""
+"""Seconds; about the length of the shortest words."""
 CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """Of n rows; rows whose audio could not be read hold zeros, and False in `readable`.
+    """Measures of n rows; rows whose audio could not be read have zeros, and False in `readable`.
 
-    keys: (n, 2), equal for equal samples. spectra: (n, F) dB. fingerprints: (n, 32) bytes. The rest as in `Measures`.
+    keys: (n, 2), equal for equal samples. spectra: (n, F) dB. fingerprints: (n, 32) bytes. The others as in `Measures`.
     """
 
     readable: npt.NDArray[np.bool_]
@@ -52,7 +52,7 @@ class AudioFacts:
 def check_audio(
     rows: Sequence[Utterance], *, first: int = 0, workers: int = 2, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[list[Finding], AudioFacts]:
-    """Findings and facts of the audio of these rows, the first of which is row `first` of the check."""
+    """Findings and facts about the audio of these rows. first: index of the first row among all rows of the check."""
     size = len(rows)
     facts = AudioFacts(
         np.zeros(size, bool), np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32),
@@ -61,7 +61,7 @@ def check_audio(
     )  # fmt: skip
     findings: list[Finding] = []
     with ThreadPoolExecutor(workers, "audio") as pool:
-        for begin in range(0, size, CHUNK_ROWS):  # not all at once: a million results would wait in the queue
+        for begin in range(0, size, CHUNK_ROWS):  # in chunks, so that not all results wait in the queue
             for row, found in enumerate(pool.map(_inspect, rows[begin : begin + CHUNK_ROWS]), start=begin):
                 advance(1)
                 if isinstance(found, str):
@@ -78,12 +78,12 @@ def check_audio(
 
 
 def _inspect(utterance: Utterance) -> str | tuple[Measures, npt.NDArray[np.uint64]]:
-    """The measures and the key of the samples, or why the audio can't be read."""
+    """Measures and key of the samples, or why the audio can't be read."""
     seconds, longer = None, 0
     try:
         try:
             waveform = load_utterance(utterance, max_samples=WINDOW_SAMPLES)
-        except TooLongError as error:  # of hours, a window's length is looked at
+        except TooLongError as error:  # measure only the first 30 s
             seconds, longer = error.num_samples / SAMPLE_RATE, error.num_samples
             waveform = load_utterance(replace(utterance, end=utterance.start + WINDOW_SAMPLES / SAMPLE_RATE))
     except AudioError as error:
@@ -92,11 +92,11 @@ def _inspect(utterance: Utterance) -> str | tuple[Measures, npt.NDArray[np.uint6
     if seconds is not None:
         measures.seconds = seconds
     key = np.frombuffer(bytes.fromhex(content_key(waveform)), np.uint64)
-    return measures, key + np.uint64(longer)  # as long and alike in the beginning: the same
+    return measures, key + np.uint64(longer)  # recordings of equal length and start count as the same
 
 
 def judge(measures: Measures) -> Iterator[tuple[str, str]]:
-    """(kind, detail) of what one clip's measures say by themselves."""
+    """Yield (kind, detail) of the findings about a single clip."""
     if measures.seconds > WINDOW_SAMPLES / SAMPLE_RATE:
         yield "too_long", f"lasts {measures.seconds:.1f} s; cut it, with start and end columns"
     if measures.seconds < SHORTEST:
@@ -106,11 +106,11 @@ def judge(measures: Measures) -> Iterator[tuple[str, str]]:
         yield "silence", f"its peak is {measures.peak:.0f} dB of full scale"
         return
     if measures.shape_spread < NOISE_SPREAD_DB:
-        yield "noise", f"its spectrum keeps one shape throughout ({measures.shape_spread:.1f} dB; speech: 5 and more)"
+        yield "noise", f"its spectrum does not change ({measures.shape_spread:.1f} dB; speech: 5 or more)"
         return
     if measures.shape_spread < NOISY_SPREAD_DB:
-        yield "noisy", f"its spectrum hardly changes ({measures.shape_spread:.1f} dB; clean speech: 5 and more)"
+        yield "noisy", f"its spectrum hardly changes ({measures.shape_spread:.1f} dB; clean speech: 5 or more)"
     if measures.peak < QUIET_DB:
         yield "quiet", f"its peak is {measures.peak:.0f} dB of full scale"
     elif measures.clipped > CLIPPED_SHARE:
-        yield "clipped", f"{100 * measures.clipped:.1f} % of its samples lie at the peak"
+        yield "clipped", f"{100 * measures.clipped:.1f} % of its samples are at the peak"

@@ -1,4 +1,4 @@
-"""Cleaned manifests: every row without errors, with all its columns, and the others with the reasons."""
+"""Write cleaned manifests: all rows without errors, with all their columns; and the other rows with the reasons."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ NAMES = {
     name: KINDS[name]
     for name in ("id", "audio", "text", "start", "end", "language", "task", "speaker", "prompt", "channel")
 }
-"""Fields of a cleaned row, and what each may be called in the manifest it comes from."""
+"""Fields of a cleaned row, and their possible names in the original manifest."""
 
 
 def require_fixable(source: Source) -> None:
-    """Refuse what the cleaned manifest could not say.
+    """Refuse a source that a manifest cannot express.
 
     Raises:
-        RecipeError: naming the source.
+        RecipeError: with the source.
     """
     path, rows = source.path, source.rows
     if rows.inside_archives:
-        raise RecipeError(f"--fix: {path} has recordings inside archives, which no manifest can name; unpack them")
+        raise RecipeError(f"--fix: {path} has recordings inside archives, which a manifest cannot name; unpack them")
     if len(rows.weights) > 1:
-        raise RecipeError(f"--fix: {path} joins sources of several weights, which no manifest can name; fix each alone")
+        raise RecipeError(
+            f"--fix: {path} joins sources of several weights, which a manifest can't hold; fix each alone"
+        )
     for begin in range(0, len(rows), CHUNK_ROWS):
         for name in rows.strings(range(begin, min(begin + CHUNK_ROWS, len(rows))))[1]:
             if not name.isascii() and any("\udc80" <= char <= "\udcff" for char in name):
-                raise RecipeError(f"--fix: {name}: a name that is not UTF-8, which no manifest can hold; rename it")
+                raise RecipeError(f"--fix: {name}: the name is not UTF-8, so a manifest cannot hold it; rename it")
 
 
 def cleaned_names(sources: Sequence[Source]) -> list[str]:
@@ -61,10 +63,10 @@ def cleaned_names(sources: Sequence[Source]) -> list[str]:
 
 
 def write_cleaned(report: Report, folder: Path) -> list[Path]:
-    """A JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
+    """Write a JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
 
-    Audio paths are relative to `folder`, or absolute where a symbolic link lets those lead elsewhere. Columns that
-    whispertune does not know are kept.
+    Audio paths are relative to `folder`, or absolute if symbolic links would make them lead elsewhere. Unknown columns
+    are kept.
     """
     reasons: dict[int, list[Finding]] = {}
     for finding in report.findings:
@@ -99,7 +101,7 @@ def _excluded_rows(report: Report, reasons: Mapping[int, Sequence[Finding]]) -> 
 
 
 class _Records:
-    """Rows as they stand in their manifests, which are read again beside the utterances, in the same order."""
+    """The original rows of the manifests, which are read again in parallel with the utterances."""
 
     def __init__(self, utterances: Utterances) -> None:
         self._utterances = utterances
@@ -108,7 +110,7 @@ class _Records:
         self._last: Row | None = None
 
     def of(self, row: Utterance) -> Row | None:
-        """The row that an utterance was made of; None if that is not a manifest's."""
+        """The original row of an utterance; None if it does not come from a manifest."""
         if row.source != self._source:
             path = Path(row.source)
             is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)
@@ -118,12 +120,12 @@ class _Records:
         if self._rows is not None and (self._last is None or self._last.number != row.row):
             self._last = next((found for found in self._rows if found.number == row.row), None)
             if self._last is None:
-                raise DataError(f"{row.source}, row {row.row}: was changed while it was checked; check it again")
+                raise DataError(f"{row.source}, row {row.row}: was changed during the check; check it again")
         return self._last
 
 
 def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, Any]:
-    """The fields of a row of a cleaned manifest; those without a value are left out."""
+    """The fields of a row of a cleaned manifest, without empty ones."""
     further: dict[str, object] = {}
     if given is not None:
         used = set(given.columns)
@@ -132,7 +134,7 @@ def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, A
     fields["audio"] = audio_path(row.audio, folder)
     fields["start"] = row.start or None
     fields["text"] = write_times(row.segments) if row.segments else row.text
-    # An empty field stays where another column would count in its place.
+    # An empty field is kept if another column would be used in its place.
     kept = {
         name: value
         for name, value in fields.items()
@@ -142,7 +144,7 @@ def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, A
 
 
 def audio_path(audio: Path, folder: Path) -> str:
-    """`audio` relative to `folder`, or absolute where a symbolic link on the way lets that lead elsewhere."""
+    """`audio` relative to `folder`, or absolute if a symbolic link on the way would make that lead elsewhere."""
     beside = _relative(str(audio.absolute().parent), str(folder.absolute()))
     return str(audio.absolute()) if beside is None else os.path.normpath(f"{beside}/{audio.name}")
 
@@ -150,6 +152,6 @@ def audio_path(audio: Path, folder: Path) -> str:
 @lru_cache(maxsize=1024)
 def _relative(audio_folder: str, folder: str) -> str | None:
     relative = os.path.relpath(audio_folder, folder)
-    # `..` of a link is the folder above what it points to.
+    # `..` of a symbolic link is the parent of its target.
     same = os.path.realpath(f"{folder}/{relative}") == os.path.realpath(audio_folder)
     return relative if same else None

@@ -1,4 +1,4 @@
-"""What the data is: how long its clips are, at which sample rates, and who speaks; and numbers as people write them."""
+"""Statistics of the data (durations, sample rates, speakers), and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from whispertune.data.audio.waveforms import SAMPLE_RATE, probe_audio
 from whispertune.errors import AudioError
 
 MOST_SPEAKERS = 30
-"""That are told of one by one, those with the most rows."""
+"""Most speakers to list, those with the most rows."""
 MOST_BARS = 16
 WIDTHS = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
-"""Seconds that a bar of the histogram may be wide."""
+"""Possible widths of a histogram bar, in seconds."""
 
 
 def data_figures(report: Report, workers: int) -> dict[str, Any]:
-    """Of all readable rows, for summary.json; empty if no audio was looked at.
+    """Statistics of all readable rows, for summary.json; empty if audio was not checked.
 
-    seconds: of all of them. sample_rates: Hz -> rows. durations: [from, to, rows] in seconds. duration_quantiles: 5, 50
-    and 95 %. num_speakers, speakers: [name, rows, seconds], the most rows first; [] where none is named.
+    seconds: total. sample_rates: Hz -> rows. durations: [from, to, rows] in seconds. duration_quantiles: 5, 50 and
+    95 %. num_speakers, speakers: [name, rows, seconds] by decreasing rows; [] if none is named.
     """
     if report.audio is None:
         return {}
@@ -45,16 +45,16 @@ def _histogram(seconds: np.ndarray) -> list[list[float]]:
     if not len(seconds):
         return []
     longest = float(seconds.max())
-    usual = float(np.quantile(seconds, 0.98))  # a few long clips must not press all others into one bar
+    usual = float(np.quantile(seconds, 0.98))  # so that a few long clips do not squeeze all others into one bar
     width = next((width for width in WIDTHS if usual < width * MOST_BARS), WIDTHS[-1])
     counts = np.bincount(np.minimum(seconds / width, MOST_BARS).astype(np.int64)).tolist()
     bars = [[place * width, (place + 1) * width, count] for place, count in enumerate(counts)]
-    bars[-1][1] = max(bars[-1][1], longest)  # the last may hold all that are longer
+    bars[-1][1] = max(bars[-1][1], longest)  # the last bar holds all longer clips
     return bars
 
 
 def _sample_rates(report: Report, workers: int) -> Counter[int]:
-    """Rows by the sample rate of their files, whose headers are read for it, each once."""
+    """Number of rows by the sample rate of their files; each file's header is read once."""
     assert report.audio is not None
     rows = Counter(
         source.rows.place(row)
@@ -105,5 +105,5 @@ def as_rate(rate: int) -> str:
 
 
 def is_narrow(rate: int) -> bool:
-    """Whether a recording lacks frequencies that Whisper looks at."""
+    """Whether a recording lacks frequencies that Whisper uses."""
     return 0 < rate < SAMPLE_RATE

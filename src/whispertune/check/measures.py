@@ -1,4 +1,4 @@
-"""What one clip's waveform looks like, in a few numbers: level, speech, pitch, spectrum, fingerprint."""
+"""Measures of a clip's waveform: level, speech, pitch, spectrum, fingerprint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from whispertune.data.audio.waveforms import SAMPLE_RATE, Waveform
 FRAME, HOP, FFT_SIZE = 400, 160, 512
 """25 ms every 10 ms, zero-padded."""
 PITCH_FRAME, PITCH_HOP, PITCH_FFT = 1024, 320, 2048
-"""64 ms every 20 ms: two periods of the lowest pitch looked for."""
+"""64 ms every 20 ms: at least two periods of the lowest pitch."""
 PITCH_HZ = (40.0, 800.0)
-"""Wider than voices are, so that a clip played at half or double speed still has a pitch."""
+"""Wider than the range of voices, so that a clip played at half or double speed still has a pitch."""
 VOICED = 0.5
 """Normalised autocorrelation of a voiced frame (Boersma 1993 takes 0.45)."""
 BANDS = 20
-"""Bands of equal width up to 8 kHz: 13 spectral lines each, so that noise keeps its shape from frame to frame."""
+"""Bands of equal width up to 8 kHz, with 12 spectral lines each, so that noise looks alike in all frames."""
 SPECTRUM_HZ = (80.0, 7600.0)
 STEPS_PER_OCTAVE = 12
 FINGERPRINT_BANDS, FINGERPRINT_TIMES = 17, 16
-"""16 x 16 bits: whether energy rises from a band to the next more than it did a moment earlier."""
+"""16 x 16 bits: whether the energy difference between neighbouring bands increases over time."""
 QUIETEST_DB = -100.0
 
 Array = npt.NDArray[np.float32]
@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(slots=True)
 class Measures:
-    """Of one clip. Levels are dB of full scale.
+    """Measures of one clip. Levels are in dB of full scale.
 
     speech: seconds from the first to the last frame within 30 dB of the loud ones. shape_spread: how much the
     spectrum's shape changes over time, dB (noise and hum: little; speech: much), whatever its colour and loudness.
@@ -88,13 +88,13 @@ def _hann(size: int) -> Array:
 
 
 def _shape_spread(power: Array, levels: Array, loud: float) -> float:
-    """Mean deviation (dB) of the bands from what frame and band alone explain."""
+    """RMS deviation (dB) of the bands from the sum of their frame and band means."""
     width = (FFT_SIZE // 2) // BANDS
     bands = power[:, 1 : 1 + BANDS * width].reshape(len(power), BANDS, width).mean(axis=2)
     bands = bands[levels > loud - 40.0]
     if len(bands) < 2:
         return 0.0
-    # What lies 60 dB below the loudest band is rounding of the file format, not sound.
+    # Anything 60 dB below the loudest band is rounding of the file format.
     shape = decibels(np.maximum(bands, bands.max() * 1e-6))
     shape = shape - shape.mean(axis=1, keepdims=True)
     shape = shape - shape.mean(axis=0)
@@ -122,7 +122,7 @@ def _pitch(waveform: Waveform) -> float:
     peaks = (inner >= correlation[:, shortest - 1 : longest]) & (inner > correlation[:, shortest + 1 : longest + 2])
     heights = np.where(peaks, inner, -1.0)
     best = heights.max(axis=1)
-    # Multiples of the period are as high: take the first that is nearly so.
+    # Peaks at multiples of the period are as high, so take the first that is nearly the highest.
     first = np.argmax(heights >= 0.9 * best[:, None], axis=1)
     voiced = best > VOICED
     if not voiced.any():
@@ -138,7 +138,7 @@ def _autocorrelation(frames: Array) -> Array:
 
 @cache
 def log_frequencies() -> Array:
-    """Hz of the logarithmic axis, 12 steps an octave."""
+    """(F,) Hz of the logarithmic axis, 12 steps per octave."""
     count = int(np.log2(SPECTRUM_HZ[1] / SPECTRUM_HZ[0]) * STEPS_PER_OCTAVE) + 1
     values: Array = (SPECTRUM_HZ[0] * 2 ** (np.arange(count) / STEPS_PER_OCTAVE)).astype(np.float32)
     return values
@@ -152,13 +152,13 @@ def _log_spectrum(power: Array) -> Array:
 
 @cache
 def _fingerprint_edges() -> npt.NDArray[np.int64]:
-    """Spectral lines that bound the fingerprint's bands: 200 to 3500 Hz, which every codec keeps, in equal ratios."""
+    """Spectral lines that bound the fingerprint's bands: 200 to 3500 Hz, which all codecs preserve, in equal ratios."""
     hertz = np.geomspace(200.0, 3500.0, FINGERPRINT_BANDS + 1)
     return np.unique(np.rint(hertz * FFT_SIZE / SAMPLE_RATE).astype(np.int64))
 
 
 def _fingerprint(power: Array) -> bytes:
-    """256 bits in the manner of Haitsma and Kalker 2002, over 16 equal parts of the clip rather than over time."""
+    """256 bits after Haitsma and Kalker 2002, over 16 equal parts of the clip instead of fixed time steps."""
     edges = _fingerprint_edges()
     bands = np.add.reduceat(power, edges, axis=1)[:, :-1]
     bounds = np.linspace(0, len(bands), FINGERPRINT_TIMES + 2).astype(int)

@@ -1,8 +1,7 @@
-"""Clips whose audio does not fit the text or the other clips: too much or too little text, a wrong sample rate.
+"""Detect clips whose audio does not match the text or the other clips: too much or too little text, wrong sample rate.
 
-A clip is compared with those of its own manifest, and of its own speaker if that has enough of them: what else is
-checked beside them changes nothing. An error needs an absolute bound besides: what is unusual in a set may be usual
-among people.
+A clip is compared with those of its manifest, or of its speaker if there are enough, so results do not depend on what
+else is checked. Errors also require an absolute bound, as something unusual in a set may still be normal speech.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ from whispertune.check.scripts import FASTEST, NAMES
 from whispertune.check.text import TextFacts
 
 LETTERS_A_DIGIT = 4
-"""A digit is spoken as a word."""
+"""Letters per digit, as a digit is spoken as a word."""
 FAST_SPREADS, FAST_OCTAVES = 2.0, 0.45
-"""From both on, a clip is much faster than the others."""
+"""A clip above both is much faster than the others."""
 SHORT_LETTERS, SHORT_OCTAVES = 13, 0.6
-"""Below so many letters, where words differ more in how their letters sound, it takes so many octaves."""
+"""Texts with fewer letters vary more in tempo, so they need this many octaves."""
 FEWEST_LETTERS = 5
-"""`Août` and `Ciao` are one syllable: of fewer letters nothing is concluded."""
+"""No conclusions are drawn from fewer letters: `août` and `ciao` are single syllables."""
 LONG_LETTERS = 10
-"""Letters from which on the rate that nobody speaks is enough by itself."""
+"""From this many letters on, an impossible rate is sufficient by itself."""
 SLOWEST = 2.0
-"""Letters a second, over 3 s and more, below which much of the audio is not in the text."""
+"""Letters per second, in clips over 3 s, below which much of the audio is not in the text."""
 
 
 def misfits(
     sources: Sequence[Source], texts: TextFacts, audio: AudioFacts, valid: npt.NDArray[np.bool_]
 ) -> Iterator[Finding]:
-    """Findings of the `sound` rows (n,), each compared with the sound rows of its own group."""
+    """Findings about the `valid` rows (n,), each compared with the valid rows of its own group."""
     for source in sources:
         rows = source.first + np.flatnonzero(valid[source.first : source.first + len(source.rows)])
         for script in np.unique(texts.scripts[rows]):
@@ -54,7 +53,7 @@ def misfits(
 
 
 def _by_speaker(rows: npt.NDArray[np.int64], speakers: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int64]]:
-    """The rows of each speaker who has enough of them, then all others together."""
+    """The rows of each speaker with enough rows, then all others together."""
     names, numbers = np.unique(speakers, return_inverse=True)
     sizes = np.bincount(numbers)
     order = np.argsort(numbers, kind="stable")

@@ -1,8 +1,9 @@
-"""What a model makes of the transcripts: how much likelier its own hypothesis is, how far it is from them, and whether
-the audio makes them any likelier than silence does.
+"""A model's opinion of transcripts: how much more likely its own hypothesis is, how different it is, and whether the
+audio makes the transcript more likely than silence does.
 
-The last decides. A model that mishears a single word prefers its own spelling by many nats, and yet the word that was
-said is far likelier with the audio than without; another's transcript is not, whatever the model knows of the language.
+The last is decisive. A model that misrecognises a single word prefers its own spelling by many nats, but the correct
+word is still far more likely with the audio than without; the transcript of another clip is not, however well the model
+knows the language.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 THINNED = FrameOptions()
 Array = npt.NDArray[np.float32]
 SPARE_TOKENS, TOKENS_A_SECOND = 10, 12.0
-"""A hypothesis is cut there: fast speech has 6 tokens a second in Latin script, twice that in others."""
+"""Longest hypothesis: fast speech has 6 tokens per second in Latin script, twice that in others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """Of one utterance. nll: nats per target token of the transcript, teacher-forced. own_nll: the same of the model's
-    own hypothesis. cer: of the hypothesis against the transcript, normalised. hypothesis: greedy. support: nats per
-    target token by which the audio makes the transcript likelier than silence does. unheard: the share of the tokens,
-    at the beginning or at the end, that the audio makes no likelier.
+    """A model's opinion of one utterance.
+
+    nll: nats per target token of the transcript, teacher-forced. own_nll: the same for the model's hypothesis. cer: of
+    the hypothesis against the transcript, normalised. hypothesis: greedy. support: nats per target token by which the
+    audio makes the transcript more likely than silence does. unsupported: share of the tokens, at the beginning or at
+    the end, that the audio does not make more likely.
     """
 
     nll: float
@@ -45,24 +48,24 @@ class Opinion:
     cer: float
     hypothesis: str
     support: float = 0.0
-    unheard: float = 0.0
+    unsupported: float = 0.0
 
     @property
     def gap(self) -> float:
-        """How many nats a token the transcript is less likely than the hypothesis: hard audio makes both unlikely."""
+        """Nats per token by which the transcript is less likely than the hypothesis; difficult audio affects both."""
         return self.nll - self.own_nll
 
     def is_weak(self, text: str) -> bool:
-        """Whether the model is no judge of this text: a letter that is spelt, or a number, written another way."""
+        """Whether the opinion is weak: for a spelled letter, or a number that may be written in another way."""
         spoken = [char for char in self.hypothesis if char.isalnum()]
         return sum(char.isalnum() for char in text) <= 2 or all(char.isdigit() for char in spoken)
 
     def suspicion(self, text: str) -> float:
-        """By which transcripts are ranked: gap times CER (at most 1); half of it where the model is no judge."""
+        """The score for ranking transcripts: gap times CER (at most 1), halved if the opinion is weak."""
         return max(0.0, self.gap) * min(self.cer, 1.0) * (0.5 if self.is_weak(text) else 1.0)
 
     def sure(self, text: str) -> float:
-        """The same as a probability, roughly: 0.5 at 1.7, 0.95 at 2.7 (fitted by eye to exchanged transcripts)."""
+        """The suspicion as a rough probability: 0.5 at 1.7, 0.95 at 2.7 (fitted by eye to swapped transcripts)."""
         return 1 / (1 + math.exp(-3 * (self.suspicion(text) - 1.7)))
 
 
@@ -104,14 +107,14 @@ def ask_model(
     scores = score_corpus([u.id for u in utterances], [u.text for u in utterances], texts, languages).utterances
     return [
         Opinion(nll, ours, score.characters.rate, *others)
-        for nll, ours, score, *others in zip(nlls, own, scores, texts, support, unheard, strict=True)
+        for nll, ours, score, *others in zip(nlls, own, scores, texts, support, unsupported, strict=True)
     ]
 
 
 def _token_nlls(
     ready: ReadyModel, states: EncoderStates, rows: Sequence[int], targets: Sequence[Target]
 ) -> list[Array]:
-    """Negative log-likelihood of each target token, nats. rows: of `states`, those that the targets belong to."""
+    """Negative log-likelihood of each target token in nats. rows: row of `states` for each target."""
     found: list[Array] = []
     for begin in range(0, len(targets), 16):
         part = targets[begin : begin + 16]
@@ -125,11 +128,11 @@ def _token_nlls(
     return found
 
 
-def inaudible_share(support: Array) -> float:
-    """The share of the tokens, at the beginning or at the end, that have no support; 0 below `FEWEST_TOKENS`.
+def unsupported_share(support: Array) -> float:
+    """The share of the tokens, at the beginning or at the end, without support; 0 for fewer than `FEWEST_TOKENS`.
 
-    support (num_tokens,): nats by which the audio makes each likelier. The longest run from an end whose mean is below
-    `UNSUPPORTED`: supported tokens end it. One token that the model mishears says no more than any other.
+    support: (num_tokens,) nats by which the audio makes each token more likely. Counts the longest run from either end
+    whose mean is below `UNSUPPORTED`. Very negative values, of misrecognised tokens, are clipped.
     """
     excess = np.maximum(support, MISHEARD) - UNSUPPORTED
     below = [np.flatnonzero(np.cumsum(values) < 0) for values in (excess, excess[::-1])]
@@ -138,27 +141,28 @@ def inaudible_share(support: Array) -> float:
 
 
 DOUBTFUL = 1.2
-"""Of `Opinion.suspicion`."""
+"""Threshold of `Opinion.suspicion`."""
 SUPPORTED = 0.75
-"""Nats a token, of `Opinion.support`. In theory 0 tells a transcript from another's; any speech of the language adds a
-little. whisper-base, untouched, 280 Italian and French clips: of their own transcripts 1 % lay below 1.5 and 0.7, of
-exchanged ones 1 % above 0.7 and 0.2."""
-UNSUPPORTED, MISHEARD, FEWEST_TOKENS, INAUDIBLE = 0.25, -1.0, 3, 1 / 3
-"""Of `inaudible_share`. Half of the audio cut: 48 of 57 transcripts of 4 tokens and more; whole: 1 of 57."""
+"""Threshold of `Opinion.support`, nats per token. In theory 0 separates right from wrong transcripts, but any speech of
+the language adds a little. Pretrained whisper-base, 280 Italian and French clips: 1 % of the right transcripts were
+below 1.5 and 0.7, 1 % of swapped ones above 0.7 and 0.2."""
+UNSUPPORTED, MISHEARD, FEWEST_TOKENS, MOST_UNSUPPORTED = 0.25, -1.0, 3, 1 / 3
+"""Thresholds of `unsupported_share`. With half of the audio cut off, 48 of 57 transcripts of 4 or more tokens were
+found, with all of it 1 of 57."""
 OTHER_CER = 0.2
-"""What is not heard must be lacking in the hypothesis too."""
+"""Words without support must be missing from the hypothesis too."""
 
 
 def judge(opinion: Opinion, text: str) -> tuple[str, str] | None:
-    """(kind, detail) of what a model's opinion of a transcript amounts to."""
+    """(kind, detail) of the finding that follows from a model's opinion, if any."""
     other = opinion.suspicion(text) >= DOUBTFUL
-    cut = opinion.unheard >= INAUDIBLE and opinion.cer >= OTHER_CER
+    cut = opinion.unsupported >= MOST_UNSUPPORTED and opinion.cer >= OTHER_CER
     if not other and not cut:
         return None
     wrong = (cut or opinion.support < SUPPORTED) and not opinion.is_weak(text)
-    part = f", {100 * opinion.unheard:.0f} % of the text is not heard" if cut else ""
+    part = f", {100 * opinion.unsupported:.0f} % of the text is not in the audio" if cut else ""
     detail = (
-        f"heard: {opinion.hypothesis[:80]!r} (CER {100 * opinion.cer:.0f} %, {opinion.gap:.1f} nats a token likelier"
-        f"{part})"
+        f"the model transcribes {opinion.hypothesis[:80]!r} (CER {100 * opinion.cer:.0f} %, {opinion.gap:.1f} nats per "
+        f"token more likely{part})"
     )
     return "wrong_transcript" if wrong else "doubtful_transcript", detail

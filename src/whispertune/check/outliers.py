@@ -1,4 +1,4 @@
-"""How far a clip's tempo, pitch and spectrum lie from those of its set, and from those of people."""
+"""How far a clip's tempo, pitch and spectrum are from those of its set, and from normal speech."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ import numpy.typing as npt
 from whispertune.check.measures import STEPS_PER_OCTAVE, Array, log_frequencies
 
 NEIGHBOURS = 61
-"""Clips of about the same number of letters that a clip's tempo is compared with."""
+"""Number of clips with a similar number of letters that a clip's tempo is compared with."""
 FEWEST = 20
-"""Clips below which a set says nothing about one of them."""
+"""Fewest clips in a set for comparing one of them with the others."""
 USUAL_RATES = (8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 LEAST_SHIFT = 0.4
-"""Octaves between two sample rates that can be told from a voice: 16 kHz as 22.05 kHz are 0.46."""
+"""Smallest detectable ratio of sample rates in octaves: 16 kHz played as 22.05 kHz is 0.46."""
 SPREADS = (0.12, 0.25, 0.3)
-"""Octaves: of the spectrum's shift, of pitch and of tempo among sound clips of one speaker."""
+"""Standard deviations in octaves of spectral shift, pitch and tempo among good clips of one speaker."""
 MOST_EVIDENCE = 6.0
-"""Nats that one of the three may add: a creaky or a whispered clip has no pitch worth the name."""
+"""Most nats that one of the three may add, as the pitch of creaky or whispered clips is unreliable."""
 MOST_AGAINST = -0.4
-"""Nats: where tempo speaks against it as clearly as this, the rate is right."""
+"""Nats; if the evidence of tempo is below this, the rate is right."""
 OVERWHELMING = 10.0
-"""Nats of spectrum and pitch together (12 at most), from which on tempo does not matter: one word may be drawn out."""
+"""Nats of spectrum and pitch together (at most 12) above which tempo is ignored, as a single word may be drawn out."""
 ENOUGH_EVIDENCE = 8.5
-"""Nats: more than any one of them can give."""
+"""Nats; more than a single one of them can give."""
 SPREAD_QUANTILE, SIGMAS = 0.7, 0.524
-"""Of the residuals in a normal distribution. Higher ones are those of the faulty where a tenth is faulty."""
+"""Quantile of the residuals in a normal distribution; faulty clips, up to a tenth of the set, lie above it."""
 SMALLEST_SPREAD = 0.12
-"""Octaves. Below it a set is too uniform for its own spread to be believed."""
+"""Octaves; a smaller measured spread is not trusted."""
 HUMAN_HZ = 165.0
 """Median pitch: between the usual 120 of men, 210 of women, 260 of children."""
 HUMAN_SPREADS = (0.25, 0.45, 0.35)
-"""Octaves, between people: of the spectrum (formants), of pitch and of tempo."""
+"""Standard deviations in octaves between speakers: spectrum (formants), pitch and tempo."""
 HUMAN_EVIDENCE = 5.0
-"""Nats: nearly as much as one of the three can give (6), so that two must agree."""
+"""Nats; nearly as much as one of the three can give (6), so that two must agree."""
 FASTEST, TYPICAL = 22 / 35, 16 / 35
-"""Of the letters a second that nobody speaks over an utterance: 22 letters of an alphabet a second are 9 syllables,
-which is faster than the fastest of 17 languages are read on average (8 syllables: Pellegrino et al. 2019); 16 are
-usual."""
+"""Shares of the impossible rate in letters per second (`scripts.FASTEST`). 22 letters of an alphabet are 9 syllables
+per second, more than the fastest of 17 languages averages when read (8: Pellegrino et al. 2019); 16 are typical."""
 FASTEST_PAUSE, TYPICAL_PAUSE = 0.15, 0.3
-"""Seconds that an utterance takes besides: its last syllable is drawn out."""
+"""Additional seconds per utterance, as its last syllable is drawn out."""
 SPEECH_LEVELS = {
     63: 38.6, 80: 43.5, 100: 54.4, 125: 57.7, 160: 56.8, 200: 60.2, 250: 60.3, 315: 59.0, 400: 62.1, 500: 62.1,
     630: 60.5, 800: 56.8, 1000: 53.7, 1250: 53.0, 1600: 52.0, 2000: 48.7, 2500: 48.1, 3150: 46.8, 4000: 45.6,
     5000: 44.5, 6300: 44.3, 8000: 43.7,
 }  # fmt: skip
-"""dB by third of an octave (Hz): the average spectrum of speech in 12 languages, which differ little (Byrne et al.
+"""dB by third-octave band (Hz): the average spectrum of speech in 12 languages, which differ little (Byrne et al.
 1994)."""
 
 
@@ -55,11 +54,11 @@ Float = npt.NDArray[np.float64]
 
 
 def tempo(num_letters: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Float, Float]:
-    """How much faster (octaves) each clip is spoken than others of its length, and the same in spreads.
+    """How much faster (octaves) each clip is spoken than others of its length, and the same in standard deviations.
 
-    num_letters, seconds: (n,), of sound clips. Short texts take longer a letter and vary more, so what is expected
-    is a + b letters, then the running median of the residual over the clips nearest in length; the spread is that
-    of the faster half alone (the slower half holds pauses), and of its slower part: the faulty clips are the fastest.
+    num_letters, seconds: (n,), of valid clips. Short texts take longer per letter and vary more, so the expected
+    duration is a + b * letters, corrected by the running median over clips of similar length. The spread is estimated
+    from the median and the 0.7 quantile, as the slower half includes pauses and the fastest clips may be faulty.
     """
     letters, time = np.asarray(num_letters, float), np.maximum(np.asarray(seconds, float), 0.02)
     if len(letters) < FEWEST:
@@ -79,7 +78,7 @@ def tempo(num_letters: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Float, Fl
 
 
 def _robust_line(x: Float, y: Float) -> tuple[float, float]:
-    """a, b of y = a + b x with the least sum of |relative deviations|, by reweighting; both positive."""
+    """Positive a, b of y = a + b x that minimise the sum of |relative deviations|, by iterative reweighting."""
     weights = 1 / y
     a, b = 0.1, float(np.median(y / np.maximum(x, 1)))
     for _ in range(20):
@@ -92,9 +91,9 @@ def _robust_line(x: Float, y: Float) -> tuple[float, float]:
 
 
 def spectral_shift(spectra: Array, reference: Array, most: int = 24) -> Float:
-    """Octaves by which each spectrum (n, F), dB on a logarithmic axis, lies above the reference (F,).
+    """Octaves by which each spectrum (n, F), dB on a logarithmic axis, is shifted up from the reference (F,).
 
-    The shift with the highest correlation over the part of the axis that both cover.
+    This is the shift with the highest correlation over the overlapping part of the axis.
     """
     shifts = range(-most, most + 1)
     scores = np.empty((len(shifts), len(spectra)))
@@ -111,11 +110,11 @@ def spectral_shift(spectra: Array, reference: Array, most: int = 24) -> Float:
 
 
 def wrong_rates(shift: Float, pitch: Float, faster: Float) -> tuple[Float, Float]:
-    """(factor by which each clip plays too fast, evidence in nats); the factor is 1 where nothing else is likelier.
+    """(factor by which each clip plays too fast, evidence in nats); the factor is 1 if no other is more likely.
 
-    shift, pitch, faster: (n,) octaves above the set's own, of spectrum, pitch and tempo; nan where unknown. All
-    three move together if the header's sample rate is wrong, each for itself otherwise. Each is taken as normal
-    around 0, or around the logarithm of the factor, with bounded evidence.
+    shift, pitch, faster: (n,) octaves above the set's own spectrum, pitch and tempo; nan if unknown. All three move
+    together if the header's sample rate is wrong, and independently otherwise. Each is modelled as normal around 0, or
+    around the logarithm of the factor, with bounded evidence.
     """
     ratios = {
         b / a for a in USUAL_RATES for b in USUAL_RATES if abs(np.log2(b / a)) >= LEAST_SHIFT and 1 / 3 <= b / a <= 3
@@ -131,7 +130,7 @@ def wrong_rates(shift: Float, pitch: Float, faster: Float) -> tuple[Float, Float
     evidence = witnesses.sum(axis=0)
     best, clips = evidence.argmax(axis=0), np.arange(len(shift))
     strength = evidence[best, clips]
-    # Words full of s lie lower in spectrum and pitch, but are spoken as fast as others.
+    # Words with many sibilants shift spectrum and pitch, but not tempo.
     overwhelming = witnesses[0, best, clips] + witnesses[1, best, clips] > OVERWHELMING
     against = (witnesses[2, best, clips] < MOST_AGAINST) & ~overwhelming
     strength = np.where(against, 0.0, strength)
@@ -140,19 +139,19 @@ def wrong_rates(shift: Float, pitch: Float, faster: Float) -> tuple[Float, Float
 
 
 def inhumanly_fast(num_letters: Float, seconds: Float, nobody: float) -> npt.NDArray[np.bool_]:
-    """(n,) whether so many letters in so many seconds of speech are faster than people speak.
+    """(n,) whether this many letters in this many seconds of speech are faster than people speak.
 
-    nobody: letters a second of their script that nobody speaks over an utterance (`scripts.FASTEST`).
+    nobody: impossible rate of their script in letters per second (`scripts.FASTEST`).
     """
     faster: npt.NDArray[np.bool_] = seconds < FASTEST_PAUSE + num_letters / (FASTEST * nobody)
     return faster
 
 
 def inhuman(spectra: Array, hertz: Float, num_letters: Float, seconds: Float, factors: Float, nobody: float) -> Float:
-    """(n,) nats by which each clip is likelier to be a person's if it is played `factors` times as slowly.
+    """(n,) nats by which each clip is more likely to be human speech if it is played `factors` times slower.
 
-    As `wrong_rates`, but against what is known of people, whatever else is in the set. spectra: (n, F) dB. hertz: (n,)
-    median pitch, nan where unknown. nobody: as in `inhumanly_fast`.
+    As `wrong_rates`, but compared with speech in general instead of the set. spectra: (n, F) dB. hertz: (n,) median
+    pitch, nan if unknown. nobody: as in `inhumanly_fast`.
     """
     typical = TYPICAL_PAUSE + num_letters / (TYPICAL * nobody)
     features = (

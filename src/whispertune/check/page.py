@@ -1,4 +1,4 @@
-"""check.html: counts, and the worst findings to read and to listen to, in one file that needs no network."""
+"""check.html: counts and examples of findings to read and listen to, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError, ManifestError, one_line
 
 SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED = 8, 3, 40
-"""Examples of each kind, and rows of the ranking."""
+"""Examples of each kind, and rows of the ranking, to show."""
 PLAYED_SECONDS = 20
 MOST_AUDIO_BYTES = 12_000_000
-"""Of all players together: MP3 of 16 kHz takes 4 to 8 kB a second."""
+"""Total size of all players; MP3 at 16 kHz takes 4 to 8 kB per second."""
 MOST_LISTED = 2_000
-"""Findings of a kind that are on the page; check.jsonl has all."""
+"""Most findings of a kind on the page; check.jsonl has all."""
 WRONG = ((0.95, "almost surely"), (0.5, "probably"), (0.0, "perhaps"))
-"""From which probability on a transcript is called wrong so."""
+"""Words for the probability that a transcript is wrong."""
 
 
 def page(report: Report, figures: Mapping[str, Any]) -> str:
-    """The page as HTML; all that comes from the data is escaped."""
+    """The page as HTML; everything from the data is escaped."""
     players = _Players()
     errors, rows = report.num_errors, report.num_rows + report.num_unread
     parts = [
@@ -61,12 +61,12 @@ def page(report: Report, figures: Mapping[str, Any]) -> str:
 
 
 def _html(text: str) -> str:
-    """A name or a message as HTML: in printable characters, its markup escaped."""
+    """A name or message with unprintable characters and markup escaped."""
     return escape(one_line(text))
 
 
 class _Players:
-    """Audio elements with the sound inside, until the page is large enough."""
+    """Audio elements with embedded audio, up to `MOST_AUDIO_BYTES` in total."""
 
     def __init__(self) -> None:
         self._left = MOST_AUDIO_BYTES
@@ -101,7 +101,7 @@ def _figure(value: str, what: str) -> str:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Headings and cells are HTML already; `numbers`: columns set flush right."""
+    """A table; headings and cells are HTML. numbers: right-aligned columns."""
 
     def cells(tag: str, values: Sequence[str]) -> str:
         made = []
@@ -162,10 +162,10 @@ def _audio(figures: Mapping[str, Any]) -> Iterable[str]:
             for low, high, count in bars
         ]
         yield f'<div class="bars">{"".join(columns)}</div>'
-        yield '<p class="soft">clips by duration, from so many seconds on</p>'
+        yield '<p class="soft">clips by duration; each bar starts at the number of seconds below it</p>'
     if rates := figures.get("sample_rates"):
         yield "<h2>Sample rates</h2>"
-        narrow = "lacks the frequencies above {}, which Whisper looks at: a telephone's sound"
+        narrow = "lacks the frequencies above {}, which Whisper uses (telephone quality)"
         rows = [
             [as_rate(int(rate)), f"{count:,}", narrow.format(as_rate(int(rate) // 2)) if is_narrow(int(rate)) else ""]
             for rate, count in rates.items()
@@ -185,7 +185,7 @@ def _ranking(report: Report, players: _Players) -> Iterable[str]:
     ranked = report.ranking()[:SHOWN_RANKED]
     if not ranked:
         return
-    yield "<h2>Transcripts that are likely wrong, by what the model hears</h2>"
+    yield "<h2>Transcripts that are likely wrong, according to the model</h2>"
     rows = []
     for number, opinion in ranked:
         row = report.utterance(number)
@@ -198,7 +198,7 @@ def _ranking(report: Report, players: _Players) -> Iterable[str]:
                 escape(opinion.hypothesis), players.of(row), _place(row),
             ]
         )  # fmt: skip
-    yield _table(["wrong", "characters that differ", "transcript", "heard", "", "where"], rows, (1,))
+    yield _table(["wrong", "characters that differ", "transcript", "model's transcript", "", "where"], rows, (1,))
 
 
 def _examples(report: Report, players: _Players) -> Iterable[str]:
@@ -230,7 +230,7 @@ def _listed(report: Report, finding: Finding) -> str:
 
 
 def _unlisted(number: int) -> str:
-    """What is said of findings that the page has no room for."""
+    """A note on findings that the page does not list."""
     if number <= MOST_LISTED:
         return ""
     return f'<p class="soft">{number - MOST_LISTED:,} more are in <a href="check.jsonl">check.jsonl</a></p>'
@@ -258,9 +258,9 @@ def _characters(characters: Mapping[str, Any] | None) -> Iterable[str]:
     yield "<h2>Characters that the tokenizer spells byte by byte</h2>"
     share = 100 * characters["rare_share"]
     yield (
-        f"<p>They are {share:.2f} % of all characters. A text of such a script takes up to "
-        f"{characters['tokens_per_character']:.1f} tokens a character, so fewer fit in Whisper's 448, and each is "
-        "learnt from your data alone.</p>"
+        f"<p>They are {share:.2f} % of all characters. Your texts take up to "
+        f"{characters['tokens_per_character']:.1f} tokens per character, so that fewer fit in Whisper's 448, and such "
+        "characters are learnt from your data alone.</p>"
     )
     rows = [
         [escape(char), f"U+{ord(char):04X}", str(tokens), f"{count:,}"] for char, tokens, count in characters["rare"]

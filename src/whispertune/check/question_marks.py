@@ -1,7 +1,7 @@
-"""Question marks in place of letters (`sar? esattamente`), told from those that end a question.
+"""Distinguish question marks in place of letters (`sar? esattamente`) from those that end a question.
 
-Software that writes a text in an encoding without its letters puts a question mark for each. A row alone often can't
-say which of the two a question mark is; the words of its manifest can: `sar` stands nowhere else, `stai` may.
+Software that writes text in an encoding without some of its letters replaces each by a question mark. A single row is
+often ambiguous, but the words of its manifest help: `sar` occurs nowhere else, `stai` may.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Literal
 LETTER = r"[^\W\d_]"
 WORDS = re.compile(rf"{LETTER}+")
 SUSPECT = re.compile(rf"\?\s*{LETTER}|{LETTER}\?")
-"""A text without this holds no question mark that may stand for a letter."""
+"""Only texts that match this may hold a question mark in place of a letter."""
 INSIDE, AT_END = re.compile(rf"{LETTER}\?+({LETTER})"), re.compile(rf"{LETTER}\?+$")
 TOKENS = re.compile(r"\S+")
 MASKED = re.compile(r"(?:[^\x00-\x7f]|\?)+")
 EDGES = "\"'.,;:!()«»“”\u2018\u2019„…-\u2013\u2014¿¡"
 VOCABULARY_ROWS = 100_000
-"""Rows of a manifest whose words are counted."""
+"""Most rows of a manifest whose words are counted."""
 
 _KNOWN = {
     "it": "sarà avrà potrà dovrà andrà verrà dirà può così perché poiché finché affinché benché più già "
@@ -33,7 +33,7 @@ _KNOWN = {
     "fr": "voilà déjà delà café été",
     "ca": "això allò perquè també però demà",
 }
-"""Frequent words whose beginning, without the last letter, is no word."""
+"""Frequent words that are not words without their last letter."""
 SPACED = ("fr", "br")
 """Languages that put a space before a question mark."""
 
@@ -42,8 +42,11 @@ Verdict = Literal["lost", "unclear"]
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Of one manifest. words: how often each stands in texts, except beside a question mark. masked: their masks.
-    spaced, joined: how many texts end in a question mark behind a space, and behind a letter."""
+    """The vocabulary of one manifest.
+
+    words: counts, without words next to a question mark. masked: their masks. spaced, joined: number of texts that end
+    in a question mark after a space, and after a letter.
+    """
 
     words: Counter[str]
     masked: dict[str, str]
@@ -51,17 +54,17 @@ class Vocabulary:
     joined: int
 
     def completes(self, token: str, language: str | None) -> str:
-        """A word that `token` becomes if letters that are not ASCII stand for each `?` in it; or ""."""
+        """A word that `token` becomes if each `?` in it is replaced by letters that are not ASCII; or ""."""
         mask = _mask(token)
         return next((known[mask] for known in (self.masked, *_known(language)) if mask in known), "")
 
     def has(self, token: str) -> bool:
-        """Whether every part of a token between its question marks is a word."""
+        """Whether all parts of a token between question marks are words."""
         return all(word in self.words for word in WORDS.findall(token.lower()))
 
 
 def vocabulary(texts: Iterable[str]) -> Vocabulary:
-    """Of these texts."""
+    """The vocabulary of these texts."""
     words: Counter[str] = Counter()
     spaced = joined = 0
     for text in texts:
@@ -74,20 +77,20 @@ def vocabulary(texts: Iterable[str]) -> Vocabulary:
 
 
 def _mask(word: str) -> str:
-    """A word with one question mark for letters that are not ASCII."""
+    """The word with each run of letters that are not ASCII replaced by a question mark."""
     return MASKED.sub("?", word.lower())
 
 
 @cache
 def _known(language: str | None) -> list[dict[str, str]]:
-    """Masks of frequent words of a language, or of all of them."""
+    """Masks of frequent words of a language, or of all languages."""
     return [{_mask(word): word for word in words.split()} for code, words in _KNOWN.items() if language in (code, None)]
 
 
 def lost_letters(text: str, language: str | None, known: Vocabulary) -> tuple[Verdict, str] | None:
-    """Whether a question mark in a text stands for a letter, and which one is meant.
+    """Whether a question mark in a text is in place of a letter, with a description; None if none is.
 
-    language: a code, or None if unknown. None where all are question marks.
+    language: a code, or None if unknown.
     """
     unclear = None
     for token, following in _marked(text):
@@ -99,10 +102,10 @@ def lost_letters(text: str, language: str | None, known: Vocabulary) -> tuple[Ve
 
 
 def _marked(text: str) -> Iterator[tuple[str, str]]:
-    """(token, the first letter of what follows it) of each token with a question mark."""
+    """(token, first letter after it) for each token with a question mark."""
     tokens = TOKENS.findall(text)
     for number, token in enumerate(tokens):
-        if "?" in token and "/" not in token and "=" not in token:  # no address
+        if "?" in token and "/" not in token and "=" not in token:  # not a URL
             yield token.strip(EDGES), next((char for char in "".join(tokens[number + 1 :]) if char.isalpha()), "")
 
 
@@ -115,9 +118,9 @@ def _judge(
             return None
         if language in SPACED and not known.joined:
             return None
-        # Nobody here puts a space before a question mark.
+        # In this manifest nobody puts a space before a question mark.
         clear = known.joined > 0 or (language is not None and text.rstrip().endswith("."))
-        return ("lost" if clear else "unclear"), "'?' stands alone in mid-sentence"
+        return ("lost" if clear else "unclear"), "'?' is alone in mid-sentence"
     word = known.completes(token, language)
     inside = INSIDE.search(token)
     if inside is not None:

@@ -1,4 +1,4 @@
-"""What a check found, as files: check.jsonl, summary.json and the ranking."""
+"""The results of a check, and their files: check.jsonl, summary.json and ranking.jsonl."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from whispertune.errors import ManifestError, one_line
 from whispertune.text.tokenizer import Tokenizer
 
 RARE_TOKENS = 3
-"""Tokens for one character from which it is one that the tokenizer does not know: its bytes, spelt one by one."""
+"""A character of at least this many tokens is not in the vocabulary, but spelled byte by byte."""
 
 
 @dataclass(slots=True)
 class Report:
-    """All of one check. opinions: by row, of a model if there was one."""
+    """The results of a check. opinions: a model's, by row, if one was used."""
 
     sources: Sequence[Source]
     findings: list[Finding]
@@ -83,7 +83,7 @@ class Report:
         return source.rows[row - source.first]
 
     def ranking(self) -> list[tuple[int, Opinion]]:
-        """Rows by how likely their transcript is wrong, the worst first."""
+        """Rows by decreasing suspicion that their transcript is wrong."""
         return sorted(self.opinions.items(), key=lambda item: -item[1].suspicion(self.utterance(item[0]).text))
 
     def hours(self, source: Source) -> float | None:
@@ -110,7 +110,7 @@ def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def place_of(found: dict[str, Any]) -> str:
-    """What a line of check.jsonl is about: file, row and field, as far as they are known."""
+    """File, row and field of a line of check.jsonl, as far as they are known."""
     row = "" if found["row"] is None else f", row {found['row']}"
     field = "" if found["field"] is None else f", {found['field']}"
     return f"{Path(found['file']).name}{row}{field}"
@@ -128,7 +128,7 @@ def ranking_rows(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def summary(report: Report, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """summary.json: the figures."""
+    """The content of summary.json."""
     errors = report.rows_with_errors()
     counts = report.counts()
     return {
@@ -150,9 +150,9 @@ def summary(report: Report, tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def character_costs(texts: TextFacts, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Which characters the tokenizer spells byte by byte, and how often they occur.
+    """The characters that the tokenizer spells byte by byte, and their counts.
 
-    tokens_per_character: of single characters, an upper bound of that of texts. rare: [character, tokens, count].
+    tokens_per_character: for single characters, an upper bound for texts. rare: [character, tokens, count].
     """
     codes = np.flatnonzero(texts.usage)
     codes = codes[(codes != 0x20) & ~((codes >= 0xD800) & (codes < 0xE000))]
@@ -168,9 +168,9 @@ def character_costs(texts: TextFacts, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_findings(report: Report, folder: Path) -> None:
-    """check.jsonl, and ranking.jsonl if a model was asked."""
+    """Write check.jsonl, and ranking.jsonl if a model was used."""
     with writing(folder / "check.jsonl") as file:
-        for row in finding_rows(report):  # one by one: there may be millions
+        for row in finding_rows(report):  # one by one, as there may be millions
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if report.opinions:
         with writing(folder / "ranking.jsonl") as file:

@@ -1,4 +1,4 @@
-"""Characters by what they are: a letter of a script, digit, symbol, damage; and the scripts of languages."""
+"""Classes of characters (letter of a script, digit, symbol, damage), and the scripts of languages."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
 """Blocks of the Unicode standard that hold a script's letters."""
 
 NAMES = ("", *SCRIPTS, "another")
-"""By class number: 1 to N is a letter of that script, the last one a letter of none of them."""
+"""By class number: 1 to N are letters of a script, the last one letters of any other script."""
 OTHER = len(NAMES) - 1
 ANY, DIGIT, SYMBOL, BRACKET, DAMAGE = 60, 61, 62, 63, 64
-"""A letter or mark of any script (º, combining accents); digits; symbols; []<>{}; what no text should hold."""
+"""Letters and marks of any script (º, combining accents); digits; symbols; []<>{}; damaged characters."""
 LAST = 0x323B0
 
 _LANGUAGES = {
@@ -80,13 +80,13 @@ _LANGUAGES = {
 }
 
 FASTEST = {"Han": 13.0, "Kana": 20.0, "Hangul": 15.0, "Ethiopic": 18.0, "": 35.0}
-"""Letters a second that nobody speaks over a whole utterance. Pellegrino et al. 2019 found 4 to 9 syllables a second
-in 17 languages; a Han or Hangul character is about one syllable, one of Ethiopic or kana a little less, and alphabets
-take 2 to 4 letters for it."""
+"""Letters per second that are impossible over a whole utterance. Pellegrino et al. 2019 found 4 to 9 syllables per
+second in 17 languages; a Han or Hangul character is about one syllable, one of Ethiopic or kana a little less, and
+alphabets take 2 to 4 letters per syllable."""
 
 
 def scripts_of(language: str) -> frozenset[int]:
-    """Class numbers of the scripts that Whisper's language `language` (a code) is written in."""
+    """Class numbers of the scripts that a language of Whisper's (a code) is written in."""
     named = [script for script, codes in _LANGUAGES.items() if language in codes.split()]
     return frozenset(NAMES.index(script) for script in named or ["Latin"])
 
@@ -119,13 +119,13 @@ def _class(code: int, script: int) -> int:
         return DIGIT
     if code == 0xFFFD or category in ("Co", "Cs", "Cn") or 0x80 <= code < 0xA0:
         return DAMAGE
-    # Modifier symbols (Sk) stand for accents and apostrophes in hand-typed text
+    # Not Sk: modifier symbols are used as accents and apostrophes in hand-typed text.
     return SYMBOL if category in ("Sm", "Sc", "So") or chr(code) in "%&@#*/\\_" else 0
 
 
 @cache
 def lower() -> npt.NDArray[np.uint32]:
-    """Lower-case code point of each."""
+    """Lower-case code point of each code point."""
     table = np.arange(LAST, dtype=np.uint32)
     for code in range(0x1E944):
         small = chr(code).lower()

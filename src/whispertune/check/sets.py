@@ -1,4 +1,4 @@
-"""Checks of rows against each other: duplicates, leakage between the sets."""
+"""Compare rows with each other: duplicates, and leakage between splits."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from whispertune.text.normalizer import basic_normalize
 from whispertune.text.tokenizer import Tokenizer
 
 SAME_BITS = 40
-"""Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26; two different clips of one length
-differed in 74 and more."""
+"""Of 256. Re-encoding as MP3 at another sample rate and level changed 0 to 26 bits; different clips of the same length
+differed in 74 or more."""
 BUCKET = 50
-"""Rows that share a part of their fingerprint and are compared one by one; where there are more it says nothing."""
+"""Most rows sharing a part of their fingerprint that are compared pairwise; larger groups are not informative."""
 SIMILAR_SKETCHES = 7
-"""Of 12 hashes. Then the texts themselves are compared."""
+"""Of 12 equal hashes, from which the texts themselves are compared."""
 SAME_TEXT_CER = 0.15
 CANDIDATES = 8
 
 
 def locate(sources: Sequence[Source]) -> npt.NDArray[np.int32]:
-    """The number of each row's source."""
+    """(n,) index of each row's source."""
     return np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.rows) for source in sources])
 
 
@@ -41,7 +41,7 @@ def source_of(sources: Sequence[Source], row: int) -> Source:
 
 
 def repeated_ids(sources: Sequence[Source]) -> Iterator[Finding]:
-    """Ids that stand twice in a source."""
+    """Ids that occur twice in a source."""
     for source in sources:
         for earlier, row in source.rows.repeated_ids():
             fault = repeated_id(source.rows[earlier], source.rows[row])
@@ -49,7 +49,7 @@ def repeated_ids(sources: Sequence[Source]) -> Iterator[Finding]:
 
 
 def special_tokens(sources: Sequence[Source], tokenizer: Tokenizer | None) -> Iterator[Finding]:
-    """Texts and prompts with a special token in them that is no time which says when something is said."""
+    """Texts and prompts that contain a special token other than valid timestamps."""
     for source in sources:
         prompts = {
             number: token
@@ -69,7 +69,7 @@ def special_tokens(sources: Sequence[Source], tokenizer: Tokenizer | None) -> It
 
 
 def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | None) -> Iterator[Finding]:
-    """Recordings that stand twice: by their samples, or nearly so; without audio by file and span."""
+    """Recordings that occur twice: by samples or fingerprints, or by file and span if audio was not checked."""
     if audio is None:
         _, places = np.unique(texts.places, return_inverse=True)
         yield from _repeated(sources, np.arange(len(places)), places, "audio", "the same file and span as")
@@ -81,13 +81,13 @@ def same_audio(sources: Sequence[Source], texts: TextFacts, audio: AudioFacts | 
         reported.add(finding.row)
         yield finding
     groups = _near_groups(audio, rows)
-    for finding in _repeated(sources, rows, groups, "audio", "the same recording, encoded anew, as"):
+    for finding in _repeated(sources, rows, groups, "audio", "the same recording, encoded differently, as"):
         if finding.row not in reported:
             yield finding
 
 
 def same_text(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
-    """Texts that stand twice in a set, or in train and another set; there nearly the same ones too."""
+    """Texts that occur twice in a split, or (also if only nearly the same) in train and another split."""
     rows = np.flatnonzero(texts.letters > 0)
     _, numbers = np.unique(texts.keys[rows], return_inverse=True)
     reported = set()
@@ -106,7 +106,7 @@ def same_text(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
 
 
 def shared_speakers(sources: Sequence[Source], texts: TextFacts) -> Iterator[Finding]:
-    """One finding for each speaker of valid and test who is in train too, at their first row."""
+    """One finding, at the first row, for each speaker of valid and test who is in train too."""
     roles = _roles(sources)
     trained = np.unique(texts.speakers[roles == "train"])
     for role in ("valid", "test"):
@@ -135,7 +135,7 @@ def _describe(sources: Sequence[Source], row: int) -> str:
 def _repeated(
     sources: Sequence[Source], rows: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], what: str, same: str
 ) -> Iterator[Finding]:
-    """Findings of rows (n,) whose group (n,) another one is in: leaked to a later set, else repeated in its own."""
+    """Findings about rows (n,) that share a group (n,) with another: leaked to a later split, or repeated in one."""
     shared = np.flatnonzero(np.bincount(groups)[groups] > 1)
     order = shared[np.argsort(groups[shared], kind="stable")]
     places = locate(sources).tolist()
@@ -145,7 +145,7 @@ def _repeated(
         for row in members:
             role = sources[places[row]].role
             earlier = next((twin for other, twin in first.items() if other and role and other != role), None)
-            # The same sentence in valid and test, by two speakers, gives nothing away; the same recording does.
+            # The same sentence in valid and test is not leakage; the same recording is.
             if earlier is not None and (what == "audio" or "train" in first):
                 yield Finding(row, f"leaked_{what}", f"{same} {_describe(sources, earlier)}")
             elif role in first or (first and not role):
@@ -157,7 +157,7 @@ _ORDER = {"train": 0, "valid": 1, "test": 2, "": 3}
 
 
 def _near_groups(audio: AudioFacts, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A group number for each of these rows, equal for recordings whose fingerprints nearly agree."""
+    """(n,) a group number for each of these rows, equal for recordings with nearly equal fingerprints."""
     prints = audio.fingerprints[rows]
     words = prints.view(np.uint16)
     seconds = audio.seconds[rows]
@@ -187,7 +187,7 @@ def _near_groups(audio: AudioFacts, rows: npt.NDArray[np.int64]) -> npt.NDArray[
 def _near_texts(
     sketches: Hashes, train: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, int]]:
-    """(row, its likeliest twin in train) where two hashes in a row agree and most of the others do."""
+    """(row, most similar row in train) if two consecutive hashes and most of the others agree."""
     if not len(train) or not len(others):
         return
     most, twins = np.zeros(len(others), np.int64), np.zeros(len(others), np.int64)

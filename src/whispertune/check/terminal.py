@@ -1,4 +1,4 @@
-"""What a check found, on the terminal: the counts, and the worst findings with file and row."""
+"""Print the results of a check: counts, and the worst findings with file and row."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from whispertune.errors import one_line
 from whispertune.system.console import results
 
 SHOWN, OF_A_KIND = 12, 3
-"""Findings that are told in full, altogether and of one kind."""
+"""Most findings to print, in total and of one kind."""
 REFUSED = ("bad_row", "repeated_id")
-"""What train refuses too: told to its end, where the remedy is, however narrow the terminal."""
+"""Kinds that train refuses too; printed in full, as the remedy is at the end."""
 
 
-def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> None:
-    """Print the counts, the worst findings, and what the data is (`data_figures`)."""
+def print_report(report: Report, figures: Mapping[str, Any], output: Path | None) -> None:
+    """Print the counts, the worst findings, and statistics of the data (`data_figures`)."""
     total = report.num_rows + report.num_unread
     if report.counts():
         results.print(_counts(report, f"{counted(total, 'row')} checked"))
@@ -41,17 +41,17 @@ def tell(report: Report, figures: Mapping[str, Any], output: Path | None) -> Non
         speakers = f"; {counted(figures['num_speakers'], 'speaker')}" if figures["num_speakers"] else ""
         results.print(f"{as_duration(figures['seconds'])} of audio (rows by sample rate: {rates}){speakers}")
         if any(is_narrow(int(rate)) for rate in figures["sample_rates"]):
-            results.print("recordings below 16 kHz lack frequencies that Whisper looks at: a telephone's sound")
+            results.print("recordings below 16 kHz lack frequencies that Whisper uses (telephone quality)")
     results.print(f"{report.num_errors:,} of {counted(total, 'row')} {'has' if total == 1 else 'have'} errors")
     if output is not None:
-        results.print(one_line(f"every finding: {output / 'check.jsonl'}"))
-        results.print(one_line(f"to look at and listen to: {output / 'check.html'}"))
+        results.print(one_line(f"all findings: {output / 'check.jsonl'}"))
+        results.print(one_line(f"page to view and listen to them: {output / 'check.html'}"))
     elif sum(sum(counter.values()) for counter in report.counts().values()) > len(worst):
-        results.print("--output DIR lists every finding, with a page to look at and listen to")
+        results.print("--output DIR writes all findings, and a page to view and listen to them")
 
 
 def worst_findings(report: Report, most: int) -> list[dict[str, Any]]:
-    """Lines of check.jsonl: errors before notes, and of each the first of every kind, then the second, and so on."""
+    """Lines of check.jsonl: errors before notes, in each the first of every kind, then the second, and so on."""
     by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MEANINGS}
     for found in finding_rows(report):
         if len(by_kind[found["kind"]]) < OF_A_KIND:

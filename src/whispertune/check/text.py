@@ -1,4 +1,4 @@
-"""Checks of the texts: all rows at once, as arrays of code points, so that a million rows take seconds."""
+"""Checks of texts, vectorised over arrays of code points, so that a million rows take seconds."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from whispertune.text.normalizer import basic_normalize
 from whispertune.text.targets import MAX_TOKENS
 
 CHUNK_ROWS = 4_000
-"""Rows whose characters fit in the processor's cache."""
+"""Rows per chunk, so that the characters fit in the CPU's cache."""
 FOREIGN_SHARE = 0.5
-"""Of a text's letters in another script, from which it is another language; below, names and loan words."""
+"""Share of letters of another script from which a text counts as another language; below, it may have foreign names."""
 MAJORITY = 0.9
-"""Share of a set's letters that one script must have for others to be foreign, where the language is not known."""
+"""If the language is unknown: the share of one script among a source's letters from which others count as foreign."""
 NUM_HASHES = 12
 SHINGLE = 5
-"""Letters in a row; texts that share most of these are nearly the same."""
+"""Length in letters; texts that share most of their shingles are nearly the same."""
 
 MARKUP = re.compile(
     r"<(?!\|)[^<>]{1,80}>|\[[^\[\]]{1,80}\]|\{[^{}]{1,80}\}|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});|\bhttps?://\S"
@@ -52,10 +52,12 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """Of n rows, read once. letters: spoken characters (letters, marks, digits). keys: (n,), equal for texts that
-    differ in case, punctuation and space alone. sketches: (n, 12) MinHash of 5-letter runs, or (0, 12) if not asked
-    for. scripts: (n,) class number of the script with the most letters, 0 without any. places: (n,) equal for the same
-    span of the same file. speakers: (n,) numbers of `speaker_names`. usage: how often each code point occurs.
+    """Facts about the texts of n rows.
+
+    letters: (n,) spoken characters (letters, marks, digits). keys: (n,), equal for texts that differ only in case,
+    punctuation and spaces. sketches: (n, 12) MinHash of 5-letter shingles, or (0, 12) if not requested. scripts: (n,)
+    class number of the most frequent script, 0 without letters. places: (n,), equal for the same span of the same file.
+    speakers: (n,) indices into `speaker_names`. usage: count of each code point.
     """
 
     letters: Ints
@@ -78,11 +80,11 @@ def check_texts(
     sketches: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Finding], TextFacts]:
-    """Findings and facts of all rows of all sources.
+    """Findings and facts about the texts of all sources.
 
-    language_of: a row's language -> code, or None if unknown; raises RecipeError for one that has no token.
-    count_tokens: decoder input of a row; called for long texts alone, since a text has no more tokens than bytes.
-    max_tokens: that fit.
+    language_of: a row's language -> code, or None if unknown; raises RecipeError if it has no token. count_tokens:
+    number of decoder input tokens of a row; only called for long texts, as a text has no more tokens than bytes.
+    max_tokens: their limit.
     """
     findings: list[Finding] = []
     chunks: list[_Chunk] = []
@@ -93,7 +95,7 @@ def check_texts(
         rows = source if isinstance(source, Utterances) else Utterances(source)
         suspects: list[tuple[int, str, str | None]] = []
         begin_of_source = first
-        for part in _chunks(range(len(rows))):  # one without rows is a chunk of none
+        for part in _chunks(range(len(rows))):  # an empty source is one empty chunk
             begin = part.start
             _, paths, texts = rows.strings(part)
             kinds = list(map(rows.kinds.__getitem__, rows.kind_numbers[begin : part.stop].tolist()))
@@ -135,7 +137,7 @@ def check_texts(
 
 
 class _Names:
-    """Names that recur, as numbers."""
+    """Recurring names as numbers."""
 
     def __init__(self) -> None:
         self.names: list[str | None] = []
@@ -198,7 +200,7 @@ def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
 
 
 def _row_hashes(codes: Hashes, counts: Ints) -> Hashes:
-    """A polynomial hash of each row's characters, modulo 2^64; 0 for a row without any."""
+    """A polynomial hash of each row's characters, modulo 2^64; 0 for an empty row."""
     starts = np.concatenate([[0], np.cumsum(counts)])
     place = np.arange(len(codes)) - np.repeat(starts[:-1], counts)
     powers = np.full(int(counts.max(initial=0)) + 1, 0x9E3779B97F4A7C15, np.uint64)
@@ -215,14 +217,14 @@ def _stirred_characters() -> Hashes:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Bits well stirred: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Mix bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def _sketches(codes: Hashes, counts: Ints) -> Hashes:
-    """MinHash (Broder 1997) of each row's runs of 5 characters; all ones for a row without one."""
+    """MinHash (Broder 1997) of each row's shingles of 5 characters; all ones for a row without any."""
     sketches = np.full((len(counts), NUM_HASHES), np.iinfo(np.uint64).max, np.uint64)
     if len(codes) < SHINGLE:
         return sketches
@@ -232,7 +234,7 @@ def _sketches(codes: Hashes, counts: Ints) -> Hashes:
         runs = runs * np.uint64(0x100000001B3) + codes[offset : offset + size]
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     whole = counts >= SHINGLE
-    # Runs that reach into the next row must not count: those are the last 4 of each row.
+    # Exclude shingles that extend into the next row: the last 4 of each row.
     edges = np.stack([starts[whole], np.minimum(starts[whole] + counts[whole] - SHINGLE + 1, size)], axis=1).ravel()
     padded = np.append(runs, np.uint64(0))
     for number in range(NUM_HASHES):
@@ -250,17 +252,17 @@ def _chunk_findings(
     count_tokens: Callable[[Utterance], int] | None,
     max_tokens: int,
 ) -> Iterator[Finding]:
-    """Of the rows from `begin` on, with these texts; the first of them is row `first` of the check."""
+    """Findings about the rows from `begin` on, with these texts. first: index of the first among all rows."""
     for i in np.flatnonzero(chunk.letters == 0).tolist():
         text = texts[i]
-        kind, detail = ("unspoken_text", f"{text[:40]!r} holds nothing that is said") if text else ("empty_text", "")
+        kind, detail = ("unspoken_text", f"{text[:40]!r} has no spoken characters") if text else ("empty_text", "")
         yield Finding(first + i, kind, detail or "the row has no text")
     for i in np.flatnonzero(chunk.marked & (chunk.letters > 0)).tolist():
         found = MARKUP.search(texts[i])
         if found:
             yield Finding(first + i, "markup", f"holds {found.group()[:40]!r}")
             if not basic_normalize(texts[i]).strip():
-                yield Finding(first + i, "unspoken_text", f"{texts[i][:40]!r} holds nothing that is said")
+                yield Finding(first + i, "unspoken_text", f"{texts[i][:40]!r} has no spoken characters")
     for i in np.flatnonzero(chunk.damaged).tolist():
         damage = encoding_damage(texts[i])
         if damage:
@@ -271,12 +273,11 @@ def _chunk_findings(
             for i in np.flatnonzero(counts).tolist()
         )
     if count_tokens is not None:
-        for i in np.flatnonzero(
-            chunk.num_bytes > max_tokens - 8
-        ).tolist():  # 8: the most that a prompt without text takes
+        for i in np.flatnonzero(chunk.num_bytes > max_tokens - 8).tolist():  # 8: more than any prompt without text
             tokens = count_tokens(rows[begin + i])
             if tokens > max_tokens:
-                yield Finding(first + i, "too_many_tokens", f"{tokens} tokens with the prompt; {max_tokens} fit")
+                detail = f"{tokens} tokens with the prompt; the limit is {max_tokens}"
+                yield Finding(first + i, "too_many_tokens", detail)
 
 
 def _script_findings(
@@ -286,8 +287,10 @@ def _script_findings(
     language_of: Callable[[str | None], str | None],
     first: int,
 ) -> Iterator[Finding]:
-    """letters (n, scripts): rows whose letters are not of their language's scripts, or of this source's one script;
-    its first row is row `first` of the check."""
+    """Findings about letters outside the scripts of a row's language or, if it is unknown, the source's main script.
+
+    letters: (n, scripts) counts. first: index of the source's first row among all rows.
+    """
     overall = letters.sum(axis=0, dtype=np.int64)
     majority = int(overall.argmax()) if overall.max(initial=0) > MAJORITY * overall.sum() else 0
     for number, name in enumerate(names):
@@ -316,7 +319,7 @@ def _question_mark_findings(
     language_of: Callable[[str | None], str | None],
     first: int,
 ) -> Iterator[Finding]:
-    """suspects: (row, text, language named) of a source whose first row is row `first` of the check."""
+    """suspects: (row, text, the row's language). first: index of the source's first row among all rows."""
     if not suspects:
         return
     sample = (rows.strings(part)[2] for part in _chunks(range(min(len(rows), VOCABULARY_ROWS))))
@@ -324,7 +327,7 @@ def _question_mark_findings(
     for row, text, named in suspects:
         try:
             found = lost_letters(text, language_of(named), known)
-        except RecipeError:  # told as unknown_language
+        except RecipeError:  # reported as unknown_language
             continue
         if found is not None:
             verdict, detail = found

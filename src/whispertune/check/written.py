@@ -1,7 +1,6 @@
-"""Files that check writes into a folder of the user's: marked, so that the next check replaces these and nothing else.
+"""Files that check writes into the user's folder, marked so that the next check replaces only these.
 
-The mark lists of each file the sha256 of what was written last, and of what is being written: a kill between the two
-leaves either.
+The mark lists the sha256 of each file's last content and of the content being written, as a kill may leave either.
 """
 
 from __future__ import annotations
@@ -22,38 +21,38 @@ WRITTEN_BY = "whispertune check"
 
 
 def require_replaceable(flag: str, folder: Path, names: Collection[str], inputs: Collection[Path]) -> None:
-    """Refuse a folder where a file of one of these names is not as an earlier check left it, or is an input.
+    """Refuse a folder where a file of these names is not an unchanged result of a check, or is an input.
 
     Raises:
-        RunFolderError: naming the file.
+        RunFolderError: with the file.
     """
     read = {path.resolve() for path in inputs}
     for name in names:
         path = folder / name
         if path.resolve() in read:
-            raise RunFolderError(f"{flag}: {path} is read here and would be overwritten; choose another folder")
+            raise RunFolderError(f"{flag}: {path} is an input and would be overwritten; choose another folder")
         if not _is_ours(path):
             raise RunFolderError(
-                f"{flag}: {path} would be overwritten, and is not as `whispertune check` left it; choose another "
-                "folder, or move it away"
+                f"{flag}: {path} would be overwritten, but `whispertune check` did not write it, or it was changed "
+                "since; choose another folder, or move it away"
             )
     if os.path.lexists(folder / MARK) and _written(folder) is None:
-        raise RunFolderError(f"{flag}: {folder / MARK} is not what check writes there; choose another folder")
+        raise RunFolderError(f"{flag}: {folder / MARK} was not written by check; choose another folder")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """A text file that replaces `path` at once, or not at all, and is marked as check's.
+    """A text file that replaces `path` atomically and is marked as written by check.
 
     Raises:
-        RunFolderError: if another file has been put there meanwhile.
+        RunFolderError: if somebody else has written to `path` in the meantime.
     """
     with replacing_file(path) as temporary:
-        # Lone surrogates (names that are not UTF-8) have no UTF-8; as escapes they stay valid JSON.
+        # Lone surrogates (names that are not UTF-8) can't be encoded; as escapes they stay valid JSON.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         if not _is_ours(path):
-            raise RunFolderError(f"{path}: was written by someone else meanwhile; move it away, and check again")
+            raise RunFolderError(f"{path}: was changed by another program meanwhile; move it away, and check again")
         written = _written(path.parent) or {}
         written[path.name] = [*written.get(path.name, [])[-1:], sha256_of(temporary)]
         content = {"written_by": WRITTEN_BY, "files": written}
@@ -61,7 +60,7 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether there is nothing at a path, or what check wrote there."""
+    """Whether a path does not exist or is unchanged since check wrote it."""
     if not os.path.lexists(path):
         return True
     marked = (_written(path.parent) or {}).get(path.name, [])
@@ -69,7 +68,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _written(folder: Path) -> dict[str, list[str]] | None:
-    """The mark of a folder: sha256 of each file; None without one."""
+    """The sha256 list of each file in a folder's mark; None without a mark."""
     try:
         content = json.loads((folder / MARK).read_text(encoding="utf-8"))
         files = content["files"] if content["written_by"] == WRITTEN_BY else None

@@ -1,4 +1,4 @@
-"""From what the user calls a model to the model in memory, whatever its format."""
+"""Load a model of any readable format by its name."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Checkpoint", "expected_shapes", "load_checkpoint"]
 
 
 def load_checkpoint(model: str, tokenizer: Path | None = None) -> Checkpoint:
-    """The checkpoint that `model` names: every tensor there, of the right shape and finite.
+    """The checkpoint that `model` names, with all tensors present, finite and of the right shape.
 
     `model` is a Hugging Face or CTranslate2 folder, an OpenAI `.pt`, a run folder (its `best/`),
-    `packaged:whisper-base`, `packaged:whisper-tiny.en`, or a Hub id (`openai/whisper-base`). A path goes before
-    a Hub id. `tokenizer` is a folder with the `tokenizer.json` of a `.pt`, which has none of its own.
+    `packaged:whisper-base`, `packaged:whisper-tiny.en`, or a Hub id (`openai/whisper-base`). A path takes precedence
+    over a Hub id. `tokenizer` is a folder with the `tokenizer.json` for a `.pt`, which has none of its own.
 
-    Raises CheckpointError, in one line, if it can't be found, read, or is no Whisper.
+    Raises CheckpointError if it can't be found or read, or is not a Whisper.
     """
     try:
         return _load(model, tokenizer)
-    except OSError as error:  # a name that is too long, a folder that may not be entered, a failing disk
+    except OSError as error:  # the name is too long, a folder is not accessible, a disk fails
         raise CheckpointError(f"{model}: can't be read ({error.strerror or error})") from error
 
 
@@ -34,7 +34,7 @@ def _load(model: str, tokenizer: Path | None) -> Checkpoint:
     if model and (path / openai.FILE).is_file() and not (path / "config.json").exists():
         return openai.read_file(path / openai.FILE, source=model, tokenizer=tokenizer)
     if tokenizer is not None:
-        raise CheckpointError(f"{model}: brings its own tokenizer; another one is only for OpenAI's .pt files")
+        raise CheckpointError(f"{model}: has its own tokenizer; --tokenizer is only for OpenAI's .pt files")
     if model.startswith(packaged.PREFIX):
         return packaged.read_packaged(model)
     if model and path.is_dir():
@@ -42,7 +42,7 @@ def _load(model: str, tokenizer: Path | None) -> Checkpoint:
     if path.is_file() and ggml.is_ggml(path):
         raise CheckpointError(f"{model}: {ggml.ONLY_WRITTEN}")
     if model and path.exists():
-        raise CheckpointError(f"{model}: is a file; name the model's folder, or an OpenAI checkpoint (.pt)")
+        raise CheckpointError(f"{model}: is a file; give the model's folder, or an OpenAI checkpoint (.pt)")
     if hub.looks_like_id(model):
         return _read_folder(hub.fetch(model), source=model)
     raise CheckpointError(

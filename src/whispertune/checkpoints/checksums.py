@@ -1,4 +1,4 @@
-"""The checksums of a run's best/: whatever of the model's files is not as it was written is found when it is read."""
+"""Checksums of a run's best/, so that changed or damaged model files are detected when they are read."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from whispertune.errors import CheckpointError
 from whispertune.system.files import sha256_of
 
 CHECKSUMS = "checksums.json"
-"""Name of the file that lists the sha256 of all the others but README.md, which anybody may edit. Programs that open
-Hugging Face folders take no notice of it."""
+"""Name of the file that lists the sha256 of all others except README.md, which may be edited. Other programs ignore
+it."""
 
 
 def write_checksums(folder: Path, digests: Mapping[str, str], **about: str | int) -> None:
-    """Put the sha256 of each file into the folder. about: whose model it is."""
+    """Write the sha256 of each file into the folder. about: run and step of the model."""
     text = json.dumps({**about, "sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
     (folder / CHECKSUMS).write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `write_checksums` was told of the model; nothing if that is damaged."""
+    """The `about` of `write_checksums`; empty if the file is missing or damaged."""
     try:
         found = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         return {"step": int(found["step"]), "run": str(found["run"])}
@@ -31,7 +31,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
-    """File name -> sha256; empty where there are none.
+    """File name -> sha256; empty if there are no checksums.
 
     Raises:
         CheckpointError: if the list is damaged.
@@ -46,7 +46,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
         plain, listed = False, {}
     if not plain or not listed:
         raise CheckpointError(
-            f"{path}: is damaged, so that nothing tells whether the model is whole",
+            f"{path}: is damaged, so the model cannot be verified",
             remedy="copy the folder again, or remove this file to use the model unchecked",
         )
     return dict(listed)
@@ -55,20 +55,21 @@ def read_checksums(folder: Path) -> dict[str, str]:
 def require_unchanged(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """Compare the files of a folder with its checksums, if it has any.
 
-    known: digests that need not be computed again.
+    known: digests that are already computed.
 
     Raises:
-        CheckpointError: naming the first file that is gone or not as it was written.
+        CheckpointError: with the first file that is missing or has changed.
     """
     for name, expected in read_checksums(folder).items():
         try:
             found = (known or {}).get(name) or sha256_of(folder / name)
         except OSError as error:
             raise CheckpointError(
-                f"{folder / name}: cannot be read ({error.strerror}), so the model is not whole", remedy="copy it again"
+                f"{folder / name}: cannot be read ({error.strerror}), so the model is incomplete",
+                remedy="copy it again",
             ) from None
         if found != expected:
             raise CheckpointError(
-                f"{folder / name}: is not as it was written (its sha256 is not that of {CHECKSUMS}): damaged or edited",
+                f"{folder / name}: has changed since it was written (its sha256 is not that in {CHECKSUMS})",
                 remedy=f"copy it again, or remove {CHECKSUMS} if you changed it on purpose",
             )

@@ -1,4 +1,4 @@
-"""Reads a CTranslate2 Whisper folder: `model.bin` in float16, bfloat16 or float32, and the files beside it.
+"""Read a CTranslate2 Whisper folder: `model.bin` in float16, bfloat16 or float32, and the files beside it.
 
 CTranslate2 fuses the projections of q, k and v of a self-attention into `linear_0`, and those of k and v of a
 cross-attention into `linear_1`; the bias of k, which Whisper does not have, is stored as zeros.
@@ -25,7 +25,7 @@ from whispertune.checkpoints.tokenizer_files import END_OF_TEXT, complete_tokeni
 from whispertune.errors import CheckpointError
 from whispertune.model.config import WhisperConfig
 
-VERSIONS = (4, 5, 6)  # of the binary format; these three are laid out alike
+VERSIONS = (4, 5, 6)  # of the binary format; these have the same layout
 _DTYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int8, torch.int16, torch.int32)
 
@@ -54,14 +54,14 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
     )
     settings_path = folder / "config.json"
     settings = read_json(settings_path)
-    generation_path = folder / "generation_config.json"  # an export has it: language and task are nowhere else
+    generation_path = folder / "generation_config.json"  # written by exports; the only place for language and task
     generation: dict[str, Any] = read_json(generation_path) if generation_path.exists() else {}
     for ours, theirs in (
         ("suppress_tokens", "suppress_ids"),
         ("begin_suppress_tokens", "suppress_ids_begin"),
         ("alignment_heads", "alignment_heads"),
     ):
-        # Where the first is there, it knows more: `save_ctranslate2` has to name alignment heads, known or not.
+        # Our name takes precedence: `save_ctranslate2` must write alignment heads even if they are unknown.
         if ours not in generation and settings.get(theirs) is not None:
             generation[ours] = settings[theirs]
     language_ids = settings.get("lang_ids")
@@ -70,7 +70,7 @@ def assemble(variables: dict[str, torch.Tensor], digest: str, folder: Path, *, s
             raise CheckpointError(f"{settings_path}: `lang_ids` is not a list of token ids")
         names = {number: name for name, number in ids.items()}
         listed = {names[number]: number for number in language_ids if number in names}
-        generation["lang_to_id"] = {**generation.get("lang_to_id", {}), **listed}  # the former knows added ones
+        generation["lang_to_id"] = {**generation.get("lang_to_id", {}), **listed}  # the former includes added languages
     preprocessor_path = folder / "preprocessor_config.json"
     preprocessor = read_json(preprocessor_path) if preprocessor_path.exists() else {}
     return Checkpoint(
@@ -97,14 +97,14 @@ def read_variables(stream: BinaryIO, *, where: str) -> tuple[dict[str, torch.Ten
     """
     reader = _Reader(stream, where)
     version = reader.number("I")
-    if version > 100:  # no version, but the beginning of some other file
-        raise reader.error("it begins otherwise")
+    if version > 100:  # not a version, but the start of some other file
+        raise reader.error("its first bytes are different")
     if version not in VERSIONS:
-        raise CheckpointError(f"{where}: version {version} of CTranslate2's format; readable are {VERSIONS}")
+        raise CheckpointError(f"{where}: version {version} of CTranslate2's format is not supported, only {VERSIONS}")
     kind = reader.string()
     if kind != "WhisperSpec":
         raise CheckpointError(f"{where}: holds a {kind!r:.60}, not a Whisper")
-    reader.number("I")  # revision: tensor names and shapes, which are checked, tell as much
+    reader.number("I")  # the revision, which is redundant, as tensor names and shapes are checked
     variables: dict[str, torch.Tensor] = {}
     for _ in range(reader.number("I")):
         name = reader.string()
@@ -121,13 +121,13 @@ def read_variables(stream: BinaryIO, *, where: str) -> tuple[dict[str, torch.Ten
         if shape and dtype in _INTEGERS:
             raise CheckpointError(
                 f"{where}: quantised weights ({str(dtype).removeprefix('torch.')}) can't be trained; "
-                "take the model's float16 conversion (`ct2-transformers-converter --quantization float16`)"
+                "use the model's float16 conversion (`ct2-transformers-converter --quantization float16`)"
             )
         variables[name] = torch.frombuffer(reader.take(num_bytes), dtype=dtype).reshape(shape)
     for _ in range(reader.number("I")):
         alias, name = reader.string(), reader.string()
         if name not in variables:
-            raise reader.error(f"{alias!r:.90} is an alias of {name!r:.90}, which is not there")
+            raise reader.error(f"{alias!r:.90} is an alias of {name!r:.90}, which is missing")
         variables[alias] = variables[name]
     if reader.remaining:
         raise reader.error(f"{reader.remaining} bytes too many")
@@ -135,7 +135,7 @@ def read_variables(stream: BinaryIO, *, where: str) -> tuple[dict[str, torch.Ten
 
 
 class _Reader:
-    """Takes values off a stream, never more than it holds, and hashes what it takes."""
+    """Reads values from a stream, with bounds checks, and hashes what it reads."""
 
     def __init__(self, stream: BinaryIO, where: str) -> None:
         self.stream, self.where = stream, where
@@ -147,7 +147,7 @@ class _Reader:
         return CheckpointError(f"{self.where}: damaged, or not a CTranslate2 model ({what})")
 
     def take(self, num_bytes: int) -> bytearray:
-        """The next bytes, in a buffer of their own: writable and aligned, as tensors need it."""
+        """The next bytes, in a buffer of their own, writable and aligned for tensors."""
         if num_bytes > self.remaining:
             raise self.error(f"ends {num_bytes - self.remaining} bytes early")
         buffer = bytearray(num_bytes)
@@ -169,9 +169,9 @@ class _Reader:
 
 
 def to_huggingface(variables: Mapping[str, torch.Tensor], where: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
-    """Sizes and weights under Hugging Face's names; sizes follow from the tensors' shapes.
+    """Sizes and weights with Hugging Face's names; sizes are derived from the tensors' shapes.
 
-    Whisper's attention heads are 64 wide in every size; a `num_heads` that is stored goes before that.
+    Whisper's attention heads are 64 wide in every size, unless `num_heads` is stored.
     Raises CheckpointError if a tensor is missing, surplus, or can't be split.
     """
     left = {name: tensor for name, tensor in variables.items() if tensor.ndim}
@@ -203,7 +203,7 @@ def to_huggingface(variables: Mapping[str, torch.Tensor], where: str) -> tuple[W
             if part != "k":
                 weights[f"{ours}.{part}_proj.bias"] = part_bias
             elif part_bias.any():
-                raise CheckpointError(f"{where}: {theirs} has a bias on its keys, which Whisper does not")
+                raise CheckpointError(f"{where}: {theirs} has a bias on its keys, which Whisper does not have")
 
     def layers(side: str) -> int:
         found = {int(match[1]) for name in left if (match := re.match(rf"{side}/layer_(\d{{1,4}})/", name))}

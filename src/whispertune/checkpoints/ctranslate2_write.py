@@ -1,4 +1,4 @@
-"""Writes CTranslate2 Whisper folders through the `ctranslate2` package's own model specification."""
+"""Write CTranslate2 Whisper folders with the model specification of the `ctranslate2` package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_ctranslate2() -> None:
 
 
 def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) -> None:
-    """Write `checkpoint` into `folder`: weights in one of CTranslate2's types, and all that faster-whisper reads.
+    """Write `checkpoint` into `folder`: weights in one of CTranslate2's types, and all files that faster-whisper reads.
 
     Raises CheckpointError if the `ctranslate2` package is missing, or the model can't be written.
     """
@@ -37,20 +37,20 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
     config = checkpoint.config
     if config.max_target_positions < MAX_TOKENS:
         raise CheckpointError(
-            f"{checkpoint.source}: has {config.max_target_positions} decoder positions; faster-whisper always asks for "
-            f"{MAX_TOKENS} and fails: the other formats hold this model"
+            f"{checkpoint.source}: has {config.max_target_positions} decoder positions; faster-whisper always uses "
+            f"{MAX_TOKENS} and fails; export this model in another format"
         )
     spec = WhisperSpec(
         config.encoder_layers, config.encoder_attention_heads, config.decoder_layers, config.decoder_attention_heads
     )
-    # The integer quantisations scale float32 tensors where they lie.
+    # The integer quantisations scale float32 tensors in place.
     copies = quantization.startswith("int")
     weights = {name: tensor.clone() if copies else tensor for name, tensor in checkpoint.weights.items()}
     _fill(spec, weights, checkpoint)
     generation = checkpoint.generation
     spec.config.suppress_ids = generation["suppress_tokens"]
     spec.config.suppress_ids_begin = generation["begin_suppress_tokens"]
-    # faster-whisper fails where it detects a language that it does not know.
+    # faster-whisper fails if it detects a language that it does not know.
     spec.config.lang_ids = sorted(i for name, i in generation["lang_to_id"].items() if name.strip("<|>") in LANGUAGES)
     spec.config.alignment_heads = generation["alignment_heads"] or upper_heads(config)
     spec.register_vocabulary(_vocabulary(checkpoint))
@@ -66,7 +66,7 @@ def save_ctranslate2(folder: Path, checkpoint: Checkpoint, quantization: str) ->
 
 
 def _fill(spec: Any, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:
-    """Put every tensor where the specification wants it; the reader in `ctranslate2.py` is the way back."""
+    """Assign every tensor to the specification; the inverse is in `ctranslate2.py`."""
 
     def linear(theirs: Any, ours: str) -> None:
         theirs.weight, theirs.bias = weights[f"{ours}.weight"], weights[f"{ours}.bias"]
@@ -100,11 +100,11 @@ def _fill(spec: Any, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -
     linear(spec.encoder.conv1, "model.encoder.conv1")
     linear(spec.encoder.conv2, "model.encoder.conv2")
     spec.decoder.embeddings.weight = weights[EMBEDDING]
-    spec.decoder.projection.weight = weights[EMBEDDING]  # found equal, and stored as an alias
+    spec.decoder.projection.weight = weights[EMBEDDING]  # detected as equal and stored as an alias
 
 
 def _vocabulary(checkpoint: Checkpoint) -> list[str]:
-    """Every token by id; rows of the embedding that no token stands for get a name of their own."""
+    """Every token by id; embedding rows without a token get a made-up name."""
     content = json.loads(checkpoint.tokenizer_json)
     tokens = [f"<|unused{number}|>" for number in range(checkpoint.config.vocab_size)]
     named = [*content["model"]["vocab"].items(), *((t["content"], int(t["id"])) for t in content["added_tokens"])]

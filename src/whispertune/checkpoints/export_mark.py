@@ -1,4 +1,4 @@
-"""The mark of an export: which files it wrote, so that the next one replaces these and nothing of the user's."""
+"""The mark of an export lists its files, so that the next export replaces only these and no file of the user's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MARK = "whispertune-export.json"
 
 
 def write_mark(folder: Path, **about: str) -> None:
-    """Mark all files of a folder that was just filled as an export's. about: where it came from, for people."""
+    """Mark all files of a folder that an export has just written. about: its origin, for people."""
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     content = {"written_by": "whispertune export", **about, "files": files}
     (folder / MARK).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def not_exported(folder: Path) -> str | None:
-    """Name of an entry that no export wrote, or that was changed since; None if the folder holds nothing else."""
+    """Name of an entry that was not written by an export, or was changed since; None if there is none."""
     entries = sorted(folder.iterdir())
     marked: dict[str, str] = {}
     try:
@@ -36,9 +36,9 @@ def not_exported(folder: Path) -> str | None:
 
 
 def held_source(folder: Path, sources: Sequence[Path]) -> Path | None:
-    """The first file or folder that one of the models `sources` is read from and that lies in `folder`, by links too.
+    """The first file or folder in `folder` that one of the models `sources` is read from, following links.
 
-    A source is a folder, a run (its best/), or a file with its side files; one that does not exist is in no folder.
+    A source is a folder, a run (its best/), or a file with its side files; missing sources are ignored.
     """
     folder = folder.resolve()
     for source in sources:
@@ -47,13 +47,13 @@ def held_source(folder: Path, sources: Sequence[Path]) -> Path | None:
                 resolved = path.resolve()
                 if resolved == folder or folder in resolved.parents:
                     return path
-        except OSError:  # it can't be read at all, which is told where it is
+        except OSError:  # unreadable, which is reported when the model is loaded
             continue
     return None
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of each entry: what tells that something was put there meanwhile."""
+    """Size and modification time (ns) of each entry, to detect changes by others."""
     if not folder.is_dir():
         return {}
     return {path.name: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""The generation and preprocessor configs that go with a model, complete whatever its source lists."""
+"""Complete generation and preprocessor configs of a model, whatever its source provides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from whispertune.model.config import WhisperConfig
 from whispertune.text.languages import language_code
 
 MULTILINGUAL_VOCABULARY = 51865
-"""Tokens, timestamps included, that a multilingual Whisper has before any are added; English-only ones have 51864, but
-their tokenizer files may list the languages all the same."""
+"""Vocabulary size of a multilingual Whisper with timestamps but without added tokens. English-only models have 51864,
+but their tokenizer files may still list the languages."""
 
 ALIASES = "language_aliases"
-"""Key of the languages that borrow another's token, by code: {"zap": "es"}. Whisper and transformers don't know it."""
+"""Key of the languages that borrow another's token, by code: {"zap": "es"}. Whisper and transformers ignore it."""
 
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 
@@ -26,18 +26,17 @@ def complete_generation(
 ) -> dict[str, Any]:
     """`given` (the known part of a `generation_config.json`) with everything else that decoding needs.
 
-    Special ids come from the tokenizer's names (`ids`). Token ids outside the vocabulary are left out of the
-    lists of suppressed ones: the model cannot produce them anyway. Where neither language nor task is named,
-    both are those of `forced_decoder_ids`, which older fine-tuned models have instead. Raises CheckpointError
-    on values of the wrong type.
+    Special ids come from the tokenizer's names (`ids`). Token ids outside the vocabulary are removed from the lists of
+    suppressed tokens. If neither language nor task is given, both are taken from `forced_decoder_ids`, which older
+    fine-tuned models have instead. Raises CheckpointError for values of the wrong type.
     """
     generation = {
         key: value
         for key, value in given.items()
-        # The first is deprecated and may contradict `language`; the others describe who wrote the file.
+        # The first is deprecated and may contradict `language`; the others describe the program that wrote the file.
         if key not in ("forced_decoder_ids", "transformers_version", "_from_model_config") and value is not None
     }
-    whispers_own = ids[NO_TIMESTAMPS] + 1 + len(TIMESTAMPS)  # whatever was added to it or cut off since
+    whispers_own = ids[NO_TIMESTAMPS] + 1 + len(TIMESTAMPS)  # whatever was added or cut off since
     multilingual = generation.get("is_multilingual", whispers_own >= MULTILINGUAL_VOCABULARY)
     start, end = ids[START], ids[END_OF_TEXT]
     languages, tasks = generation.get("lang_to_id"), generation.get("task_to_id")
@@ -84,10 +83,10 @@ def complete_generation(
 
 
 def own_language(generation: Mapping[str, Any]) -> str | None:
-    """Code of the language that a fine-tuned model was trained on, by its complete generation config.
+    """Code of the language that a fine-tuned model was trained on, from its complete generation config.
 
-    Stored as a token (`<|hi|>`), a code, or a name (`hindi`); where one language alone borrows its token, that is the
-    one. Raises CheckpointError if it is none of these.
+    It is stored as a token (`<|hi|>`), a code, or a name (`hindi`). If exactly one language borrows that token, it is
+    that language. Raises CheckpointError if the value is none of these.
     """
     named = generation.get("language")
     if not isinstance(named, str):
@@ -103,19 +102,19 @@ def own_language(generation: Mapping[str, Any]) -> str | None:
 
 
 def token_code(generation: Mapping[str, Any], language: str) -> str:
-    """Code of the language whose token this one is asked for with: its own, or the one that it borrows."""
+    """Code of the language whose token is used for this one: its own, or the one that it borrows."""
     aliases: dict[str, str] = generation.get(ALIASES, {})
     return aliases.get(language, language)
 
 
 def upper_heads(config: WhisperConfig) -> list[list[int]]:
-    """[layer, head] of every head in the upper half of the decoder: what aligns words if nothing better is known."""
+    """[layer, head] of every head in the upper half of the decoder: the default for aligning words."""
     layers, heads = config.decoder_layers, config.decoder_attention_heads
     return [[layer, head] for layer in range(layers // 2, layers) for head in range(heads)]
 
 
 def complete_preprocessor(given: Mapping[str, Any], config: WhisperConfig, where: str) -> dict[str, Any]:
-    """What `WhisperFeatureExtractor` needs. Raises CheckpointError if `given` has another spectrogram."""
+    """The config of `WhisperFeatureExtractor`. Raises CheckpointError if `given` describes another spectrogram."""
     complete = {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",
@@ -144,8 +143,8 @@ def _ids(generation: Mapping[str, Any], key: str, where: str) -> list[int]:
 
 
 def _alignment_heads(heads: Any, config: WhisperConfig, where: str) -> list[list[int]]:
-    """The heads that align words. Some that the decoder does not have are of another one (a student's config is often
-    its teacher's), and so are the others of that list: programs read past the end of memory for them."""
+    """The heads that align words; the default if any does not exist in this decoder. The list then belongs to another
+    model (a student's config is often its teacher's), and other programs would read out of bounds."""
     pairs = isinstance(heads, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in heads)
     if not pairs or not all(isinstance(number, int) for pair in heads for number in pair):
         raise CheckpointError(f"{where}: `alignment_heads` is not a list of [layer, head]")
@@ -155,7 +154,7 @@ def _alignment_heads(heads: Any, config: WhisperConfig, where: str) -> list[list
 
 
 def _own_languages(languages: Mapping[str, int], ids: Mapping[str, int], vocab_size: int) -> dict[str, int]:
-    """`languages` without those whose id is another token's (the list of another Whisper), or no token's."""
+    """`languages` without those whose id is that of another token (the list of another Whisper) or out of range."""
     names = {number: name for name, number in ids.items()}
     return {
         name: ids.get(name, number)

@@ -1,4 +1,4 @@
-"""Writes whisper.cpp's ggml file: sizes, mel filters, vocabulary and tensors in one `ggml-model.bin`.
+"""Write whisper.cpp's ggml file: sizes, mel filters, vocabulary and tensors in one `ggml-model.bin`.
 
 Little-endian: the int32 magic "ggml"; eleven int32 sizes (vocabulary, encoder positions, width, heads and
 layers, decoder positions, width, heads and layers, mel bins, and 0 for float32 or 1 for float16 weights);
@@ -6,7 +6,7 @@ int32 rows and columns of the mel filters, then these as float32; int32 number o
 number of bytes, then these; then tensors up to the file's end, each: int32 rank, length of its name, and 0 or
 1 for its dtype, int32 per dimension with the innermost first, the name, the data.
 
-In a file of float32 weights the convolutions are float32, too: whisper.cpp allots them by the file's dtype. Since its
+In a file of float32 weights the convolutions are float32 too, as whisper.cpp allocates them by the file's dtype. Since
 version 1.5 it unfolds their input to float16 and aborts on such kernels (github.com/ggml-org/whisper.cpp/issues/2557).
 """
 
@@ -27,13 +27,13 @@ from whispertune.features.log_mel import mel_filters
 
 FILE = "ggml-model.bin"
 MAGIC = 0x67676D6C
-ONLY_WRITTEN = "ggml is only written, not read; take what it was made from"
+ONLY_WRITTEN = "ggml files can only be written, not read; use the model it was made from"
 _ALWAYS_FLOAT32 = ("positional_embedding", "conv1.bias", "conv2.bias")
-"""Besides everything of one dimension: whisper.cpp adds these, and never multiplies by them."""
+"""Float32 like all one-dimensional tensors, as whisper.cpp only adds them."""
 
 
 def is_ggml(path: Path) -> bool:
-    """Whether the file `path` begins like ggml's."""
+    """Whether the file starts with ggml's magic number."""
     try:
         with path.open("rb") as file:
             return file.read(4) == struct.pack("<i", MAGIC)
@@ -46,8 +46,8 @@ def save_ggml(
 ) -> None:
     """Write `checkpoint` with float32 or float16 weights into `folder`.
 
-    advance: called with 1 after each tensor. Raises CheckpointError if whisper.cpp could not express the model,
-    or it can't be written; StorageError if the disk is full.
+    advance: called with 1 after each tensor. Raises CheckpointError if whisper.cpp does not support the model, or it
+    can't be written; StorageError if the disk is full.
     """
     config, weights = checkpoint.config, checkpoint.weights
     ids = require_openai(config, checkpoint.tokenizer_json, checkpoint.source)
@@ -68,14 +68,14 @@ def save_ggml(
             for ours in expected_shapes(config):
                 name, tensor = openai_name(ours), weights[ours]
                 if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
-                    tensor = tensor[:, None]  # one value a channel, added to all frames
+                    tensor = tensor[:, None]  # one value per channel, added to all frames
                 half = dtype == torch.float16 and tensor.ndim > 1 and not name.endswith(_ALWAYS_FLOAT32)
                 encoded = name.encode()
                 file.write(struct.pack("<3i", tensor.ndim, len(encoded), int(half)))
                 file.write(struct.pack(f"<{tensor.ndim}i", *reversed(tensor.shape)) + encoded)
                 stored = tensor.to(torch.float16 if half else torch.float32)
                 if not torch.isfinite(stored).all():
-                    raise CheckpointError(f"{checkpoint.source}: {ours} does not fit into float16; take float32")
+                    raise CheckpointError(f"{checkpoint.source}: {ours} does not fit into float16; use float32")
                 file.write(stored.contiguous().numpy().astype("<f2" if half else "<f4", copy=False).data)
                 advance(1)
         write_side_files(folder, checkpoint)

@@ -1,4 +1,4 @@
-"""Fetches a model folder from the Hugging Face Hub into its cache."""
+"""Download a model folder from the Hugging Face Hub into its cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SMALL_FILES = (
     *("config.json", "adapter_config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
 )
-# In the order of preference: a repository often holds the same weights in several formats.
+# In order of preference, as a repository often has the same weights in several formats.
 _WEIGHTS = (
     ("model.safetensors", "model-0*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-0*.bin", "pytorch_model.bin.index.json", "model.bin"),
@@ -29,16 +29,16 @@ def fetch(model: str) -> Path:
 
     Raises CheckpointError if it does not exist, is not accessible, or the Hub can't be reached.
     """
-    import huggingface_hub  # here, because it takes a while to import and most runs need no Hub
+    import huggingface_hub  # here, as it is slow to import and most runs don't need it
 
     try:
         for weights in _WEIGHTS:
             folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=[*_SMALL_FILES, *weights]))
             if any(path for pattern in weights for path in folder.glob(pattern)):
                 return folder
-        if (folder / "adapter_config.json").exists():  # no model, but something is known of it
+        if (folder / "adapter_config.json").exists():  # not a model, but `unfinished` can explain it
             return folder
-    # The client raises its own errors, OSError, ValueError, and its HTTP library's (not always the same).
+    # The client raises its own errors, OSError, ValueError, and those of its HTTP library, which varies.
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Reads and writes Hugging Face Whisper folders, such as `transformers` opens."""
+"""Read and write Hugging Face Whisper folders, as `transformers` opens them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from whispertune.errors import CheckpointError
 from whispertune.system.tensor_file import save_file
 
 MAX_SHARD_BYTES = 50 * 10**9
-"""Most bytes of weights in one file unless asked otherwise: transformers' own bound, which no Whisper reaches."""
+"""Default for the most bytes of weights per file: that of transformers, which no Whisper reaches."""
 
 INDEX = "model.safetensors.index.json"
-"""Name of the file that tells which of several files holds which tensor."""
+"""Name of the file that maps tensors to files, if there are several."""
 
 
 def read_folder(folder: Path, *, source: str) -> Checkpoint:
     """The checkpoint in a Hugging Face folder: safetensors or `pytorch_model.bin`, in one file or sharded.
 
-    Raises CheckpointError if a file is missing or damaged, or the model is no plain Whisper.
+    Raises CheckpointError if a file is missing or damaged, or the model is not a plain Whisper.
     """
     config_path = folder / "config.json"
     settings = read_json(config_path)
@@ -55,7 +55,7 @@ def read_folder(folder: Path, *, source: str) -> Checkpoint:
     weights = canonical_weights(tensors, str(folder))
     check_weights(weights, config, str(folder))
     tokenizer_json, ids = complete_tokenizer(_read_tokenizer(folder), config.vocab_size, f"{folder}/tokenizer.json")
-    # Folders older than generation_config.json keep these in config.json.
+    # Before generation_config.json existed, these were in config.json.
     given: dict[str, Any] = {
         key: settings[key]
         for key in ("suppress_tokens", "begin_suppress_tokens", "bos_token_id", "pad_token_id")
@@ -68,7 +68,7 @@ def read_folder(folder: Path, *, source: str) -> Checkpoint:
     if generation_path.exists():
         given |= read_json(generation_path)
     if given.get("forced_decoder_ids") is None:
-        # All of OpenAI's multilingual config.json have English there, whatever they are fine-tuned to afterwards.
+        # All of OpenAI's multilingual config.json have English there, and fine-tuning often leaves that unchanged.
         untouched = [[n, ids.get(f"<|{name}|>")] for n, name in enumerate(("en", "transcribe", "notimestamps"), 1)]
         forced = settings.get("forced_decoder_ids")
         given["forced_decoder_ids"] = None if forced == untouched else forced
@@ -97,18 +97,18 @@ def save_huggingface(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     aliases: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write `weights` (fp32) and all that belongs to them into `folder`, each file fsynced.
+    """Write `weights` (fp32) and all other files of a model into `folder`, each fsynced.
 
-    `checkpoint` is the model that was trained; it gives config, tokenizer and generation settings. `weights`
-    are named as in `expected_shapes`, of any float dtype and on any device. `language` (a code such as `it`)
-    and `task` become what the model does when it is told neither; None, for a model trained on several
-    languages, leaves the language to be detected. English-only models have neither. `aliases` are the languages that
-    were trained under another's token (`zap`: `es`). `model_card` is the text
-    of the README. Weights of more than `max_shard_bytes` are cut into several files, with an index.
-    The caller makes it atomic: by writing into a temporary folder, then renaming.
+    `checkpoint` is the model that was trained, with config, tokenizer and generation settings. `weights` have the
+    names of `expected_shapes`, any float dtype and any device. `language` (a code such as `it`) and `task` become the
+    model's defaults; with None, for a model trained on several languages, the language is detected. English-only
+    models have neither. `aliases` are languages that were trained with another's token (`zap`: `es`). `model_card` is
+    the text of the README. Weights of more than `max_shard_bytes` are split into several files with an index. For an
+    atomic write the caller must use a temporary folder and rename it.
 
-    Returns the sha256 of each file but the README. Raises CheckpointError if the weights don't fit the config or are
-    not finite, the model lacks the language or task, or the folder can't be written; StorageError if the disk is full.
+    Returns the sha256 of each file except the README. Raises CheckpointError if the weights don't match the config or
+    are not finite, the model lacks the language or task, or the folder can't be written; StorageError if the disk is
+    full.
     """
     stored = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
@@ -134,7 +134,7 @@ def save_huggingface(
         folder.mkdir(parents=True, exist_ok=True)
         shards = cut_into_shards(stored, max_shard_bytes)
         digests: dict[str, str] = {}
-        for old in folder.glob("model*.safetensors*"):  # one left behind would be read instead
+        for old in folder.glob("model*.safetensors*"):  # an old one might be read instead
             old.unlink()
         for name, tensors in shards.items():
             digests[name] = save_file(tensors, folder / name, metadata={"format": "pt"})
@@ -155,7 +155,7 @@ def save_huggingface(
 
 
 def cut_into_shards(weights: Mapping[str, torch.Tensor], max_bytes: int) -> dict[str, dict[str, torch.Tensor]]:
-    """File name -> its tensors, of at most `max_bytes` together; a tensor that is larger has a file of its own."""
+    """File name -> its tensors, at most `max_bytes` in total; a larger tensor gets a file of its own."""
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0
     for name, tensor in weights.items():
@@ -178,11 +178,11 @@ def _index(shards: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Any]:
 
 
 def _generation_to_save(generation: Mapping[str, Any], language: str | None, task: str) -> dict[str, Any]:
-    # transformers takes an empty list for a setting, and an empty `lang_to_id` for languages to be detected.
+    # transformers would treat an empty list as a setting, and an empty `lang_to_id` as languages to detect.
     saved = {
         key: value for key, value in generation.items() if key not in ("language", "task") and value not in ([], {})
     }
-    if not saved["is_multilingual"]:  # transformers refuses language and task for these
+    if not saved["is_multilingual"]:  # transformers rejects language and task for these
         return saved
     if task not in generation["task_to_id"]:
         raise CheckpointError(f"this model has no task {task!r}; it has {', '.join(generation['task_to_id'])}")
@@ -215,14 +215,14 @@ def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> di
         "bos_token_id": generation["bos_token_id"],
         "eos_token_id": generation["eos_token_id"],
         "decoder_start_token_id": generation["decoder_start_token_id"],
-        # Left out, it would become [220, 50256], which is the English-only models'.
+        # The default would be [220, 50256], that of English-only models.
         "begin_suppress_tokens": generation.get("begin_suppress_tokens"),
         "torch_dtype": "float32",
     }
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str, dict[str, str]]:
-    """All tensors, the sha256 over their files in order of name, and that of each file."""
+    """All tensors, the sha256 of their files in order of name, and that of each file."""
     files = _weight_files(folder)
     tensors: dict[str, torch.Tensor] = {}
     sha256, by_file = hashlib.sha256(), {}
@@ -244,7 +244,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str, dict[str,
                 f"{file}: is damaged or cut short; copy or download it again (safetensors: {error})"
             ) from error
         if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-            raise CheckpointError(f"{file}: holds something else than named tensors")
+            raise CheckpointError(f"{file}: does not hold named tensors")
         tensors |= found
         by_file[file.name] = (own if len(files) > 1 else sha256).hexdigest()
     return tensors, sha256.hexdigest(), by_file
@@ -271,7 +271,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_tokenizer(folder: Path) -> str:
-    """`tokenizer.json`, or its like from the files that slow tokenizers were saved as."""
+    """`tokenizer.json`, or an equivalent built from the files of a slow tokenizer."""
     if (folder / "tokenizer.json").exists():
         return read_text(folder / "tokenizer.json")
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
@@ -280,7 +280,7 @@ def _read_tokenizer(folder: Path) -> str:
             "copy them from the model it was trained from"
         )
     added: dict[str, Any] = {}
-    # Not splitlines(), which splits at more than newlines.
+    # Not splitlines(), which also splits at other characters than newlines.
     merges = read_text(folder / "merges.txt").split("\n")
     merges = [pair.removesuffix("\r") for pair in merges if pair.strip() and not pair.startswith("#version")]
     try:

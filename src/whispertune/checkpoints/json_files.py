@@ -1,4 +1,4 @@
-"""Reads the small text files of a model folder, with errors a person can act on."""
+"""Read the small text files of a model folder, with helpful errors."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
+        raise CheckpointError(f"{path}: does not hold a JSON object")
     return content

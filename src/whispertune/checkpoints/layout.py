@@ -1,4 +1,4 @@
-"""What a Whisper checkpoint consists of: the container, and which tensors of which shape it must hold."""
+"""The contents of a Whisper checkpoint, and the tensors and shapes that it must have."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from whispertune.model.config import WhisperConfig
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
 FRAMES = 1500
-"""Encoder positions of every Whisper: audio is cut, padded, thinned and timed by windows of so many frames."""
+"""Encoder positions of every Whisper: the number of frames in a window."""
 FEWEST_POSITIONS = 16
 PROJECTION = "proj_out.weight"  # the output layer: always the token embedding itself in Whisper
 
 
 @dataclass(kw_only=True, slots=True)
 class Checkpoint:
-    """One model in memory, whatever format it came from."""
+    """A model in memory, whatever its original format."""
 
     config: WhisperConfig
     weights: dict[str, torch.Tensor]
-    """By Hugging Face parameter name, as `expected_shapes` lists them (no tied `proj_out.weight`); on CPU, in
-    the dtype they are stored in."""
+    """By Hugging Face parameter name, as in `expected_shapes` (without the tied `proj_out.weight`); on the CPU, in the
+    stored dtype."""
     tokenizer_json: str
-    """The text of `tokenizer.json`, its timestamp tokens listed."""
+    """The text of `tokenizer.json`, including timestamp tokens."""
     generation: dict[str, Any]
     """The content of `generation_config.json`; `lang_to_id` and `task_to_id` are empty if English-only."""
     preprocessor: dict[str, Any]
     """The content of `preprocessor_config.json`."""
     source: str
-    """What the user named."""
+    """The name that the user gave."""
     digest: str
-    """sha256 of the weights file, or of its parts one after the other."""
+    """sha256 of the weights file, or of its concatenated parts."""
     pad_token_id: int
-    """What decoder input holds past an utterance's end."""
+    """Padding of decoder input after an utterance's end."""
 
     def settings_digest(self) -> str:
-        """sha256 of all but the weights: configuration, tokenizer, generation and preprocessor settings."""
+        """sha256 of everything except the weights: configuration, tokenizer, generation and preprocessor settings."""
         settings = [asdict(self.config), self.tokenizer_json, self.generation, self.preprocessor]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def expected_shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of `WhisperForConditionalGeneration` but the tied output layer."""
+    """Name and shape of every tensor of `WhisperForConditionalGeneration` except the tied output layer."""
     d = config.d_model
     shapes: dict[str, tuple[int, ...]] = {
         "model.encoder.conv1.weight": (d, config.num_mel_bins, 3),
@@ -88,8 +88,8 @@ def expected_shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
 def read_config(values: Mapping[str, Any], where: str) -> WhisperConfig:
     """The sizes among `values` (Hugging Face's names).
 
-    Raises CheckpointError, naming `where`, for a size that is missing or no sensible number: what follows
-    allocates by these numbers, so a broken file must not get to choose them freely.
+    Raises CheckpointError, naming `where`, for a size that is missing or unreasonable, as memory is allocated
+    according to these.
     """
     sizes: dict[str, int] = {}
     for field in fields(WhisperConfig):
@@ -110,27 +110,26 @@ def read_config(values: Mapping[str, Any], where: str) -> WhisperConfig:
         )
     for side in ("encoder", "decoder"):
         if sizes["d_model"] % sizes[f"{side}_attention_heads"]:
-            raise CheckpointError(f"{where}: `d_model` is no multiple of `{side}_attention_heads`")
+            raise CheckpointError(f"{where}: `d_model` is not a multiple of `{side}_attention_heads`")
     return WhisperConfig(**sizes)
 
 
 def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """`weights` under the names of `expected_shapes`: with the `model.` prefix, no wrappers', no tied output layer.
+    """`weights` with the names of `expected_shapes`: with the `model.` prefix, without wrappers' and tied output layer.
 
-    Raises CheckpointError if an output layer is stored that differs from the token embedding, or the weights are those
-    of LoRA.
+    Raises CheckpointError if a stored output layer differs from the token embedding, or there are LoRA weights.
     """
     named: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         if _LORA.search(name):
             raise CheckpointError(
-                f"{where}: holds LoRA weights beside those that they change ({name:.90}); save it merged: "
+                f"{where}: holds unmerged LoRA weights ({name:.90}); save the merged model: "
                 "model.merge_and_unload().save_pretrained(FOLDER) in peft"
             )
         bare = unwrapped(name)
         full = f"model.{bare}" if bare.startswith(("encoder.", "decoder.")) else bare
         if full in named:
-            raise CheckpointError(f"{where}: {full} is there twice, with and without a prefix")
+            raise CheckpointError(f"{where}: {full} is present twice, with and without a prefix")
         named[full] = tensor
     projection = named.pop(PROJECTION, None)
     if projection is not None:
@@ -146,7 +145,7 @@ def canonical_weights(weights: Mapping[str, torch.Tensor], where: str) -> dict[s
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's name without what torch.compile, DataParallel and FSDP put before it when their wrapper is saved."""
+    """A tensor's name without the prefixes of torch.compile, DataParallel and FSDP wrappers."""
     return _WRAPPERS.sub("", name).removeprefix("module.")
 
 
@@ -155,16 +154,16 @@ _LORA = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer)\.")
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], config: WhisperConfig, where: str) -> None:
-    """Raise CheckpointError unless `weights` are exactly what `config` calls for, every value finite."""
+    """Raise CheckpointError unless `weights` are exactly those of `config` and finite."""
     check_tensors(weights, expected_shapes(config), where)
 
 
 def check_tensors(weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise CheckpointError, naming tensors, unless `weights` are exactly those of `shapes`, every value finite."""
+    """Raise CheckpointError, naming tensors, unless `weights` are exactly those of `shapes` and finite."""
     _refuse(f"{where}: missing tensors", [name for name in shapes if name not in weights])
     _refuse(f"{where}: tensors that Whisper does not have", [name for name in weights if name not in shapes])
     _refuse(
-        f"{where}: tensors whose shape does not fit the config",
+        f"{where}: tensors whose shape does not match the config",
         [
             f"{name} {tuple(weights[name].shape)} instead of {shape}"
             for name, shape in shapes.items()

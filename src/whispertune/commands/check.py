@@ -17,7 +17,7 @@ from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
 from whispertune.check.report import Report, summary, write_findings
 from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers, special_tokens
-from whispertune.check.terminal import tell
+from whispertune.check.terminal import print_report
 from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
         with writing(output / "check.html") as file:
             file.write(page(report, figures))
-    tell(report, figures, output)
+    print_report(report, figures, output)
     cleaned = [] if fix is None else write_cleaned(report, fix)
     for path in cleaned:
         results.print(one_line(f"cleaned: {path}"))
