@@ -63,7 +63,7 @@ def test_the_manifest_that_is_read_is_never_overwritten(
     ):
         refused(["check", *given], "train.jsonl is an input", capsys)
     (folder / "link").symlink_to(folder)
-    refused(["check", "train.jsonl", "--fix=link"], "is read here", capsys)
+    refused(["check", "train.jsonl", "--fix=link"], "is an input", capsys)
     (folder / "link").unlink()
     assert contents(folder) == before
 

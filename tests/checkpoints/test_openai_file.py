@@ -186,7 +186,7 @@ def test_tensors_that_are_wrong(tmp_path: Path) -> None:
     assert f"'{name}' in `model_state_dict` is not a plain tensor" in complaint(
         **{name: torch.zeros(64, 64).to_sparse()}
     )
-    assert "is no plain tensor" in complaint(**{name: [1, 2]})
+    assert "is not a plain tensor" in complaint(**{name: [1, 2]})
 
 
 @pytest.mark.parametrize("content", [[], {}, {"dims": DIMS}, {"model_state_dict": {}, "dims": 3}, torch.ones(2)])

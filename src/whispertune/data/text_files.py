@@ -1,4 +1,4 @@
-"""Text files of a corpus, read in bounded memory or refused in one line."""
+"""Read text files of a corpus, in bounded memory."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _refuse_byte(name: str, content: bytes, byte: int, row: int) -> NoReturn:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError("is UTF-16; save the file as UTF-8", file=name) from None
     if b"\0" in content:
-        raise ManifestError("holds binary data and no text; check which file is meant", file=name) from None
+        raise ManifestError("holds binary data instead of text; check the path", file=name) from None
     raise ManifestError(f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8", file=name, row=row) from None
 
 

@@ -68,9 +68,9 @@ def splits_of(folder: Path) -> list[str]:
 def add_arrow_file(
     path: Path, utterances: Utterances, reading: Reading, taken: set[str], row: int, *, source: str | None = None
 ) -> int:
-    """Add the rows of an Arrow file, counted on from `row`; returns the last one's number.
+    """Add the rows of an Arrow file, numbered from `row` + 1; returns the number of the last one.
 
-    taken: the ids of the rows before them, and then theirs too. source: what rows are said to be of; None: the file.
+    taken: the ids in use, to which theirs are added. source: the rows' source in messages; None: the file.
 
     Raises:
         ManifestError: as above.
@@ -120,7 +120,7 @@ def _add_batch(
         remedy = f"save it with cast_column({audio_name!r}, Audio())"
         problem = f"its type is {shown(str(audio.type))}; {remedy}"
         raise ManifestError(problem, file=source, row=1, field=audio_name)
-    # A duration there is the whole recording's, and no span.
+    # A duration without a start is that of the whole recording.
     spanned = "start" in values or "offset" in values
     base = reading.base(path.absolute().parent)
     for index in range(batch.num_rows):
@@ -157,12 +157,12 @@ def make_id_distinct(record: dict[str, Any], row: int, taken: set[str]) -> None:
 
 
 def _places(path: Path, array: Any, mapped: Any) -> list[tuple[int, int] | None]:
-    """(first byte, bytes) of each value of a binary column within the mapped file."""
+    """(offset, number of bytes) of each value of a binary column in the mapped file."""
     _, offsets_buffer, data = array.buffers()
     if data is None:
         return [None] * len(array)
     if not 0 <= data.address - mapped.address < mapped.size:
-        raise ManifestError(f"{path}: its columns are packed; save the data set with save_to_disk")
+        raise ManifestError(f"{path}: its columns are compressed; save the data set with save_to_disk")
     wide = str(array.type).startswith("large_")
     offsets = np.frombuffer(offsets_buffer, np.int64 if wide else np.int32)[
         array.offset : array.offset + len(array) + 1

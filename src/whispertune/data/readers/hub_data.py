@@ -1,7 +1,7 @@
 """A data set of the Hugging Face Hub, through the `datasets` library: `hub:NAME[:CONFIG][:SPLIT]`.
 
-It is downloaded once, into the library's own cache, and read from its Arrow files there. With `first` rows asked for,
-only these are fetched, as a stream, into an Arrow file of whispertune's cache.
+It is downloaded once, into the library's own cache, and read from its Arrow files there. With the option `first`, only
+that many rows are streamed, into an Arrow file in whispertune's cache.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _not_loaded(address: str, error: BaseException) -> ManifestError:
 
 
 def _first_rows(datasets: Any, address: str, name: str, config: str, split: str, first: int, reading: Reading) -> Path:
-    """An Arrow file of the first rows, fetched unless it is there."""
+    """An Arrow file of the first rows, which are fetched unless they are cached."""
     key = hashlib.sha256(f"{address}\n{split}\n{first}{reading.columns or ''}".encode()).hexdigest()[:16]
     path = cache_folder() / "streams" / f"{key}.arrow"
     if path.is_file():
