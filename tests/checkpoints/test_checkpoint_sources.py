@@ -122,7 +122,7 @@ def test_a_lora_adapter_is_merged_by_the_command_that_is_printed(tmp_path: Path)
     tuned = peft.get_peft_model(model, options)
     tuned.save_pretrained(adapter)
     found = message(str(adapter))
-    assert f"is a LoRA adapter of peft, not a model; merge it with the one that it was trained on ({base})" in found
+    assert f"is a LoRA adapter of peft, not a model; merge it with the model that it was trained on ({base})" in found
     command = shlex.split(found[found.index("python -c") :])
     done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

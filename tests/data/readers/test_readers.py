@@ -586,7 +586,7 @@ def test_options_that_a_format_has_no_use_for_are_refused(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         with pytest.raises(ManifestError, match="columns text=t is given, but this format has no columns"):
             read_utterances("train", FORMATS[name](tmp_path / name), Reading((("text", "t"),)))
-    with pytest.raises(ManifestError, match="this format holds its recordings itself"):
+    with pytest.raises(ManifestError, match="this format contains its recordings"):
         read_utterances("train", shards(tmp_path), Reading(audio_root=str(tmp_path)))
 
 
