@@ -142,9 +142,7 @@ def test_hub_data_set_without_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parquet = pytest.importorskip("pyarrow.parquet")
     table = importlib.import_module("pyarrow").table({"sound": ["a"], "sentence": ["Uno."]})
     parquet.write_table(table, tmp_path / "corpus" / "train.parquet")
-    assert "no audio column among 'sound', 'sentence'; rename one to" in message_of(
-        f"hub:{tmp_path / 'corpus'}{first}"
-    )
+    assert "no audio column among 'sound', 'sentence'; rename one to" in message_of(f"hub:{tmp_path / 'corpus'}{first}")
 
 
 def test_hub_data_set_with_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
