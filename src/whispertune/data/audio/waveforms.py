@@ -63,12 +63,10 @@ def load_waveform(
     """The span `start` to `end` (seconds; None: the file's end): float32 `(num_samples,)`, mono, 16 kHz.
 
     Only the span is decoded. Channels are averaged, unless one is chosen (from 0). within: offset and number of bytes
-    of the recording in `audio`, if that holds several. Safe to call from several threads.
-
-    Raises:
-        TooLongError: if the span has more than max_samples; nothing is decoded then.
-        AudioError: for a file that is missing, unreadable, empty or cut short, samples that are not finite or far above
-            full scale, channels that cancel each other, and a span outside the file (by more than 0.05 s at its end).
+    of the recording in `audio`, if that holds several. Safe to call from several threads. Raises TooLongError, without
+    decoding, if the span has more than max_samples; AudioError for a file that is missing, unreadable, empty or cut
+    short, samples that are not finite or far above full scale, channels that cancel each other, and a span outside the
+    file (by more than 0.05 s at its end).
     """
     with _opened(audio, within) as recording:
         recording.max_samples = max_samples
