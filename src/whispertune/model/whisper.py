@@ -128,7 +128,7 @@ class DecoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, to_self: RowAttention, to_states: Callable[[Attention, Tensor], Tensor]) -> Tensor:
-        """x: rows laid end to end (N, D); to_states(attention, x): cross-attention, which knows the states."""
+        """x: packed rows (N, D). to_states(attention, x): cross-attention to the encoder states."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn.by_row(normed, normed, to_self)
         x = x + to_states(self.encoder_attn, self.encoder_attn_layer_norm(x))
