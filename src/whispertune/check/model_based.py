@@ -85,7 +85,7 @@ def ask_model(
     silence = transcriber.encode([transcriber.features(np.zeros(SAMPLE_RATE, np.float32))])
     states_of = transcriber.states(lambda index: transcriber.features(load_utterance(utterances[index])))
     nlls, own, texts = [0.0] * len(utterances), [0.0] * len(utterances), [""] * len(utterances)
-    support, unheard = [0.0] * len(utterances), [0.0] * len(utterances)
+    support, unsupported = [0.0] * len(utterances), [0.0] * len(utterances)
     batches = encoding_batches([round(16_000 * s) for s in seconds], THINNED)
     states_of.prepare(batches)
     for batch in batches:
@@ -94,7 +94,7 @@ def ask_model(
         without = _token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
         for index, informed, guessed in zip(batch, with_audio, without, strict=True):
             nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
-            unheard[index] = inaudible_share((guessed - informed)[:-1])  # but for the end of text
+            unsupported[index] = unsupported_share((guessed - informed)[:-1])  # without the end of text
         prompts = [targets[i].input_ids[: targets[i].prompt_length] for i in batch]
         bounds = [
             min(transcriber.room(prompt), int(SPARE_TOKENS + TOKENS_A_SECOND * seconds[i]))

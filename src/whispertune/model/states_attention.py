@@ -6,7 +6,7 @@ through the value projection (as DeepSeek-AI 2024, arXiv:2405.04434, does at inf
 that is a third of the products of a training step's cross-attention. With many tokens a row it is more, as each head
 then works in the whole width (`is_cheaper`).
 
-Shapes: N tokens laid end to end, K frames likewise, D width, H heads.
+Shapes: N packed tokens, K packed frames, D width, H heads.
 """
 
 from __future__ import annotations

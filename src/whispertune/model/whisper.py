@@ -198,7 +198,7 @@ class Decoder(nn.Module):
     def _cross_attention(
         self, states: Tensor, log_weights: Tensor | None, tokens: PackedLengths, frames: PackedLengths
     ) -> Callable[[Attention, Tensor], Tensor]:
-        """Each layer's attention of its tokens, laid end to end, to their own rows of states (B, K, D)."""
+        """Each layer's attention from its packed tokens to their own rows of states (B, K, D)."""
         if is_cheaper(states, tokens, frames, self.num_heads):
             shared = share_states(states, log_weights, tokens, frames, self.num_heads)
             return partial(Attention.to_states, states=shared)
