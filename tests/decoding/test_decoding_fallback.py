@@ -41,7 +41,7 @@ PROMPTS = [[TOKENS.sot], [TOKENS.sot_prev, 5, 6, 7, TOKENS.sot], [TOKENS.sot_pre
 
 
 def transcriber(options: FallbackOptions, timestamps: TimestampRules | None = GRAMMAR) -> Transcriber:
-    return Transcriber(ready_to_search(DECODER, RULES, TOKENS), options.search, timestamps=timestamps)
+    return Transcriber(ready_to_search(DECODER, RULES, TOKENS), options, timestamps=timestamps)
 
 
 def states_of(rows: int, seed: int = 0) -> EncoderStates:

@@ -150,7 +150,7 @@ class LongForm:
         timestamps = (
             TimestampRules(tokenizer, max_initial=options.max_initial_timestamp) if options.timestamps else None
         )
-        self._transcriber = Transcriber(model, search.search, frames, timestamps)
+        self._transcriber = Transcriber(model, search, frames, timestamps)
         self._tokenizer, self._search, self._options = tokenizer, search, options
         self._language, self._token, self._task = language, token, task
         prompt = (options.prompt or "").strip()

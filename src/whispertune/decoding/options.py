@@ -62,11 +62,6 @@ class FallbackOptions(SearchOptions):
     """Random seed for sampling at temperatures above 0."""
 
     @property
-    def search(self) -> SearchOptions:
-        """The search at temperature 0."""
-        return SearchOptions(beam_size=self.beam_size, length_penalty=self.length_penalty, patience=self.patience)
-
-    @property
     def temperatures(self) -> tuple[float, ...]:
         """All of them."""
         return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,12 +64,9 @@ def long_form_of(transcriber: Transcriber, text: TextSettings) -> Transcribe:
     def transcribe(
         files: Sequence[Path], language: str, task: str | None, advance: Callable[[int], None]
     ) -> Sequence[str]:
-        search, wanted = transcriber.search, task or text.task
-        fallback = FallbackOptions(
-            beam_size=search.beam_size, patience=search.patience, length_penalty=search.length_penalty
-        )
+        search, wanted = FallbackOptions(**asdict(transcriber.search)), task or text.task
         long_form = LongForm(
-            transcriber.model, search=fallback, options=LongFormOptions(), language=language,
+            transcriber.model, search=search, options=LongFormOptions(), language=language,
             token=text.token_for(language), task="translate" if wanted == "translate" else "transcribe",
             frames=transcriber.frames,
         )  # fmt: skip
