@@ -215,8 +215,8 @@ def test_each_window_and_each_temperature_has_draws_of_its_own() -> None:
             temperature=temperatures, best_of=1, repetition_guard=False, logprob_threshold=1.0, no_speech_threshold=None
         )  # no sample is as likely as that: all temperatures are tried, the last one's is kept
         found = decode_with_fallback(
-            DECODER, states_of(3).select([0] * len(seeds)), [PROMPTS[0]] * len(seeds), TOKENS, RULES, [20] * len(seeds),
-            options, seeds=[(seed,) for seed in seeds], timestamps=GRAMMAR,
+            transcriber(options), states_of(3).select([0] * len(seeds)), [PROMPTS[0]] * len(seeds), [20] * len(seeds),
+            options, seeds=[(seed,) for seed in seeds],
         )  # fmt: skip
         return [window.hypothesis.tokens for window in found]
 
