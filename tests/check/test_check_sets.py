@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_nearly_the_same_fingerprint(changed: int, alike: bool) -> None:
     sources, texts = sources_of(train=["a"] * 299, test=["b"])
     found = list(same_audio(sources, texts, audio_of(range(300), np.packbits(bits, axis=1))))
     assert [(f.row, f.kind) for f in found] == ([(299, "leaked_audio")] if alike else [])
+
+
+@pytest.mark.parametrize(("seconds", "alike"), [(10.0, True), (10.4, True), (11.0, False), (20.0, False)])
+def test_the_same_fingerprint_of_another_length(seconds: float, alike: bool) -> None:
+    """A fingerprint is of the whole recording, however long: what only sounds alike throughout is another one."""
+    prints = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 32), np.uint8), 2, axis=0)
+    sources, texts = sources_of(train=["a"], test=["b"])
+    audio = replace(audio_of([1, 2], prints), seconds=np.array([10.0, seconds], np.float32))
+    assert [f.kind for f in same_audio(sources, texts, audio)] == (["leaked_audio"] if alike else [])
 
 
 def test_texts() -> None:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -378,6 +379,8 @@ def test_timestamps_are_arithmetic(base: Tokenizer) -> None:
     assert base.timestamp(0.0) == base.timestamp_begin
     assert base.timestamp(30.0) == base.timestamp_begin + 1500 == 51864
     assert base.timestamp(1.08) == base.timestamp_begin + 54
+    for seconds in np.linspace(0, 30, 7001).tolist():  # the nearest of them, 0.02 s apart
+        assert abs(0.02 * (base.timestamp(seconds) - base.timestamp_begin) - seconds) < 0.01 + 1e-9
     for seconds in (-0.1, 30.1):
         with pytest.raises(ValueError, match="0 to 30 s"):
             base.timestamp(seconds)
