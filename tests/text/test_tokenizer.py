@@ -234,6 +234,13 @@ def test_previous_text_goes_before_the_start_and_keeps_its_end(base: Tokenizer) 
     ]
 
 
+@pytest.mark.parametrize(("task", "text"), [("transcribe", "こんにちは。"), ("translate", " Hello.")])
+def test_a_previous_text_is_written_as_the_output_is(base: Tokenizer, task: str, text: str) -> None:
+    """English behind a translation from Japanese, and so with the space that English begins with."""
+    prompt = base.prompt_tokens("ja", task)
+    assert base.prompt_tokens("ja", task, previous_text=text) == [base.sot_prev, *base.encode(text), *prompt]
+
+
 def test_there_is_never_more_than_one_start(base: Tokenizer) -> None:
     text = "<|startoftranscript|><|it|>"
     whole = [*base.prompt_tokens("it", previous_text=text), *base.text_ids(text, "it"), base.eot]
