@@ -1,4 +1,4 @@
-"""How data is read, as fields of a recipe and as flags."""
+"""Options for reading data, as recipe fields and flags."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 EMPTY = "write a row per utterance, with audio and text"
 MOST_LINE_BYTES = 16 << 20
-"""A line is held in memory whole; a recording of many hours with all its segments stays below 2 MiB."""
+"""Longest line, as lines are read as a whole; a recording of many hours with all its segments takes less than 2 MiB."""
 MOST_EXPANSION = 100
-"""How many times its size a packed manifest may unpack to; real ones reach 40, and deflate can do 1,000."""
+"""Largest compression ratio of a manifest; real ones reach 40, deflate can reach 1,000."""
 ALWAYS_UNPACKED = 64 << 20
-"""Bytes that any packed manifest may unpack to."""
+"""Bytes that any compressed manifest may decompress to, whatever its ratio."""
 
 
 def read_text(path: Path, *, empty: str = EMPTY) -> str:
@@ -65,19 +65,19 @@ def decode_text(name: str, content: bytes, *, empty: str | None = EMPTY) -> str:
 
 @contextmanager
 def opened_bytes(path: Path) -> Iterator[BinaryIO]:
-    """A file of lines, unpacked if its name ends in .gz; it can be read anew from its beginning (`seek(0)`).
+    """Open a file of lines, decompressed if its name ends in .gz; `seek(0)` starts again.
 
     Raises:
-        ManifestError: for a line that is longer than 16 MiB (of a plain file: while it is read), and for a packed file
-            that unpacks to much more than any manifest would.
-        OSError, EOFError, zlib.error: while it is read, as `gzip` does.
+        ManifestError: for a line longer than 16 MiB (of an uncompressed file: while it is read), and for a compressed
+            file that decompresses to much more than any manifest would.
+        OSError, EOFError, zlib.error: while it is read, like `gzip`.
     """
     packed = path.name.lower().endswith(".gz")
     with gzip.open(path) if packed else path.open("rb") as file:
         limit = max(ALWAYS_UNPACKED, MOST_EXPANSION * path.stat().st_size) if packed else None
         lines = io.BufferedReader(_BoundedLines(path, cast(BinaryIO, file), limit), 1 << 16)
-        if packed:  # quick beside taking rows out of it, so that a bomb is told at once
-            with suppress(OSError, EOFError, zlib.error):  # damage is told where the reader comes to it
+        if packed:  # fast compared with parsing rows, so a decompression bomb is reported at once
+            with suppress(OSError, EOFError, zlib.error):  # damage is reported when the reader gets to it
                 while lines.read(1 << 20):
                     pass
             lines.seek(0)
@@ -97,7 +97,7 @@ def refuse_first_bad_byte(path: Path) -> None:
 
 
 def _refuse_byte(name: str, content: bytes, byte: int, row: int) -> NoReturn:
-    """Say that a byte is not UTF-8, or what else the content is."""
+    """Raise ManifestError: a byte is not UTF-8, or what the content is instead."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError("is UTF-16; save the file as UTF-8", file=name) from None
     if b"\0" in content:
@@ -106,9 +106,9 @@ def _refuse_byte(name: str, content: bytes, byte: int, row: int) -> NoReturn:
 
 
 class _BoundedLines(io.RawIOBase):
-    """A file that fails where a line of it would fill the memory, or all of it the disk.
+    """A file with bounds on the length of its lines and on its total size.
 
-    limit: bytes that may be read in all, if that is bounded.
+    limit: most bytes in total, if there is a bound.
     """
 
     def __init__(self, path: Path, file: BinaryIO, limit: int | None) -> None:

@@ -139,10 +139,10 @@ def mp3_samples_without_header(file: BinaryIO) -> tuple[int, bool] | None:
 
 
 def mp4_fault(file: BinaryIO) -> str | None:
-    """Why the index of an MP4 or QuickTime file would fill the memory; None if it would not, or for another file.
+    """Why the index of an MP4 or QuickTime file would fill the memory; None if it would not, and for other formats.
 
-    FFmpeg makes an entry of 36 bytes for each sample that the headers promise, before it looks for one. A sample (a
-    codec's frame) has at least a byte, but for QuickTime's IMA 4:1, of which a byte holds nearly two.
+    FFmpeg allocates an entry of 36 bytes for each sample that the headers promise. A sample (a codec's frame) has at
+    least one byte, except for QuickTime's IMA 4:1, with nearly two samples per byte.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -151,14 +151,14 @@ def mp4_fault(file: BinaryIO) -> str | None:
     promised = 0
     for name, position in _mp4_boxes(file, 0, size, depth=0):
         if name == b"cmov":
-            return "its index is compressed, which says nothing of its size"
+            return "its index is compressed, so its size is unknown"
         file.seek(position + (8 if name == b"stsz" else 4))
         promised += int.from_bytes(file.read(4), "big")
     return None if promised <= 2 * size else f"its headers promise {promised:,} samples in {size:,} bytes"
 
 
 def _mp4_boxes(file: BinaryIO, position: int, end: int, depth: int) -> Iterator[tuple[bytes, int]]:
-    """(name, where its content begins) of the boxes that say how many samples there are."""
+    """(name, offset of the content) of the boxes with the number of samples."""
     while position + 8 <= end:
         file.seek(position)
         header = file.read(16)

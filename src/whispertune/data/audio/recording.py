@@ -19,7 +19,7 @@ RAW_SUFFIXES = (*RAW_CODINGS, ".raw", ".pcm", ".sln", ".s16")
 
 
 HELD_BYTES = 32 << 20
-"""More of a recording within a file is not read before it is needed; a window of 30 s is a tenth of it."""
+"""Larger recordings within a file are not read ahead; a window of 30 s is a tenth of this."""
 
 
 class TooLongError(AudioError):
@@ -30,9 +30,9 @@ class TooLongError(AudioError):
 
 @dataclass(slots=True)
 class Recording:
-    """A recording that is being read: a file, or bytes within one; content: those bytes, if they are few.
+    """A recording that is being read: a file, or bytes within one. content: those bytes, unless they are too many.
 
-    max_samples: of a span, at 16 kHz.
+    max_samples: longest span, at 16 kHz.
     """
 
     audio: Path
@@ -56,7 +56,7 @@ class Recording:
 
 
 class _Part(io.RawIOBase):
-    """Some bytes of a file as if they were all of it."""
+    """A range of bytes of a file, as a file."""
 
     def __init__(self, path: Path, first: int, num_bytes: int) -> None:
         self._file, self._first, self._num_bytes, self._position = path.open("rb"), first, num_bytes, 0

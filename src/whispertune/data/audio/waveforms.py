@@ -39,9 +39,9 @@ from whispertune.data.audio.sound_files import open_sound_file
 from whispertune.data.utterances import Utterance
 
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
-EDGE_SECONDS = 0.05  # a span may end this much behind the file's end, and a file lack this much: rounding
-MIN_SAMPLE_RATE = 1_000  # Hz; below that it is no speech, and resampling it would fill the memory
-MAX_SAMPLE_RATE = 1_000_000  # Hz; above it a second of a window fills the memory, and nobody records speech so
+EDGE_SECONDS = 0.05  # tolerance for rounding: a span may end this much after the file's end, or a file be this short
+MIN_SAMPLE_RATE = 1_000  # Hz; below that it cannot be speech, and resampling it would fill the memory
+MAX_SAMPLE_RATE = 1_000_000  # Hz; above that a window would fill the memory
 MAX_FRAMES = 1 << 40  # libsndfile gives 2^63 - 1 where it is unknown
 BLOCK_SAMPLES = 1 << 23  # decoded at once (32 MiB): a header's word for the length is not trusted with memory
 STREAM_SAMPLES = 1 << 20  # decoded at once of a recording that is read in blocks (4 MiB)
