@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispertune.data.audio_files import Recordings, output_names
+from whispertune.data.audio_files import TranscriptIndex, output_names
 from whispertune.data.readers.subtitles import read_cues
 from whispertune.decoding.fallback import WindowResult
 from whispertune.decoding.long_form import Segment, Transcript
@@ -170,12 +170,12 @@ def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
     """A kill may leave half a line; what is written behind it is read."""
     audio = tmp_path / "a.wav"
     audio.write_bytes(b"a")
-    Recordings(tmp_path).add("one", audio)
-    with (tmp_path / Recordings.FILE).open("a", encoding="utf-8") as file:
+    TranscriptIndex(tmp_path).add("one", audio)
+    with (tmp_path / TranscriptIndex.FILE).open("a", encoding="utf-8") as file:
         file.write('\n{"name": "tor')
-    Recordings(tmp_path).add("two", audio)
+    TranscriptIndex(tmp_path).add("two", audio)
     other = tmp_path / "b.wav"
     other.write_bytes(b"another")
-    known = Recordings(tmp_path)
+    known = TranscriptIndex(tmp_path)
     assert [known.other_than(name, other) for name in ("one", "two", "tor")] == [str(audio.resolve())] * 2 + [None]
     assert known.other_than("one", audio) is None

@@ -12,7 +12,7 @@ from whispertune.data import index
 from whispertune.data.sources import read_utterances
 from whispertune.errors import UserError
 from whispertune.states.options import StateOptions
-from whispertune.states.plan import choose_place
+from whispertune.states.placement import choose_place
 from whispertune.system.home import cache_folder, expand_home
 
 

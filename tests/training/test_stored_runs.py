@@ -146,7 +146,7 @@ def test_full_disk_and_little_memory_is_one_line(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files, "write_checked", full)
-    for module in ("run.encoder_states", "states.plan", "states.stored"):
+    for module in ("run.encoder_states", "states.placement", "states.stored"):
         monkeypatch.setattr(f"whispertune.{module}.free_memory", lambda: 1000)
     assert samples.train_run(tmp_path / "run", **SMALL) == status
     shown = capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whispertune.check.findings import Finding, Source
-from whispertune.check.report import Report
+from whispertune.check.results import CheckResults
 from whispertune.check.written import writing
 from whispertune.data.readers.manifest import is_manifest, manifest_rows
 from whispertune.data.reading import KINDS
@@ -62,7 +62,7 @@ def cleaned_names(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-def write_cleaned(report: Report, folder: Path) -> list[Path]:
+def write_cleaned(report: CheckResults, folder: Path) -> list[Path]:
     """Write a JSONL manifest for each source without the rows that have errors, and excluded.jsonl with the reasons.
 
     Audio paths are relative to `folder`, or absolute if symbolic links would make them lead elsewhere. Unknown columns
@@ -86,7 +86,7 @@ def write_cleaned(report: Report, folder: Path) -> list[Path]:
     return written
 
 
-def _excluded_rows(report: Report, reasons: Mapping[int, Sequence[Finding]]) -> Iterator[dict[str, Any]]:
+def _excluded_rows(report: CheckResults, reasons: Mapping[int, Sequence[Finding]]) -> Iterator[dict[str, Any]]:
     for source, fault in report.faults():
         yield {
             "split": source.role or source.name, "id": None, "file": fault.file, "row": fault.row,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from whispertune.check.report import Report
+from whispertune.check.results import CheckResults
 from whispertune.data.audio.waveforms import SAMPLE_RATE, probe_audio
 from whispertune.errors import AudioError
 
@@ -20,7 +20,7 @@ WIDTHS = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 """Possible widths of a histogram bar, in seconds."""
 
 
-def data_figures(report: Report, workers: int) -> dict[str, Any]:
+def data_figures(report: CheckResults, workers: int) -> dict[str, Any]:
     """Statistics of all readable rows, for summary.json; empty if audio was not checked.
 
     seconds: total. sample_rates: Hz -> rows. durations: [from, to, rows] in seconds. duration_quantiles: 5, 50 and
@@ -53,7 +53,7 @@ def _histogram(seconds: np.ndarray) -> list[list[float]]:
     return bars
 
 
-def _sample_rates(report: Report, workers: int) -> Counter[int]:
+def _sample_rates(report: CheckResults, workers: int) -> Counter[int]:
     """Number of rows by the sample rate of their files; each file's header is read once."""
     assert report.audio is not None
     rows = Counter(
@@ -75,7 +75,7 @@ def _sample_rates(report: Report, workers: int) -> Counter[int]:
     return found
 
 
-def _speakers(report: Report) -> list[list[Any]]:
+def _speakers(report: CheckResults) -> list[list[Any]]:
     assert report.audio is not None
     numbers, names = report.texts.speakers, report.texts.speaker_names
     counts = np.bincount(numbers, minlength=len(names)).tolist()

@@ -15,7 +15,7 @@ import soundfile
 from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
 from whispertune.check.page_style import STYLE
-from whispertune.check.report import Report, place_of
+from whispertune.check.results import CheckResults, place_of
 from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
@@ -32,7 +32,7 @@ WRONG = ((0.95, "almost surely"), (0.5, "probably"), (0.0, "perhaps"))
 """Words for the probability that a transcript is wrong."""
 
 
-def page(report: Report, figures: Mapping[str, Any]) -> str:
+def page(report: CheckResults, figures: Mapping[str, Any]) -> str:
     """The page as HTML; everything from the data is escaped."""
     players = _Players()
     errors, rows = report.num_errors, report.num_rows + report.num_unread
@@ -121,7 +121,7 @@ def _severity(kind: str) -> str:
     return '<span class="error">error</span>' if kind in ERRORS else '<span class="note">note</span>'
 
 
-def _counts(report: Report) -> str:
+def _counts(report: CheckResults) -> str:
     names = list(dict.fromkeys(source.name for source in report.sources))
     counts = report.counts()
     if not counts:
@@ -181,7 +181,7 @@ def _audio(figures: Mapping[str, Any]) -> Iterable[str]:
             yield f'<p class="soft">and {counted(num_others, "other")} with fewer rows</p>'
 
 
-def _ranking(report: Report, players: _Players) -> Iterable[str]:
+def _ranking(report: CheckResults, players: _Players) -> Iterable[str]:
     ranked = report.ranking()[:SHOWN_RANKED]
     if not ranked:
         return
@@ -201,7 +201,7 @@ def _ranking(report: Report, players: _Players) -> Iterable[str]:
     yield _table(["wrong", "characters that differ", "transcript", "model's transcript", "", "where"], rows, (1,))
 
 
-def _examples(report: Report, players: _Players) -> Iterable[str]:
+def _examples(report: CheckResults, players: _Players) -> Iterable[str]:
     unread = [[_html(fault.problem), _html(_place_of_fault(fault))] for _, fault in report.faults()]
     if unread:
         yield f'<h2 id="bad_row">bad row {_severity("bad_row")}</h2>'
@@ -223,7 +223,7 @@ def _examples(report: Report, players: _Players) -> Iterable[str]:
         yield _unlisted(len(found))
 
 
-def _listed(report: Report, finding: Finding) -> str:
+def _listed(report: CheckResults, finding: Finding) -> str:
     source = report.source_of(finding.row)
     id_, manifest, row = source.rows.origin(finding.row - source.first)
     return f"<li>{_html(Path(manifest).name)}, row {row}, {_html(id_)}: {_html(finding.detail)}</li>"
@@ -236,7 +236,7 @@ def _unlisted(number: int) -> str:
     return f'<p class="soft">{number - MOST_LISTED:,} more are in <a href="check.jsonl">check.jsonl</a></p>'
 
 
-def _example(report: Report, finding: Finding, players: _Players) -> list[str]:
+def _example(report: CheckResults, finding: Finding, players: _Players) -> list[str]:
     row = report.utterance(finding.row)
     text = row.text if len(row.text) <= 300 else row.text[:300] + "…"
     player = players.of(row) if report.audio is not None and report.audio.readable[finding.row] else ""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS
-from whispertune.check.report import Report, finding_rows, place_of
+from whispertune.check.results import CheckResults, finding_rows, place_of
 from whispertune.errors import one_line
 from whispertune.system.console import results
 
@@ -22,7 +22,7 @@ REFUSED = ("bad_row", "repeated_id")
 """Kinds that train refuses too; printed in full, as the remedy is at the end."""
 
 
-def print_report(report: Report, figures: Mapping[str, Any], output: Path | None) -> None:
+def print_report(report: CheckResults, figures: Mapping[str, Any], output: Path | None) -> None:
     """Print the counts, the worst findings, and statistics of the data (`data_figures`)."""
     total = report.num_rows + report.num_unread
     if report.counts():
@@ -50,7 +50,7 @@ def print_report(report: Report, figures: Mapping[str, Any], output: Path | None
         results.print("--output DIR writes all findings, and a page to view and listen to them")
 
 
-def worst_findings(report: Report, most: int) -> list[dict[str, Any]]:
+def worst_findings(report: CheckResults, most: int) -> list[dict[str, Any]]:
     """Lines of check.jsonl: errors before notes, in each the first of every kind, then the second, and so on."""
     by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MEANINGS}
     for found in finding_rows(report):
@@ -73,7 +73,7 @@ def _print_line(line: str, severity: str = "") -> None:
     results.print(text)
 
 
-def _counts(report: Report, title: str) -> Table:
+def _counts(report: CheckResults, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("kind")

@@ -15,7 +15,7 @@ from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role
 from whispertune.check.misfits import misfits
 from whispertune.check.model_based import Opinion, ask_model, judge
 from whispertune.check.page import page
-from whispertune.check.report import Report, summary, write_findings
+from whispertune.check.results import CheckResults, summary, write_findings
 from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers, special_tokens
 from whispertune.check.terminal import print_report
 from whispertune.check.text import check_texts
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     return 2 if report.num_errors else 0
 
 
-def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: Report, options: CheckOptions) -> str:
+def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckResults, options: CheckOptions) -> str:
     """What trains on the rows that were checked, or on the cleaned ones; else what is still in the way of that."""
     if report.num_errors and not cleaned:
         rest = report.num_rows > len(report.rows_with_errors())
@@ -150,7 +150,7 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
     return sources
 
 
-def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, Report]:
+def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, CheckResults]:
     """All findings: texts first, then audio, sets, and what a model hears."""
     ready = None
     if options.model is not None:
@@ -181,7 +181,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     findings += same_audio(sources, texts, audio)
     findings += same_text(sources, texts)
     findings += shared_speakers(sources, texts)
-    report = Report(sources, findings, texts, audio)
+    report = CheckResults(sources, findings, texts, audio)
     if ready is not None and audio is not None:
         report.opinions = _opinions(report, ready, options)
         for number, opinion in report.opinions.items():
@@ -193,7 +193,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     return tokenizer, report
 
 
-def _opinions(report: Report, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:
+def _opinions(report: CheckResults, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:
     assert report.audio is not None
     audio = report.audio
     # Those with other errors too: of a text that is too long for its audio one wants to read what was heard.

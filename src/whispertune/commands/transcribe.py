@@ -10,7 +10,7 @@ from pathlib import Path
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
-from whispertune.data.audio_files import Recordings, find_audio, output_names
+from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
@@ -83,7 +83,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
         UserError: whatever is wrong with options, model or output folder.
         StorageError: if the disk is full or gone, so that the other recordings would fail, too.
     """
-    known = None if output is None else Recordings(output)
+    known = None if output is None else TranscriptIndex(output)
     jobs = [_Job(audio, name, {}) for name, audio in zip(output_names(audios), audios, strict=True)]
     for job in jobs:
         _prepare(job, options, output, known)
@@ -98,7 +98,7 @@ def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path 
     return failures
 
 
-def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
+def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: TranscriptIndex | None) -> None:
     """Find out what is still to be written for a recording, how long it is, and its channels.
 
     Raises:
@@ -126,7 +126,9 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
         _fail_to_write(job, error)
 
 
-def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: Recordings | None) -> None:
+def _decode(
+    jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: TranscriptIndex | None
+) -> None:
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     ready = ready_to_decode(load_model(options.model, device, precision.dtype))

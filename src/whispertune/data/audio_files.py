@@ -75,7 +75,7 @@ def output_names(audios: Sequence[Path]) -> list[str]:
     return names
 
 
-class Recordings:
+class TranscriptIndex:
     """Which recording each transcript in a folder is of, kept in a JSONL file in that folder."""
 
     FILE = ".recordings.jsonl"

@@ -15,7 +15,7 @@ from whispertune.states.cache import make_room
 from whispertune.states.computed import ComputedStates, StateSource, WindowFeatures
 from whispertune.states.files import StateFolder
 from whispertune.states.key import encoder_digest, store_key
-from whispertune.states.plan import FRESH_EPOCHS, Storage, choose_place, stored_views
+from whispertune.states.placement import FRESH_EPOCHS, Storage, choose_place, stored_views
 from whispertune.states.stored import StateLayout, StoredStates
 from whispertune.states.views import SideBySide, StoredViews
 from whispertune.system.console import console, progress_bar

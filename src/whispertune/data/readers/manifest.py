@@ -27,7 +27,7 @@ from whispertune.data.utterances import Utterance as Utterance
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, refuse
 
-Report = Callable[[ManifestError], None]
+ReportFault = Callable[[ManifestError], None]
 JSON_LINES = (".jsonl", ".ndjson", ".json-lines", ".json")
 
 
@@ -95,7 +95,7 @@ def add_manifest(path: Path, utterances: Utterances, reading: Reading = AS_USUAL
 
 
 def manifest_rows(
-    path: Path, report: Report = refuse, reading: Reading = AS_USUAL, *, lenient: bool = False
+    path: Path, report: ReportFault = refuse, reading: Reading = AS_USUAL, *, lenient: bool = False
 ) -> Iterator[Row]:
     """The rows of a CSV, TSV or JSONL, before their values are checked.
 
@@ -156,7 +156,7 @@ def opened_text(path: Path, *, lenient: bool = False) -> Iterator[TextIO]:
         raise ManifestError(f"{path}: cannot be decompressed ({error}); fetch or write it again") from None
 
 
-def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[tuple[int, dict[str, object]]]:
+def json_records(source: str, file: Iterable[str], report: ReportFault) -> Iterator[tuple[int, dict[str, object]]]:
     """(line, object) of JSON lines; report: called with the fault of each invalid line."""
     for number, line in enumerate(file, start=1):
         if not line.strip():
@@ -175,7 +175,7 @@ def json_records(source: str, file: Iterable[str], report: Report) -> Iterator[t
         yield number, record
 
 
-def _json_rows(path: Path, file: Iterable[str], reading: Reading, report: Report) -> Iterator[Row]:
+def _json_rows(path: Path, file: Iterable[str], reading: Reading, report: ReportFault) -> Iterator[Row]:
     # A column that one row lacks may be present in another, so missing columns are an error only at the end.
     found: dict[str, None] = {}
     everywhere: dict[str, None] = {}

@@ -22,7 +22,7 @@ SEPARATOR = re.compile(r"\"?sep=([,;|\t])\"?\r?\n?")  # Excel's first line
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 Line = tuple[int, list[str]]
-Report = Callable[[ManifestError], None]
+ReportFault = Callable[[ManifestError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Table:
         return Row(self.source, number, record, self.columns, decimal_comma=self.decimal_comma)
 
 
-def open_table(path: Path, file: TextIO, reading: Reading, report: Report = refuse) -> Table:
+def open_table(path: Path, file: TextIO, reading: Reading, report: ReportFault = refuse) -> Table:
     """The table in a file whose name ends in .csv or .tsv (and possibly .gz).
 
     The delimiter is that of the ending, unless the header has columns for audio and text only with another one.
@@ -89,7 +89,7 @@ def _has_columns(line: str, delimiter: str, reading: Reading) -> bool:
 
 
 def _lines(
-    source: str, file: Iterator[str], delimiter: str, quoted: bool, skipped: int, reading: Reading, report: Report
+    source: str, file: Iterator[str], delimiter: str, quoted: bool, skipped: int, reading: Reading, report: ReportFault
 ) -> Iterator[Line]:
     """Yield the header, then each row with as many values, each with the number of its first line."""
     if quoted:

@@ -26,7 +26,7 @@ RARE_TOKENS = 3
 
 
 @dataclass(slots=True)
-class Report:
+class CheckResults:
     """The results of a check. opinions: a model's, by row, if one was used."""
 
     sources: Sequence[Source]
@@ -92,7 +92,7 @@ class Report:
         return float(self.audio.seconds[source.first : source.first + len(source.rows)].sum()) / 3600
 
 
-def finding_rows(report: Report) -> Iterator[dict[str, Any]]:
+def finding_rows(report: CheckResults) -> Iterator[dict[str, Any]]:
     """The lines of check.jsonl."""
     for source, fault in report.faults():
         yield {
@@ -116,7 +116,7 @@ def place_of(found: dict[str, Any]) -> str:
     return f"{Path(found['file']).name}{row}{field}"
 
 
-def ranking_rows(report: Report) -> Iterator[dict[str, Any]]:
+def ranking_rows(report: CheckResults) -> Iterator[dict[str, Any]]:
     """The lines of ranking.jsonl."""
     for number, opinion in report.ranking():
         row = report.utterance(number)
@@ -127,7 +127,7 @@ def ranking_rows(report: Report) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def summary(report: Report, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def summary(report: CheckResults, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """The content of summary.json."""
     errors = report.rows_with_errors()
     counts = report.counts()
@@ -167,7 +167,7 @@ def character_costs(texts: TextFacts, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def write_findings(report: Report, folder: Path) -> None:
+def write_findings(report: CheckResults, folder: Path) -> None:
     """Write check.jsonl, and ranking.jsonl if a model was used."""
     with writing(folder / "check.jsonl") as file:
         for row in finding_rows(report):  # one by one, as there may be millions

@@ -16,7 +16,7 @@ from whispertune.states import cache, plan
 from whispertune.states.computed import EncoderStates
 from whispertune.states.files import StateFolder
 from whispertune.states.options import StateOptions
-from whispertune.states.plan import ENCODING_SHARE, FEWEST_VIEWS, choose_place, stored_views
+from whispertune.states.placement import ENCODING_SHARE, FEWEST_VIEWS, choose_place, stored_views
 from whispertune.states.views import one_behind_the_other
 from whispertune.system.environment import free_memory
 
