@@ -12,7 +12,7 @@ from store_samples import KEY
 
 from whispertune.errors import RecipeError
 from whispertune.model.config import WhisperConfig
-from whispertune.states import cache, plan
+from whispertune.states import cache, placement
 from whispertune.states.computed import EncoderStates
 from whispertune.states.files import StateFolder
 from whispertune.states.options import StateOptions
@@ -39,8 +39,8 @@ def test_auto_takes_the_disk_then_memory_then_neither(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: float, disk: float, memory: float, max_gb: float,
     place: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(plan, "free_memory", lambda: int(memory * GB))
-    for module in (plan, cache):
+    monkeypatch.setattr(placement, "free_memory", lambda: int(memory * GB))
+    for module in (placement, cache):
         monkeypatch.setattr(module, "free_bytes", lambda folder: int(disk * GB))
     chosen, reason = choose_place(StateOptions(folder=str(tmp_path), max_gb=max_gb), int(gigabytes * GB))
     assert chosen == place
@@ -49,8 +49,8 @@ def test_auto_takes_the_disk_then_memory_then_neither(
 
 
 def test_in_memory_each_process_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "free_memory", lambda: 8 * GB)
-    for module in (plan, cache):
+    monkeypatch.setattr(placement, "free_memory", lambda: 8 * GB)
+    for module in (placement, cache):
         monkeypatch.setattr(module, "free_bytes", lambda folder: 1 * GB)
     places = [choose_place(StateOptions(folder=str(tmp_path)), 2 * GB, processes)[0] for processes in (1, 2, 3)]
     assert places == ["memory", "memory", "off"]
@@ -77,7 +77,7 @@ def test_the_disk_as_asked_has_its_bounds(tmp_path: Path, monkeypatch: pytest.Mo
     small = StateOptions(store="disk", folder=str(tmp_path), max_gb=1e-3)
     with pytest.raises(RecipeError, match=r"take 1e\+04 GB, more than states.max_gb allows \(0.001\); raise it"):
         choose_place(small, 10**13)
-    monkeypatch.setattr(plan, "free_bytes", lambda folder: 3 * GB)
+    monkeypatch.setattr(placement, "free_bytes", lambda folder: 3 * GB)
     with pytest.raises(RecipeError, match=r"take 5 GB, and .* has room for 3 GB; name a --states.folder on another"):
         choose_place(StateOptions(store="disk", folder=str(tmp_path)), 5 * GB)
 
