@@ -105,6 +105,7 @@ def test_it_is_taken_where_it_saves_work_and_can_be() -> None:
     assert is_cheaper(states, few, frames, 8)
     assert not is_cheaper(states, many, frames, 8)
     assert not is_cheaper(states.half(), few, frames, 8)
+    assert not is_cheaper(states.bfloat16(), few, frames, 8)
     assert not is_cheaper(states.clone().requires_grad_(), few, frames, 8)
     assert not is_cheaper(torch.zeros(8, 200, 512, device="meta"), few, frames, 8)
     with torch.no_grad():
