@@ -256,7 +256,7 @@ def test_segments_without_their_times_are_told_which_columns_to_name(newcomer: N
 def test_train_without_valid_says_what_valid_is(newcomer: Newcomer) -> None:
     newcomer.types("whispertune train --model openai/whisper-base --train train.csv --output runs/first")
     assert newcomer.refusals[0].startswith("error: --valid is missing (")
-    assert "none of them in it" in newcomer.refusals[0]
+    assert "none of its recordings in it" in newcomer.refusals[0]
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (20, 2), (21, 0)])

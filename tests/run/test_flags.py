@@ -216,6 +216,15 @@ def test_missing_required_field(name: str) -> None:
         parse_fields(Recipe, fields, [], command="train")
 
 
+def test_columns_are_checked_before_any_data_is_read() -> None:
+    for given, problem in (("txt=a", "there are audio, text, id"), ("text", "write it as"), ("text=a,text=b", "twice")):
+        assert refusal(f"--data.columns={given}").startswith(f"data.columns is '{given}'")
+        assert problem in refusal(f"--data.columns={given}")
+        assert refusal(**{"data.columns": given}).startswith("r.yaml: data.columns is ")
+        with pytest.raises(RecipeError, match=f"^columns is '{given}'"):
+            parse_fields(EvaluateOptions, {"model": "m", "data": "d"}, [f"--columns={given}"], command="evaluate")
+
+
 def test_fields_that_exclude_each_other() -> None:
     for store in ("memory", "disk"):
         message = refusal(f"--states.store={store}", "--augment.spec_augment.probability=0.1", "--augment.views=fresh")

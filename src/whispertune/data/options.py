@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from whispertune.data.reading import Reading, reading_as
+from whispertune.data.reading import Reading, parse_columns
 from whispertune.system.fields import Bounds, Options, PositiveInt, Share
 
 
@@ -28,7 +28,8 @@ class ReadingOptions(Options):
 
     @property
     def reading(self) -> Reading:
-        return reading_as(self.columns, self.audio_root)
+        """The same, parsed."""
+        return Reading(parse_columns(self.columns) if self.columns else (), self.audio_root or None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from whispertune.errors import ManifestError
+from whispertune.errors import ManifestError, RecipeError
 
 # The first of these columns that is present counts.
 AUDIO_COLUMNS = ("audio", "audio_filepath", "wav", "path", "file_name")
@@ -120,25 +120,20 @@ class Reading:
 AS_USUAL = Reading()
 
 
-def reading_as(columns: str | None, audio_root: str | None) -> Reading:
-    """Parse the options `columns` and `audio_root`; raises ManifestError if `columns` is malformed."""
-    return Reading(parse_columns(columns) if columns else (), audio_root or None)
-
-
 def parse_columns(given: str) -> Named:
     """Parse `text=transkript, audio=datei`; semicolons separate as well.
 
     Raises:
-        ManifestError: for an unknown kind, one that is given twice, or an empty name.
+        RecipeError: for an unknown kind, one that is given twice, or an empty name.
     """
     pairs: dict[str, str] = {}
     for part in re.split("[,;]", given):
         kind, equals, name = (piece.strip() for piece in part.partition("="))
         if not equals or not name or kind not in KINDS:
             kinds = ", ".join(KINDS)
-            raise ManifestError(f"columns {given!r}: write it as text=NAME, audio=NAME; there are {kinds}")
+            raise RecipeError(f"is {given!r}; write it as text=NAME,audio=NAME; there are {kinds}", field="columns")
         if kind in pairs:
-            raise ManifestError(f"columns {given!r}: {kind} is named twice; leave one")
+            raise RecipeError(f"is {given!r}: {kind} is named twice; leave one out", field="columns")
         pairs[kind] = name
     return tuple(pairs.items())
 

@@ -49,8 +49,8 @@ class Recipe(DeviceOptions, ModelOptions):
     'A [language=it weight=2] + B' (see docs/data.md)."""
 
     valid: str
-    """Validation data, which chooses the checkpoint: in the same form as train, without any of its recordings. For a
-    corpus that comes in splits (Common Voice), name the corpus again."""
+    """Validation data, which chooses the checkpoint: in the same form as train, with none of its recordings in it. For
+    a corpus that comes in splits (Common Voice), name the corpus again."""
 
     output: str
     """Run folder. If it holds this very run already, the run is resumed."""

@@ -23,7 +23,7 @@ from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.reading import Reading, parse_columns
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterance
-from whispertune.errors import ManifestError
+from whispertune.errors import ManifestError, RecipeError
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -349,7 +349,7 @@ def test_columns_by_the_names_that_the_user_gives(tmp_path: Path) -> None:
     described = f"{path} [columns=text=Transkript;audio=Datei]"
     assert [row.text for row in read_utterances("train", described)] == ["eins", "zwei"]
     for written, said in (("txt=a", "there are audio, text, id"), ("text", "write it as"), ("text=a,text=b", "twice")):
-        with pytest.raises(ManifestError, match=said):
+        with pytest.raises(RecipeError, match=said):
             parse_columns(written)
 
 
