@@ -84,7 +84,7 @@ def test_rows_that_do_not_fit_are_left_out_and_found_by_check(
     outcome = command(["check", str(data), f"--model={short}", "--language=it", f"--output={tmp_path / 'c'}"])
     found = [json.loads(line) for line in (tmp_path / "c" / "check.jsonl").read_text().splitlines()]
     details = [row["detail"] for row in found if row["kind"] == "too_many_tokens"]
-    assert details == [f"45 tokens with the prompt; {POSITIONS} fit"]
+    assert details == [f"45 tokens with the prompt; the limit is {POSITIONS}"]
 
 
 def test_training_with_prompts_and_stitched_windows(short: Path, workspace: Workspace, command: Command) -> None:
