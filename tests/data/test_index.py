@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from whispertune.data import index, sources
 from whispertune.data.index import Files, index_files, index_folder, index_verdicts, indexed_files, indexed_verdicts
 from whispertune.data.sources import read_utterances
 from whispertune.data.utterances import Utterances
+from whispertune.system.locks import mark_in_use
 
 HEADER = "id,audio,text,start,end,speaker,language\n"
 ROWS = [f"u{n},{n % 3}.wav,Ciao numero {n}.,{n % 5},{n % 5 + 2}.5,s{n % 7},it\n" for n in range(40)]
@@ -139,6 +141,35 @@ def test_the_index_is_bounded_and_drops_what_was_unused_for_longest(
         read_utterances("train", str(manifest))
     assert not oldest.exists()
     assert sum(path.stat().st_size for path in index_folder().iterdir()) <= index.MOST_BYTES
+
+
+@pytest.mark.parametrize("ahead", [-1e9, 0.0, 1e9])
+def test_what_another_process_is_writing_stays_whatever_the_clock_says(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """The clock is set while an entry is written; what a killed process left goes, from the future as well."""
+    index_folder().mkdir(parents=True)
+    written, left = index_folder() / "tmpwritten.new", index_folder() / "tmpleft.new"
+    written.touch()
+    left.touch()
+    mark = mark_in_use(written)
+    assert mark is not None
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + ahead)
+    expected = list(read_utterances("train", str(manifest)))
+    assert written.exists()
+    assert left.exists() is (ahead == 0.0)
+    os.close(mark)
+    assert list(read_utterances("train", str(manifest))) == expected
+
+
+def test_a_manifest_changed_while_the_clock_was_back_is_read_anew(manifest: Path) -> None:
+    times = manifest.stat()
+    first = list(read_utterances("train", str(manifest)))
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("Ciao", "Ciau"), encoding="utf-8")
+    os.utime(manifest, (times.st_atime - 1e8, times.st_mtime - 1e8))
+    second = list(read_utterances("train", str(manifest)))
+    assert [row.text for row in second] == [row.text.replace("Ciao", "Ciau") for row in first]
 
 
 def test_a_folder_that_cannot_be_written_to_does_no_harm(manifest: Path) -> None:

@@ -118,3 +118,16 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_folder() == tmp_path / "home" / ".cache" / "whispertune" / "states"
     assert make_room(default_folder(), NEW, 1, 1) == 0
     assert room_for(default_folder(), 10, 100)
+
+
+@pytest.mark.parametrize("used", [0.0, 4e9])
+def test_what_is_in_use_stays_whatever_the_clock_says(tmp_path: Path, used: float) -> None:
+    """A computer without a battery starts in 1970; one whose clock was ahead is set back."""
+    for digit in "ab":
+        store(tmp_path, digit, 10_000, age=10)
+    held = StateFolder(tmp_path / ("a" * 64), "a" * 64, [10_000])
+    for digit in "ab":
+        os.utime(tmp_path / (digit * 64) / "use", (used, used))
+    assert make_room(tmp_path, NEW, 10_000, 25_000) == 1
+    assert names(tmp_path) == "a"
+    assert held.verified([0]) == ({0}, 0)

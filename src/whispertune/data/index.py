@@ -30,7 +30,9 @@ from whispertune.data.audio import waveforms as audio
 from whispertune.data.readers import manifest, nested, tables
 from whispertune.data.utterances import Utterances
 from whispertune.errors import RecipeError
+from whispertune.system.files import ABANDONED_AFTER
 from whispertune.system.home import cache_folder
+from whispertune.system.locks import is_in_use, mark_in_use
 
 FEWEST_ROWS = 20_000
 """Smaller corpora are read again in a moment, so they are not cached."""
@@ -155,11 +157,13 @@ def _load(key: str) -> Columns | None:
 def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an entry; failures are ignored, as the next start only takes longer without it."""
     temporary: str | None = None
+    mark: int | None = None
     try:
         folder = index_folder()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(suffix=".new", dir=folder)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+            mark = mark_in_use(Path(temporary))
             np.savez(file, key=np.frombuffer(key.encode(), np.uint8), **columns)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
@@ -169,6 +173,9 @@ def _save(key: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+    finally:
+        if mark is not None:
+            os.close(mark)
 
 
 def _make_room(folder: Path, num_bytes: int) -> None:
@@ -177,8 +184,9 @@ def _make_room(folder: Path, num_bytes: int) -> None:
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # another process has just removed it
             found = path.stat()
-            if path.suffix == ".new" and time.time() - found.st_mtime > 3600:
-                path.unlink()
+            if path.suffix == ".new":
+                if abs(time.time() - found.st_mtime) > ABANDONED_AFTER and not is_in_use(path):
+                    path.unlink()
             elif path.suffix == ".npz":
                 entries.append((found.st_mtime, found.st_size, path))
     total = num_bytes + sum(size for _, size, _ in entries)

@@ -10,11 +10,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RunFolderError
+from whispertune.system.locks import is_in_use, mark_in_use
 
 LONGEST_NAME = 229
 """Longest file name in bytes to which a temporary suffix can be added: file systems allow 255."""
@@ -50,7 +51,8 @@ def _new(path: Path) -> Path:
 
 TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?", re.DOTALL)
 ABANDONED_AFTER = 3600.0
-"""Seconds without changes after which a temporary folder is assumed to belong to a killed process."""
+"""Seconds between now and the last change, either way (clocks are set back), after which a temporary folder that no
+process marks as in use is assumed to belong to a killed one."""
 
 
 def remove(path: Path) -> None:
@@ -88,6 +90,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     recover_folder(path)
     _remove_abandoned(path)
     temporary.mkdir(parents=True)
+    mark = mark_in_use(temporary)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -100,6 +103,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True) if path.exists() else None
+        if mark is not None:
+            os.close(mark)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -107,9 +112,10 @@ def _remove_abandoned(path: Path) -> None:
     start = _beside(path, "new").name
     for folder in path.parent.iterdir() if path.parent.is_dir() else []:
         if folder.name.startswith(start) and TEMPORARY.fullmatch(folder.name) and folder.is_dir():
-            changed = max(entry.lstat().st_mtime for entry in (folder, *folder.iterdir()))
-            if time.time() - changed > ABANDONED_AFTER:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it has just been renamed or removed, or is another user's
+                changed = max(entry.lstat().st_mtime for entry in (folder, *folder.iterdir()))
+                if abs(time.time() - changed) > ABANDONED_AFTER and not is_in_use(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover_folder(path: Path) -> None:

@@ -45,3 +45,29 @@ def take_lock(path: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         os.close(descriptor)  # the previous holder has removed the file
+
+
+def mark_in_use(path: Path) -> int | None:
+    """Mark a file or folder as in use until the descriptor is closed; None where there are no locks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a process, this one too, has marked a file or folder; raises OSError where it is gone or not ours."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    finally:
+        os.close(descriptor)
+    return False
