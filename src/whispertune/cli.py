@@ -86,11 +86,17 @@ def _print_error(error: BaseException, status: int, message: str = "") -> int:
     return status
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def entry_point() -> NoReturn:
     """The console script: run the command line and exit with its status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on standard error, escape characters that the terminal's or pipe's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # by default nothing would be cleared up
+        signal.signal(signal.SIGTERM, _interrupt)
     status = main()
     processes = sys.modules.get("whispertune.system.processes")
     if processes is not None:

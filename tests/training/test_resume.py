@@ -228,6 +228,10 @@ STOPS = {
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 4, "before", signal.SIGTERM),
     "validating": Moment(*SEARCH, 2, "before", signal.SIGTERM),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
+    "control and c, reading the model": Moment("whispertune.run.session", "load_model", 1, "before", signal.SIGINT),
+    "choosing between the best epoch and the untouched model": Moment(
+        "whispertune.run.outcome", "paired_bootstrap", 1, "before", signal.SIGTERM
+    ),
     "control and c, writing best/": Moment("whispertune.run.stages", "save_huggingface", 1, "after", signal.SIGINT),
     "the test": Moment(*SEARCH, 4, "before", signal.SIGTERM),
     "control and c in the test": Moment(*SEARCH, 5, "before", signal.SIGINT),
