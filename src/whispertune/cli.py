@@ -6,7 +6,9 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 from whispertune import __version__
