@@ -243,7 +243,7 @@ STOPS = {
 )
 def test_asked_to_stop(reference: Reference, runner: Runner, tmp_path: Path, moment: str) -> None:
     """The run saves, exits with 1 and names the command that goes on, which then ends with the same bits."""
-    run = tmp_path / "run"
+    run = tmp_path / "a run"  # printed so that a shell takes it
     # No state but the one that is written because of the signal.
     never = {"checkpoint__every_minutes": 1000}
     command = reference.arguments("stored", run, **never)

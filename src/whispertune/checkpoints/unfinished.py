@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from whispertune.checkpoints.json_files import read_json
@@ -28,7 +29,7 @@ def explained(folder: Path) -> str | None:
     if (folder / "recipe.yaml").is_file() and (folder / "environment.json").is_file():
         return (
             f"{folder}: is a run without a best/, as it was stopped before its first validation: "
-            f"whispertune resume {folder}"
+            f"{shlex.join(['whispertune', 'resume', str(folder)])}"
         )
     return None
 

@@ -74,7 +74,7 @@ def run(recipe: Recipe) -> int:
                 write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
             stop.processes.should_report()  # so that none that was waiting for this one takes it for lost
-            console.print(f"stopped by {signal}; go on with: whispertune resume {folder.path}")
+            console.print(f"stopped by {signal}; go on with: {folder.resume_command}")
             return Interrupted.exit_status
         except Exception as failure:
             error = _blamed(failure, folder)
@@ -90,8 +90,8 @@ def _blamed(error: Exception, folder: RunFolder) -> Exception:
     if not isinstance(error, OSError) or not is_disk_failure(error):
         return error
     return StorageError(
-        f"{error.filename or folder.path}: {error.strerror}; free some disk space, then go on with: whispertune resume "
-        f"{folder.path}"
+        f"{error.filename or folder.path}: {error.strerror}; free some disk space, then go on with: "
+        f"{folder.resume_command}"
     )
 
 
@@ -107,7 +107,7 @@ def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int
     if not processes.should_report():
         return error.exit_status if isinstance(error, WhispertuneError) else 1
     if isinstance(error, ProcessLost):
-        raise ProcessLost(f"{error}; go on with: whispertune resume {folder.path}") from None
+        raise ProcessLost(f"{error}; go on with: {folder.resume_command}") from None
     if isinstance(error, WhispertuneError) and not processes.is_main:
         raise type(error)(f"{processes.name}: {error}") from None
     raise error

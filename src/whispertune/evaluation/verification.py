@@ -21,7 +21,9 @@ from whispertune.features.options import DENSE
 from whispertune.system.console import console, progress_bar, results
 
 MOST_SHOWN = 3
-"""Differing transcripts that are shown of a program run with its defaults."""
+"""Differing transcripts that are shown of each comparison."""
+MOST_CHARACTERS = 120
+"""Shorter texts are shown whole; of longer ones the stretch that differs, cut to as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,7 @@ def verify(
     ours = our_transcripts(checkpoint, clips, task)
     theirs = their_transcripts(kind, folder, checkpoint, clips, task)
     different = _different(ours, theirs)
-    for index in different:
-        _show(clips[index].name, ours[index], theirs[index], "red")
+    _show(clips, different, ours, theirs, "red")
     results.print(f"{len(clips) - len(different)} of {len(clips)} transcripts are the same in {program}")
     if len(different) > max_different * len(clips):
         raise ExportError(
@@ -105,8 +106,7 @@ def verify(
         )
     usual = their_transcripts(kind, folder, checkpoint, clips, task, by_default=True)
     different = _different(ours, usual)
-    for index in different[:MOST_SHOWN]:
-        _show(clips[index].name, ours[index], usual[index], "yellow")
+    _show(clips, different, ours, usual, "yellow")
     results.print(
         f"{len(clips) - len(different)} of {len(clips)} are the same as {program} is run by default "
         f"({BY_DEFAULT[kind]}); this does not decide the export, and docs/exports.md says how to get the same"
@@ -119,9 +119,35 @@ def _different(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
     return [index for index, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
 
 
-def _show(name: str, ours: str, theirs: str, style: str) -> None:
-    console.print(f"differs   {name}", style=style)
-    console.print(f"  source    {ours!r}\n  exported  {theirs!r}")
+def _show(
+    clips: Sequence[Clip], different: Sequence[int], ours: Sequence[str], theirs: Sequence[str], style: str
+) -> None:
+    """The first of the differing transcripts, where they differ."""
+    for index in different[:MOST_SHOWN]:
+        source, exported = differing_stretches(ours[index], theirs[index])
+        console.print(f"differs   {clips[index].name}", style=style)
+        console.print(f"  source    {source!r}\n  exported  {exported!r}")
+    if len(different) > MOST_SHOWN:
+        console.print(f"  and {len(different) - MOST_SHOWN} more differ")
+
+
+def differing_stretches(one: str, other: str) -> tuple[str, str]:
+    """Two texts from the first word in which they differ to the last, with two words on either side; bounded."""
+    first, second = one.split(" "), other.split(" ")
+    if len(one) <= MOST_CHARACTERS and len(other) <= MOST_CHARACTERS:
+        return one, other
+    shorter = min(len(first), len(second))
+    same = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    behind = next((i for i in range(shorter - same) if first[-1 - i] != second[-1 - i]), shorter - same)
+    begin, left = max(0, same - 2), max(0, behind - 2)
+
+    def stretch(words: list[str]) -> str:
+        shown = " ".join(words[begin : len(words) - left])
+        if len(shown) > MOST_CHARACTERS:
+            shown = f"{shown[: MOST_CHARACTERS // 2]} … {shown[-MOST_CHARACTERS // 2 :]}"
+        return f"{'… ' if begin else ''}{shown}{' …' if left else ''}"
+
+    return stretch(first), stretch(second)
 
 
 def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: dict[str, list[str]]) -> None:

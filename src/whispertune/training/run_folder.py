@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,11 @@ class RunFolder:
     """Where everything of one run lies (see the README's table)."""
 
     path: Path
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with the run, as a shell takes it."""
+        return shlex.join(["whispertune", "resume", str(self.path)])
 
     @property
     def recipe(self) -> Path:

@@ -117,7 +117,7 @@ class Trainer:
         try:
             self.save()
             if not isinstance(error, Interrupted | ProcessLost):
-                console.print(f"state     saved at update {self.progress.step}: whispertune resume {self.folder.path}")
+                console.print(f"state     saved at update {self.progress.step}: {self.folder.resume_command}")
         except (StorageError, ProcessLost) as failed:
             if isinstance(error, Interrupted):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,15 @@ def test_check_tells_both(tmp_path: Path) -> None:
     assert "above full scale" in errors["a"][1]
     assert "opposite phase" in errors["b"][1]
     assert str(loud) in errors["a"][1]
+
+
+def test_the_advice_runs_as_printed(tmp_path: Path) -> None:
+    """From any folder, whatever the file is called; a filter's bar is no pipe."""
+    path = float_wav(tmp_path / "one; two|three (4).wav", 20 * SPEECH)
+    stereo = tmp_path / "it's $HOME.wav"
+    soundfile.write(stereo, np.stack([SPEECH, -SPEECH], axis=1), 16_000)
+    for audio, wanted in ((path, "volume=1/128"), (stereo, "pan=mono|c0=c0")):
+        with pytest.raises(AudioError) as told:
+            load_waveform(audio)
+        _, advice = str(told.value).rsplit("ffmpeg ", 1)
+        assert shlex.split(advice) == ["-i", str(audio), "-af", wanted, "out.wav"]

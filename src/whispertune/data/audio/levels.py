@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,7 +33,7 @@ def require_usual_levels(recording: Recording, samples: Samples) -> None:
     fail(
         recording,
         f"its samples peak {20 * np.log10(peak):.0f} dB above full scale: they are floats at the scale of integers",
-        f"divide them by {scale}, e.g. ffmpeg -i {recording.audio.name} -af volume=1/{scale} out.wav",
+        f"divide them by {scale}, e.g. {_ffmpeg(recording, f'volume=1/{scale}')}",
     )
 
 
@@ -47,9 +49,13 @@ def mixed(recording: Recording, block: Samples) -> Samples:
         fail(
             recording,
             f"its {block.shape[1]} channels are in opposite phase: mixed to one they are silence",
-            f"name one in a channel column, or ffmpeg -i {recording.audio.name} -af pan=mono|c0=c0 out.wav",
+            f"name one in a channel column, or {_ffmpeg(recording, 'pan=mono|c0=c0')}",
         )
     return mean
+
+
+def _ffmpeg(recording: Recording, audio_filter: str) -> str:
+    return shlex.join(["ffmpeg", "-i", str(recording.audio), "-af", audio_filter, "out.wav"])
 
 
 def _power(samples: Samples) -> float:
