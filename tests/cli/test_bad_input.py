@@ -419,7 +419,7 @@ def test_unknown_command(command: Command) -> None:
     outcome = command(["trian", "--epochs=3"])
     assert outcome.status == 2
     assert (
-        outcome.error == "error: unknown command 'trian'; there are train, resume, evaluate, transcribe, check, export"
+        outcome.error == "error: unknown command 'trian'; choose from train, resume, evaluate, transcribe, check, export"
     )
     outcome = command([])
     assert outcome.status == 2

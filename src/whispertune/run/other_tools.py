@@ -73,146 +73,62 @@ SAME = {
 """Another tool's name: ours; of several, the first that the command has."""
 
 ADVICE: tuple[tuple[str, str, str], ...] = (
-    (
-        "bf16",
-        "precision",
-        "write --precision bf16",
-    ),
-    (
-        "fp16 fp16_full_eval",
-        "precision",
-        "write --precision fp16",
-    ),
-    (
-        "fp32",
-        "precision",
-        "write --precision fp32",
-    ),
-    (
-        "tf32",
-        "precision",
-        "write --precision tf32",
-    ),
-    (
-        "cpu no_cuda use_cpu",
-        "device",
-        "write --device cpu",
-    ),
-    (
-        "cuda",
-        "device",
-        "write --device cuda",
-    ),
-    (
-        "optim optimizer_type",
-        "optimizer.weight_decay",
-        "it is AdamW; the fields of --optimizer.… set it",
-    ),
+    ("bf16", "precision", "write --precision bf16"),
+    ("fp16 fp16_full_eval", "precision", "write --precision fp16"),
+    ("fp32", "precision", "write --precision fp32"),
+    ("tf32", "precision", "write --precision tf32"),
+    ("cpu no_cuda use_cpu", "device", "write --device cpu"),
+    ("cuda", "device", "write --device cuda"),
+    ("optim optimizer_type", "optimizer.weight_decay", "the optimizer is AdamW; set its --optimizer.… fields"),
     (
         "eval_batch_size per_device_eval_batch_size",
         "",
-        "nothing to set: batches for decoding follow from the memory",
+        "there is nothing to set: the batch size for decoding follows from the memory",
     ),
-    (
-        "do_eval",
-        "valid",
-        "nothing to set: every epoch is validated",
-    ),
-    (
-        "do_train",
-        "train",
-        "nothing to set: `train` trains",
-    ),
-    (
-        "early_stopping_patience",
-        "epochs",
-        "nothing to set: the best epoch is kept, whichever it is; `epochs` says how many",
-    ),
+    ("do_eval", "valid", "there is nothing to set: every epoch is validated"),
+    ("do_train", "train", "leave it out: `train` trains"),
+    ("early_stopping_patience", "epochs", "leave it out: the best epoch is kept, and `epochs` sets how many there are"),
     (
         "eval_strategy evaluation_strategy",
         "validation.every_steps",
-        "every epoch is validated; with validation.every_steps more often",
+        "every epoch is validated; set validation.every_steps to do it more often",
     ),
-    (
-        "freeze_encoder freeze_feature_encoder",
-        "freeze",
-        "write --freeze encoder, which is the default",
-    ),
-    (
-        "freeze_decoder",
-        "freeze",
-        "the decoder always learns; --freeze says what of it and of the encoder does not",
-    ),
-    (
-        "load_best_model_at_end",
-        "epochs",
-        "nothing to set: best/ is the best epoch",
-    ),
-    (
-        "metric_for_best_model",
-        "epochs",
-        "nothing to set: the lowest validation WER (or CER) chooses best/",
-    ),
-    (
-        "predict_with_generate",
-        "validation.every_steps",
-        "nothing to set: validation always decodes",
-    ),
+    ("freeze_encoder freeze_feature_encoder", "freeze", "write --freeze encoder, which is the default"),
+    ("freeze_decoder", "freeze", "the decoder is always trained; --freeze decoder:N freezes its lower layers"),
+    ("load_best_model_at_end", "epochs", "leave it out: best/ is the best epoch"),
+    ("metric_for_best_model", "epochs", "leave it out: the lowest validation WER (or CER) chooses best/"),
+    ("predict_with_generate", "validation.every_steps", "leave it out: validation always decodes"),
     (
         "report_to logging_dir logging_steps wandb tensorboard",
         "epochs",
-        "metrics.jsonl in the run folder has every figure, a row an update",
+        "metrics.jsonl in the run folder has every figure, one row per update",
     ),
     (
         "lora use_lora use_peft peft lora_r lora_rank lora_alpha",
         "freeze",
-        "there is no LoRA yet; --freeze says what learns",
+        "there is no LoRA yet; --freeze sets what is trained",
     ),
     (
         "load_in_8bit load_in_4bit",
         "precision",
-        "weights are not quantised in training; `export --quantization int8` does it behind it",
+        "weights are not quantized in training; use `export --quantization int8` after it",
     ),
-    (
-        "overwrite_output_dir",
-        "output",
-        "a run folder is never overwritten; name another --output",
-    ),
-    (
-        "push_to_hub",
-        "output",
-        "upload best/ with `hf upload NAME RUN/best`",
-    ),
-    (
-        "resume resume_from_checkpoint",
-        "output",
-        "write `whispertune resume RUN`, or give the same command again",
-    ),
-    (
-        "save_total_limit",
-        "output",
-        "nothing to set: the best model and the newest state are kept",
-    ),
+    ("overwrite_output_dir", "output", "a run folder is never overwritten; name another --output"),
+    ("push_to_hub", "output", "upload best/ with `hf upload NAME RUN/best`"),
+    ("resume resume_from_checkpoint", "output", "write `whispertune resume RUN`, or give the same command again"),
+    ("save_total_limit", "output", "leave it out: the best model and the newest state are kept"),
     (
         "apply_spec_augment mask_time_prob",
         "augment.spec_augment.probability",
         "write --augment.spec_augment.probability 0.5",
     ),
-    (
-        "warmup_ratio",
-        "schedule.warmup_steps",
-        "schedule.warmup_steps takes updates, or auto",
-    ),
+    ("warmup_ratio", "schedule.warmup_steps", "schedule.warmup_steps takes updates, or auto"),
     (
         "vad_filter",
         "no_speech_threshold",
-        "there is no voice detection; no_speech_threshold decides what is silence",
+        "there is no voice activity detection; no_speech_threshold decides what is silence",
     ),
-    (
-        "word_timestamps",
-        "timestamps",
-        "segments have times, words have none",
-    ),
+    ("word_timestamps", "timestamps", "segments have timestamps, words have none"),
 )
 """What has no field of one meaning here: its names, a field that the command must have, and what to do."""
 PHRASES = {name: (needed, advice) for names, needed, advice in ADVICE for name in names.split()}
