@@ -58,11 +58,11 @@ def start_training(manifest: Path, model: str, folder: Path) -> None:
     """Everything that `train` does before it computes."""
     from whispertune.run.encoder_states import plan_states
     from whispertune.run.recipe import Recipe
+    from whispertune.run.run_folder import RunFolder
     from whispertune.run.session import open_session
     from whispertune.run.stages import build_run_schedule
     from whispertune.training.plan import epoch_plan
-    from whispertune.training.resume import Progress, StopSignal
-    from whispertune.training.run_folder import RunFolder
+    from whispertune.training.resume import StopSignal
 
     recipe = Recipe(
         model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder)
@@ -71,8 +71,8 @@ def start_training(manifest: Path, model: str, folder: Path) -> None:
     run.create()
     session = open_session(recipe, run, StopSignal())
     build_run_schedule(session)
-    plan_states(session, Progress())
-    plan = epoch_plan(session.train.num_samples, recipe.batch_size, recipe.accumulation, seed=0, epoch=1)
+    plan_states(session)
+    plan = epoch_plan(session.train.num_samples, session.progress.batches, seed=0, epoch=1)
     print(f"an epoch of {len(plan)} steps")
 
 

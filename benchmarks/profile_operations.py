@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from whispertune.features.options import FrameOptions
 from whispertune.run.recipe import Recipe
+from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import ComputedStates, encoding_batches
@@ -30,8 +31,7 @@ from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
 from whispertune.training.optimiser import clip_gradients
 from whispertune.training.plan import epoch_plan
-from whispertune.training.resume import Progress, StopSignal
-from whispertune.training.run_folder import RunFolder
+from whispertune.training.resume import StopSignal
 from whispertune.training.trainer import Trainer
 
 GROUPS = {
@@ -82,17 +82,17 @@ def seconds_of(work: Callable[[], object]) -> dict[str, float]:
 
 
 def train_an_epoch(trainer: Trainer) -> None:
-    """The updates of the next epoch, dealt as the trainer deals them."""
-    progress, split = trainer.progress, trainer.train_split
-    plan = epoch_plan(split.num_samples, trainer.batch_size, 1, seed=trainer.seed, epoch=progress.epoch)
+    """The updates of the next epoch, dealt as the trainer does them."""
+    progress, split, learner = trainer.progress, trainer.data.split, trainer.learner
+    plan = epoch_plan(split.num_samples, progress.batches, seed=trainer.options.seed, epoch=progress.epoch)
     for step in plan:
         num_tokens = sum(split.targets[index].num_target_tokens for batch in step for index in batch)
         for batch in step:
             trainer.backward(batch, [split.targets[index] for index in batch], num_tokens)
-        clip_gradients(trainer.trainable, trainer.optimizer_options.max_grad_norm)
-        trainer.optimizer.step()
-        trainer.working.refresh()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        clip_gradients(trainer.trainable, trainer.options.optimizer.max_grad_norm)
+        learner.optimizer.step()
+        learner.working.refresh()
+        learner.optimizer.zero_grad(set_to_none=True)
     progress.epoch += 1
 
 
@@ -115,7 +115,7 @@ def main() -> None:
         folder = RunFolder(work / "run")
         folder.create()
         session = open_session(recipe, folder, StopSignal())
-        trainer = build_trainer(session, build_run_schedule(session), Progress(stride=recipe.frames.stride))
+        trainer = build_trainer(session, build_run_schedule(session))
 
         def encode_all() -> None:
             states = ComputedStates(
@@ -131,7 +131,7 @@ def main() -> None:
         found = {
             "encoding": seconds_of(encode_all),
             "training epoch": seconds_of(lambda: train_an_epoch(trainer)),
-            "validation": seconds_of(lambda: trainer.validate(lambda _: None)),
+            "validation": seconds_of(lambda: trainer.validate("valid")),
         }
         name = session.precision.name
     rows = []

@@ -13,6 +13,7 @@ timers around public functions of the package.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -20,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -37,15 +39,16 @@ from whispertune.data.audio.waveforms import load_waveform
 from whispertune.features.frames import select_frames
 from whispertune.model.whisper import Decoder
 from whispertune.run.recipe import Recipe
+from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import encode, encoding_batches, window_features
 from whispertune.system.memory import keep_freed_memory
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
+from whispertune.training.metrics import EvaluationRow, MetricsFile, Row, RunLog
 from whispertune.training.plan import epoch_plan
-from whispertune.training.resume import Progress, StopSignal
-from whispertune.training.run_folder import RunFolder
+from whispertune.training.resume import StopSignal
 from whispertune.training.trainer import Trainer
 from whispertune.training.working_copy import WorkingCopy
 
@@ -160,16 +163,14 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
     counted: dict[str, float] = {}
     before: dict[str, float] = {}
     seconds: list[float] = []
-    trainer.train_states = TimedStates(trainer.train_states, into)
-    append = RunFolder.append_metrics
+    trainer.data = dataclasses.replace(trainer.data, states=TimedStates(trainer.data.states, into))
 
-    def watch(folder: RunFolder, row: Any) -> None:
-        append(folder, row)
-        if "split" in row:  # a validation: what it added is taken out again
+    def watch(row: Row) -> None:
+        if isinstance(row, EvaluationRow):  # a validation: what it added is taken out again
             into.clear()
             into.update(before)
             return
-        seconds.append(row["seconds"])
+        seconds.append(row.seconds)
         if len(seconds) == WARM_UP_STEPS:
             into.clear()
         if len(seconds) == WARM_UP_STEPS + steps:
@@ -183,24 +184,23 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
             (trainer_module, "summed_nll", "vocabulary and cross-entropy, forward"),
             (torch.Tensor, "backward", "backward (vocabulary, gradients into float32)"),
             (shards_module, "clip_gradients", "gradient norm and clipping"),
-            (trainer.optimizer, "step", "AdamW"),
+            (trainer.learner.optimizer, "step", "AdamW"),
             (WorkingCopy, "refresh", "working copy refreshed"),
         ):
             stack.enter_context(timed(owner, name, label, into))
-        RunFolder.append_metrics = watch
-        stack.callback(setattr, RunFolder, "append_metrics", append)
+        trainer.log = RunLog(
+            MetricsFile(trainer.state.with_name("metrics.jsonl")), sinks=[SimpleNamespace(write=watch)]
+        )
         trainer.run()
     return counted, seconds[WARM_UP_STEPS:]
 
 
 def measured_batches(session: Session, steps: int) -> list[list[int]]:
-    """The micro-batches of the measured updates, as the trainer deals them."""
+    """The micro-batches of the measured updates, as the trainer cuts them."""
     recipe, batches, epoch = session.recipe, [], 0
     while len(batches) < WARM_UP_STEPS + steps:
         epoch += 1
-        batches += epoch_plan(
-            session.train.num_samples, recipe.batch_size, recipe.accumulation, seed=recipe.seed, epoch=epoch
-        )
+        batches += epoch_plan(session.train.num_samples, session.progress.batches, seed=recipe.seed, epoch=epoch)
     return [batch for step in batches[WARM_UP_STEPS : WARM_UP_STEPS + steps] for batch in step]
 
 
@@ -239,7 +239,7 @@ def main() -> None:
         folder.create()
         session = open_session(recipe, folder, StopSignal())
         encoding, encoding_flops = encoding_parts(session)
-        trainer = build_trainer(session, build_run_schedule(session), Progress())
+        trainer = build_trainer(session, build_run_schedule(session))
         parts, steps = step_parts(trainer, options.steps)
 
     device, dtype, config = session.device, session.precision.dtype, session.ready.checkpoint.config

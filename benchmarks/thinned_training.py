@@ -18,7 +18,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from whispertune.evaluation.significance import paired_bootstrap
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states
 from whispertune.run.recipe import Recipe
+from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import EncoderStates
@@ -38,7 +39,6 @@ from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
 from whispertune.training.options import CheckpointOptions
 from whispertune.training.resume import Progress, StopSignal
-from whispertune.training.run_folder import RunFolder
 
 ARMS = ("thinned", "dense")
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -74,7 +74,12 @@ def decode(session: Session, frames: FrameOptions) -> Evaluation:
     """Valid and test together, greedy, as the model stands; bounded by 448 tokens only."""
     split, encoder = session.valid, session.working.model.encoder
     if session.frozen:
-        stored = plan_states(dataclasses.replace(session, frames=frames), Progress()).validation()
+        stored = plan_states(
+            dataclasses.replace(
+                session, recipe=dataclasses.replace(session.recipe, frames=frames),
+                progress=Progress(session.progress.batches),
+            )
+        ).validation()  # fmt: skip
         assert stored is not None, "no room for the states"
         stored.prepare([], 0)
 
@@ -119,10 +124,10 @@ def train_arm(
         results.add(seed=0, arm="untouched", epoch=0, decoded="dense", **row_of(before))
         if session.frozen:
             results.add(seed=0, arm="untouched", epoch=0, decoded="thinned", **row_of(decode(session, FrameOptions())))
-    trainer = build_trainer(session, build_run_schedule(session), Progress(stride=frames.stride))
+    trainer = build_trainer(session, build_run_schedule(session))
     last = time.perf_counter()
 
-    def validate(advance: Callable[[int], None]) -> Evaluation:
+    def validate(name: str) -> Evaluation:
         nonlocal last
         training, epoch = time.perf_counter() - last, trainer.progress.epoch
         if trainer.progress.step == 0:

@@ -20,9 +20,9 @@ import torch
 from common import report_result
 
 from whispertune.commands import train
+from whispertune.run.run_folder import RunFolder
 from whispertune.system import console
 from whispertune.system.files import read_jsonl
-from whispertune.training.run_folder import RunFolder
 
 
 def time_progress_bars() -> dict[str, float]:

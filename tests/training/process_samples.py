@@ -213,8 +213,8 @@ def keep_every_state() -> None:
 
     def save(self: Any) -> None:
         original(self)
-        path = self.folder.state.with_name(f"rank-{self.processes.rank}.safetensors")
-        trainer.save_state(path, self.model, self.optimizer, self.progress)
+        path = self.state.with_name(f"rank-{self.processes.rank}.safetensors")
+        trainer.save_state(path, self.learner.model, self.learner.optimizer, self.progress)
 
     trainer.Trainer.save = save  # type: ignore[method-assign]
 
@@ -226,12 +226,14 @@ def tell_holdings() -> None:
 
     def save(self: Any) -> None:
         original(self)
-        moments = [moment for kept in self.optimizer.state.values() for moment in (kept["exp_avg"], kept["exp_avg_sq"])]
+        moments = [
+            moment for kept in self.learner.optimizer.state.values() for moment in (kept["exp_avg"], kept["exp_avg_sq"])
+        ]
         held = {
             "moments": sum(moment.numel() for moment in moments),
             "parameters": sum(p.untyped_storage().nbytes() for p in self.trainable),
         }
-        path = self.folder.state.with_name(f"rank-{self.processes.rank}.json")
+        path = self.state.with_name(f"rank-{self.processes.rank}.json")
         path.write_text(json.dumps(held), encoding="utf-8")
 
     trainer.Trainer.save = save  # type: ignore[method-assign]

@@ -39,7 +39,8 @@ from whispertune.errors import TrainingError
 from whispertune.states.computed import EncoderStates
 from whispertune.system.files import read_jsonl
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.plan import epoch_plan
+from whispertune.training.metrics import MetricsFile, RunLog
+from whispertune.training.plan import BatchPlan, epoch_plan
 
 HEADERS: dict[str, object] = {"data__check_audio": "headers", "data__max_excluded": 0.3}
 
@@ -106,7 +107,7 @@ def test_a_step_is_the_mean_over_the_tokens_that_are_there(tmp_path: Path, missi
             accumulation=1 if name == "without" else 2,
         )  # fmt: skip
         kept: list[torch.Tensor] = []
-        trainer.optimizer.register_step_pre_hook(
+        trainer.learner.optimizer.register_step_pre_hook(
             lambda *_, k=kept, t=trainer: k.extend(p.grad.clone() for p in t.trainable)  # type: ignore[misc]
         )
         trainer.run()
@@ -123,11 +124,11 @@ def test_a_step_is_the_mean_over_the_tokens_that_are_there(tmp_path: Path, missi
 def test_a_step_of_which_nothing_is_there_changes_nothing(tmp_path: Path) -> None:
     whisper = tiny_whisper()
     states = Unreadable(random_states([5] * 4).states)
-    plan = epoch_plan([5] * 4, 2, 1, seed=0, epoch=1)
+    plan = epoch_plan([5] * 4, BatchPlan(2, 1), seed=0, epoch=1)
     targets = tiny_targets([4] * 4)
     trainer = make_trainer(tmp_path, whisper, states, targets)
-    lengths = trainer.train_split.num_samples
-    plan = epoch_plan(lengths, 2, 1, seed=0, epoch=1)
+    lengths = trainer.data.split.num_samples
+    plan = epoch_plan(lengths, BatchPlan(2, 1), seed=0, epoch=1)
     states.unreadable = frozenset(plan[0][0])
     before = {name: p.clone() for name, p in whisper.named_parameters()}
     trainer._run_step(plan[0], lambda *_, **__: None)
@@ -319,7 +320,7 @@ ERRORS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("place", ["backward", "_update", "_append_metrics"])
+@pytest.mark.parametrize("place", ["backward", "_update", "write"])
 def test_the_state_is_saved_before_an_error_ends_the_run(tmp_path: Path, error: str, place: str) -> None:
     """Taken up again the run ends as one that met no error; from within an update nothing is saved."""
     found = []
@@ -330,7 +331,8 @@ def test_the_state_is_saved_before_an_error_ends_the_run(tmp_path: Path, error: 
             trainer = make_trainer(run, whisper, random_states([5] * 8), tiny_targets([3, 4, 5, 6, 3, 4, 5, 6]))
             if attempt == "first":
                 calls = 0
-                original = getattr(type(trainer), place)
+                owner = RunLog if place == "write" else type(trainer)
+                original = getattr(owner, place)
 
                 def failing(self: Any, *arguments: Any, original: Any = original, **named: Any) -> Any:
                     nonlocal calls
@@ -338,20 +340,21 @@ def test_the_state_is_saved_before_an_error_ends_the_run(tmp_path: Path, error: 
                     return ERRORS[error]() if calls == 3 else original(self, *arguments, **named)
 
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(type(trainer), place, failing)
+                    patch.setattr(owner, place, failing)
                     with pytest.raises((TrainingError, IndexError, MemoryError)):
                         trainer.run()
-                assert trainer.folder.state.exists() == (place == "backward")
+                assert trainer.state.exists() == (place == "backward")
                 if place == "backward":
                     assert progress_of(run)["step"] == 2
                 else:
                     shutil.rmtree(run)
             else:
-                if trainer.folder.state.exists():
+                if trainer.state.exists():
                     from whispertune.training.resume import load_state
 
-                    trainer.progress = load_state(trainer.folder.state, whisper, trainer.optimizer)
-                    trainer.folder.truncate_metrics(trainer.progress.metrics_size)
+                    trainer.progress = load_state(trainer.state, whisper, trainer.learner.optimizer)
+                    trainer.log = RunLog(MetricsFile(run / "metrics.jsonl"), trainer.progress.metrics_size)
+                    trainer.log.resume()
                 trainer.run()
         found.append({name: p.clone() for name, p in whisper.named_parameters()})
         assert [row["step"] for row in step_rows(run)] == [1, 2, 3, 4]

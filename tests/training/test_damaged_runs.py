@@ -16,8 +16,8 @@ import pytest
 from training_samples import Moment, Runner, Samples, metrics, outcome, progress_of, save_tiny_model, valid_rows
 
 from whispertune import cli
+from whispertune.run.run_folder import RunFolder
 from whispertune.system.files import make_writable
-from whispertune.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from whispertune.errors import TrainingError
 from whispertune.run import stages
 from whispertune.training import micro_batch
 from whispertune.training.micro_batch import largest_micro_batch
-from whispertune.training.resume import Progress
 from whispertune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -72,7 +70,7 @@ def test_memory_that_an_update_takes_besides_is_there_while_sizes_are_tried(
         return ones
 
     def watched(self: Trainer, *arguments: Any) -> float:
-        if not self.optimizer.state:
+        if not self.learner.optimizer.state:
             held = sum(ones.numel() for made in moments if (ones := made()) is not None)
             seen.append((held, all(p.grad is not None for p in self.trainable)))
         return backward(self, *arguments)
@@ -91,8 +89,8 @@ def test_a_run_with_larger_micro_batches_makes_the_same_updates(samples: Samples
     runs = [tmp_path / name for name in ("given", "found")]
     for run, auto in zip(runs, (False, True), strict=True):
         assert samples.train_run(run, batch__auto=auto, **settings) == 0
-    assert progress_of(runs[0])["micro_batch"] is None
-    assert progress_of(runs[1])["micro_batch"] == 3
+    assert progress_of(runs[0])["batches"] == {"batch_size": 1, "accumulation": 3}
+    assert progress_of(runs[1])["batches"] == {"batch_size": 3, "accumulation": 1}
     given, found = (step_rows(run) for run in runs)
     assert [row["utterances"] for row in given] == [row["utterances"] for row in found]
     assert [row["tokens"] for row in given] == [row["tokens"] for row in found]
@@ -100,9 +98,19 @@ def test_a_run_with_larger_micro_batches_makes_the_same_updates(samples: Samples
     assert len(metrics(runs[0])) == len(metrics(runs[1]))
 
 
-def test_a_resumed_run_keeps_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(stages, "largest_micro_batch")
-    trainer = SimpleNamespace(progress=Progress(micro_batch=2), batch_size=4, accumulation=6)
-    session = SimpleNamespace(recipe=SimpleNamespace(batch_size=4, accumulation=3), train=None)
-    stages.fit_micro_batch(session, trainer)  # type: ignore[arg-type]
-    assert (trainer.batch_size, trainer.accumulation) == (2, 12)
+def test_a_resumed_run_keeps_the_size(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, settings = tmp_path / "run", {"batch__auto": True, "batch_size": 1, "accumulation": 3, "epochs": 2}
+    original = Trainer._end_of_update
+
+    def stopped(self: Trainer) -> None:
+        original(self)
+        self.stop.received = "SIGTERM" if self.progress.step == 2 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_end_of_update", stopped)
+        assert samples.train_run(run, **settings) == 1
+    assert progress_of(run)["batches"] == {"batch_size": 3, "accumulation": 1}
+    monkeypatch.delattr(stages, "largest_micro_batch")  # nothing is tried again
+    assert samples.train_run(run, **settings) == 0
+    assert progress_of(run)["batches"] == {"batch_size": 3, "accumulation": 1}
+    assert len(step_rows(run)) == 8

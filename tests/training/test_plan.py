@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from whispertune.training.plan import (
     SAMPLES_A_WINDOW,
+    BatchPlan,
     balance_step,
     draw_windows,
     epoch_plan,
@@ -32,16 +33,16 @@ epochs = st.integers(1, 1000)
 def test_every_window_once_an_epoch(
     lengths: list[int], batch_size: int, accumulation: int, seed: int, epoch: int
 ) -> None:
-    plan = epoch_plan(lengths, batch_size, accumulation, seed=seed, epoch=epoch)
+    plan = epoch_plan(lengths, BatchPlan(batch_size, accumulation), seed=seed, epoch=epoch)
     assert sorted(index for step in plan for batch in step for index in batch) == list(range(len(lengths)))
-    assert len(plan) == steps_per_epoch(len(lengths), batch_size, accumulation)
+    assert len(plan) == steps_per_epoch(len(lengths), BatchPlan(batch_size, accumulation))
 
 
 @given(lengths, sizes, sizes, seeds, epochs)
 def test_sizes_and_order_within_a_step(
     lengths: list[int], batch_size: int, accumulation: int, seed: int, epoch: int
 ) -> None:
-    plan = epoch_plan(lengths, batch_size, accumulation, seed=seed, epoch=epoch)
+    plan = epoch_plan(lengths, BatchPlan(batch_size, accumulation), seed=seed, epoch=epoch)
     for number, step in enumerate(plan):
         members = [index for batch in step for index in batch]
         assert [lengths[index] for index in members] == sorted(lengths[index] for index in members)
@@ -54,8 +55,8 @@ def test_sizes_and_order_within_a_step(
 @given(lengths, sizes, seeds, epochs)
 def test_a_steps_windows_do_not_depend_on_how_it_is_cut(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     """8 windows in one micro-batch, or in 4 of 2: the same update."""
-    whole = epoch_plan(lengths, 4 * size, 1, seed=seed, epoch=epoch)
-    cut = epoch_plan(lengths, size, 4, seed=seed, epoch=epoch)
+    whole = epoch_plan(lengths, BatchPlan(4 * size, 1), seed=seed, epoch=epoch)
+    cut = epoch_plan(lengths, BatchPlan(4 * size, 1).recut(size), seed=seed, epoch=epoch)
     flat = [[[index for batch in step for index in batch] for step in plan] for plan in (whole, cut)]
     assert flat[0] == flat[1]
 
@@ -64,13 +65,13 @@ def test_a_steps_windows_do_not_depend_on_how_it_is_cut(lengths: list[int], size
 def test_a_function_of_seed_and_epoch(
     lengths: list[int], batch_size: int, accumulation: int, seed: int, epoch: int
 ) -> None:
-    first = epoch_plan(lengths, batch_size, accumulation, seed=seed, epoch=epoch)
-    assert first == epoch_plan(list(lengths), batch_size, accumulation, seed=seed, epoch=epoch)
+    first = epoch_plan(lengths, BatchPlan(batch_size, accumulation), seed=seed, epoch=epoch)
+    assert first == epoch_plan(list(lengths), BatchPlan(batch_size, accumulation), seed=seed, epoch=epoch)
 
 
 def test_epochs_and_seeds_differ() -> None:
     lengths = list(range(64))
-    plans = [epoch_plan(lengths, 4, 2, seed=seed, epoch=epoch) for seed in range(3) for epoch in range(1, 4)]
+    plans = [epoch_plan(lengths, BatchPlan(4, 2), seed=seed, epoch=epoch) for seed in range(3) for epoch in range(1, 4)]
     assert all(plans.count(plan) == 1 for plan in plans)
     # Which windows meet in a step differs, not only the order of the steps.
     first, second = ({frozenset(i for batch in step for i in batch) for step in plan} for plan in plans[:2])
@@ -78,22 +79,31 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_the_same_in_another_process() -> None:
-    code = "from whispertune.training.plan import *;print(list(epoch_plan([7, 3, 9, 1, 5], 2, 2, seed=11, epoch=2)))"
+    planned = "epoch_plan([7, 3, 9, 1, 5], BatchPlan(2, 2), seed=11, epoch=2)"
+    code = f"from whispertune.training.plan import *;print(list({planned}))"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert there.strip() == str(list(epoch_plan([7, 3, 9, 1, 5], 2, 2, seed=11, epoch=2)))
+    assert there.strip() == str(list(epoch_plan([7, 3, 9, 1, 5], BatchPlan(2, 2), seed=11, epoch=2)))
 
 
 @given(st.integers(1, 10_000), sizes, sizes, st.integers(1, 20), st.none() | st.integers(1, 500))
 def test_total_steps(
     num_windows: int, batch_size: int, accumulation: int, num_epochs: int, max_steps: int | None
 ) -> None:
-    planned = 0
+    planned, batches = 0, BatchPlan(batch_size, accumulation)
     for epoch in range(1, min(num_epochs, 3) + 1):
-        planned += len(epoch_plan([1] * min(num_windows, 200), batch_size, accumulation, seed=0, epoch=epoch))
+        planned += len(epoch_plan([1] * min(num_windows, 200), batches, seed=0, epoch=epoch))
     if num_windows <= 200 and num_epochs <= 3:
-        assert total_steps(num_windows, batch_size, accumulation, num_epochs, None) == planned
-    total = total_steps(num_windows, batch_size, accumulation, num_epochs, max_steps)
+        assert total_steps(num_windows, batches, num_epochs, None) == planned
+    total = total_steps(num_windows, batches, num_epochs, max_steps)
     assert max_steps is None or total <= max_steps
+
+
+@given(sizes, sizes, st.data())
+def test_updates_stay_as_large_however_they_are_cut(batch_size: int, accumulation: int, data: st.DataObject) -> None:
+    batches = BatchPlan(batch_size, accumulation)
+    divisors = [size for size in range(1, batches.windows + 1) if batches.windows % size == 0]
+    recut = batches.recut(data.draw(st.sampled_from(divisors)))
+    assert recut.windows == batches.windows == batch_size * accumulation
 
 
 processes = st.integers(1, 9)
@@ -103,7 +113,7 @@ processes = st.integers(1, 9)
 def test_a_step_dealt_to_processes_is_the_same_step(
     lengths: list[int], batch_size: int, accumulation: int, processes: int, seed: int
 ) -> None:
-    for step in epoch_plan(lengths, batch_size, accumulation * processes, seed=seed, epoch=1):
+    for step in epoch_plan(lengths, BatchPlan(batch_size, accumulation * processes), seed=seed, epoch=1):
         shares = balance_step(step, lengths, batch_size, processes)
         assert len(shares) == processes
         members = [index for share in shares for batch in share for index in batch]
@@ -115,7 +125,7 @@ def test_a_step_dealt_to_processes_is_the_same_step(
 @given(sizes, sizes, processes, st.integers(1, 480_000))
 def test_equal_windows_make_equal_shares(batch_size: int, accumulation: int, processes: int, length: int) -> None:
     per_step = batch_size * accumulation * processes
-    (step,) = epoch_plan([length] * per_step, batch_size, accumulation * processes, seed=0, epoch=1)
+    (step,) = epoch_plan([length] * per_step, BatchPlan(batch_size, accumulation * processes), seed=0, epoch=1)
     shares = balance_step(step, [length] * per_step, batch_size, processes)
     assert [sum(map(len, share)) for share in shares] == [batch_size * accumulation] * processes
 
@@ -139,7 +149,7 @@ def test_shares_of_real_lengths_are_about_equal() -> None:
     lengths = generator.lognormal(11.2, 0.9, 2000).clip(8_000, 480_000).astype(int).tolist()
     for world_size, bound in ((2, 1.02), (4, 1.04)):
         dearest = whole = 0
-        for step in epoch_plan(lengths, 8, 2 * world_size, seed=0, epoch=1):
+        for step in epoch_plan(lengths, BatchPlan(8, 2 * world_size), seed=0, epoch=1):
             shares = balance_step(step, lengths, 8, world_size)
             costs = [sum(lengths[i] + SAMPLES_A_WINDOW for batch in share for i in batch) for share in shares]
             assert len(step) < 2 * world_size or all(len(share) == 2 for share in shares)
@@ -187,6 +197,6 @@ def test_draws_are_unbiased_and_follow_seed_and_epoch() -> None:
     draws = np.array([0.3, 1.7, 0.5, 1.5])
     total = sum(np.bincount(draw_windows(draws, np.random.default_rng(n)), minlength=4) for n in range(4000))
     np.testing.assert_allclose(total / 4000, draws, atol=0.04)
-    plans = [epoch_plan([1] * 4, 2, 1, seed=0, epoch=epoch, draws=draws) for epoch in (1, 1, 2)]
+    plans = [epoch_plan([1] * 4, BatchPlan(2, 1), seed=0, epoch=epoch, draws=draws) for epoch in (1, 1, 2)]
     assert plans[0] == plans[1]
     assert sorted(len(step[0]) for step in plans[2]) == [2, 2]

@@ -92,9 +92,7 @@ MOMENTS = {
     "encoding": Moment(STATES, "encode", 1, "after"),
     "validating the untouched model": Moment(*SEARCH, 1),
     "between micro-batches": Moment(TRAINER, "Trainer.backward", 6),
-    "between a step's row and its state": Moment(
-        "whispertune.training.run_folder", "RunFolder.append_metrics", 4, "after"
-    ),
+    "between a step's row and its state": Moment("whispertune.training.metrics", "MetricsFile.write", 4, "after"),
     "validating": Moment(*SEARCH, 3),
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "amid"),
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),

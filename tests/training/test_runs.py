@@ -42,6 +42,7 @@ from whispertune.text.targets import Target, collate_targets
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
+from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress
 
 AUGMENTED: dict[str, object] = {
@@ -81,6 +82,9 @@ def test_precisions_agree(samples: Samples, tmp_path: Path) -> None:
         assert first[precision]["grad_norm"] == pytest.approx(first["fp32"]["grad_norm"], rel=2 * bound)
 
 
+BATCHES = BatchPlan(2, 1)
+
+
 def fp16_trainer(folder: Path, progress: Progress, epochs: int = 2) -> Any:
     whisper = tiny_whisper()
     apply_freeze(whisper, "encoder")
@@ -103,14 +107,14 @@ def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
         return original(parameters, max_norm)
 
     monkeypatch.setattr(shards_module, "clip_gradients", overflowing)
-    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=1024.0), epochs=3)
+    trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=1024.0), epochs=3)
     trainer.run()
     rows = step_rows(tmp_path / "a")
     assert [row.get("loss_scale") for row in rows] == [None, 512.0, 256.0, None, None, None]
     assert trainer.progress.loss_scale == 256.0
     assert (trainer.progress.step, trainer.progress.skipped) == (4, 2)
     # Losses and norms are those of the unscaled loss.
-    reference = fp16_trainer(tmp_path / "b", Progress(loss_scale=1.0), epochs=1)
+    reference = fp16_trainer(tmp_path / "b", Progress(BATCHES, loss_scale=1.0), epochs=1)
     reference.run()
     for key in ("loss", "grad_norm"):
         assert rows[0][key] == pytest.approx(step_rows(tmp_path / "b")[0][key], rel=1e-2)
@@ -118,8 +122,8 @@ def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
 
 def test_a_process_that_owns_no_parameter_updates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few parameters divided among many processes some get none; their gradients have gone to the owners."""
-    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=1024.0), epochs=1)
-    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=1024.0), epochs=1)
+    trainer.learner.optimizer.zero_grad(set_to_none=True)
     monkeypatch.setattr("whispertune.training.shards.Shards.clip", lambda self, most: 1.0)
     assert trainer._update() == 1.0
     assert trainer.progress.step == 1
@@ -129,19 +133,19 @@ def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module, "GROW_LOSS_SCALE_EVERY", 2)
-    trainer = fp16_trainer(tmp_path / "a", Progress(loss_scale=64.0))
+    trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=64.0))
     trainer.run()
     assert trainer.progress.step == 4
     assert trainer.progress.loss_scale == 64.0 * 4
     monkeypatch.setattr(trainer_module, "LARGEST_LOSS_SCALE", 128.0)
-    trainer = fp16_trainer(tmp_path / "b", Progress(loss_scale=64.0))
+    trainer = fp16_trainer(tmp_path / "b", Progress(BATCHES, loss_scale=64.0))
     trainer.run()
     assert trainer.progress.loss_scale == 128.0
     # It starts at the largest, and never falls below 1.
-    trainer = fp16_trainer(tmp_path / "c", Progress())
+    trainer = fp16_trainer(tmp_path / "c", Progress(BATCHES))
     assert trainer.progress.loss_scale == 128.0
     monkeypatch.setattr(shards_module, "clip_gradients", lambda parameters, max_norm: math.inf)
-    trainer = fp16_trainer(tmp_path / "d", Progress(loss_scale=2.0))
+    trainer = fp16_trainer(tmp_path / "d", Progress(BATCHES, loss_scale=2.0))
     trainer.run()
     assert trainer.progress.loss_scale == 1.0
 

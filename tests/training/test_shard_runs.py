@@ -43,7 +43,7 @@ def test_divided_it_is_the_same_run(
     options = RUN | (BF16 if precision == "bf16" else {}) | {"test": samples.test, "processes__shard": "true"}
     ended = launch(samples.arguments(run, **options), rank=-1, fault="tell_holdings")
     assert ended.statuses == [0, 0], ended.logs
-    assert "optimiser divided" in ended.logs[0]
+    assert "optimiser sharded" in ended.logs[0]
     assert outcome(run) == outcome(whole[precision])
 
     before, after = holdings(whole[precision]), holdings(run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import fields, make_dataclass
+import json
+from dataclasses import asdict, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,23 @@ from training_samples import (
 from whispertune import cli
 from whispertune.errors import RecipeError, RunFolderError, StorageError
 from whispertune.model.whisper import Whisper
+from whispertune.system.files import replacing_file
+from whispertune.system.tensor_file import replace_metadata
 from whispertune.training import resume
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.options import CheckpointOptions, OptimizerOptions
+from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, load_state, read_progress, save_state
 
 counts = st.integers(0, 2**40)
 rates = st.none() | st.floats(0, 3, allow_nan=False)
 progresses = st.builds(
-    Progress, step=st.integers(0, 2**24), epoch=counts, position=counts, validated=st.booleans(), skipped=counts,
-    skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16), best_rate=rates, best_step=counts,
-    best_epoch=counts, stride=st.none() | counts, trained=st.booleans(), finished=st.booleans(), metrics_size=counts,
-    micro_batch=st.none() | counts, views=st.none() | counts, stored=st.none() | st.booleans(),
+    Progress, batches=st.builds(BatchPlan, counts, counts), step=st.integers(0, 2**24), epoch=counts, position=counts,
+    validated=st.booleans(), skipped=counts, skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16),
+    best_rate=rates, best_step=counts, best_epoch=counts, stride=st.none() | counts, trained=st.booleans(),
+    finished=st.booleans(), metrics_size=counts,
+    views=st.none() | counts, stored=st.none() | st.booleans(),
     metrics_sha256=st.text(), kept=st.dictionaries(st.text(), st.text()),
     began=st.dictionaries(st.text(), st.none() | st.booleans() | counts),
 )  # fmt: skip
@@ -49,13 +54,16 @@ def trained(tmp_path: Path, freeze: str = "encoder") -> tuple[Whisper, torch.opt
     apply_freeze(whisper, freeze)
     trainer = make_trainer(tmp_path / "run", whisper, random_states([20, 30]), tiny_targets([3, 9]), epochs=2)
     trainer.run()
-    return whisper, trainer.optimizer
+    return whisper, trainer.learner.optimizer
 
 
 def fresh(freeze: str = "encoder") -> tuple[Whisper, torch.optim.Optimizer]:
     whisper = tiny_whisper(seed=1)
     apply_freeze(whisper, freeze)
     return whisper, build_optimizer(whisper, OptimizerOptions())
+
+
+BATCHES = BatchPlan(2, 1)
 
 
 def bits(whisper: Whisper, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -75,7 +83,7 @@ def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, freeze: str) -> Non
     with torch.no_grad():
         ours[0].decoder.layer_norm.weight[:4] = torch.tensor([0.1 + 1e-7, 1e-42, 3.0e38, -0.0])
     path = tmp_path / "state.safetensors"
-    progress = Progress(step=2, epoch=3, best_rate=0.1 + 0.2, loss_scale=8192.0, validated=True, stride=10)
+    progress = Progress(BATCHES, step=2, epoch=3, best_rate=0.1 + 0.2, loss_scale=8192.0, validated=True, stride=10)
     save_state(path, *ours, progress)
     theirs = fresh(freeze)
     frozen = {n: p.clone() for n, p in theirs[0].named_parameters() if not p.requires_grad}
@@ -91,7 +99,7 @@ def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path, freeze: str) -> Non
 def test_the_next_update_is_the_same(tmp_path: Path) -> None:
     """A resume that resumed the weights alone would move them otherwise."""
     ours, theirs = trained(tmp_path), fresh()
-    save_state(tmp_path / "state.safetensors", *ours, Progress(step=2))
+    save_state(tmp_path / "state.safetensors", *ours, Progress(BATCHES, step=2))
     load_state(tmp_path / "state.safetensors", *theirs)
     for whisper, optimizer in (ours, theirs):
         generator = torch.Generator().manual_seed(0)
@@ -124,7 +132,7 @@ def test_every_field_of_progress_is_tried() -> None:
 def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
     ours = trained(tmp_path)
     path = tmp_path / "state.safetensors"
-    save_state(path, *ours, Progress(step=2))
+    save_state(path, *ours, Progress(BATCHES, step=2))
     before = path.read_bytes()
 
     def full(tensors: Any, target: Path, **named: Any) -> None:
@@ -133,7 +141,7 @@ def test_a_full_disk_leaves_the_old_state_whole(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(resume, "save_file", full)
     with pytest.raises(StorageError) as error:
-        save_state(path, *ours, Progress(step=3))
+        save_state(path, *ours, Progress(BATCHES, step=3))
     line = str(error.value)
     assert "\n" not in line
     assert str(path) in line
@@ -172,7 +180,7 @@ def test_a_full_disk_in_a_run(
 
 def test_a_full_disk_leaves_the_old_progress_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.safetensors"
-    save_state(path, *trained(tmp_path), Progress(step=2))
+    save_state(path, *trained(tmp_path), Progress(BATCHES, step=2))
     before = path.read_bytes()
 
     def full(*arguments: Any) -> None:
@@ -180,7 +188,7 @@ def test_a_full_disk_leaves_the_old_progress_whole(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(resume, "replace_metadata", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        resume.save_progress(path, Progress(step=3))
+        resume.save_progress(path, Progress(BATCHES, step=3))
     assert path.read_bytes() == before
     assert StorageError.exit_status == 1
 
@@ -217,7 +225,7 @@ def test_a_damaged_state_is_told(
 def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is to remove a whole state because of a permission."""
     path = tmp_path / "state"
-    save_state(path, *trained(tmp_path), Progress(step=2))
+    save_state(path, *trained(tmp_path), Progress(BATCHES, step=2))
 
     def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -237,15 +245,40 @@ def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monke
 def test_a_state_of_another_version_is_told(tmp_path: Path) -> None:
     model = torch.nn.Linear(1, 1)
     newer = make_dataclass("Newer", [("warmth", int, 3)], bases=(Progress,), slots=True)
-    save_state(tmp_path / "state", model, torch.optim.AdamW(model.parameters()), newer(step=2))
+    save_state(tmp_path / "state", model, torch.optim.AdamW(model.parameters()), newer(BATCHES, step=2))
     with pytest.raises(RunFolderError) as error:
         read_progress(tmp_path / "state")
     assert "is of another version of whispertune (it has warmth)" in str(error.value)
     assert "remove" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("found_by_trying", "began", "expected"),
+    [
+        (None, {"recipe": {"batch_size": 8, "accumulation": 2}, "processes": 3}, BatchPlan(8, 6)),
+        (4, {"recipe": {"batch_size": 8, "accumulation": 2}, "processes": 3}, "it has micro_batch"),
+        (None, {}, "it has micro_batch"),
+    ],
+)
+def test_a_state_without_batches(
+    tmp_path: Path, found_by_trying: int | None, began: dict[str, Any], expected: BatchPlan | str
+) -> None:
+    """The version before kept the size of micro-batches only if it had found it by trying; such a run is refused."""
+    path, model = tmp_path / "state", torch.nn.Linear(1, 1)
+    save_state(path, model, torch.optim.AdamW(model.parameters()), Progress(BATCHES, step=2, began=began))
+    before = {**asdict(read_progress(path)), "micro_batch": found_by_trying}
+    del before["batches"]
+    with replacing_file(path) as temporary:
+        replace_metadata(path, temporary, {"progress": json.dumps(before)})
+    if isinstance(expected, BatchPlan):
+        assert read_progress(path) == Progress(expected, step=2, began=began)
+    else:
+        with pytest.raises(RunFolderError, match=expected):
+            read_progress(path)
+
+
 def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
-    save_state(tmp_path / "state", *trained(tmp_path, "encoder,embeddings"), Progress(step=2))
+    save_state(tmp_path / "state", *trained(tmp_path, "encoder,embeddings"), Progress(BATCHES, step=2))
     with pytest.raises(RunFolderError, match="belongs to another run"):
         load_state(tmp_path / "state", *fresh("encoder"))
 

@@ -46,6 +46,7 @@ from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.model.cache import DecoderCache
 from whispertune.run import outcome, stages
+from whispertune.run.run_folder import RunFolder
 from whispertune.states.computed import EncoderStates
 from whispertune.system.files import write_jsonl
 from whispertune.text.targets import make_target
@@ -53,8 +54,8 @@ from whispertune.text.tokenizer import Tokenizer
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.options import CheckpointOptions
+from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress
-from whispertune.training.run_folder import RunFolder
 
 TOKENIZER = Tokenizer.from_json(checkpoint_samples.sample().tokenizer_json, CONFIG.vocab_size)
 PROMPT = [TOKENIZER.sot, TOKENIZER.no_timestamps]
@@ -315,7 +316,7 @@ def test_the_lowest_rate_is_kept_and_ties_go_to_the_newer(tmp_path: Path, errors
 
 def test_validation_within_an_epoch(tmp_path: Path) -> None:
     """Every update and each epoch's end, never twice at the same weights."""
-    found, progress = best_of(tmp_path, [4, 4, 1, 2, 3], epochs=2, validate_every=1)
+    found, progress = best_of(tmp_path, [4, 4, 1, 2, 3], epochs=2, validation=ValidationOptions(every_steps=1))
     assert [row["step"] for row in valid_rows(tmp_path)] == [0, 1, 2, 3, 4]
     assert [row["epoch"] for row in valid_rows(tmp_path)] == [0, 1, 1, 2, 2]
     assert found == [1, 2]
@@ -368,13 +369,13 @@ def test_the_baseline_is_best_only_beyond_chance(
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[Any] = []
-    monkeypatch.setattr(outcome, "save_best", lambda session, progress, weights, step: saved.append(weights))
+    monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [{"id": str(n), **errors_of(wrong)} for n, wrong in enumerate(errors)])
     monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=f"{model} as it was"))
-    session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"))
-    progress = Progress(step=9, best_step=7, best_epoch=2)
-    comparison = outcome.choose_best(session, progress)
+    progress = Progress(BatchPlan(2, 1), step=9, best_step=7, best_epoch=2)
+    session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"), progress=progress)
+    comparison = outcome.choose_best(session)
     assert comparison.difference == pytest.approx((sum(after) - sum(before)) / 160)
     assert saved == (["base as it was"] if replaced else [])
     assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))

@@ -29,18 +29,20 @@ from whispertune.evaluation.error_rates import score_corpus
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.config import WhisperConfig
-from whispertune.model.options import LossOptions
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run import stages
+from whispertune.run.recipe import Recipe
+from whispertune.run.run_folder import RunFolder
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.text.targets import Target, make_target
+from whispertune.training.metrics import MetricsFile, RunLog
 from whispertune.training.optimiser import build_optimizer
-from whispertune.training.options import CheckpointOptions, OptimizerOptions, ScheduleOptions
+from whispertune.training.options import OptimizerOptions, ScheduleOptions
+from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal
-from whispertune.training.run_folder import RunFolder
 from whispertune.training.schedule import build_schedule
 from whispertune.training.shards import Shards
-from whispertune.training.trainer import Trainer
+from whispertune.training.trainer import Learner, Trainer, TrainingData
 from whispertune.training.working_copy import WorkingCopy
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
@@ -143,29 +145,33 @@ def make_trainer(
 ) -> Trainer:
     """A trainer over these targets; validation is fabricated (`evaluations`, the baseline's first).
 
-    states: given, or made from the model that computes.
+    states: given, or made from the model that computes. options: dtype, copies, progress, an optimizer in place of the
+    recipe's, save_best, and fields of a recipe.
     """
     run = RunFolder(folder)
     run.create()
-    evaluations = iter(options.pop("evaluations", [fabricated([1])] * 100))
-    optimizer_options = options.pop("optimizer_options", OptimizerOptions())
-    given: dict[str, Any] = {
-        "optimizer": build_optimizer(whisper, optimizer_options),
-        "schedule": build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100),
-        "validate": lambda advance: next(evaluations), "save_best": lambda weights: None, "progress": Progress(),
-        "stop": StopSignal(), "device": torch.device("cpu"), "dtype": torch.float32, "pad_id": PAD_ID, "epochs": 1,
-        "max_steps": None, "batch_size": 2, "accumulation": 1, "seed": 0, "copies": 1, "loss": LossOptions(),
-        "targets": lambda index, epoch: [targets[index]] * given["copies"],
-        "checkpoint": CheckpointOptions(), "validate_every": None, "valid_size": 1, "frames_name": "thinned",
-        **options,
-    }  # fmt: skip
+    evaluations, copies = iter(options.pop("evaluations", [fabricated([1])] * 100)), options.pop("copies", 1)
+    schedule = build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100)
+    optimizer, progress = options.pop("optimizer", None), options.pop("progress", None)
+    working = WorkingCopy(whisper, options.pop("dtype", torch.float32))
+    save_best = options.pop("save_best", lambda weights: None)
+    settings = options.pop("optimizer_options", OptimizerOptions())
+    fields = {"epochs": 1, "batch_size": 2, "accumulation": 1, "optimizer": settings, **options}
+    recipe = Recipe(model="", train="", valid="", output=str(folder), **fields)
+    progress = progress or Progress(BatchPlan(recipe.batch_size, recipe.accumulation))
     lengths = [len(target.input_ids) for target in targets]
-    working = WorkingCopy(whisper, given["dtype"])
     source = states(working.model) if callable(states) else states
-    split = Split("train", [], lengths, list(targets), [], {}, [], len(targets))
     return Trainer(
-        model=whisper, working=working, shards=Shards(working), train_split=split, train_states=source, folder=run,
-        optimizer_options=optimizer_options, **given,
+        options=recipe,
+        learner=Learner(
+            whisper, working, Shards(working), optimizer or build_optimizer(whisper, settings), schedule
+        ),
+        data=TrainingData(
+            Split("train", [], lengths, list(targets), [], {}, [], len(targets)), source,
+            lambda index, epoch: [targets[index]] * copies, copies, PAD_ID,
+        ),
+        progress=progress, state=run.state, resume_command=run.resume_command, log=RunLog(MetricsFile(run.metrics)), stop=StopSignal(),
+        validate=lambda name: next(evaluations), save_best=save_best, note_unreadable=lambda: None,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from whispertune.errors import RecipeError
 from whispertune.run.flags import parse_fields
 from whispertune.run.recipe import Recipe
 from whispertune.run.resuming import fields_to_resume
-from whispertune.training.run_folder import RunFolder
+from whispertune.run.run_folder import RunFolder
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from whispertune.run.flags import parse_fields
 from whispertune.run.outcome import choose_best, record_test, report
 from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
+from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
 from whispertune.run.yaml_fields import load_yaml
@@ -29,8 +30,8 @@ from whispertune.system.environment import describe_environment
 from whispertune.system.files import write_text
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import Processes, init_processes
+from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
-from whispertune.training.run_folder import RunFolder
 
 SETTINGS = "model settings"
 """Name of what belongs to a model beside its weights, where its sha256 is kept."""
@@ -116,53 +117,53 @@ def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int
 def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     started = time.perf_counter()
     processes = stop.processes
-    progress = read_progress(folder.state) if folder.state.exists() else Progress()
-    theirs = require_same_run(recipe, folder, progress)
+    saved = read_progress(folder.state) if folder.state.exists() else None
+    theirs = require_same_run(recipe, folder, saved)
     processes.require_same("the recipe", to_yaml(recipe))
-    processes.require_same(f"what lies in {folder.path}", progress)
-    processes.from_main(lambda: require_intact(folder, progress))
-    if progress.finished and not is_longer(recipe, theirs):
+    processes.require_same(f"what lies in {folder.path}", saved)
+    processes.from_main(lambda: require_intact(folder, saved))
+    if saved is not None and saved.finished and not is_longer(recipe, theirs):
         where = folder.test if (folder.test / "summary.json").exists() else folder.metrics
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
-    began_with = processes.from_main(lambda: _processes_at_start(folder, progress, processes.world_size))
-    session = open_session(recipe, folder, stop, processes, began_with)
-    _require_same_inputs(session, progress)
-    if theirs is not None and is_longer(recipe, theirs) and folder.state.exists():
-        lengthen(session, progress, theirs)
-    _record(session, progress)
-    if processes.is_main:
-        folder.truncate_metrics(progress.metrics_size)
+    began_with = processes.from_main(lambda: _processes_at_start(folder, saved, processes.world_size))
+    progress = saved or Progress(BatchPlan(recipe.batch_size, recipe.accumulation * began_with))
+    session = open_session(recipe, folder, stop, processes, progress)
+    _require_same_inputs(session)
+    if theirs is not None and is_longer(recipe, theirs) and saved is not None:
+        lengthen(session, theirs)
+    _record(session, began_with)
+    session.log.resume()
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
     if processes.world_size != began_with:
         console.print(
             f"processes {processes.world_size}, where the run began with {began_with}: an update keeps its "
-            f"{recipe.batch_size * session.accumulation} utterances"
+            f"{progress.batches.windows} utterances"
         )
-    check_thinning(session, progress)
+    check_thinning(session)
     give_back_freed_memory()
     if not progress.trained:
-        build_trainer(session, build_run_schedule(session), progress).run()
+        build_trainer(session, build_run_schedule(session)).run()
         session.working.release()  # the test needs the memory
     give_back_freed_memory()
-    comparison = processes.from_main(lambda: choose_best(session, progress))
+    comparison = processes.from_main(lambda: choose_best(session))
     evaluations = evaluate_test(session) if session.test is not None else []
     if not processes.is_main:
         return 0
-    if evaluations:
-        record_test(session, progress, evaluations)
+    test = record_test(session, evaluations) if evaluations else []
     progress.finished = True
-    progress.metrics_size, progress.metrics_sha256 = folder.metrics_so_far()
+    session.log.settle()
+    progress.metrics_size, progress.metrics_sha256 = session.log.settled()
     save_progress(folder.state, progress)
-    report(session, progress, evaluations, comparison, time.perf_counter() - started)
+    report(session, test, comparison, time.perf_counter() - started)
     return 0
 
 
-def _processes_at_start(folder: RunFolder, progress: Progress, now: int) -> int:
+def _processes_at_start(folder: RunFolder, saved: Progress | None, now: int) -> int:
     """How many processes the folder's run began with: its updates stay as large; a new run begins with `now`."""
-    if progress.began:
-        return int(progress.began["processes"])
+    if saved is not None and saved.began:
+        return int(saved.began["processes"])
     return int(_environment(folder).get("processes", 1 if folder.state.exists() else now))
 
 
@@ -175,14 +176,14 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def _require_same_inputs(session: Session, progress: Progress) -> None:
+def _require_same_inputs(session: Session) -> None:
     """Refuse to resume where model, data or precision have changed since, whatever their paths."""
     folder = session.folder
     digests, precision = _digests(session), session.precision.name
     session.processes.require_same("model, data or precision", (digests, session.precision))
     if not folder.state.exists():
         return
-    before = progress.began or _environment(folder)
+    before = session.progress.began or _environment(folder)
     then = before.get("sha256", {})
     changed = [
         name
@@ -209,16 +210,11 @@ def _digests(session: Session) -> dict[str, str]:
     return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits}
 
 
-def _record(session: Session, progress: Progress) -> None:
-    """Keep the recipe and what it was run on and with."""
-    folder, recipe, digests, precision = (
-        session.folder,
-        session.recipe,
-        _digests(session),
-        session.precision.name,
-    )
-    progress.began = as_it_began(recipe, digests, precision, session.began_with)
+def _record(session: Session, began_with: int) -> None:
+    """Keep the recipe and what it was run on and with. began_with: processes."""
+    folder, recipe, digests, precision = session.folder, session.recipe, _digests(session), session.precision.name
+    session.progress.began = as_it_began(recipe, digests, precision, began_with)
     if session.processes.is_main:
-        environment = describe_environment(recipe.seed, digests, session.began_with, precision)
+        environment = describe_environment(recipe.seed, digests, began_with, precision)
         write_text(folder.recipe, to_yaml(recipe))
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The encoder states of one run: what is stored, where, and what is computed at each use."""
+"""The encoder states of one run: which are stored, where, and which are computed at each use."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from whispertune.system.environment import free_memory
 from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.processes import Pace
 from whispertune.text.targets import Target
-from whispertune.training.resume import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class RunStates:
-    """What was decided at the start. views: stored augmented copies of each window, 0 for fresh ones."""
+    """What was decided at the start. views: stored augmented views of the split, 0 for fresh ones every epoch."""
 
     session: Session
     place: Storage
@@ -38,7 +37,7 @@ class RunStates:
     encoder: str
 
     def training(self) -> StateSource:
-        """What the trainer draws on: all clean copies of a batch, then all augmented ones."""
+        """The states that training reads: all clean copies of a batch, then all augmented ones."""
         session = self.session
         clean = StoredViews(1, lambda _: self._stored(session.train, self.train, "train"))
         if self.place == "off" or not session.frozen or (session.augmenter and not self.views and session.copies == 1):
@@ -51,7 +50,7 @@ class RunStates:
         return SideBySide([clean, augmented]) if session.copies == 2 else augmented
 
     def validation(self) -> StateSource | None:
-        """The states of the valid split; None where they are to be computed anew each time."""
+        """The states of the valid split; None if they are to be computed each time."""
         if self.place == "off" or not self.session.frozen:
             return None
         return StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid"))
@@ -104,7 +103,7 @@ class RunStates:
         return self._filled(layout, key, lambda index: session.augmented_features(index, view), name)
 
     def _key(self, split: Split, layout: StateLayout, **augmented: object) -> str:
-        """The same in all processes, though their copies of the audio may differ in time or place."""
+        """The store's key: the same in all processes, though their copies of the audio may differ in time or path."""
         if self.place == "memory":
             return ""
         session = self.session
@@ -118,7 +117,7 @@ class RunStates:
     def _filled(
         self, layout: StateLayout, key: str, features: Callable[[int], WindowFeatures], what: str
     ) -> StoredStates:
-        """States of all windows, whatever of them has to be encoded first; in memory where the disk fails."""
+        """States of all windows, those that are missing being encoded first; in memory if the disk fails."""
         if self.place == "memory":
             return self._fill(StoredStates(layout), features, what)
         options, processes = self.session.recipe.states, self.session.processes
@@ -181,13 +180,13 @@ class RunStates:
         return store
 
 
-def plan_states(session: Session, progress: Progress) -> RunStates:
-    """Decide what is stored and where, tell the user, and note it for a resume.
+def plan_states(session: Session) -> RunStates:
+    """Decide what is stored and where, show it to the user, and note it for a resume.
 
     Raises:
         RecipeError: if states are asked to be stored that change.
     """
-    recipe, config = session.recipe, session.ready.checkpoint.config
+    recipe, progress, config = session.recipe, session.progress, session.ready.checkpoint.config
     if recipe.states.store in ("memory", "disk") and not session.frozen:
         raise RecipeError(
             f"is {recipe.states.store}, but the encoder learns: states change; take auto or off",

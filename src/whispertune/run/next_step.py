@@ -1,4 +1,4 @@
-"""What to type next: printed at the end of a command, and runs as it is printed."""
+"""The commands to run next, which a command prints at its end; they run as printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whispertune.data.splits_of_sources import as_data, as_flags
 from whispertune.run.recipe import Recipe
 
 MOST_TYPED = 20
-"""Files that a printed command names one by one."""
+"""The most files that a printed command names one by one."""
 
 
 def evaluation_commands(recipe: Recipe) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names that people know from transformers, openai-whisper and other tools, and what they are called here."""
+"""Options of transformers, openai-whisper and other tools, and what they are called here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ SAME = {
     "validation_file": "valid",
     "validation_set": "valid",
 }
-"""Another tool's name: ours; of several, the first that the command has."""
+"""Another tool's name -> ours; of several, the first that the command has."""
 
 ADVICE: tuple[tuple[str, str, str], ...] = (
     ("bf16", "precision", "write --precision bf16"),
@@ -130,12 +130,12 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
     ),
     ("word_timestamps", "timestamps", "segments have timestamps, words have none"),
 )
-"""What has no field of one meaning here: its names, a field that the command must have, and what to do."""
+"""Options without an exact counterpart here: their names, a field that the command must have, and what to do."""
 PHRASES = {name: (needed, advice) for names, needed, advice in ADVICE for name in names.split()}
 
 
 def of_another_tool(name: str, known: Container[str]) -> str | None:
-    """What to write for a name of another tool's, if that is one; known: the fields of the command."""
+    """What to write instead of another tool's option, if `name` is one. known: the fields of the command."""
     own = next((field for field in SAME.get(name, "").split() if field in known), None)
     if own is not None:
         return f"here that is '{own}'"

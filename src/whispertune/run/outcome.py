@@ -1,4 +1,4 @@
-"""What a run came to: the model that is kept, the files of the test, the table at the end."""
+"""The outcome of a run: the model that is kept, the files of the test, the table at the end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from whispertune.run.session import Session
 from whispertune.run.stages import save_best
 from whispertune.system.console import console, peak_memory_gb, percent, results
 from whispertune.system.files import read_jsonl, write_jsonl, write_text
-from whispertune.training.resume import Progress
-from whispertune.training.run_folder import BEST
+from whispertune.training.metrics import EvaluationRow
 
 
-def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
+def choose_best(session: Session) -> PairedBootstrap:
     """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
+    progress = session.progress
     baseline = read_jsonl(session.folder.validation(0))
     best = read_jsonl(session.folder.validation(progress.best_step))
     # A file may have become unreadable between the two.
@@ -41,77 +41,58 @@ def choose_best(session: Session, progress: Progress) -> PairedBootstrap:
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")
-        save_best(session, progress, load_checkpoint(session.recipe.model).weights, 0)
+        save_best(session, load_checkpoint(session.recipe.model).weights, 0)
         progress.best_step = progress.best_epoch = 0
-        progress.kept[BEST] = session.folder.best_digest()
     return comparison
 
 
-def record_test(session: Session, progress: Progress, evaluations: Sequence[Evaluation]) -> None:
-    """Write the test rows of metrics.jsonl, test/hypotheses.jsonl (best model, widest search) and summary.json."""
-    folder = session.folder
-    summary = {}
+def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
+    """Log the test, write test/hypotheses.jsonl (best model, widest search) and test/summary.json; returns the rows."""
+    folder, progress = session.folder, session.progress
+    summaries, rows = {}, []
     for found in evaluations:
-        best = found.name == "best"
-        folder.append_metrics(
-            {
-                "step": progress.best_step if best else 0,
-                "epoch": progress.best_epoch if best else 0,
-                "split": "test",
-                "model": found.name,
-                "frames": "dense",
-                **found.summary(),
-            }
-        )
-        summary[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = found.summary()
+        summary = found.summary()
+        step, epoch = (progress.best_step, progress.best_epoch) if found.name == "best" else (0, 0)
+        rows.append(EvaluationRow(step=step, epoch=epoch, split="test", model=found.name, frames="dense", **summary))
+        session.log.write(rows[-1])
+        summaries[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = summary
     chosen = evaluations[-1]
     hypotheses, figures = folder.test / "hypotheses.jsonl", folder.test / "summary.json"
-    content = {**chosen.summary(), "model": chosen.name, "frames": "dense", "all": summary}
+    content = {**summary, "model": chosen.name, "frames": "dense", "all": summaries}
     progress.kept[folder.name_of(hypotheses)] = write_jsonl(hypotheses, chosen.rows())
     progress.kept[folder.name_of(figures)] = write_text(figures, json.dumps(content, indent=2) + "\n")
+    return rows
 
 
-def report(
-    session: Session,
-    progress: Progress,
-    evaluations: Sequence[Evaluation],
-    comparison: PairedBootstrap,
-    seconds: float,
-) -> None:
-    """The table at the end of a run."""
-    rows = read_jsonl(session.folder.metrics)
-    valid = [row for row in rows if row.get("split") == "valid"]
+def report(session: Session, test: Sequence[EvaluationRow], comparison: PairedBootstrap, seconds: float) -> None:
+    """Print the table at the end of a run. test: its rows, those of the untouched model first."""
+    progress, valid = session.progress, [row for row in session.log.evaluations if row.split == "valid"]
     before = valid[0]
-    after = next(row for row in reversed(valid) if row["step"] == progress.best_step)
+    after = next(row for row in reversed(valid) if row.step == progress.best_step)
     table = Table(title="untouched against fine-tuned, normalised", title_justify="left")
-    rates = ("CER", "WER") if before["leading"] == "CER" else ("WER", "CER")
+    rates = ("CER", "WER") if before.leading == "CER" else ("WER", "CER")
     for heading in ("split", "search", "frames"):
         table.add_column(heading)
     for rate in rates:
         table.add_column(f"{rate} before", justify="right")
         table.add_column(f"{rate} after", justify="right")
-
-    def add(split: str, search: str, frames: str, old: dict[str, float], new: dict[str, float]) -> None:
-        figures = [percent(side[rate.lower()]) for rate in rates for side in (old, new)]
-        table.add_row(split, search, frames, *figures)
-
-    add("valid", "greedy", session.frames.selection, before, after)
-    half = len(evaluations) // 2
-    for old, new in zip(evaluations[:half], evaluations[half:], strict=True):
+    half = len(test) // 2
+    for old, new in [(before, after), *zip(test[:half], test[half:], strict=True)]:
+        figures = [percent(side) for pair in ((old.wer, new.wer), (old.cer, new.cer)) for side in pair]
         search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
-        add("test", search, "dense", old.summary(), new.summary())
+        table.add_row(old.split, search, old.frames, *(figures if rates[0] == "WER" else figures[2:] + figures[:2]))
     results.print(table)
-    if evaluations:  # two rates of one model that are not alike
+    if test:  # two rates of one model that are not alike
         results.print(
-            "greedy takes the likeliest token each time, beam keeps several outputs side by side; thinned leaves out "
-            "most of the silence, as training does; dense computes all of it, as the model will be used"
+            "greedy takes the most likely token at each step, beam keeps several hypotheses; thinned leaves out most "
+            "of the silence, as training does; dense computes all of it, as the model will be used"
         )
-    for found in evaluations:
-        if found.capped:
-            results.print(f"{found.name}, beam {found.beam_size}: {found.capped} ran into the most tokens (loops)")
+    for row in test:
+        if row.capped:
+            results.print(f"{row.model}, beam {row.beam_size}: {row.capped} ran into the bound on tokens (loops)")
     change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
-        f"valid {before['leading']} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}), "
+        f"valid {before.leading} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}), "
         f"{comparison.verdict()}, at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; "
         f"{progress.skipped} updates skipped"
     )

@@ -1,4 +1,4 @@
-"""Taking a run up: its folder is as the run left it, and what is asked for is this very run, or more epochs of it."""
+"""Resuming a run: its folder is as the run left it, and the recipe is that of this very run, or more epochs of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from whispertune.errors import CheckpointError, RecipeError, RunFolderError
 from whispertune.run.encoder_states import auto_views
 from whispertune.run.flags import parse_fields
 from whispertune.run.recipe import FREE_TO_CHANGE, Recipe, differing_fields, from_recipes_folder, to_mapping
+from whispertune.run.run_folder import BEST, RunFolder
 from whispertune.run.session import Session
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.console import console
-from whispertune.system.files import read_jsonl, sha256_of
+from whispertune.system.files import sha256_of
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import Progress, read_progress, require_whole_state
-from whispertune.training.run_folder import BEST, RunFolder
 from whispertune.training.schedule import build_schedule
 
 MAY_MOVE = ("model", "train", "valid", "test")
@@ -40,13 +40,13 @@ def as_it_began(recipe: Recipe, digests: Mapping[str, str], precision: str, proc
     }
 
 
-def recorded_recipe(folder: RunFolder, progress: Progress) -> Recipe | None:
+def recorded_recipe(folder: RunFolder, progress: Progress | None) -> Recipe | None:
     """The recipe of the run in a folder, or None if none has begun there.
 
     Raises:
         RecipeError: if there is only a recipe.yaml, and it cannot be read.
     """
-    if kept := progress.began.get("recipe"):
+    if progress is not None and (kept := progress.began.get("recipe")):
         return _parsed(kept, folder.state)
     if folder.has_begun() and folder.recipe.exists():
         return _parsed(load_yaml(folder.recipe), folder.recipe)
@@ -78,11 +78,11 @@ def fields_to_resume(folder: RunFolder) -> dict[str, Any]:
     return fields
 
 
-def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress) -> Recipe | None:
-    """The recipe with which the folder's run began, if one has; refuse to go on with what is another run.
+def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress | None) -> Recipe | None:
+    """The recipe with which the folder's run began, if one has; another recipe is refused.
 
     Raises:
-        RunFolderError: naming the fields in which the folder's recipe differs, or why it can't have more epochs.
+        RunFolderError: naming the fields in which the folder's recipe differs, or why it cannot have more epochs.
     """
     theirs = recorded_recipe(folder, progress)
     if theirs is None:
@@ -90,7 +90,7 @@ def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress) -> R
     free = [*FREE_TO_CHANGE, *(n for n in MAY_MOVE if None not in (getattr(recipe, n), getattr(theirs, n)))]
     different = differing_fields(recipe, theirs, ignored=[*free, *(["epochs"] if is_longer(recipe, theirs) else [])])
     listed = ", ".join(different[:6])
-    if different and progress.began and _is_edited(folder, theirs):
+    if different and progress is not None and progress.began and _is_edited(folder, theirs):
         raise RunFolderError(
             f"{folder.recipe}: is not that of the run in this folder (now, as it began): {listed}; put these values "
             "back, or choose another --output"
@@ -99,7 +99,7 @@ def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress) -> R
         raise RunFolderError(
             f"--output {folder.path} holds a run of another recipe (asked, there): {listed}; choose another folder"
         )
-    if is_longer(recipe, theirs) and folder.state.exists():
+    if is_longer(recipe, theirs) and progress is not None:
         schedule = recipe.schedule.name
         if schedule not in ("noam", "constant"):
             raise _not_longer(
@@ -122,17 +122,16 @@ def _not_longer(recipe: Recipe, theirs: Recipe, folder: RunFolder, reason: str) 
     )
 
 
-def lengthen(session: Session, progress: Progress, theirs: Recipe) -> None:
-    """Make a run that may have ended already go on to the recipe's number of epochs.
+def lengthen(session: Session, theirs: Recipe) -> None:
+    """Let a run, even one that has ended, go on to the recipe's number of epochs.
 
     Raises:
-        RunFolderError: if something that was derived from the run's length would have come out otherwise.
+        RunFolderError: if something that was derived from the run's length would now be different.
     """
-    recipe, folder = session.recipe, session.folder
+    recipe, folder, progress = session.recipe, session.folder, session.progress
 
     def warmup(epochs: int) -> int:
-        windows, batch = len(session.train.windows), recipe.batch_size
-        total = total_steps(windows, batch, session.accumulation, epochs, recipe.max_steps)
+        total = total_steps(len(session.train.windows), progress.batches, epochs, recipe.max_steps)
         return build_schedule(recipe.schedule, d_model=1, total_steps=total).warmup_steps
 
     before, now = warmup(theirs.epochs), warmup(recipe.epochs)
@@ -144,10 +143,10 @@ def lengthen(session: Session, progress: Progress, theirs: Recipe) -> None:
         raise _not_longer(recipe, theirs, folder, "augment.views is auto, which follows from the length of the run")
     console.print(f"resuming  {recipe.epochs} epochs, where the run began with {theirs.epochs}")
     if progress.trained and progress.best_step == 0 and progress.best_rate is not None:
-        # best/ was given back to the untouched model at the end; what is yet to come is compared with the best epoch.
-        rows = [row for row in read_jsonl(folder.metrics) if row.get("split") == "valid" and row["epoch"]]
-        best = [row for row in rows if row["leading_rate"] == progress.best_rate][-1]
-        progress.best_step, progress.best_epoch = best["step"], best["epoch"]
+        # best/ held the untouched model at the end; the epochs to come are compared with the best one before.
+        rows = [row for row in session.log.evaluations if row.split == "valid" and row.model == "epoch"]
+        best = [row for row in rows if row.leading_rate == progress.best_rate][-1]
+        progress.best_step, progress.best_epoch = best.step, best.epoch
     progress.trained = progress.finished = False
     tested = f"{folder.name_of(folder.test)}/"
     progress.kept = {name: digest for name, digest in progress.kept.items() if not name.startswith(tested)}
@@ -162,13 +161,13 @@ def _is_edited(folder: RunFolder, theirs: Recipe) -> bool:
     return bool(differing_fields(now, theirs, ignored=(*FREE_TO_CHANGE, *MAY_MOVE)))
 
 
-def require_intact(folder: RunFolder, progress: Progress) -> None:
-    """Compare everything that the rest of a run will read with its checksums, before any of it is computed.
+def require_intact(folder: RunFolder, progress: Progress | None) -> None:
+    """Compare everything that the rest of a run will read with its checksums, before anything is computed.
 
     Raises:
-        RunFolderError: saying what is lost, and what helps.
+        RunFolderError: saying what is lost, and what to do.
     """
-    if not folder.state.exists():
+    if progress is None:
         if folder.has_begun():
             console.print(f"states    no {folder.name_of(folder.state)} here: the run starts anew", style="yellow")
         return
@@ -181,7 +180,7 @@ def require_intact(folder: RunFolder, progress: Progress) -> None:
             _require_best(folder, progress, digest)
         elif (problem := _problem(folder.path / name, digest)) is not None:
             raise _lost(folder, f"{folder.path / name}: {problem}, so that its transcripts and scores are lost")
-    _tell_of_environment(folder, progress)
+    _report_environment(folder, progress)
 
 
 def _lost(folder: RunFolder, what: str) -> RunFolderError:
@@ -244,8 +243,8 @@ def _require_best(folder: RunFolder, progress: Progress, digest: str) -> None:
         )
 
 
-def _tell_of_environment(folder: RunFolder, progress: Progress) -> None:
-    """What a resume needs of environment.json is in the state as well, so that damage to it is mended."""
+def _report_environment(folder: RunFolder, progress: Progress) -> None:
+    """Say so if environment.json is damaged: what a resume needs of it is in the state as well, and it is rewritten."""
     try:
         found = json.loads(folder.environment.read_text(encoding="utf-8"))
         whole = all(found[name] == progress.began[name] for name in ("sha256", "precision", "processes"))
@@ -253,6 +252,6 @@ def _tell_of_environment(folder: RunFolder, progress: Progress) -> None:
         whole = False
     if not whole:
         console.print(
-            f"folder    {folder.environment}: is damaged, and is written anew; on what versions the run began is lost",
+            f"folder    {folder.environment}: is damaged, and is rewritten; which versions the run began with is lost",
             style="yellow",
         )

@@ -1,4 +1,4 @@
-"""A run put together from its recipe: model, data, and the states that its parts draw on."""
+"""A run put together from its recipe: model, data, and everything that its stages share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from whispertune.features.log_mel import num_speech_mel_frames
 from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Encoder
 from whispertune.run.recipe import Recipe
+from whispertune.run.run_folder import RunFolder
 from whispertune.states.computed import (
     ComputedStates,
     EncoderStates,
@@ -36,9 +37,9 @@ from whispertune.system.precision import Precision, resolve_device, resolve_prec
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen
-from whispertune.training.plan import expected_draws
-from whispertune.training.resume import StopSignal
-from whispertune.training.run_folder import RunFolder
+from whispertune.training.metrics import MetricsFile, RunLog
+from whispertune.training.plan import BatchPlan, expected_draws
+from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.working_copy import WorkingCopy
 
 
@@ -46,7 +47,8 @@ from whispertune.training.working_copy import WorkingCopy
 class Session:
     """Everything of one run that is ready before its first step.
 
-    began_with: the number of processes when the run began, which its updates keep to.
+    progress: where it stands; also the one holder of what was settled at its start (batches, stride, views).
+    frozen: whether the encoder stays as it is.
     """
 
     recipe: Recipe
@@ -62,9 +64,15 @@ class Session:
     test: Split | None
     frozen: bool
     augmenter: WaveformAugmenter | None
-    frames: FrameOptions
     processes: Processes
-    began_with: int
+    progress: Progress
+    log: RunLog
+
+    @property
+    def frames(self) -> FrameOptions:
+        """Frames of training and validation: the recipe's, with the stride that the self-check settled on."""
+        stride = self.progress.stride
+        return self.recipe.frames if stride is None else dataclasses.replace(self.recipe.frames, stride=stride)
 
     def features(self, split: Split, index: int, frames: FrameOptions) -> WindowFeatures:
         """Features of one window as it is."""
@@ -81,17 +89,13 @@ class Session:
         return window_features(waveform, self.ready.n_mels, self.frames, mask, readable=readable)
 
     def copies_of(self, index: int, view: int) -> list[WindowFeatures]:
-        """The copies of a training window that a step sees: augmented, beside the clean one if asked for."""
+        """The copies of a training window that a step trains on: the augmented one, behind the clean one if both."""
         clean = [self.features(self.train, index, self.frames)] if self.copies == 2 or not self.augmenter else []
         return [*clean, self.augmented_features(index, view)] if self.augmenter else clean
 
     @property
-    def accumulation(self) -> int:
-        """Micro-batches in an update, of all processes together."""
-        return self.recipe.accumulation * self.began_with
-
-    @property
     def copies(self) -> int:
+        """Copies of each training window in a batch: clean and augmented side by side are two."""
         return 2 if self.augmenter is not None and self.recipe.augment.keep_original else 1
 
     def computed(
@@ -112,10 +116,10 @@ class Session:
             self.stop.check()
 
     def note_unreadable(self) -> None:
-        """List the rows that some process could not decode since the last time. Called by all together.
+        """List the rows that a process could not decode since the last call. All processes call it together.
 
         Raises:
-            DataError: in all, if more rows of a split are unusable by now than data.max_excluded allows.
+            DataError: in all processes, if more rows of a split are unusable by now than data.max_excluded allows.
         """
         found = self.processes.all_gather([split.unreadable.take() for split in self.splits])
         new = [
@@ -144,7 +148,7 @@ class Session:
 
 
 def _listed(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows that excluded.jsonl lists. No result depends on it: damaged lines of it are told, and left out."""
+    """The rows that excluded.jsonl lists. No result depends on them: damaged lines are reported, and left out."""
     rows: list[dict[str, Any]] = []
     damaged = 0
     for line in folder.excluded.read_bytes().split(b"\n") if folder.excluded.exists() else []:
@@ -157,16 +161,22 @@ def _listed(folder: RunFolder) -> list[dict[str, Any]]:
     if damaged:
         console.print(
             f"{folder.excluded}: {damaged} of its lines are damaged and are left out; rows that cannot be used are "
-            "listed again where they are met again",
+            "listed again when they are next read",
             style="yellow",
         )
     return rows
 
 
 def open_session(
-    recipe: Recipe, folder: RunFolder, stop: StopSignal, processes: Processes = ALONE, began_with: int = 1
+    recipe: Recipe,
+    folder: RunFolder,
+    stop: StopSignal,
+    processes: Processes = ALONE,
+    progress: Progress | None = None,
 ) -> Session:
-    """Load the model and look at all data; nothing is computed yet.
+    """Load the model and inspect all data; nothing is computed yet.
+
+    progress: of the run in the folder; None for one that begins.
 
     Raises:
         UserError: whatever is wrong with recipe, model or data.
@@ -177,11 +187,13 @@ def open_session(
         manifest = getattr(recipe, name)
         if manifest is not None:
             require_sources(name, manifest)
+    if progress is None:
+        progress = Progress(BatchPlan(recipe.batch_size, recipe.accumulation * processes.world_size))
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
     ready = load_model(recipe.model, device)
     if recipe.data.empty_text == "keep":
         ready = allow_empty_output(ready, device)
-    trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may name no layer
+    trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may fail
     if trainable == 0:
         raise RecipeError(f"is {recipe.freeze!r}, which leaves nothing to train", field="freeze")
     language = None
@@ -190,7 +202,7 @@ def open_session(
     text = TextSettings(ready.tokenizer, language, recipe.task, recipe.loss.prompt_tokens, recipe.language_token)
     if language is not None:
         token = recipe.language_token or language
-        ready.tokenizer.prompt_tokens(token, recipe.task)  # refuses what this model does not know
+        ready.tokenizer.prompt_tokens(token, recipe.task)  # refuses a language that this model does not know
         if (borrowed := text.token_for(language)) != language:
             console.print(f"language  {language}, under the token of {language_name(borrowed)}")
     splits = {
@@ -201,7 +213,7 @@ def open_session(
     excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
     if processes.is_main:
         rows = [dataclasses.asdict(exclusion) for exclusion in excluded]
-        if folder.has_begun():  # what was left out so far may not be met again
+        if folder.has_begun():  # rows that were left out during the run may not be read again
             known = {(row["split"], row["id"]) for row in rows}
             rows += [row for row in _listed(folder) if (row["split"], row["id"]) not in known]
         write_jsonl(folder.excluded, rows)
@@ -210,7 +222,7 @@ def open_session(
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
-    contents = not folder.state.exists()  # a run whose data has changed since is refused; else they were compared then
+    contents = not folder.state.exists()  # on a resume they have been compared, and changed data is refused
     compared = require_no_leaks(
         list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check
     )
@@ -228,7 +240,8 @@ def open_session(
     session = Session(
         recipe, folder, stop, device, precision, ready, WorkingCopy(ready.whisper, precision.dtype), text,
         splits["train"], splits["valid"], splits.get("test"),
-        encoder_is_frozen(ready.whisper), augmenter, recipe.frames, processes, began_with,
+        encoder_is_frozen(ready.whisper), augmenter, processes, progress,
+        RunLog(MetricsFile(folder.metrics), progress.metrics_size, writes=processes.is_main),
     )  # fmt: skip
     for half in (session.working.model.encoder, session.working.model.decoder):
         half.recompute = recipe.recompute
@@ -244,7 +257,7 @@ def open_session(
         extra = _describe(arranged) if split.name == "train" else ""
         console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
         if split.name == "train":
-            _tell_of_times(recipe, windows, arranged, has_timestamps=ready.tokenizer.has_timestamps)
+            _report_timestamps(recipe, windows, arranged, has_timestamps=ready.tokenizer.has_timestamps)
         if not split.decoded:
             console.print(f"{split.name:<9} headers of the audio read, not all of it decoded (data.check_audio)")
     if train.draws is not None:
@@ -256,8 +269,8 @@ def open_session(
     return session
 
 
-def _tell_of_times(recipe: Recipe, windows: WindowOptions, arranged: Arranged, *, has_timestamps: bool) -> None:
-    """Say what `windows.stitched_share auto` took, or what a run that trains no timestamps may cost."""
+def _report_timestamps(recipe: Recipe, windows: WindowOptions, arranged: Arranged, *, has_timestamps: bool) -> None:
+    """Say what `windows.stitched_share auto` chose, or what a run that trains no timestamps may cost."""
     if recipe.windows.stitched_share == "auto" and arranged.stitched:
         console.print(
             f"train     windows.stitched_share auto: {windows.stitched_share:g}, as most rows are segments of longer "

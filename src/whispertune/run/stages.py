@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +18,16 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run.encoder_states import plan_states
+from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
+from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
-from whispertune.system.files import replacing_folder
+from whispertune.system.files import replacing_folder, write_jsonl
 from whispertune.text.languages import language_name
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.plan import total_steps
-from whispertune.training.resume import Progress, load_state
+from whispertune.training.resume import load_state
 from whispertune.training.schedule import Schedule, build_schedule
 from whispertune.training.shards import Shards
 from whispertune.training.thinning import (
@@ -36,19 +37,16 @@ from whispertune.training.thinning import (
     faithful_stride,
     settled_divergence,
 )
-from whispertune.training.trainer import Trainer
+from whispertune.training.trainer import Learner, Trainer, TrainingData
 
 MOST_TRIED = 1000
-"""Windows, the longest ones, among which the most demanding are looked for."""
+"""The longest windows, so many of them: among these the ones with most tokens are taken as the most demanding."""
 
 
-def check_thinning(session: Session, progress: Progress) -> None:
+def check_thinning(session: Session) -> None:
     """Compare thinned with dense windows on a few training clips; take a denser stride where they disagree."""
-    if session.frames.selection == "dense":
-        return
-    if progress.stride is None:
-        progress.stride = session.processes.from_main(lambda: _measured_stride(session))
-    session.frames = dataclasses.replace(session.frames, stride=progress.stride)
+    if session.frames.selection == "thinned" and session.progress.stride is None:
+        session.progress.stride = session.processes.from_main(lambda: _measured_stride(session))
 
 
 def _measured_stride(session: Session) -> int:
@@ -56,7 +54,7 @@ def _measured_stride(session: Session) -> int:
     last, most = session.train.num_utterances - 1, CHECKED_WINDOWS - 1
     windows = sorted({step * last // most for step in range(CHECKED_WINDOWS)})
     windows = [index for index in windows if session.train.waveform(index)[1]]
-    if not windows:  # of these recordings none can be decoded; the run will soon say so of all
+    if not windows:  # none of these recordings can be decoded; the run will soon report all of them
         return session.frames.stride
     whisper = session.working.model
 
@@ -77,16 +75,14 @@ def _measured_stride(session: Session) -> int:
         f"same argmax {100 * found.same_argmax:.1f} % of {found.num_tokens} tokens"
     )
     if stride != session.frames.stride:
-        console.print(f"frames    stride {session.frames.stride} strays too far; taking {stride}", style="yellow")
+        console.print(f"frames    stride {session.frames.stride} changes too much; taking {stride}", style="yellow")
     return stride
 
 
 def build_run_schedule(session: Session) -> Schedule:
-    """The schedule of this run, told to the user."""
+    """The schedule of this run, shown to the user."""
     recipe = session.recipe
-    total = total_steps(
-        len(session.train.windows), recipe.batch_size, session.accumulation, recipe.epochs, recipe.max_steps
-    )
+    total = total_steps(len(session.train.windows), session.progress.batches, recipe.epochs, recipe.max_steps)
     schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
     console.print(
         f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
@@ -101,84 +97,98 @@ def build_run_schedule(session: Session) -> Schedule:
     return schedule
 
 
-def build_trainer(session: Session, schedule: Schedule, progress: Progress) -> Trainer:
+def build_trainer(session: Session, schedule: Schedule) -> Trainer:
     """Encode what stays fixed, put saved weights back, and hand everything to the loop."""
-    recipe, whisper = session.recipe, session.ready.whisper
-    shards = Shards(session.working, session.processes, sharded=recipe.processes.shard)
-    optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
-    if shards.sharded:
-        most = max(session.processes.all_gather(sum(parameter.numel() for parameter in shards.owned)))
-        console.print(f"optimiser divided: at most {most:,} parameters a process")
-    if session.folder.state.exists():
-        load_state(session.folder.state, whisper, optimizer, shards)
-        shards.publish()
-    plan = plan_states(session, progress)
-    train_states, stored_valid = plan.training(), plan.validation()
+    recipe, progress = session.recipe, session.progress
+    learner = build_learner(session, schedule)
+    states = plan_states(session)
+    data = TrainingData(
+        session.train, states.training(), states.targets, session.copies, session.ready.checkpoint.pad_token_id
+    )
+    stored_valid = states.validation()
     if not progress.trained:
-        train_states.prepare([], progress.epoch)
+        data.states.prepare([], progress.epoch)
         if stored_valid is not None:
             stored_valid.prepare([], 0)
-    caps = token_caps(session.valid, recipe.validation, session.ready.tokenizer.max_tokens)
-
-    def validate(advance: Callable[[int], None]) -> Evaluation:
-        decoder = for_decoding(session.working.model.decoder, layers=False)
-        if stored_valid is None:
-            fetch = session.computed(session.valid, session.working.model.encoder, session.frames)
-        else:
-            fetch = lambda indices: stored_valid.fetch(indices, 0).to(session.device, session.precision.dtype)  # noqa: E731
-        model = session.ready.with_parts(session.working.model.encoder, decoder)
-        (found,) = evaluate_split(
-            session.valid, [SharedStates(fetch, [System("valid", model, [GREEDY])])], frames=session.frames,
-            max_tokens=caps, cut_loops=recipe.validation.cut_loops, advance=advance, processes=session.processes,
-        )  # fmt: skip
-        session.note_unreadable()
-        return found
-
     trainer = Trainer(
-        model=whisper, working=session.working, shards=shards, optimizer=optimizer, schedule=schedule,
-        train_split=session.train, train_states=train_states, targets=plan.targets,
-        validate=validate, save_best=partial(save_best, session, progress), folder=session.folder, progress=progress,
-        stop=session.stop, device=session.device, dtype=session.precision.dtype,
-        pad_id=session.ready.checkpoint.pad_token_id,
-        epochs=recipe.epochs, max_steps=recipe.max_steps, batch_size=recipe.batch_size,
-        accumulation=session.accumulation, seed=recipe.seed, copies=session.copies, loss=recipe.loss,
-        optimizer_options=recipe.optimizer, checkpoint=recipe.checkpoint,
-        validate_every=recipe.validation.every_steps, valid_size=len(session.valid.windows),
-        frames_name=session.frames.selection, processes=session.processes, note_unreadable=session.note_unreadable,
+        options=recipe, learner=learner, data=data, progress=progress, state=session.folder.state,
+        resume_command=session.folder.resume_command, log=session.log, stop=session.stop, processes=session.processes,
+        validate=partial(validate, session, stored_valid), save_best=partial(save_best, session),
+        note_unreadable=session.note_unreadable,
     )  # fmt: skip
     if recipe.batch.auto and not progress.trained:
         fit_micro_batch(session, trainer)
     return trainer
 
 
+def build_learner(session: Session, schedule: Schedule) -> Learner:
+    """The model with its optimiser; with the weights and moments of the saved state, if there is one."""
+    recipe, whisper = session.recipe, session.ready.whisper
+    shards = Shards(session.working, session.processes, sharded=recipe.processes.shard)
+    optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
+    if shards.sharded:
+        most = max(session.processes.all_gather(sum(parameter.numel() for parameter in shards.owned)))
+        console.print(f"optimiser sharded: at most {most:,} parameters per process")
+    if session.folder.state.exists():
+        load_state(session.folder.state, whisper, optimizer, shards)
+        shards.publish()
+    return Learner(whisper, session.working, shards, optimizer, schedule)
+
+
+def validate(session: Session, stored: StateSource | None, name: str) -> Evaluation:
+    """Decode the valid split, greedily, with the model as it stands; its hypotheses are kept in the run folder.
+
+    stored: the split's states; None where they are computed at each use. name: of the progress bar.
+    """
+    split, folder, progress, options = session.valid, session.folder, session.progress, session.recipe.validation
+    whisper = session.working.model
+    model = session.ready.with_parts(whisper.encoder, for_decoding(whisper.decoder, layers=False))
+    if stored is None:
+        fetch = session.computed(split, whisper.encoder, session.frames)
+    else:
+        fetch = lambda indices: stored.fetch(indices, 0).to(session.device, session.precision.dtype)  # noqa: E731
+    with progress_bar(f"{name}: validating", len(split.windows)) as advance:
+
+        def advance_or_stop(amount: int) -> None:
+            advance(amount)
+            session.stop.check()
+
+        (found,) = evaluate_split(
+            split, [SharedStates(fetch, [System("valid", model, [GREEDY])])], frames=session.frames,
+            max_tokens=token_caps(split, options, session.ready.tokenizer.max_tokens),
+            cut_loops=options.cut_loops, advance=advance_or_stop, processes=session.processes,
+        )  # fmt: skip
+    session.note_unreadable()
+    if session.processes.is_main:
+        path = folder.validation(progress.step)
+        progress.kept[folder.name_of(path)] = write_jsonl(path, found.rows())
+    return found
+
+
 def fit_micro_batch(session: Session, trainer: Trainer) -> None:
-    """Cut the trainer's updates into the largest micro-batches that fit in memory in every process."""
-    recipe, progress, split = session.recipe, trainer.progress, session.train
+    """Cut updates into the largest micro-batches that fit in memory in every process; a resume keeps to them."""
+    recipe, progress, split = session.recipe, session.progress, session.train
     utterances = recipe.batch_size * recipe.accumulation
-    if progress.micro_batch is None:
+    if not session.folder.state.exists():
         longest = heapq.nlargest(MOST_TRIED, range(len(split.windows)), key=split.num_samples.__getitem__)
         wordiest = sorted((split.targets[i] for i in longest), key=lambda target: -len(target.input_ids))
 
         def attempt(size: int) -> None:
             rows = [i % len(longest) for i in range(size)]
-            targets = [wordiest[row] for row in rows] * trainer.copies
+            targets = [wordiest[row] for row in rows] * trainer.data.copies
             try:
                 for _ in range(2):  # the second one runs beside the gradients of the first
                     trainer.backward([longest[row] for row in rows], targets, sum(t.num_target_tokens for t in targets))
             finally:
-                trainer.working.release()
+                trainer.learner.working.release()
             session.stop_if_alone()
 
-        # What AdamW will keep from its first update on must find its place, too.
-        moments = (
-            [] if trainer.optimizer.state else [torch.ones_like(p) for p in trainer.shards.owned for _ in range(2)]
-        )
+        # There must be room for what AdamW will keep from its first update on, too.
+        moments = [torch.ones_like(p) for p in trainer.learner.shards.owned for _ in range(2)]
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
-        progress.micro_batch = min(session.processes.all_gather(found))
-    trainer.accumulation = trainer.accumulation * trainer.batch_size // progress.micro_batch
-    trainer.batch_size = progress.micro_batch
-    console.print(f"batch     {progress.micro_batch} utterances at once, {utterances} an update and process")
+        progress.batches = progress.batches.recut(min(session.processes.all_gather(found)))
+    console.print(f"batch     {progress.batches.batch_size} utterances at once, {utterances} per update and process")
 
 
 def _common(values: Sequence[str]) -> str | None:
@@ -186,11 +196,12 @@ def _common(values: Sequence[str]) -> str | None:
     return values[0] if len(set(values)) == 1 else None
 
 
-def save_best(session: Session, progress: Progress, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
-    """Write the model with these weights to best/, replacing what is there at once.
+def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
+    """Write the model with these weights to best/, replacing what is there in one move.
 
     step: the update they are of, if not the latest.
     """
+    progress = session.progress
     language = _common(session.train.languages)
     borrowed = {code: session.text.token_for(code) for code in sorted(set(session.train.languages))}
     token = _common(sorted(set(borrowed.values())))
@@ -207,6 +218,7 @@ def save_best(session: Session, progress: Progress, weights: dict[str, torch.Ten
         )
         of_step = progress.step if step is None else step
         write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
+    progress.kept[BEST] = session.folder.best_digest()
 
 
 def model_card(session: Session, language: str | None, token: str | None) -> str:
@@ -259,7 +271,7 @@ def evaluate_test(session: Session) -> list[Evaluation]:
         encoder, decoder = best.encoder if session.frozen else whisper.encoder, whisper.decoder
         model = session.ready.with_parts(encoder, for_decoding(decoder, layers=False))
         systems.append(System(name, model, searches))
-    del untouched, whisper, encoder, decoder  # what is not used of them is freed
+    del untouched, whisper, encoder, decoder  # frees the parts that are not used
     shared = [
         SharedStates(session.computed(split, group[0].model.whisper.encoder, DENSE), group)
         for group in ([systems] if session.frozen else [[system] for system in systems])

@@ -1,4 +1,4 @@
-"""The fields of a recipe's YAML, dotted; a recipe is data, and reading one runs no code and fills no memory."""
+"""The fields of a recipe's YAML, dotted. A recipe is data: reading one runs no code and exhausts no memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEEPEST = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as recipes want it: plain data only, `no` (Norwegian) and 2024-01-01 are text, no key given twice."""
+    """YAML as recipes need it: plain data only, `no` (Norwegian) and 2024-01-01 stay text, no key is given twice."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuses aliases, with which a few lines stand for more than any memory holds, and nesting without end."""
+        """Refuses aliases, with which a few lines expand beyond any memory, and nesting that is too deep."""
         if self.check_event(yaml.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             problem = f"*{event.anchor} stands for what is written elsewhere; write it out"

@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits in memory, on request: how an update is cut changes no result, only time."""
+"""The largest micro-batch that fits in memory (`batch.auto`): how an update is cut changes only its time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from whispertune.system.environment import free_memory
 def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device: torch.device) -> int:
     """The largest divisor of `utterances` (of one process in an update) that fits.
 
-    attempt(n): forward and backward on the n most demanding windows. On a GPU the limit is met by running into it; on
-    a CPU the next size is tried only if, by what the last one took at most, it will stay below half of the free memory.
+    attempt(n): forward and backward on the n most demanding windows. On a GPU the limit is found by running out of
+    memory; on a CPU the next size is tried only if, judged by the peak of the last one, it will stay below half of the
+    free memory.
 
     Raises:
         TrainingError: if not even one window fits.
@@ -38,7 +39,7 @@ def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device:
 
 
 def _resident_memory() -> int:
-    """Bytes that this process has resident now; where the system does not tell, those at most."""
+    """Resident memory of this process in bytes; its peak, where the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -47,5 +48,5 @@ def _resident_memory() -> int:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process has had resident at most."""
+    """Peak resident memory of this process in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

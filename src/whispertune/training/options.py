@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from whispertune.errors import RecipeError
+from whispertune.evaluation.options import ValidationOptions
+from whispertune.features.options import FrameOptions
+from whispertune.model.options import LossOptions
 from whispertune.system.fields import Bounds, Options, PositiveInt
 
 Decay = Annotated[float, Bounds(ge=0, lt=1)]
@@ -90,6 +93,27 @@ class CheckpointOptions(Options):
 
     every_steps: Annotated[int | None, Bounds(ge=1)] = None
     """Save the state after every so many optimizer updates as well."""
+
+
+class TrainingOptions(Protocol):
+    """What the loop reads of a run's recipe."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def max_steps(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def loss(self) -> LossOptions: ...
+    @property
+    def optimizer(self) -> OptimizerOptions: ...
+    @property
+    def frames(self) -> FrameOptions: ...
+    @property
+    def validation(self) -> ValidationOptions: ...
+    @property
+    def checkpoint(self) -> CheckpointOptions: ...
 
 
 FREEZE_HELP = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +16,39 @@ Step = list[list[int]]
 
 
 SAMPLES_A_WINDOW = 24_000
-"""What a window costs beside its own length, in samples (1.5 s): the frames of silence that are kept."""
+"""What a window costs in addition to its own length, in samples (1.5 s): the frames of silence that are kept."""
 
 
-def steps_per_epoch(num_windows: int, batch_size: int, accumulation: int) -> int:
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How the windows of an optimiser update are cut into micro-batches; `Progress` holds the one of a run.
+
+    batch_size: windows in a micro-batch, before `keep_original` copies.
+    accumulation: micro-batches in an update, of all processes that the run began with together.
+    """
+
+    batch_size: int
+    accumulation: int
+
+    @property
+    def windows(self) -> int:
+        """Windows in an update, which decide its result; how they are cut does not."""
+        return self.batch_size * self.accumulation
+
+    def recut(self, batch_size: int) -> BatchPlan:
+        """The same updates in micro-batches of this size, a divisor of `windows`."""
+        return BatchPlan(batch_size, self.windows // batch_size)
+
+
+def steps_per_epoch(num_windows: int, batches: BatchPlan) -> int:
     """Optimiser updates in an epoch; the last one may be smaller."""
-    return -(-num_windows // (batch_size * accumulation))
+    return -(-num_windows // batches.windows)
 
 
 def expected_draws(
     languages: Sequence[str], weights: Sequence[float], temperature: float
 ) -> npt.NDArray[np.float64] | None:
-    """How often each window is drawn in an epoch, on average, so that the sum is their number; None: each once.
+    """How often each window is drawn in an epoch on average, the sum being their number; None where each is drawn once.
 
     A language's share is p ~ n^(1/temperature), n being the sum of its windows' weights (Arivazhagan et al. 2019,
     section 4.2: arXiv 1907.05019); within it windows are drawn in proportion to their weights.
@@ -56,8 +78,7 @@ def draw_windows(draws: npt.NDArray[np.float64], generator: np.random.Generator)
 
 def epoch_plan(
     num_samples: Sequence[int],
-    batch_size: int,
-    accumulation: int,
+    batches: BatchPlan,
     *,
     seed: int,
     epoch: int,
@@ -65,18 +86,18 @@ def epoch_plan(
 ) -> Sequence[Step]:
     """The steps of one epoch: every window once or, on average, `draws` times.
 
-    A step's batch_size x accumulation windows are drawn at random. How they are dealt to micro-batches changes no
-    result, since the gradient is a mean over the whole step: so windows of like length (samples) go together.
+    A step's windows are drawn at random. How they are distributed over micro-batches changes no result, since the
+    gradient is a mean over the whole step, so windows of similar length (samples) go together.
     """
     generator = np.random.default_rng((seed, epoch))
     drawn = generator.permutation(len(num_samples)) if draws is None else draw_windows(draws, generator)
-    per_step = batch_size * accumulation
+    per_step, size = batches.windows, batches.batch_size
     step_of = np.arange(len(drawn)) // per_step
     order = drawn[np.lexsort((drawn, np.asarray(num_samples)[drawn], step_of))]
 
     def step(number: int) -> Step:
         chosen = order[number * per_step : (number + 1) * per_step].tolist()
-        return [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+        return [chosen[first : first + size] for first in range(0, len(chosen), size)]
 
     return Lazy(-(-len(order) // per_step), step)
 
@@ -97,7 +118,7 @@ def balance_step(step: Step, num_samples: Sequence[int], batch_size: int, proces
     return shares
 
 
-def total_steps(num_windows: int, batch_size: int, accumulation: int, epochs: int, max_steps: int | None) -> int:
+def total_steps(num_windows: int, batches: BatchPlan, epochs: int, max_steps: int | None) -> int:
     """Optimiser updates of the whole run, if none is skipped."""
-    planned = epochs * steps_per_epoch(num_windows, batch_size, accumulation)
+    planned = epochs * steps_per_epoch(num_windows, batches)
     return planned if max_steps is None else min(planned, max_steps)

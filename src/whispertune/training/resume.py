@@ -20,22 +20,28 @@ from whispertune.errors import Interrupted, ProcessLost, RunFolderError, Storage
 from whispertune.system.files import replacing_file
 from whispertune.system.processes import ALONE, Processes
 from whispertune.system.tensor_file import read_metadata, replace_metadata, require_whole, save_file, writing_order
+from whispertune.training.plan import BatchPlan
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. All that is random follows from (seed, epoch), so no generator is kept.
+    """Where a run stands, and what it settled on at its start. Everything random follows from (seed, epoch), so the
+    state of no generator is kept.
 
-    step: optimiser updates done. epoch: the one under way, from 1. position: its steps done, skipped ones too.
-    validated: whether what is due at this position has been validated.
+    batches: how updates are cut. stride: frames.stride after the self-check, None before it. views, stored: of encoder
+    states, as `plan_states` chose.
+    step: optimiser updates done. epoch: the current one, from 1. position: its steps done, skipped ones too.
+    validated: whether the validation that is due at this position has been done.
     best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`.
-    stride: frames.stride after the self-check. views, stored: of encoder states, as `plan_states` chose.
-    micro_batch: its size, where that was found by trying.
-    metrics_size, metrics_sha256: of what of metrics.jsonl belongs to this state.
+    metrics_size, metrics_sha256: of the part of metrics.jsonl that belongs to this state.
     kept: path within the run folder -> sha256, of the files that were written once and are read again.
     began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, as the run began.
     """
 
+    batches: BatchPlan
+    stride: int | None = None
+    views: int | None = None
+    stored: bool | None = None
     step: int = 0
     epoch: int = 1
     position: int = 0
@@ -46,10 +52,6 @@ class Progress:
     best_rate: float | None = None
     best_step: int = 0
     best_epoch: int = 0
-    stride: int | None = None
-    views: int | None = None
-    stored: bool | None = None
-    micro_batch: int | None = None
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0
@@ -59,17 +61,17 @@ class Progress:
 
 
 class Owners(Protocol):
-    """Who has which parameters and moments (`training/shards.py`)."""
+    """Which process holds which parameters and moments (`training/shards.py`)."""
 
     def owns(self, parameter: Tensor) -> bool:
-        """Whether this process does."""
+        """Whether this process holds those of this parameter."""
 
     def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        """In the process that writes: a tensor of this parameter's as its owner has it."""
+        """In the process that writes: this tensor of the parameter as its owner holds it."""
 
 
 class Alone:
-    """One process has all."""
+    """One process holds all."""
 
     def owns(self, parameter: Tensor) -> bool:
         return True
@@ -83,7 +85,7 @@ def _state_tensors(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Name in the state's file -> (parameter, tensor), the same in every process.
 
-    Of what another process has, the parameter stands for type and shape.
+    Where another process holds a tensor, the parameter stands in for its type and shape.
     """
     tensors: dict[str, tuple[Tensor, Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -131,14 +133,14 @@ def save_state(
 
 
 def hand_over_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners) -> None:
-    """Hand this process's part to the one that is in `save_state`."""
+    """Send this process's part to the main process, which is in `save_state`."""
     tensors = _state_tensors(model, optimizer, progress, owners)
     for name in writing_order({name: tensor for name, (_, tensor) in tensors.items()}):
         owners.to_main(*tensors[name])
 
 
 def save_progress(path: Path, progress: Progress) -> None:
-    """Write new progress into a state file, its tensors as they are, atomically.
+    """Replace the progress in a state file, atomically; its tensors stay as they are.
 
     Raises:
         StorageError: if the disk is full or gone; the state before stays whole.
@@ -153,7 +155,7 @@ def save_progress(path: Path, progress: Progress) -> None:
 
 
 def require_whole_state(path: Path) -> None:
-    """Read a state file to its end and compare it with its checksums.
+    """Read a whole state file and compare it with its checksums.
 
     Raises:
         RunFolderError: if it cannot be read or is damaged.
@@ -185,18 +187,30 @@ def read_progress(path: Path) -> Progress:
         RunFolderError: if the file cannot be read, is damaged, or is of another version.
     """
     try:
-        found = json.loads(read_metadata(path)["progress"])
+        found = _with_batches(json.loads(read_metadata(path)["progress"]))
         unknown = found.keys() - {field.name for field in fields(Progress)}
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
-    if unknown:
+    if unknown or "batches" not in found:
+        what = f"it has {', '.join(sorted(unknown))}" if unknown else "it lacks batches"
         raise RunFolderError(
-            f"{path}: the training state is of another version of whispertune (it has {', '.join(sorted(unknown))}); "
-            "resume with the version that environment.json names"
+            f"{path}: the training state is of another version of whispertune ({what}); resume with the version that "
+            "environment.json names"
         )
     return Progress(**found)
+
+
+def _with_batches(found: dict[str, Any]) -> dict[str, Any]:
+    """A progress of today from that of a version which kept no batches: its recipe's, if none were found by trying."""
+    if "batches" in found:
+        return {**found, "batches": BatchPlan(**found["batches"])}
+    if found.get("micro_batch") is not None or not found.get("began"):
+        return found
+    size, accumulation = (found["began"]["recipe"][name] for name in ("batch_size", "accumulation"))
+    before = {name: value for name, value in found.items() if name != "micro_batch"}
+    return {**before, "batches": BatchPlan(size, accumulation * found["began"]["processes"])}
 
 
 def load_state(
@@ -207,7 +221,7 @@ def load_state(
 ) -> Progress:
     """Put a saved state back into model and optimiser, in place; returns its progress.
 
-    Parameters that another process has are left as they are.
+    Parameters that another process holds are left as they are.
     """
     owners = owners or Alone()
     progress = read_progress(path)
@@ -231,7 +245,7 @@ def load_state(
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the run, all its processes, to stop at the next point where its state is whole."""
+    """SIGTERM and SIGINT ask all processes of the run to stop at the next point where its state is consistent."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -239,7 +253,7 @@ class StopSignal:
         self._looked = 0.0
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come: here, or to another process (looked up once a second)."""
+        """Raise Interrupted if this or another process has received a signal (others are asked once a second)."""
         if self.received is not None:
             self.processes.ask_to_stop(self.received)
         elif self.processes.world_size > 1 and time.monotonic() - self._looked > 1:
@@ -249,7 +263,7 @@ class StopSignal:
             raise Interrupted(self.received)
 
     def check_together(self) -> None:
-        """Raise Interrupted in all processes if a signal has come to any; all must call it at the same point."""
+        """Raise Interrupted in all processes if any has received a signal; all must call this at the same point."""
         names = [signal.SIGTERM.name, signal.SIGINT.name]
         counts = self.processes.sum([float(self.received == name) for name in names])
         self.received = next((name for name, count in zip(names, counts, strict=True) if count), None)
@@ -260,9 +274,9 @@ class StopSignal:
 
     @contextmanager
     def installed(self) -> Iterator[StopSignal]:
-        """Listen while the block runs; a second signal acts as it would without us.
+        """Handle signals while the block runs; a second one acts as it would without this handler.
 
-        Not so where there are several processes: a launcher hands on the signal that the terminal has sent already,
+        With several processes it does not: a launcher forwards the signal that the terminal has already sent to all,
         and has its own way to end them (torchrun kills after 30 s).
         """
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,9 +1,9 @@
-"""Which process updates which parameters: each process all of them, or each a part.
+"""Which process updates which parameters: each process all of them, or each its shard.
 
-Divided as in ZeRO's first stage (Rajbhandari et al. 2020, arXiv:1910.02054): every learning parameter has an owner,
-which alone holds AdamW's moments and, where products are computed in another type, the parameter in float32. The owner
-gets the summed gradient, and hands what it has updated to the others in the type that computes. The sums are the same
-either way, but for the order that more than two processes' gradients are added in.
+Sharded as in ZeRO, stage 1 (Rajbhandari et al. 2020, arXiv:1910.02054): every trainable parameter has an owner, which
+alone holds AdamW's moments and, where products are computed in another type, the parameter in float32. Gradients are
+reduced to the owner, which broadcasts what it has updated in the type that computes. The sums are the same either way,
+except for the order in which the gradients of more than two processes are added.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from whispertune.training.optimiser import clip_gradients
 from whispertune.training.working_copy import WorkingCopy
 
 BUCKET_ELEMENTS = 8 * 2**20
-"""Tensors travel together up to so many elements (32 MB in float32)."""
+"""Elements up to which tensors are communicated together (32 MB in float32)."""
 
 
 class Shards:
-    """The learning parameters of a run, and who updates them.
+    """The trainable parameters of a run, and which process updates them.
 
-    divided: whether each has one owner; otherwise every process makes the same update of all.
+    sharded: whether each has one owner; otherwise every process makes the same update of all.
     owned: the float32 parameters that this process updates. Where products are computed in another type, it keeps only
-    type and shape of the others.
+    the type and shape of the others.
     """
 
     def __init__(self, working: WorkingCopy, processes: Processes = ALONE, *, sharded: bool = False) -> None:
@@ -42,8 +42,8 @@ class Shards:
         self._owner = {id(master_params[index]): rank for rank, part in enumerate(self._parts) for index in part}
         self._own_part = self._parts[processes.rank if self.sharded else 0]
         self.owned = [master_params[index] for index in self._own_part]
-        for master, worker in zip(master_params, working.compute_params, strict=True):
-            if not self.owns(master) and worker.dtype != master.dtype:
+        for master, copy in zip(master_params, working.compute_params, strict=True):
+            if not self.owns(master) and copy.dtype != master.dtype:
                 master.data = master.data.new_zeros(1).expand(master.shape)
 
     def owns(self, master: Tensor) -> bool:
@@ -51,10 +51,7 @@ class Shards:
         return not self.sharded or self._owner[id(master)] == self._processes.rank
 
     def sum_gradients(self) -> None:
-        """Replace the gradients of what this process updates by their sums over all processes; the others are dropped.
-
-        A missing one counts as zero.
-        """
+        """All-reduce the gradients; of those that this process does not update, none is kept. A missing one is zero."""
         if self._processes.world_size == 1:
             return
         for owner, part in enumerate(self._parts):
@@ -66,7 +63,7 @@ class Shards:
                     master.grad = None
 
     def clip(self, max_norm: float) -> float:
-        """`clip_gradients` over all parameters, of whichever process."""
+        """`clip_gradients` over the parameters of all processes."""
         if not self.sharded:
             return clip_gradients(self.owned, max_norm)
         every = [0.0] * len(self._working.master_params)
@@ -77,7 +74,7 @@ class Shards:
         return clip_gradients(self.owned, max_norm, torch.tensor(self._processes.sum(every), dtype=torch.float32))
 
     def publish(self) -> None:
-        """Bring the working copy, in every process, to what the owners hold."""
+        """Bring the working copy of every process up to date with what the owners hold."""
         self._working.refresh(self._own_part)
         if not self.sharded:
             return
@@ -86,19 +83,19 @@ class Shards:
                 in_one_piece(bucket, partial(self._processes.broadcast, source=owner))
 
     def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        """In the main process: the owner's `tensor`, one that belongs to this parameter; elsewhere of no use."""
+        """In the main process: the owner's `tensor` that belongs to this parameter; meaningless elsewhere."""
         if not self.sharded:
             return tensor
         return self._processes.send_to_main(tensor, self._owner[id(parameter)])
 
     def weights(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In the main process: all of these parameters with the values that their owners hold."""
+        """In the main process: all these parameters with the values that their owners hold."""
         owners = self._owner
         return {n: self.to_main(p, p.detach()) if id(p) in owners else p.detach() for n, p in parameters.items()}
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
-    """Its gradient, made (zero) where it is missing."""
+    """Its gradient, set to zero if it is missing."""
     if parameter.grad is None:
         parameter.grad = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     return parameter.grad
@@ -119,7 +116,7 @@ def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def in_one_piece(bucket: list[Tensor], act: Callable[[Tensor], None]) -> None:
-    """Let `act` change all tensors of a bucket in place, laid end to end."""
+    """Let `act` change all tensors of a bucket in place, concatenated."""
     if len(bucket) == 1 and bucket[0].is_contiguous():
         act(bucket[0])
         return

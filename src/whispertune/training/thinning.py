@@ -1,4 +1,4 @@
-"""How far thinned windows lead the model from dense ones: the check before training, and the benchmark's measure."""
+"""How far the model's predictions on thinned windows are from those on dense ones: the check before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DIVERGENCE = 0.05
 """Nats per target token above which a run takes a denser stride."""
 CHECKED_WINDOWS = 16
 CHECKED_AT_ONCE = 4
-"""Of them: more are only looked at while these leave doubt. A dense window costs a CPU most of a second."""
+"""Of them, compared first; more only while the outcome is in doubt. A dense window takes a CPU most of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def divergence(
 def settled_divergence(measure: Callable[[Sequence[int]], Divergence], windows: Sequence[int]) -> Divergence:
     """The divergence over a few of these windows if it is at most half the bound, else over more, up to all.
 
-    The first few reach from the first to the last: a manifest may change its kind on the way.
+    The first few are spread from the first to the last: a manifest may be ordered by kind of speech.
     """
     ends = {step * (len(windows) - 1) // (CHECKED_AT_ONCE - 1) for step in range(CHECKED_AT_ONCE)}
     others = [window for place, window in enumerate(windows) if place not in ends]

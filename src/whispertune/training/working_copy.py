@@ -1,7 +1,7 @@
-"""The copy of the model that products are computed with, in bf16 or fp16, beside the float32 parameters.
+"""The copy of the model that computes, in bf16 or fp16, beside the float32 parameters.
 
-Casting once an update what autocast casts in every forward pass; activations stay in the fast type from end to
-end. Gradients are collected into float32, where micro-batches add up, and the optimiser only sees float32.
+It is cast once per update, where autocast casts in every forward pass; activations stay in the fast type from end to
+end. Gradients are accumulated over micro-batches in float32, and the optimiser only sees float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from whispertune.model.whisper import Whisper, inference_copy
 
 
 def keep_narrow(parameter: Tensor) -> None:
-    """Hold a frozen parameter in float16 if that loses nothing, as with weights that were published in it."""
+    """Hold a frozen parameter in float16 if that is exact, as with weights that were published in it."""
     narrow = parameter.detach().half()
     if torch.equal(narrow.float(), parameter):
         parameter.data = narrow
@@ -25,13 +25,14 @@ def keep_narrow(parameter: Tensor) -> None:
 class WorkingCopy:
     """`model` is what forward and backward passes use; in float32 it shares the parameters' storage.
 
-    masters, workers: the learning parameters and their copies, in the same order.
+    master_params, compute_params: the trainable parameters and their copies, in the same order.
     As soon as a backward pass has a gradient of the copy, it is added to the parameter's, in float32, and dropped.
-    The sums' memory is kept from step to step: fresh pages would cost more than the additions.
+    The memory of the sums is kept from step to step: new pages would cost more than the additions.
     """
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
         self.model = inference_copy(master, dtype)
+        self.dtype = dtype
         self.master_params: list[Tensor] = []
         self.compute_params: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
@@ -46,10 +47,15 @@ class WorkingCopy:
                 keep_narrow(parameter)
         self._tie(master)
 
-    def _tie(self, master: Whisper) -> None:
-        """Keep the two gradients of the token embedding apart until they are collected.
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.decoder.embed_tokens.weight.device
 
-        As output projection it has a dense one, as lookup table that of a few rows. Autograd would add the rows to
+    def _tie(self, master: Whisper) -> None:
+        """Keep the two gradients of the tied token embedding apart until they are accumulated.
+
+        As output projection it has a dense gradient, as lookup table one of a few rows. Autograd would add the rows to
         a copy of the dense one.
         """
         embedding = self.model.decoder.embed_tokens.weight
@@ -71,14 +77,14 @@ class WorkingCopy:
             elif parameter.grad is not None:
                 total = parameter.grad.add_(gradient)
             elif gradient.dtype == parameter.dtype:
-                total = gradient  # nobody else's: the first of a sum is taken over
+                total = gradient  # nobody else holds it: the first of a sum is taken over
             else:
                 total = self._sum(parameter).copy_(gradient)
         parameter.grad = total
 
     def _vocabulary_gradient(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
-        """Where the gradient of the output projection is computed: in the parameter's own sum, if that is free and of
-        its type."""
+        """Where the gradient of the output projection is computed: in the parameter's own sum, if that is unused and of
+        the same type."""
         if parameter.grad is None and parameter.dtype == dtype:
             memory = self._sum(parameter)
         else:
@@ -94,7 +100,7 @@ class WorkingCopy:
         return self._sums[id(parameter)]
 
     def release(self) -> None:
-        """Forget all gradients and give up their memory, until the next backward pass."""
+        """Drop all gradients and free their memory, until the next backward pass."""
         self._sums.clear()
         self._addend = None
         self.model.decoder.step_memory.release()
@@ -102,7 +108,7 @@ class WorkingCopy:
             tensor.grad = None
 
     def refresh(self, indices: Sequence[int] | None = None) -> None:
-        """Take over parameters after an update: all, or those at these indices (in float32 the storage is shared)."""
+        """Copy the parameters after an update: all, or those at these indices (in float32 the storage is shared)."""
         chosen = range(len(self.master_params)) if indices is None else indices
         if chosen and self.compute_params[0].dtype != self.master_params[0].dtype:
             with torch.no_grad():

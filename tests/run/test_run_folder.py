@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from whispertune.errors import RunFolderError, StorageError
+from whispertune.errors import RunFolderError
+from whispertune.run.run_folder import RunFolder
 from whispertune.system.files import (
     make_writable,
     read_jsonl,
@@ -20,7 +21,6 @@ from whispertune.system.files import (
     write_jsonl,
     write_text,
 )
-from whispertune.training.run_folder import RunFolder
 
 OLD = ".best.whispertune-old"
 
@@ -265,34 +265,6 @@ def test_jsonl(tmp_path: Path) -> None:
     assert read_jsonl(path) == []
 
 
-def test_metrics_are_cut_back_to_what_a_state_counts_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.create()
-    assert folder.metrics_so_far()[0] == 0
-    folder.truncate_metrics(0)  # nothing there yet
-    folder.append_metrics({"step": 1, "loss": 0.1})
-    folder.append_metrics({"step": 2, "text": "ü"})
-    size, _ = folder.metrics_so_far()
-    folder.append_metrics({"step": 3})
-    with folder.metrics.open("a") as file:
-        file.write('{"step": 4, "lo')  # killed while it was written
-    folder.truncate_metrics(size)
-    assert [row["step"] for row in read_jsonl(folder.metrics)] == [1, 2]
-    folder.append_metrics({"step": 3})
-    assert [row["step"] for row in read_jsonl(folder.metrics)] == [1, 2, 3]
-    folder.truncate_metrics(0)
-    assert folder.metrics_so_far()[0] == 0
-
-
-def test_metrics_on_a_full_disk(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.metrics.symlink_to("/dev/full")
-    with pytest.raises(StorageError) as error:
-        folder.append_metrics({"step": 1})
-    line = f"{folder.metrics}: cannot write (No space left on device); free some disk space, then resume"
-    assert str(error.value) == line
-
-
 def test_layout(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "run")
     folder.create()
@@ -322,7 +294,7 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
     stray.touch()
     assert folder.holds_something_else()
     stray.unlink()
-    folder.append_metrics({"step": 1})
+    folder.metrics.touch()
     assert folder.has_begun()
     assert not folder.holds_something_else()
 

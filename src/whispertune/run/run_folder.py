@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from whispertune.errors import RunFolderError, StorageError
-from whispertune.system.files import TEMPORARY, fsync_path, make_writable, recover_folder, remove, sha256_of
+from whispertune.errors import RunFolderError
+from whispertune.system.files import TEMPORARY, make_writable, recover_folder, remove, sha256_of
 from whispertune.system.locks import take_lock
 
 BEST = "best/checksums.json"
-"""Of a run folder: what the model in best/ is known by."""
+"""In a run folder: the checksums that identify the model in best/."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked while a run is going on; says by which process."""
+        """Locked while a run is going on; its text names the process."""
         return self.path / "last" / "lock"
 
     @property
@@ -74,12 +71,12 @@ class RunFolder:
         return path.relative_to(self.path).as_posix()
 
     def best_digest(self) -> str:
-        """sha256 of the list of checksums in best/, which stands for the whole of it; nothing if there is none."""
+        """sha256 of the list of checksums in best/, which stands for the whole folder; empty if there is none."""
         path = self.path / BEST
         return sha256_of(path) if path.is_file() else ""
 
     def validation(self, step: int) -> Path:
-        """Hypotheses of the validation behind `step` (0: the untouched model)."""
+        """Hypotheses of the validation after `step` (0: the untouched model)."""
         return self.path / "valid" / f"step-{step:07d}.jsonl"
 
     def has_begun(self) -> bool:
@@ -87,7 +84,7 @@ class RunFolder:
         return any(path.exists() for path in (self.metrics, self.state, self.best))
 
     def holds_something_else(self) -> bool:
-        """Whether files lie here that are not of a run, nor of one that was refused before it began."""
+        """Whether there are files here that belong neither to a run nor to one that was refused before it began."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
         ours = {self.excluded, self.environment, self.lock}
@@ -107,9 +104,9 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folders, keep other runs out while the block lasts, and clear up what a killed one left half done.
+        """Make the folders, keep other runs out during the block, and remove what a killed one left unfinished.
 
-        Behind the block, folders of a run that has not begun are removed again if they were made here.
+        After the block, folders of a run that has not begun are removed again if they were made here.
 
         Raises:
             RunFolderError: if another run has the folder, the path is a file or cannot be written to.
@@ -145,7 +142,7 @@ class RunFolder:
         return f" (process {holder})" if holder else ""
 
     def _discard(self, made: Iterable[Path]) -> None:
-        """Leave no trace of a run that was refused, but for the list of the rows that it was refused for."""
+        """Leave nothing of a run that was refused, except the list of the rows that it was refused for."""
         with suppress(OSError):
             self.lock.unlink()
             if self.excluded.exists() and not self.excluded.stat().st_size:
@@ -153,38 +150,3 @@ class RunFolder:
         for folder in reversed(list(made)):
             with suppress(OSError):
                 folder.rmdir()  # empty ones alone
-
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one row to metrics.jsonl.
-
-        Raises:
-            StorageError: if the disk is full or gone; a resume drops what was written of the row.
-        """
-        try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"{self.metrics}: cannot write ({error.strerror}); free some disk space, then resume"
-            ) from None
-
-    def metrics_size(self) -> int:
-        """Bytes of metrics.jsonl."""
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
-
-    def metrics_so_far(self, size: int | None = None) -> tuple[int, str]:
-        """Bytes of metrics.jsonl, made durable, and their sha256: what a state that is saved now may count on.
-
-        size: how many of them, where not all.
-        """
-        if not self.metrics.exists():
-            return 0, ""
-        fsync_path(self.metrics)
-        with self.metrics.open("rb") as file:
-            content = file.read(-1 if size is None else size)
-        return len(content), hashlib.sha256(content).hexdigest()
-
-    def truncate_metrics(self, size: int) -> None:
-        """Drop the rows written after the state that a run resumes from."""
-        if self.metrics.exists():
-            os.truncate(self.metrics, size)
