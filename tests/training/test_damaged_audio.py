@@ -87,7 +87,7 @@ class Unreadable(GivenStates):
     def fetch(self, indices: Any, view: int = 0) -> EncoderStates:
         found = super().fetch(indices, view)
         rows = tuple(row for row, index in enumerate(indices) if index in self.unreadable)
-        return EncoderStates(found.states, found.log_weights, None, rows)
+        return EncoderStates(found.states, found.log_weights, found.num_frames, rows)
 
 
 @pytest.mark.parametrize("missing", [{2}, {0, 3}, {0, 1, 2}])

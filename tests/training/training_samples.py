@@ -119,7 +119,7 @@ class GivenStates:
         weights = torch.full((len(rows), max(map(len, rows))), PADDING_LOG_WEIGHT)
         for row, states in enumerate(rows):
             weights[row, : len(states)] = 0
-        return EncoderStates(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), weights)
+        return EncoderStates(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), weights, tuple(map(len, rows)))
 
 
 def random_states(num_frames: Sequence[int], d_model: int = CONFIG.d_model) -> GivenStates:

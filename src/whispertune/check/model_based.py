@@ -120,7 +120,9 @@ def _token_nlls(
         part = targets[begin : begin + 16]
         input_ids, labels = collate_targets(part, ready.checkpoint.pad_token_id)
         chosen = states.select(rows[begin : begin + 16])
-        hidden = ready.whisper.decoder(input_ids.to(chosen.states.device), chosen.states, chosen.log_weights)
+        hidden = ready.whisper.decoder(
+            input_ids.to(chosen.states.device), chosen.states, chosen.log_weights, None, chosen.num_frames
+        )
         scored = labels != IGNORE_INDEX
         logits = ready.whisper.decoder.logits(hidden[scored.to(hidden.device)]).float()
         losses = F.cross_entropy(logits, labels[scored].to(logits.device), reduction="none").cpu()

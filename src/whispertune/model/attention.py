@@ -31,16 +31,10 @@ def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | N
     return None if log_weights is None else log_weights[:, None, None, :].to(dtype)
 
 
-def frame_rows(log_weights: Tensor | None, states: Tensor, num_frames: Sequence[int] | None = None) -> PackedLengths:
-    """Lengths in kept frames of the rows of states (B, K, D), padded at the end, with log_weights (B, K) or None.
-
-    num_frames: the lengths, if known (otherwise reading them synchronises with the GPU).
-    """
-    if log_weights is None:
-        return PackedLengths((states.shape[1],) * states.shape[0], FRAMES_MULTIPLE)
-    if num_frames is not None:
-        return PackedLengths(tuple(num_frames), FRAMES_MULTIPLE)
-    return PackedLengths(tuple((log_weights > PADDING_LOG_WEIGHT).sum(1).tolist()), FRAMES_MULTIPLE)
+def frame_rows(rows: Tensor, num_frames: Sequence[int] | None) -> PackedLengths:
+    """The lengths of rows (B, K, …) in kept frames; num_frames: None if no row is padded."""
+    num_rows, longest = rows.shape[:2]
+    return PackedLengths((longest,) * num_rows if num_frames is None else tuple(num_frames), FRAMES_MULTIPLE)
 
 
 class Attention(nn.Module):

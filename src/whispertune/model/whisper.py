@@ -95,11 +95,11 @@ class Encoder(nn.Module):
         frame_index: (B, K) index of each kept frame among the M / 2 convolved frames.
         positions: (B, K) its true position among the 1500 of the window.
         log_weights: (B, K), or None if each frame represents only itself.
-        num_frames: kept frames of each row, if known.
+        num_frames: kept frames of each row without its padding; None if no row is padded.
         """
         x = F.gelu(self.conv1(log_mel))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
-        frames = frame_rows(log_weights, frame_index, num_frames)
+        frames = frame_rows(frame_index, num_frames)
         x = x.flatten(0, 1)[frames.pack(frame_index + frames.starts(x.shape[1], x.device))]
         x = x + self.embed_positions(frames.pack(positions))
         attend = partial(
@@ -174,14 +174,14 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, D) of the whole input (B, T) at once, as in training.
 
-        states: (B, K, D); log_weights: (B, K) or None; num_frames: frames of each row, if known. Padding is at the end
-        of a row, where the causal mask hides it from every real token; positions beyond num_tokens (the rows' lengths,
-        if given) are not computed, and zero.
+        states: (B, K, D); log_weights: (B, K) or None.
+        num_tokens, num_frames: the lengths of the rows, None if none is padded. Padding is at the end of a row, where
+        the causal mask hides it from every real token; it is not computed, and zero.
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
         tokens = PackedLengths(sizes, TOKENS_MULTIPLE)
-        frames = frame_rows(log_weights, states, num_frames)
+        frames = frame_rows(states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
         x = F.embedding(tokens.pack(input_ids), table, sparse=True)

@@ -37,7 +37,7 @@ class EncoderStates:
     states: Tensor
     log_weights: Tensor | None
     num_frames: tuple[int, ...] | None = None
-    """Frames of each row without padding, if known; deriving them from log_weights would synchronise with a GPU."""
+    """Frames of each row without its padding; None if no row is padded."""
     unreadable: tuple[int, ...] = ()
     """Rows whose audio could not be decoded; they hold silence and must not be used."""
 

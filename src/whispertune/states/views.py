@@ -55,8 +55,7 @@ def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
     longest = max(part.states.shape[1] for part in parts)
     begins = accumulate((part.states.shape[0] for part in parts), initial=0)
     unreadable = tuple(begin + row for begin, part in zip(begins, parts, strict=False) for row in part.unreadable)
-    known = [part.num_frames for part in parts if part.num_frames is not None]
-    num_frames = tuple(chain.from_iterable(known)) if len(known) == len(parts) else None
+    num_frames = tuple(chain.from_iterable(part.num_frames or _all_frames(part) for part in parts))
     if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
         rows = torch.cat([send(part.states, device).to(dtype) for part in parts])
         return EncoderStates(rows, None, num_frames, unreadable)
@@ -67,3 +66,8 @@ def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
         states.append(torch.nn.functional.pad(send(part.states, device).to(dtype), (0, 0, *behind)))
         log_weights.append(torch.nn.functional.pad(send(weights, device), behind, value=PADDING_LOG_WEIGHT))
     return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames, unreadable)
+
+
+def _all_frames(part: EncoderStates) -> tuple[int, ...]:
+    num_rows, longest = part.states.shape[:2]
+    return (longest,) * num_rows

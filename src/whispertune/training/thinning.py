@@ -61,7 +61,9 @@ def divergence(
         for options in (DENSE, thinned):
             rows = [features(index, options) for index in batch]
             states = encode(encoder, rows)
-            hidden = decoder(input_ids.to(states.states.device), states.states, states.log_weights)
+            hidden = decoder(
+                input_ids.to(states.states.device), states.states, states.log_weights, None, states.num_frames
+            )
             logits = decoder.logits(hidden[scored.to(hidden.device)])
             log_probs.append(logits.float().log_softmax(dim=-1).cpu())
         num_frames += sum(len(row.positions) for row in rows)
