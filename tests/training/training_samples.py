@@ -170,7 +170,8 @@ def make_trainer(
             Split("train", [], lengths, list(targets), [], {}, [], len(targets)), source,
             lambda index, epoch: [targets[index]] * copies, copies, PAD_ID,
         ),
-        progress=progress, state=run.state, resume_command=run.resume_command, log=RunLog(MetricsFile(run.metrics)), stop=StopSignal(),
+        progress=progress, state=run.state, resume_command=run.resume_command,
+        log=RunLog(MetricsFile(run.metrics)), stop=StopSignal(),
         validate=lambda name: next(evaluations), save_best=save_best, note_unreadable=lambda: None,
     )  # fmt: skip
 
