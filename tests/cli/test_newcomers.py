@@ -245,6 +245,24 @@ def test_drives_of_windows_are_told_to_the_end(newcomer: Newcomer, monkeypatch: 
     assert read.out.splitlines()[-1].startswith("to train, put a tenth of the recordings")
 
 
+def test_a_table_of_windows_is_refused_once(newcomer: Newcomer) -> None:
+    """Unknown columns and paths on a drive at once: one line names both that is to be typed."""
+    table = write_calls(Path(), "Anrufe", clips(4), prefix="D:\\Daten\\")
+    newcomer.types("whispertune evaluate --model openai/whisper-base --data Anrufe.csv --language it")
+    (refusal,) = newcomer.refusals
+    (flag,) = re.findall(r"--columns \S+", refusal)
+    assert "'D:\\\\Daten\\\\Anrufe\\\\Anrufe 0.wav' is on a Windows drive" in refusal
+    assert refusal.endswith("(such as 'Anrufe 0.wav'), and give it: --audio_root DIR")
+    for kind, name in (
+        ("audio", "Aufnahme"), ("text", "Gesagtes"), ("start", "Beginn"), ("end", "Ende"), ("channel", "Kanal")
+    ):  # fmt: skip
+        flag = flag.replace(f"{kind}=NAME", f"{kind}={name}")
+    table.write_bytes(table.read_bytes().replace(b"D:\\Daten\\Anrufe\\", b""))
+    read = newcomer.types(f"whispertune check Anrufe.csv --language it {flag} --audio_root Anrufe")
+    assert read.status == 0, read.out
+    assert newcomer.refusals == [refusal]
+
+
 def test_segments_without_their_times_are_told_which_columns_to_name(newcomer: Newcomer) -> None:
     write_calls(Path(), "Anrufe", clips(4))
     newcomer.types("whispertune evaluate --model openai/whisper-base --data Anrufe.csv --language it "

@@ -173,3 +173,10 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
 def test_bad_values_name_their_field(field: str, value: float) -> None:
     with pytest.raises(RecipeError, match=f"^{field} is"):
         OptimizerOptions(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_process_that_owns_no_parameter_clips_nothing() -> None:
+    """The norm is that of the others' gradients; PyTorch raises for an empty list."""
+    assert clip_gradients([], 1.0, torch.tensor([3.0, 4.0])) == 5.0
+    with pytest.raises((RuntimeError, IndexError)):
+        torch._foreach_mul_([], 0.5)

@@ -145,9 +145,7 @@ class Row:
         if "://" in audio and URL.match(audio):
             raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
         if WINDOWS_DRIVE.match(audio) and os.name != "nt":
-            name_alone = shown(PureWindowsPath(audio).name)
-            remedy = f"write paths relative to one folder (such as {name_alone}), and give it: --audio_root DIR"
-            raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", remedy)
+            raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", drive_remedy(audio))
         return audio
 
     def add_to(
@@ -203,6 +201,12 @@ def shown(value: object) -> str:
     """The value's repr, shortened for messages."""
     text = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def drive_remedy(audio: str) -> str:
+    """What to do about a path on a Windows drive."""
+    name_alone = shown(PureWindowsPath(audio).name)
+    return f"write paths relative to one folder (such as {name_alone}), and give it: --audio_root DIR"
 
 
 def exists(path: str) -> bool:

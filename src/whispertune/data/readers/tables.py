@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from whispertune.data.reading import ALL_COLUMNS, Columns, Reading, choose_columns
-from whispertune.data.rows import Row
+from whispertune.data.rows import WINDOWS_DRIVE, Row, drive_remedy, shown
 from whispertune.errors import ManifestError, refuse
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -116,7 +117,10 @@ def _lines(
             continue
         if not header:
             header = [value.strip() for value in values]
-            _require_columns(source, number, header, reading)
+            try:
+                _require_columns(source, number, header, reading)
+            except ManifestError as fault:
+                raise _with_drive(fault, next(reader, []), reading) from None
             width = len(header)
             yield number, header
             continue
@@ -137,6 +141,15 @@ def _explained(error: csv.Error) -> str:
         return f"a field of {limit}; is a quote in it never closed? If not, shorten the text"
     remedy = 'put a text that holds a quote in quotes and double it inside: "say ""yes"""'
     return f"bad quoting ({error}); {remedy}"
+
+
+def _with_drive(fault: ManifestError, values: Sequence[str], reading: Reading) -> ManifestError:
+    """What is wrong with a header, and with the paths in the first row, which would be the next to be refused."""
+    drive = next((value.strip() for value in values if WINDOWS_DRIVE.match(value.strip())), None)
+    if drive is None or os.name == "nt" or reading.audio_root is not None:
+        return fault
+    problem = f"{fault.problem}; {shown(drive)} is on a Windows drive: {drive_remedy(drive)}"
+    return ManifestError(problem, file=fault.file, row=fault.row, field=fault.field)
 
 
 def _require_columns(source: str, number: int, header: list[str], reading: Reading) -> None:
