@@ -63,16 +63,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
-            raise RecipeError(f"{path}: this is no recipe, of more than a megabyte (data goes behind --train)")
+            raise RecipeError(f"{path}: it is over a megabyte, so it is no recipe; give data to --train")
         content = yaml.load(text.decode("utf-8"), _Loader)
         if content is not None and not isinstance(content, dict):
-            raise RecipeError(f"{path}: a recipe is a mapping of fields to values (data goes behind --train)")
+            raise RecipeError(f"{path}: a recipe is a mapping of fields to values; give data to --train")
         return flatten(content or {})
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        raise RecipeError(f"{path}: not YAML ({place}{error.problem or error.context})") from None
     # ValueError: no UTF-8, a NUL in the path, `flatten`; the others: a value that its tag (!!int, !!bool) is not for.
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError) as error:
-        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: not YAML ({reason})") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested without end") from None
