@@ -1,21 +1,32 @@
-"""How certain an error rate is, or the difference between two: the bootstrap over utterances.
+"""How certain an error rate is, or the difference between two: the bootstrap, and a matched-pairs test.
 
 Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": draw as
 many utterances as there are, with replacement, and take the corpus rate of the draw; the spread of many
-such rates is the spread that another test set of this kind would show. Utterances are treated as
-independent; where a few speakers say many of them, the real uncertainty is larger than computed here.
+such rates is the spread that another test set of this kind would show. Utterances of one speaker are not
+independent: where `groups` names each utterance's speaker, whole speakers are drawn, as another test set would
+have other speakers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+NumberT = TypeVar("NumberT", np.int64, np.float64)
+
 FEWEST_UTTERANCES = 30
 """With fewer utterances the draws differ too little: the interval is too narrow, or even a point."""
+
+FEWEST_SPEAKERS = 6
+"""With fewer speakers no difference can be conclusive: of 2**5 exchanges, 2 are as extreme as any result (p = 6 %)."""
+
+_ALL_SIGNS = 12
+"""Groups up to which a matched-pairs test takes every assignment of signs, 2**12 of them."""
 
 _DRAWS_AT_ONCE = 1_000_000  # utterances per chunk of draws: about 24 MB
 
@@ -36,9 +47,37 @@ class PairedBootstrap:
 
     def verdict(self) -> str:
         """What the interval says about the difference, in words."""
-        if self.significant:
-            return "better beyond chance" if self.high < 0 else "worse beyond chance"
-        return "no difference" if self.difference == self.low == self.high == 0 else "not conclusive: it may be chance"
+        return _verdict(self.difference, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedPairs:
+    """Rate of b minus rate of a on the same utterances, by a matched-pairs test: below zero, b is better.
+
+    low, high: the differences that the test would not reject at 95 %; infinite where there are too few groups to reject
+    any. p: how often equal systems would differ at least as much. num_groups: utterances, or speakers.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    num_groups: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def verdict(self) -> str:
+        """What the test says about the difference, in words."""
+        return _verdict(self.difference, self.low, self.high)
+
+
+def _verdict(difference: float, low: float, high: float) -> str:
+    if low > 0 or high < 0:
+        return "better beyond chance" if high < 0 else "worse beyond chance"
+    return "no difference" if difference == low == high == 0 else "not conclusive: it may be chance"
 
 
 def caveat(name: str, num_utterances: int) -> str | None:
@@ -58,13 +97,15 @@ def bootstrap_interval(
     confidence: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Percentile interval of the corpus error rate, as fractions: (low, high).
 
     `errors` and `lengths` hold each utterance's errors and reference words (or characters). The same
     input and seed give the same interval. No utterances: (0, 0). ValueError if the numbers differ.
+    groups: each utterance's speaker; whole speakers are drawn then, an utterance of None by itself.
     """
-    table = _table(errors, lengths)
+    table = _grouped(_table(errors, lengths), groups)
     if not table.shape[1]:
         return 0.0, 0.0
     rates = np.concatenate([_rates(sums)[0] for sums in _resampled_sums(table, samples, seed)])
@@ -79,6 +120,7 @@ def paired_bootstrap(
     confidence: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> PairedBootstrap:
     """Compare two systems on the same utterances, drawing the same ones for both.
 
@@ -86,7 +128,7 @@ def paired_bootstrap(
     draws in which b has fewer errors (Bisani & Ney's probability of improvement), ties counted half, so
     that equal systems get 0.5. Input as in `bootstrap_interval`.
     """
-    table = _table(errors_a, errors_b, lengths)
+    table = _grouped(_table(errors_a, errors_b, lengths), groups)
     if not table.shape[1]:
         return PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
     rate_a, rate_b = _rates(table.sum(axis=1, keepdims=True))
@@ -99,6 +141,83 @@ def paired_bootstrap(
         high=high,
         probability_b_better=float((differences < 0).mean() + (differences == 0).mean() / 2),
     )
+
+
+def matched_pairs(
+    errors_a: Sequence[float],
+    errors_b: Sequence[float],
+    lengths: Sequence[int],
+    *,
+    confidence: float = 0.95,
+    samples: int = 4000,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> MatchedPairs:
+    """Test whether two systems differ on the same utterances, with no assumption but that equal ones are exchangeable.
+
+    If a and b are equal, then of each utterance (or speaker: `groups`, as in `bootstrap_interval`) their outputs might
+    as well be exchanged. `p` is the share of random exchanges after which the difference is at least as large
+    (Fisher's randomisation test, over all exchanges where these are few). The interval holds the differences d that
+    the same test, applied to errors b - d * length, does not reject: per exchange, those between the difference on
+    what was exchanged and that on the rest (Hartigan 1969, "Using subsample values as typical values"). So it leaves
+    out zero exactly where p is at most 1 - confidence, for few utterances and speakers, too.
+
+    errors_a, errors_b: numbers of errors, or their means over several runs.
+    """
+    if len({len(errors_a), len(errors_b), len(lengths)}) != 1:
+        raise ValueError(f"one number per utterance in each: got {[len(errors_a), len(errors_b), len(lengths)]}")
+    differences = np.asarray(errors_b, np.float64) - np.asarray(errors_a, np.float64)
+    table = _grouped(np.stack([differences, np.asarray(lengths, np.float64)]), groups)
+    num_groups = table.shape[1]
+    all_errors, all_words = table.sum(axis=1).tolist()
+    difference = all_errors / max(all_words, 1)
+    if not np.any(table[0]):
+        return MatchedPairs(difference=0.0, low=0.0, high=0.0, p=1.0, num_groups=num_groups)
+    exchanged = np.concatenate(list(_exchanged_sums(table, samples, seed)), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one, other = exchanged[0] / exchanged[1], (all_errors - exchanged[0]) / (all_words - exchanged[1])
+    # An exchange of nothing or of everything is as extreme whatever the difference.
+    decides = (exchanged[1] > 0) & (exchanged[1] < all_words)
+    lows = np.sort(np.where(decides, np.minimum(one, other), -math.inf))
+    highs = np.sort(np.where(decides, np.maximum(one, other), math.inf))
+    place = math.floor((1 - confidence) * len(lows) + 1e-9)
+    extreme = np.searchsorted(lows, 0.0, side="right") if difference > 0 else (highs >= 0).sum()
+    return MatchedPairs(
+        difference=difference,
+        low=float(lows[place]),
+        high=float(highs[-1 - place]),
+        p=float(extreme / len(lows)),
+        num_groups=num_groups,
+    )
+
+
+def _exchanged_sums(table: NDArray[np.float64], samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """(2, exchanges) sums of errors and lengths over what is exchanged; the first exchange is that of nothing."""
+    num_groups = table.shape[1]
+    if num_groups <= _ALL_SIGNS:
+        numbers = np.arange(2**num_groups)[:, None]
+        yield table @ ((numbers >> np.arange(num_groups)) & 1).T
+        return
+    yield np.zeros((2, 1))
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _DRAWS_AT_ONCE // num_groups)
+    for start in range(0, samples, chunk):
+        yield table @ generator.integers(2, size=(min(chunk, samples - start), num_groups), dtype=np.int8).T
+
+
+def _grouped(table: NDArray[NumberT], groups: Sequence[Hashable] | None) -> NDArray[NumberT]:
+    """The table with the columns' utterances of each group summed up; those of None stay by themselves."""
+    if groups is None:
+        return table
+    if len(groups) != table.shape[1]:
+        raise ValueError(f"one group per utterance: got {len(groups)} for {table.shape[1]}")
+    numbers: dict[Hashable, int] = {}
+    keys = [(place,) if group is None else group for place, group in enumerate(groups)]
+    places = np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    order = np.argsort(places, kind="stable")
+    begins = np.searchsorted(places[order], np.arange(len(numbers)))
+    summed: NDArray[NumberT] = np.add.reduceat(table[:, order], begins, axis=1)
+    return summed
 
 
 def _table(*columns: Sequence[int]) -> NDArray[np.int64]:
