@@ -216,5 +216,6 @@ def _record(session: Session, began_with: int) -> None:
     session.progress.began = as_it_began(recipe, digests, precision, began_with)
     if session.processes.is_main:
         environment = describe_environment(recipe.seed, digests, began_with, precision)
+        environment["data"] = {split.name: split.figures() for split in session.splits}
         write_text(folder.recipe, to_yaml(recipe))
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import unidata_version
 
 import numpy as np
@@ -94,6 +94,15 @@ class Split:
     def hours(self) -> float:
         return sum(self.num_samples) / SAMPLE_RATE / 3600
 
+    def figures(self) -> dict[str, float]:
+        """Numbers of rows read, of rows used and of stitched windows, and the hours of all windows."""
+        return {
+            "rows": self.num_rows,
+            "utterances": self.num_utterances,
+            "stitched": self.num_stitched,
+            "hours": round(self.hours, 6),
+        }
+
     @property
     def num_utterances(self) -> int:
         """Windows of a single utterance: one per usable row."""
@@ -122,6 +131,12 @@ class Split:
             lengths = window.num_samples or (num_samples,)
             num_samples = augmented_num_samples(window, lengths, augmenter, seed=seed, view=view)
         return np.zeros(num_samples, np.float32), False
+
+    def clip(self, index: int, language: str) -> dict[str, Any]:
+        """What a report groups errors by: the window's seconds, the language of its text, its speaker if known."""
+        speaker = self.windows[index].utterances[0].speaker
+        seconds = round(self.num_samples[index] / SAMPLE_RATE, 3)
+        return {"duration": seconds, "language": language, **({"speaker": speaker} if speaker else {})}
 
     def part(self, indices: Sequence[int]) -> Split:
         """A split of these windows only, for decoding."""

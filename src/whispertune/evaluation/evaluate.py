@@ -84,6 +84,7 @@ class Evaluation:
 
     loss: teacher-forced negative log-likelihood per target token (nats). seconds: its own share of the time; of several
     processes, that of the slowest. windows: those of the split that could be decoded, one hypothesis each.
+    clips: what `Split.clip` knows about each of them.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Evaluation:
     loss: float = 0.0
     seconds: float = 0.0
     windows: Sequence[int] = ()
+    clips: Sequence[dict[str, Any]] = ()
 
     @property
     def loops(self) -> int:
@@ -146,6 +148,8 @@ class Evaluation:
                 "id": score.id,
                 "reference": score.reference,
                 "hypothesis": score.hypothesis,
+                "reference_normalized": score.reference_normalized,
+                "hypothesis_normalized": score.hypothesis_normalized,
                 "wer": score.words.rate,
                 "cer": score.characters.rate,
                 "word_errors": score.words.errors,
@@ -154,10 +158,15 @@ class Evaluation:
                 "characters": score.characters.num_reference,
                 "leads_with_cer": score.leads_with_cer,
                 "log_prob": round(hypothesis.log_prob, 4),
+                "confidence": round(math.exp(hypothesis.mean_log_prob), 4),
                 "ended": hypothesis.ended,
                 "looped": hypothesis.looped,
+                "repeats": hypothesis.repeats,
+                **clip,
             }
-            for score, hypothesis in zip(self.score.utterances, self.hypotheses, strict=True)
+            for score, hypothesis, clip in zip(
+                self.score.utterances, self.hypotheses, self.clips or [{}] * len(self.hypotheses), strict=True
+            )
         ]
 
 
@@ -326,4 +335,5 @@ def _score(
         loss=sum(part.loss for part in decoded) / max(1, num_tokens),
         seconds=max(part.seconds for part in decoded),
         windows=windows,
+        clips=[split.clip(i, languages[i]) for i in windows],
     )

@@ -47,7 +47,8 @@ def choose_best(session: Session) -> PairedBootstrap:
 
 
 def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
-    """Log the test, write test/hypotheses.jsonl (best model, widest search) and test/summary.json; returns the rows."""
+    """Log the test, write the hypotheses (widest search) of the best and of the pretrained model, and test/summary.json;
+    returns the rows."""
     folder, progress = session.folder, session.progress
     summaries, rows = {}, []
     for found in evaluations:
@@ -56,10 +57,11 @@ def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[Eva
         rows.append(EvaluationRow(step=step, epoch=epoch, split="test", model=found.name, frames="dense", **summary))
         session.log.write(rows[-1])
         summaries[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = summary
-    chosen = evaluations[-1]
-    hypotheses, figures = folder.test / "hypotheses.jsonl", folder.test / "summary.json"
+    pretrained, chosen = evaluations[len(evaluations) // 2 - 1], evaluations[-1]
+    figures = folder.test / "summary.json"
     content = {**summary, "model": chosen.name, "frames": "dense", "all": summaries}
-    progress.kept[folder.name_of(hypotheses)] = write_jsonl(hypotheses, chosen.rows())
+    for path, of_model in ((folder.hypotheses, chosen), (folder.baseline_hypotheses, pretrained)):
+        progress.kept[folder.name_of(path)] = write_jsonl(path, of_model.rows())
     progress.kept[folder.name_of(figures)] = write_text(figures, json.dumps(content, indent=2) + "\n")
     return rows
 

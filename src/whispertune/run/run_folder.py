@@ -63,6 +63,21 @@ class RunFolder:
         return self.path / "test"
 
     @property
+    def hypotheses(self) -> Path:
+        """Hypotheses of the best model for test, with the widest search."""
+        return self.test / "hypotheses.jsonl"
+
+    @property
+    def baseline_hypotheses(self) -> Path:
+        """Those of the pretrained model, with the same search."""
+        return self.test / "hypotheses_baseline.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         return (self.path, self.state.parent, self.test, self.path / "valid")
 
