@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": "continue a run where it stopped",
     "evaluate": "decode data and score the output: WER and CER",
     "transcribe": "transcribe recordings of any length: text, subtitles, JSON",
+    "report": "show a run, or compare several: a page, plots, tables",
     "check": "check data before you spend compute on it",
     "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }

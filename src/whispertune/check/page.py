@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
 from whispertune.check.page_style import STYLE
+from whispertune.check.players import Players
 from whispertune.check.results import CheckResults, place_of
-from whispertune.data.audio.recording import TooLongError
-from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.utterances import Utterance
-from whispertune.errors import AudioError, ManifestError, one_line
+from whispertune.errors import ManifestError, one_line
 
 SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED = 8, 3, 40
 """Examples of each kind, and rows of the ranking, to show."""
-PLAYED_SECONDS = 20
-MOST_AUDIO_BYTES = 12_000_000
-"""Total size of all players; MP3 at 16 kHz takes 4 to 8 kB per second."""
 MOST_LISTED = 2_000
 """Most findings of a kind on the page; check.jsonl has all."""
 WRONG = ((0.95, "almost surely"), (0.5, "probably"), (0.0, "perhaps"))
@@ -34,7 +25,7 @@ WRONG = ((0.95, "almost surely"), (0.5, "probably"), (0.0, "perhaps"))
 
 def page(report: CheckResults, figures: Mapping[str, Any]) -> str:
     """The page as HTML; everything from the data is escaped."""
-    players = _Players()
+    players = Players()
     errors, rows = report.num_errors, report.num_rows + report.num_unread
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -65,35 +56,11 @@ def _html(text: str) -> str:
     return escape(one_line(text))
 
 
-class _Players:
-    """Audio elements with embedded audio, up to `MOST_AUDIO_BYTES` in total."""
-
-    def __init__(self) -> None:
-        self._left = MOST_AUDIO_BYTES
-        self._made: dict[str, str] = {}
-
-    def of(self, row: Utterance) -> str:
-        """A player, or why there is none."""
-        key = f"{row.source}:{row.row}:{row.id}"
-        if key not in self._made:
-            self._made[key] = self._player(row)
-        return self._made[key]
-
-    def _player(self, row: Utterance) -> str:
-        if self._left <= 0:
-            return f'<span class="soft">{_html(Path(row.audio).name)}</span>'
-        try:
-            try:
-                waveform = load_utterance(row, max_samples=PLAYED_SECONDS * SAMPLE_RATE)
-            except TooLongError:
-                waveform = load_utterance(replace(row, end=row.start + PLAYED_SECONDS))
-        except AudioError:
-            return '<span class="soft">cannot be played</span>'
-        content = io.BytesIO()
-        soundfile.write(content, waveform.clip(-1, 1), SAMPLE_RATE, format="MP3")
-        encoded = base64.b64encode(content.getvalue()).decode("ascii")
-        self._left -= len(encoded)
-        return f'<audio controls preload="metadata" src="data:audio/mpeg;base64,{encoded}"></audio>'
+def _player(players: Players, row: Utterance) -> str:
+    """An audio element with the sound inside, or why there is none."""
+    if (address := players.address(row)) is not None:
+        return f'<audio controls preload="metadata" src="{address}"></audio>'
+    return f'<span class="soft">{_html(Path(row.audio).name) if players.full else "cannot be played"}</span>'
 
 
 def _figure(value: str, what: str) -> str:
@@ -181,7 +148,7 @@ def _audio(figures: Mapping[str, Any]) -> Iterable[str]:
             yield f'<p class="soft">and {counted(num_others, "other")} with fewer rows</p>'
 
 
-def _ranking(report: CheckResults, players: _Players) -> Iterable[str]:
+def _ranking(report: CheckResults, players: Players) -> Iterable[str]:
     ranked = report.ranking()[:SHOWN_RANKED]
     if not ranked:
         return
@@ -195,13 +162,13 @@ def _ranking(report: CheckResults, players: _Players) -> Iterable[str]:
             [
                 next(word for least, word in WRONG if opinion.sure(row.text) >= least),
                 f"{100 * opinion.cer:.0f} %", escape(row.text),
-                escape(opinion.hypothesis), players.of(row), _place(row),
+                escape(opinion.hypothesis), _player(players, row), _place(row),
             ]
         )  # fmt: skip
     yield _table(["wrong", "characters that differ", "transcript", "model's transcript", "", "where"], rows, (1,))
 
 
-def _examples(report: CheckResults, players: _Players) -> Iterable[str]:
+def _examples(report: CheckResults, players: Players) -> Iterable[str]:
     unread = [[_html(fault.problem), _html(_place_of_fault(fault))] for _, fault in report.faults()]
     if unread:
         yield f'<h2 id="bad_row">bad row {_severity("bad_row")}</h2>'
@@ -236,10 +203,10 @@ def _unlisted(number: int) -> str:
     return f'<p class="soft">{number - MOST_LISTED:,} more are in <a href="check.jsonl">check.jsonl</a></p>'
 
 
-def _example(report: CheckResults, finding: Finding, players: _Players) -> list[str]:
+def _example(report: CheckResults, finding: Finding, players: Players) -> list[str]:
     row = report.utterance(finding.row)
     text = row.text if len(row.text) <= 300 else row.text[:300] + "…"
-    player = players.of(row) if report.audio is not None and report.audio.readable[finding.row] else ""
+    player = _player(players, row) if report.audio is not None and report.audio.readable[finding.row] else ""
     return [escape(text), _html(finding.detail), player, _place(row)]
 
 

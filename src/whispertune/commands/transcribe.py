@@ -16,7 +16,7 @@ from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
 from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
-from whispertune.run.flags import parse_fields
+from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, printable, progress_bar, results
 from whispertune.system.files import make_writable, write_text
 from whispertune.system.memory import keep_freed_memory
@@ -37,21 +37,6 @@ def main(arguments: Sequence[str]) -> int:
         make_writable(output)
     keep_freed_memory()
     return 2 if transcribe(audios, options, output) else 0
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the arguments into recordings and flags with their values, which come in any order."""
-    audios: list[str] = []
-    flags: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if not argument.startswith("--"):
-            audios.append(argument)
-            continue
-        flags.append(argument)
-        if "=" not in argument and (value := next(remaining, None)) is not None:
-            flags.append(value)
-    return audios, flags
 
 
 @dataclass(slots=True)

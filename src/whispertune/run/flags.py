@@ -140,6 +140,21 @@ def help_text(options: type, usage: str, description: str) -> str:
     return "\n".join(lines)
 
 
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands by itself (recordings, run folders), and flags with their values, in any order."""
+    others: list[str] = []
+    flags: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--"):
+            others.append(argument)
+            continue
+        flags.append(argument)
+        if "=" not in argument and (value := next(remaining, None)) is not None:
+            flags.append(value)
+    return others, flags
+
+
 def parse_fields(
     options: type[OptionsT],
     fields: Mapping[str, Any],

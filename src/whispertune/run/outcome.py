@@ -47,8 +47,10 @@ def choose_best(session: Session) -> PairedBootstrap:
 
 
 def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
-    """Log the test, write the hypotheses (widest search) of the best and of the pretrained model, and test/summary.json;
-    returns the rows."""
+    """Log the test; write test/summary.json and the hypotheses (widest search) of the best and of the pretrained model.
+
+    Returns the rows.
+    """
     folder, progress = session.folder, session.progress
     summaries, rows = {}, []
     for found in evaluations:

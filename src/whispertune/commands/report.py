@@ -1,0 +1,54 @@
+"""whispertune report: show a run, or compare several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from whispertune.commands.report_options import ReportOptions
+from whispertune.errors import RecipeError
+from whispertune.report.comparison import compare
+from whispertune.report.run_page import report_on
+from whispertune.report.runs import read_run
+from whispertune.report.tables import as_text
+from whispertune.run.flags import parse_fields, split_arguments
+from whispertune.run.run_folder import RunFolder
+from whispertune.system.console import console, results
+from whispertune.system.files import make_writable, write_text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `whispertune report ARGUMENTS`."""
+    paths, flags = split_arguments(arguments)
+    options = parse_fields(ReportOptions, {}, flags, command="report")
+    if not paths:
+        raise RecipeError("the run folder is missing; see whispertune report --help")
+    folders = [Path(path) for path in paths]
+    repeated = [path for place, path in enumerate(folders) if path.resolve() in {p.resolve() for p in folders[:place]}]
+    if repeated:
+        raise RecipeError(f"{repeated[0]} is given twice; name each run once")
+    runs = [read_run(folder) for folder in folders]
+    made = report_on(runs[0]) if len(runs) == 1 else compare(runs)
+    output = None if options.output is None else Path(options.output)
+    if output is not None and output.is_dir():
+        raise RecipeError(f"--output {output} is a folder; name a file in it, such as {output / 'report.html'}")
+    if options.plots is not None:
+        folder = Path(options.plots)
+        make_writable(folder)
+        for plot in made.plots:
+            plot.save(folder)
+        console.print(f"plots     {folder}: {len(made.plots)}, each as SVG, PNG and PDF")
+    if options.format == "html":
+        usual = RunFolder(folders[0]).report if len(runs) == 1 else Path("report.html")
+        _write(output or usual, made.page())
+    elif output is not None:
+        _write(output, as_text(made.tables, options.format, [made.opening]))
+    else:
+        print(as_text(made.tables, options.format, [made.opening]), end="")  # as it is, for a file or another program
+    return 0
+
+
+def _write(path: Path, content: str) -> None:
+    make_writable(path.parent)
+    write_text(path, content)
+    results.print(f"report: {path}")

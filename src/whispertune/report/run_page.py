@@ -1,0 +1,110 @@
+"""One run: the tables, plots and clips of its page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from whispertune.data.sources import parse_sources
+from whispertune.data.utterances import Utterance
+from whispertune.report.clips import SORTED_BY, Clip, clips_of
+from whispertune.report.errors_found import align
+from whispertune.report.plots import Curve, Plot, curves
+from whispertune.report.rendering import render
+from whispertune.report.run_tables import costs_of, data_of, errors_of, headline_of, notes_of, recipe_of
+from whispertune.report.runs import Pair, Run, read_run
+from whispertune.report.standing import Standing, standing
+from whispertune.report.tables import Table
+from whispertune.report.words import advice, opening
+from whispertune.run.next_step import evaluation_commands
+from whispertune.run.run_folder import RunFolder
+from whispertune.system.files import write_text
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that the page about one run shows."""
+
+    run: Run
+    opening: str
+    found: Standing | None
+    headline: list[Table]
+    notes: list[str]
+    curves: list[Plot]
+    errors: list[Table]
+    error_plots: list[Plot]
+    clips: list[Clip]
+    all_clips: int
+    data: list[Table]
+    costs: Table | None
+    recipe: list[Table]
+    advice: list[str]
+    commands: list[tuple[str, str]]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables, in the order of the page."""
+        costs = [] if self.costs is None else [self.costs]
+        return [*self.headline, *self.errors, *self.data, *costs, *self.recipe]
+
+    @property
+    def plots(self) -> list[Plot]:
+        """All plots, in the order of the page."""
+        return [*self.curves, *self.error_plots]
+
+    def page(self) -> str:
+        """The page as HTML."""
+        return render("run.html.j2", {"report": self, "sorted_by": SORTED_BY, "run": self.run})
+
+
+def report_on(run: Run) -> RunReport:
+    """Read the transcripts of a run and compute everything that its page shows."""
+    pair = run.transcripts
+    pairs = pair.matched if pair else []
+    aligned = align([before for before, _ in pairs]), align([after for _, after in pairs])
+    utterances: Mapping[str, Utterance] = run.utterances(pair.split) if pair else {}
+    standings = [standing(one) for one in reversed(run.pairs)]
+    found = standings[0] if standings else None
+    tables, plots = errors_of(pair, aligned, utterances, run.num_sources(pair.split) if pair else 0)
+    return RunReport(
+        run, opening(run, found), found, headline_of(standings), notes_of(run, found),
+        curves([Curve(run.name, run.updates, run.valid, run.chosen_step)]), tables, plots,
+        clips_of(pairs, aligned, utterances), len(pairs), data_of(run), costs_of(run), recipe_of(run),
+        advice(run, found, pairs, aligned), _commands(run, pair, utterances),
+    )  # fmt: skip
+
+
+def write_report(folder: RunFolder) -> None:
+    """Write RUN/report.html.
+
+    Raises:
+        UserError: as `read_run`.
+    """
+    write_text(folder.report, report_on(read_run(folder.path)).page())
+
+
+def _commands(run: Run, pair: Pair | None, utterances: Mapping[str, Utterance]) -> list[tuple[str, str]]:
+    """(what it does, the command) of commands that work as printed; those that need missing data are not among them."""
+    where = str(run.folder.path)
+    plots = ["whispertune", "report", where, "--plots", f"{where}/plots"]
+    if run.finished is False:
+        return [
+            ("Resume this run:", shlex.join(["whispertune", "resume", where])),
+            ("Then write this page again:", shlex.join(["whispertune", "report", where])),
+        ]
+    made = []
+    recipe = replace(run.recipe, output=where)
+    split = "valid" if recipe.test is None else "test"
+    if all(Path(source.path).exists() for source in parse_sources(recipe.test or recipe.valid)):
+        command = f"{evaluation_commands(recipe)[1]} --baseline {shlex.quote(recipe.model)}"
+        made.append((f"Evaluate the model on {split} again, together with the pretrained one:", command))
+    known = [utterances[row["id"]] for _, row in pair.matched[:1] if row["id"] in utterances] if pair else []
+    if known and known[0].within is None and known[0].audio.is_file():
+        command = shlex.join(["whispertune", "transcribe", "--model", where, str(known[0].audio), "--format", "txt"])
+        made.append(("Transcribe a recording:", command))
+    export = ["whispertune", "export", "--model", where, "--to", "openai", "--output", f"{where}-openai"]
+    made.append(("Export the model for openai-whisper, and for tools that read its format:", shlex.join(export)))
+    made.append(("Write all plots of this page as files:", shlex.join(plots)))
+    return made[:3]

@@ -1,0 +1,263 @@
+"""The tables of one run's page, and its plots of errors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from whispertune.data.utterances import Utterance
+from whispertune.report import errors_found
+from whispertune.report.errors_found import Aligned, Group, by_duration, by_group, total_counts
+from whispertune.report.plots import Plot, bars
+from whispertune.report.runs import Pair, Row, Run
+from whispertune.report.standing import COUNTS, Standing, interval
+from whispertune.report.tables import Table
+from whispertune.report.words import bounds, chance, points
+from whispertune.run.flags import all_fields
+from whispertune.run.recipe import Recipe
+from whispertune.system.console import percent
+from whispertune.text.languages import language_name
+
+SHOWN_CONFUSIONS, SHOWN_MISSING, SHOWN_GROUPS, SHOWN_EXCLUDED = 25, 25, 30, 50
+"""Rows of these tables on the page."""
+
+
+def _spread(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f" ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+
+
+def headline_of(standings: Sequence[Standing]) -> list[Table]:
+    """Error rates before and after, by split and search; the most reliable one first."""
+    rows = []
+    for where in standings:
+        pair = where.pair
+        leading = [where.rate, *(name for name in COUNTS if name != where.rate)]
+        for rate in leading:
+            before, after = (side.metrics for side in (pair.before, pair.after))
+            field = "leading_rate" if rate == "MER" else rate.lower()
+            spreads = [interval(rate, side.metrics, side.rows) for side in (pair.before, pair.after)]
+            tested = ""
+            if rate == where.rate and where.test is not None:
+                tested = f"{where.test.verdict()} ({bounds(where.test)}; {chance(where.test.p)})"
+            rows.append(
+                [
+                    pair.split, pair.search, pair.frames, f"{rate}, normalised",
+                    percent(before[field]) + _spread(spreads[0]), percent(after[field]) + _spread(spreads[1]),
+                    points(after[field] - before[field]), tested,
+                ]
+            )  # fmt: skip
+        rows.append(
+            [
+                pair.split, pair.search, pair.frames, "WER, raw", percent(pair.before.metrics["wer_raw"]),
+                percent(pair.after.metrics["wer_raw"]),
+                points(pair.after.metrics["wer_raw"] - pair.before.metrics["wer_raw"]), "",
+            ]
+        )  # fmt: skip
+    if not rows:
+        return []
+    headings = ["split", "search", "frames", "rate", "before", "after", "change, points", "95 % of the change"]
+    note = (
+        "In brackets: 95 % intervals, by a bootstrap over utterances or, where transcripts were kept and at least six "
+        "speakers are named, over speakers. "
+        "The change is tested by matched pairs: how often would a difference this large come about if, of each "
+        "utterance (or speaker), the two outputs were exchanged at random?"
+    )
+    return [Table("Before and after", headings, rows, (4, 5, 6), note)]
+
+
+def notes_of(run: Run, found: Standing | None) -> list[str]:
+    """Remarks on the headline."""
+    notes = []
+    if found is not None and found.few:
+        notes.append(
+            f"{found.pair.split} has {found.utterances} utterances: with fewer than 30 the intervals are too narrow to "
+            "rely on."
+        )
+    if found is not None and found.by_speaker:
+        notes.append(
+            f"Intervals and tests are over the {found.speakers} speakers, as utterances of one speaker are not "
+            "independent."
+        )
+    if run.kept_pretrained:
+        notes.append("best/ holds the pretrained model, because the fine-tuned one was significantly worse.")
+    if run.damaged:
+        lines = "1 line of metrics.jsonl cannot be read and is"
+        if run.damaged > 1:
+            lines = f"{run.damaged:,} lines of metrics.jsonl cannot be read and are"
+        notes.append(f"{lines} ignored here.")
+    return notes
+
+
+def errors_of(
+    pair: Pair | None,
+    aligned: tuple[Sequence[Aligned], Sequence[Aligned]],
+    utterances: Mapping[str, Utterance],
+    num_sources: int,
+) -> tuple[list[Table], list[Plot]]:
+    """Where the errors are: kinds, durations, speakers, sources, languages, words."""
+    if pair is None:
+        return [], []
+    counts = [total_counts(side) for side in aligned]
+    kinds = ("substitutions", "deletions", "insertions")
+    length = max(counts[0].num_reference, 1)
+    rows = [
+        [kind, *(f"{getattr(side, kind):,} ({percent(getattr(side, kind) / length)})" for side in counts)]
+        for kind in kinds
+    ]
+    rows.append(["all", *(f"{side.errors:,} ({percent(side.errors / length)})" for side in counts)])
+    unit = {"WER": "words", "CER": "characters"}.get(pair.leading, "words or characters")
+    said = f"{pair.split}, {pair.search}, normalised; of {length:,} {unit}"
+    tables = [Table("Kinds of errors", ["kind", "before", "after"], rows, (1, 2), said)]
+    plots = [
+        bars(
+            "errors-by-kind",
+            "Kinds of errors",
+            [(kind, [100 * getattr(side, kind) / length for side in counts]) for kind in kinds],
+            ["before", "after"],
+        )
+    ]
+    if durations := by_duration(pair.matched):
+        tables.append(_grouped("Errors by duration", "clips of", durations))
+        values = [(group.name, [100 * rate for rate in group.rates]) for group in durations]
+        plots.append(bars("errors-by-duration", f"{pair.leading} by duration", values, ["before", "after"]))
+    sources = {id_: Path(row.source).name for id_, row in utterances.items()} if num_sources > 1 else {}
+    keys = {
+        "speaker": lambda row: row.get("speaker"),
+        "source": lambda row: sources.get(row["id"]),
+        "language": lambda row: language_name(row["language"]) if row.get("language") else None,
+    }
+    for name, key in keys.items():
+        groups = sorted(by_group(pair.matched, key), key=lambda group: -group.after)
+        if len(groups) > 1:
+            tables.append(_grouped(f"Errors by {name}", name, groups))
+    confused, before = errors_found.confusions(aligned[1]), errors_found.confusions(aligned[0])
+    ranked = sorted(confused.items(), key=lambda entry: (-entry[1], entry[0]))
+    often = [entry for entry in ranked if entry[1] > 1] or ranked[:5]
+    rows = [
+        [old or "(nothing)", new or "(missing)", f"{before[old, new]:,}", f"{times:,}"]
+        for (old, new), times in often[:SHOWN_CONFUSIONS]
+    ]
+    if rows:
+        headings = ["in the transcript", "written instead", "before", "after"]
+        tables.append(Table("Most frequent confusions", headings, rows, (2, 3), said))
+    missing = errors_found.never_recognised(aligned[1])
+    rows = [[word, f"{times:,}", heard or "(missing)"] for word, times, heard in missing[:SHOWN_MISSING]]
+    if rows:
+        note = f"{len(missing):,} words that are said at least twice, with the fine-tuned model" if missing else ""
+        tables.append(Table("Never recognised", ["word", "said", "most often written"], rows, (1,), note))
+    return tables, plots
+
+
+def _grouped(title: str, heading: str, groups: Sequence[Group]) -> Table:
+    rows = [
+        [
+            group.name, f"{group.utterances:,}", f"{group.seconds / 60:.1f}", f"{group.length:,}",
+            *map(percent, group.rates), points(group.rates[1] - group.rates[0]),
+        ]
+        for group in groups[:SHOWN_GROUPS]
+    ]  # fmt: skip
+    note = f"and {len(groups) - SHOWN_GROUPS:,} more with fewer errors" if len(groups) > SHOWN_GROUPS else ""
+    headings = [heading, "clips", "minutes", "words", "before", "after", "change, points"]
+    return Table(title, headings, rows, (1, 2, 3, 4, 5, 6), note)
+
+
+def data_of(run: Run) -> list[Table]:
+    """What was read, used and excluded, and why."""
+    told: Mapping[str, Any] = run.environment.get("data") or {}
+    left_out = Counter(str(row.get("split")) for row in run.excluded)
+    rows = []
+    for split in ("train", "valid", "test"):
+        described = getattr(run.recipe, split)
+        if described is None:
+            continue
+        figures = told.get(split, {})
+        rows.append(
+            [
+                split, str(described), f"{figures['rows']:,}" if figures else "",
+                f"{figures['utterances']:,}" if figures else "",
+                f"{figures['hours']:.2f}" if figures else "", f"{left_out[split]:,}",
+            ]
+        )  # fmt: skip
+    stitched = told.get("train", {}).get("stitched", 0)
+    note = f"The hours of train include {stitched:,} stitched windows." if stitched else ""
+    tables = [Table("Data", ["split", "read from", "rows", "used", "hours", "excluded"], rows, (2, 3, 4, 5), note)]
+    if run.excluded:
+        kinds = Counter((str(row.get("split")), str(row.get("reason"))) for row in run.excluded)
+        reasons = [[split, reason, f"{times:,}"] for (split, reason), times in kinds.most_common(SHOWN_GROUPS)]
+        tables.append(Table("Excluded, by reason", ["split", "reason", "rows"], reasons, (2,)))
+        listed = [
+            [str(row.get("split")), str(row.get("id")), f"{Path(str(row.get('file'))).name}, row {row.get('row')}"]
+            for row in run.excluded[:SHOWN_EXCLUDED]
+        ]
+        more = len(run.excluded) - SHOWN_EXCLUDED
+        note = f"and {more:,} more in excluded.jsonl" if more > 0 else ""
+        tables.append(Table("Excluded rows", ["split", "utterance", "where"], listed, (), note))
+    return tables
+
+
+def costs_of(run: Run) -> Table | None:
+    """Time of each stage, and memory if it was logged."""
+    validations = [row for row in run.valid if "seconds" in row]
+    stages: dict[str, Sequence[Row]] = {
+        f"training, {len(run.updates):,} updates": run.updates,
+        f"validation, {len(validations)} times": validations,
+        "test": run.tests,
+    }
+    rows = []
+    for stage, of_stage in stages.items():
+        seconds = [row["seconds"] for row in of_stage if row.get("seconds") is not None]
+        if not seconds:
+            continue
+        memory = [value for row in of_stage if (value := row.get("memory_gb")) is not None]
+        each = sum(seconds) / len(seconds)
+        rows.append([stage, _clock(sum(seconds)), f"{each:.2f}", f"{max(memory):.2f}" if memory else ""])
+    if not rows:
+        return None
+    note = "Without loading, checking the data and storing encoder states."
+    headings = ["stage", "time", "seconds each", "peak memory, GB"]
+    if not any(row[3] for row in rows):
+        headings, rows = headings[:3], [row[:3] for row in rows]
+    return Table("Time and memory", headings, rows, (1, 2, 3)[: len(headings) - 1], note)
+
+
+def _clock(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def recipe_of(run: Run) -> list[Table]:
+    """Settings that differ from their defaults, the others, and versions."""
+    known = all_fields(Recipe)
+    settings = {name: run.fields.get(name) for name in known if name in run.fields}
+    shown = {name: "null" if value is None else str(value) for name, value in settings.items()}
+
+    def default(name: str) -> str:
+        field = known[name]
+        value = list(field.default) if isinstance(field.default, tuple) else field.default
+        return "null" if value is None else str(value)
+
+    differing = {name for name in shown if known[name].required or shown[name] != default(name)}
+    rows = [[name, shown[name], "" if known[name].required else default(name)] for name in shown if name in differing]
+    others = [[name, shown[name]] for name in shown if name not in differing]
+    machine = run.environment.get("machine") or {}
+    told = {
+        "whispertune": run.environment.get("whispertune"), "commit": run.environment.get("commit"),
+        "python": run.environment.get("python"),
+        **(run.environment.get("packages") or {}), "libsndfile": run.environment.get("libsndfile"),
+        "platform": machine.get("platform"), "processor": machine.get("processor"), "cores": machine.get("cores"),
+        "threads": machine.get("threads"), "GPU": machine.get("gpu"), "processes": run.environment.get("processes"),
+        "precision": run.environment.get("precision"),
+    }  # fmt: skip
+    versions = [[name, str(value)] for name, value in told.items() if value]
+    return [
+        Table("Settings that differ from the defaults", ["field", "value", "default"], rows),
+        Table("Default settings", ["field", "value"], others),
+        Table("Versions and machine", ["what", "value"], versions),
+    ]
