@@ -29,7 +29,6 @@ from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import ComputedStates, encoding_batches
 from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
-from whispertune.training.optimiser import clip_gradients
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import StopSignal
 from whispertune.training.trainer import Trainer
@@ -89,9 +88,8 @@ def train_an_epoch(trainer: Trainer) -> None:
         num_tokens = sum(split.targets[index].num_target_tokens for batch in step for index in batch)
         for batch in step:
             trainer.backward(batch, [split.targets[index] for index in batch], num_tokens)
-        clip_gradients(trainer.trainable, trainer.options.optimizer.max_grad_norm)
-        learner.optimizer.step()
-        learner.working.refresh()
+        learner.shards.clip(trainer.options.optimizer.max_grad_norm)
+        learner.shards.update(learner.optimizer)
         learner.optimizer.zero_grad(set_to_none=True)
     progress.epoch += 1
 

@@ -49,8 +49,8 @@ from whispertune.training import trainer as trainer_module
 from whispertune.training.metrics import EvaluationRow, MetricsFile, Row, RunLog
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import StopSignal
+from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
-from whispertune.training.working_copy import WorkingCopy
 
 WARM_UP_STEPS = 2
 
@@ -184,8 +184,7 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
             (trainer_module, "summed_nll", "vocabulary and cross-entropy, forward"),
             (torch.Tensor, "backward", "backward (vocabulary, gradients into float32)"),
             (shards_module, "clip_gradients", "gradient norm and clipping"),
-            (trainer.learner.optimizer, "step", "AdamW"),
-            (WorkingCopy, "refresh", "working copy refreshed"),
+            (Shards, "update", "AdamW, working copy refreshed"),
         ):
             stack.enter_context(timed(owner, name, label, into))
         trainer.log = RunLog(

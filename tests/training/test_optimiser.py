@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from training_samples import Samples, step_rows, tiny_whisper
 
 from whispertune.errors import RecipeError
-from whispertune.training import shards
+from whispertune.training import optimiser, shards
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups
+from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups, update_in_blocks
+from whispertune.training.optimiser import norm_of as norm_of_one
 from whispertune.training.options import OptimizerOptions
 
 
@@ -124,6 +125,36 @@ def test_gradients_that_are_not_finite_show_in_the_norm(bad: float) -> None:
     assert torch.equal(parameters[0].grad, first)
 
 
+@pytest.mark.parametrize("block", [7, 16, 1000])
+@pytest.mark.parametrize("divisor", [1.0, 2.5])
+def test_updates_in_blocks_are_those_of_adamw(monkeypatch: pytest.MonkeyPatch, block: int, divisor: float) -> None:
+    """Of gradients in bf16 and in float32; the copies follow, and the state is AdamW's own, to go on with."""
+    monkeypatch.setattr(optimiser, "BLOCK_ELEMENTS", block)
+    ours, theirs = (Toy().float() for _ in range(2))
+    in_blocks, usual = (build_optimizer(toy, OptimizerOptions(weight_decay=0.1)) for toy in (ours, theirs))
+    copies = {id(p): p.detach().bfloat16() for p in ours.parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        for number, (p, other) in enumerate(zip(ours.parameters(), theirs.parameters(), strict=True)):
+            gradient = torch.randn(p.shape, generator=generator).bfloat16()
+            p.grad_dtype = None
+            p.grad = None if (step, number) == (1, 0) else gradient if (step + number) % 2 else gradient.float()
+            other.grad = None if p.grad is None else gradient.float() / divisor
+        for group in (*in_blocks.param_groups, *usual.param_groups):
+            group["lr"] = 0.01 * (step + 1)
+        update_in_blocks(in_blocks, copies, divisor)
+        usual.step()
+    for p, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, other, rtol=1e-6, atol=1e-7)
+        assert torch.equal(copies[id(p)], p.detach().bfloat16())
+
+
+def test_the_norm_of_bf16_gradients_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimiser, "BLOCK_ELEMENTS", 100)
+    gradient = torch.randn(37, 51, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert float(norm_of_one(gradient)) == pytest.approx(float(gradient.double().norm()), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("max_grad_norm", "freeze", "precision"),
     [(0.5, "encoder", "fp32"), (0.5, "none", "fp32"), (0.5, "encoder", "bf16"), (0.0, "encoder", "fp32")],
@@ -134,7 +165,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
     """The fault of others: only the first parameter group clipped."""
     before: list[float] = []
     applied: list[float] = []
-    clip, step = shards.clip_gradients, torch.optim.AdamW.step
+    clip, step, in_blocks = shards.clip_gradients, torch.optim.AdamW.step, shards.update_in_blocks
 
     def norm_applied(optimizer: torch.optim.AdamW) -> float:
         return norm_of([p for group in optimizer.param_groups for p in group["params"]])
@@ -147,6 +178,11 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
         applied.append(norm_applied(self))
         return step(self, closure)
 
+    def recorded_blocks(optimizer: torch.optim.AdamW, copies: dict[int, Tensor], divisor: float) -> None:
+        applied.append(norm_applied(optimizer) / divisor)
+        in_blocks(optimizer, copies, divisor)
+
+    monkeypatch.setattr(shards, "update_in_blocks", recorded_blocks)
     monkeypatch.setattr(shards, "clip_gradients", recorded_clip)
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
     status = samples.train_run(

@@ -90,3 +90,16 @@ def test_in_float32_gradients_are_not_copied() -> None:
         whisper.decoder.embed_tokens.weight.grad = None
     assert list(copy._sums) == [id(whisper.decoder.embed_tokens.weight)]
     assert places[0] == places[1] == copy.model.decoder.step_memory.gradient().data_ptr()  # type: ignore[misc]
+
+
+def test_in_bf16_a_single_micro_batch_needs_no_sums_in_float32() -> None:
+    """Its gradients stay as they are, the vocabulary's with the rows that were looked up; a second one makes sums."""
+    whisper = tiny_whisper()
+    apply_freeze(whisper, "encoder")
+    copy = WorkingCopy(whisper, torch.bfloat16)
+    states = torch.randn(1, 5, whisper.config.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for dtype in (torch.bfloat16, torch.float32):
+        hidden = copy.model.decoder(torch.tensor([[3, 7, 7]]), states, None)
+        summed_nll(copy.model.decoder, hidden, torch.tensor([[7, 7, 9]])).backward()
+        assert {p.grad.dtype for p in copy.master_params if p.grad is not None} == {dtype}
+        assert bool(copy._sums) == (dtype == torch.float32)

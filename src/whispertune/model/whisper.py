@@ -313,7 +313,8 @@ def build_whisper(config: WhisperConfig, weights: dict[str, Tensor], dtype: torc
     """A Whisper with copies of these weights (names and shapes must be checked before)."""
     with torch.device("meta"):
         whisper = Whisper(config)
-    copies = {name: weight.to(dtype, copy=True) for name, weight in weights.items()}
+    laid_out = torch.contiguous_format
+    copies = {name: weight.to(dtype, copy=True, memory_format=laid_out) for name, weight in weights.items()}
     whisper.load_state_dict(copies, assign=True)
     whisper.encoder.embed_positions.requires_grad_(False)
     return whisper.eval()

@@ -1,14 +1,22 @@
-"""AdamW with decay groups, clipping over all parameters, and the guard against non-finite gradients."""
+"""AdamW with decay groups, clipping over all parameters, and the guard against non-finite gradients.
+
+Where products are computed in bf16 on a CPU, gradients stay in bf16 until the update, which saves the memory of their
+sums in float32: they are cast, clipped and applied, and the copy that computes is written, one block after the other.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from whispertune.training.options import OptimizerOptions
+
+BLOCK_ELEMENTS = 2**18
+"""Parameters that are updated at once: with gradient, moments and copy 4.5 MB."""
 
 
 def decay_groups(
@@ -48,8 +56,75 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, norms: Tensor 
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if norms is None:
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = torch.stack([norm_of(gradient) for gradient in gradients])
     norm = float(torch.linalg.vector_norm(norms))
     if gradients and 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm
+
+
+def norm_of(gradient: Tensor) -> Tensor:
+    """Its L2 norm, the squares summed in float32 at least."""
+    if gradient.dtype != torch.bfloat16:
+        return cast(Tensor, torch.linalg.vector_norm(gradient))
+    flat = gradient.reshape(-1)
+    cast_block = torch.empty(min(BLOCK_ELEMENTS, len(flat)), device=flat.device)
+    parts = torch.split(flat, BLOCK_ELEMENTS)
+    norms = [torch.linalg.vector_norm(cast_block[: len(part)].copy_(part)) for part in parts]
+    return cast(Tensor, torch.linalg.vector_norm(torch.stack(norms)))
+
+
+@torch.no_grad()
+def update_in_blocks(optimizer: torch.optim.AdamW, copies: Mapping[int, Tensor], divisor: float) -> None:
+    """What `optimizer.step()` does to parameters on a CPU, and their copies (by the parameters' `id`) brought to that.
+
+    Gradients may be of another type than their parameters, and are divided by `divisor` first.
+    """
+    for group in optimizer.param_groups:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            continue
+        states = [_state(optimizer, p) for p in parameters]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        parts: list[tuple[Tensor, ...]] = []
+        for p, state in zip(parameters, states, strict=True):
+            written = (p, state["exp_avg"], state["exp_avg_sq"], copies[id(p)])
+            flat = (p.grad.reshape(-1), *(tensor.view(-1) for tensor in written))
+            pieces = zip(*(torch.split(tensor, BLOCK_ELEMENTS) for tensor in flat), strict=True)
+            parts += [(*piece, state["step"]) for piece in pieces]
+        cast_block = torch.empty(BLOCK_ELEMENTS, dtype=parameters[0].dtype)
+        for block in _blocks(parts):
+            gradients, values, means, squares, copied, steps = map(list, zip(*block, strict=True))
+            room = torch.split(cast_block[: sum(map(len, values))], list(map(len, values)))
+            torch._foreach_copy_(room, gradients)
+            torch._fused_adamw_(
+                values, room, means, squares, [], steps, amsgrad=False, maximize=False,
+                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+                weight_decay=group["weight_decay"], eps=group["eps"],
+                grad_scale=None if divisor == 1 else torch.tensor(divisor, dtype=torch.float32),
+            )  # fmt: skip
+            torch._foreach_copy_(copied, values)
+
+
+def _state(optimizer: torch.optim.AdamW, parameter: Tensor) -> dict[str, Tensor]:
+    """A parameter's moments and number of updates, as AdamW itself begins them."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
+    return state
+
+
+def _blocks(parts: list[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
+    """The parts in order, as many at once as make up a block."""
+    block: list[tuple[Tensor, ...]] = []
+    room = BLOCK_ELEMENTS
+    for part in parts:
+        if len(part[0]) > room:
+            yield block
+            block, room = [], BLOCK_ELEMENTS
+        block.append(part)
+        room -= len(part[0])
+    if block:
+        yield block

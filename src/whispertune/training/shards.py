@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from whispertune.system.processes import ALONE, Processes, balance
-from whispertune.training.optimiser import clip_gradients
+from whispertune.training.optimiser import clip_gradients, update_in_blocks
 from whispertune.training.working_copy import WorkingCopy
 
 BUCKET_ELEMENTS = 8 * 2**20
@@ -33,6 +33,9 @@ class Shards:
     def __init__(self, working: WorkingCopy, processes: Processes = ALONE, *, sharded: bool = False) -> None:
         self.sharded = sharded and processes.world_size > 1
         self._working, self._processes = working, processes
+        self._divisor = 1.0
+        if processes.world_size > 1:
+            working.narrow_gradients = False  # what is summed over processes is summed in float32
         master_params = working.master_params
         if self.sharded:
             parts = balance([float(master.numel()) for master in master_params], processes.world_size)
@@ -63,7 +66,11 @@ class Shards:
                     master.grad = None
 
     def clip(self, max_norm: float) -> float:
-        """`clip_gradients` over the parameters of all processes."""
+        """`clip_gradients` over the parameters of all processes; in bf16 they are clipped as they are applied."""
+        if self._working.narrow_gradients:
+            norm = clip_gradients(self.owned, 0.0)
+            self._divisor = norm / max_norm if 0 < max_norm < norm else 1.0
+            return norm
         if not self.sharded:
             return clip_gradients(self.owned, max_norm)
         every = [0.0] * len(self._working.master_params)
@@ -72,6 +79,15 @@ class Shards:
             for index, norm in zip(self._own_part, norms.tolist(), strict=True):
                 every[index] = norm
         return clip_gradients(self.owned, max_norm, torch.tensor(self._processes.sum(every), dtype=torch.float32))
+
+    def update(self, optimizer: torch.optim.AdamW) -> None:
+        """Apply the clipped gradients, and bring the working copy, in every process, to what comes out."""
+        if self._working.narrow_gradients:
+            pairs = zip(self._working.master_params, self._working.compute_params, strict=True)
+            update_in_blocks(optimizer, {id(master): worker for master, worker in pairs}, self._divisor)
+        else:
+            optimizer.step()
+            self.publish()
 
     def publish(self) -> None:
         """Bring the working copy of every process up to date with what the owners hold."""

@@ -42,7 +42,7 @@ class Learner:
     model: Whisper
     working: WorkingCopy
     shards: Shards
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.AdamW
     schedule: Schedule
 
 
@@ -248,8 +248,7 @@ class Trainer:
             progress.skipped_in_a_row = 0
             for group in learner.optimizer.param_groups:
                 group["lr"] = learner.schedule(progress.step)
-            learner.optimizer.step()
-            learner.shards.publish()
+            learner.shards.update(learner.optimizer)
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1

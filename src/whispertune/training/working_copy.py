@@ -1,7 +1,7 @@
 """The copy of the model that computes, in bf16 or fp16, beside the float32 parameters.
 
 It is cast once per update, where autocast casts in every forward pass; activations stay in the fast type from end to
-end. Gradients are accumulated over micro-batches in float32, and the optimiser only sees float32.
+end. Gradients are accumulated over micro-batches in float32; one micro-batch alone leaves them as they were computed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ class WorkingCopy:
     """`model` is what forward and backward passes use; in float32 it shares the parameters' storage.
 
     master_params, compute_params: the trainable parameters and their copies, in the same order.
-    As soon as a backward pass has a gradient of the copy, it is added to the parameter's, in float32, and dropped.
+    As soon as a backward pass has a gradient of the copy, it becomes the parameter's or is added to it, in float32.
     The memory of the sums is kept from step to step: new pages would cost more than the additions.
+    narrow_gradients: whether a parameter's gradient may be in bf16 while it is of one micro-batch alone, for an update
+    that reads it so (`training/optimiser.py::update_in_blocks`).
     """
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
@@ -37,10 +39,13 @@ class WorkingCopy:
         self.compute_params: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
         self._addend: Tensor | None = None
+        self.narrow_gradients = dtype == torch.bfloat16 and next(master.parameters()).device.type == "cpu"
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
                 self.master_params.append(parameter)
+                if self.narrow_gradients:
+                    parameter.grad_dtype = None
                 self.compute_params.append(copy)
                 copy.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
             elif dtype != torch.float32:
@@ -72,15 +77,31 @@ class WorkingCopy:
         copy.grad = None
         with torch.no_grad():
             if gradient.is_sparse:
-                total = self._sum(parameter).zero_() if parameter.grad is None else parameter.grad
-                total.index_add_(0, gradient._indices()[0], gradient._values().to(total.dtype))
+                total = self._with_rows(parameter, gradient._indices()[0], gradient._values())
             elif parameter.grad is not None:
-                total = parameter.grad.add_(gradient)
-            elif gradient.dtype == parameter.dtype:
+                total = self._in_float32(parameter).add_(gradient)
+            elif gradient.dtype == parameter.dtype or self.narrow_gradients:
                 total = gradient  # nobody else holds it: the first of a sum is taken over
             else:
                 total = self._sum(parameter).copy_(gradient)
         parameter.grad = total
+
+    def _with_rows(self, parameter: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+        """The parameter's gradient with these values (N, D) added to its rows (N,), some of them several times."""
+        if parameter.grad is None:
+            return self._sum(parameter).zero_().index_add_(0, rows, values.to(parameter.dtype))
+        if parameter.grad.dtype == parameter.dtype:
+            return parameter.grad.index_add_(0, rows, values.to(parameter.dtype))
+        rows, place = torch.unique(rows, return_inverse=True)
+        sums = parameter.grad[rows].to(parameter.dtype).index_add_(0, place, values.to(parameter.dtype))
+        return parameter.grad.index_copy_(0, rows, sums.to(values.dtype))
+
+    def _in_float32(self, parameter: Tensor) -> Tensor:
+        """The gradient that a parameter has, brought to the parameter's type."""
+        assert parameter.grad is not None
+        if parameter.grad.dtype != parameter.dtype:
+            parameter.grad = self._sum(parameter).copy_(parameter.grad)
+        return parameter.grad
 
     def _vocabulary_gradient(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
         """Where the gradient of the output projection is computed: in the parameter's own sum, if that is unused and of
@@ -88,6 +109,8 @@ class WorkingCopy:
         if parameter.grad is None and parameter.dtype == dtype:
             memory = self._sum(parameter)
         else:
+            if parameter.grad is not None:
+                self._in_float32(parameter)  # it may lie in that memory
             if self._addend is None:
                 self._addend = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
             memory = self._addend
