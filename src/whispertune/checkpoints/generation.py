@@ -16,6 +16,8 @@ MULTILINGUAL_VOCABULARY = 51865
 but their tokenizer files may still list the languages."""
 
 ALIASES = "language_aliases"
+TRAINED_TIMESTAMPS = "trained_timestamps"
+"""Whether a model that was trained here was trained with timestamps; absent where nothing is known."""
 """Key of the languages that borrow another's token, by code: {"zap": "es"}. Whisper and transformers ignore it."""
 
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")

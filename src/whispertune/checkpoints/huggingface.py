@@ -14,7 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from whispertune.checkpoints.checksums import require_unchanged
-from whispertune.checkpoints.generation import ALIASES, complete_generation, complete_preprocessor, token_code
+from whispertune.checkpoints.generation import (
+    ALIASES,
+    TRAINED_TIMESTAMPS,
+    complete_generation,
+    complete_preprocessor,
+    token_code,
+)
 from whispertune.checkpoints.json_files import read_json, read_text
 from whispertune.checkpoints.layout import Checkpoint, canonical_weights, check_weights, read_config
 from whispertune.checkpoints.pickled import load_pickled
@@ -96,14 +102,16 @@ def save_huggingface(
     model_card: str | None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     aliases: Mapping[str, str] | None = None,
+    trained_timestamps: bool | None = None,
 ) -> dict[str, str]:
     """Write `weights` (fp32) and all other files of a model into `folder`, each fsynced.
 
     `checkpoint` is the model that was trained, with config, tokenizer and generation settings. `weights` have the
     names of `expected_shapes`, any float dtype and any device. `language` (a code such as `it`) and `task` become the
     model's defaults; with None, for a model trained on several languages, the language is detected. English-only
-    models have neither. `aliases` are languages that were trained with another's token (`zap`: `es`). `model_card` is
-    the text of the README. Weights of more than `max_shard_bytes` are split into several files with an index. For an
+    models have neither. `aliases` are languages that were trained with another's token (`zap`: `es`).
+    `trained_timestamps`: whether any training window had timestamps (None: as the model had it). `model_card` is the
+    text of the README. Weights of more than `max_shard_bytes` are split into several files with an index. For an
     atomic write the caller must use a temporary folder and rename it.
 
     Returns the sha256 of each file except the README. Raises CheckpointError if the weights don't match the config or
@@ -118,6 +126,8 @@ def save_huggingface(
     known = dict(checkpoint.generation)
     if aliases:
         known[ALIASES] = {**known.get(ALIASES, {}), **aliases}
+    if trained_timestamps is not None:
+        known[TRAINED_TIMESTAMPS] = trained_timestamps
     language = None if language is None else token_code(known, language)
     generation = _generation_to_save(known, language, task)
     multilingual = generation["is_multilingual"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whispertune.checkpoints.generation import own_language
+from whispertune.checkpoints.generation import TRAINED_TIMESTAMPS, own_language
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
@@ -133,6 +133,12 @@ def _decode(
         under = f" under the token of {language_name(borrowed)}" if borrowed != language else ""
         origin = f"{language} ({language_name(language)}){under}, {origin}"
     console.print(f"language  {origin}")
+    if {"srt", "vtt"} & set(options.formats) and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
+        console.print(
+            "times     this model was trained on clips without timestamps: subtitles may be off by seconds, or all on "
+            "whole ones; train with --windows.stitched_share 0.15, or on recordings with the times of their segments",
+            style="yellow",
+        )
     long_form = LongForm(
         ready, search=options.search, options=options.windows, language=language, token=token, task=options.task,
         frames=options.frames,

@@ -48,7 +48,7 @@ class Session:
     """Everything of one run that is ready before its first step.
 
     progress: where it stands; also the one holder of what was settled at its start (batches, stride, views).
-    frozen: whether the encoder stays as it is.
+    frozen: whether the encoder stays as it is. trains_timestamps: whether any training window has timestamps.
     """
 
     recipe: Recipe
@@ -67,6 +67,7 @@ class Session:
     processes: Processes
     progress: Progress
     log: RunLog
+    trains_timestamps: bool
 
     @property
     def frames(self) -> FrameOptions:
@@ -241,7 +242,7 @@ def open_session(
         recipe, folder, stop, device, precision, ready, WorkingCopy(ready.whisper, precision.dtype), text,
         splits["train"], splits["valid"], splits.get("test"),
         encoder_is_frozen(ready.whisper), augmenter, processes, progress,
-        RunLog(MetricsFile(folder.metrics), progress.metrics_size, writes=processes.is_main),
+        RunLog(MetricsFile(folder.metrics), progress.metrics_size, writes=processes.is_main), arranged.timestamps > 0,
     )  # fmt: skip
     for half in (session.working.model.encoder, session.working.model.decoder):
         half.recompute = recipe.recompute

@@ -215,6 +215,7 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
             task=_common(tasks) or "transcribe",
             model_card=model_card(session, language, token),
             aliases={code: own for code, own in borrowed.items() if own != code},
+            trained_timestamps=None if step == 0 else session.trains_timestamps,
         )
         of_step = progress.step if step is None else step
         write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
