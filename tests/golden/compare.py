@@ -1,9 +1,9 @@
 """Compare the first updates of a run with a recorded curve: `python tests/golden/compare.py RUN`.
 
-`demo-fp32.jsonl` holds what the first 12 updates of `recipes/demo.yaml --precision fp32` gave. A slow drift (a loss
-averaged otherwise, a schedule off by one, a mask too wide) moves these figures long before it moves a WER. To record
-anew, where a change of the numbers is meant, or for the first time in another precision:
-`python tests/golden/compare.py RUN --record`.
+`demo-fp32.jsonl` and `demo-bf16.jsonl` hold the figures of `recipes/demo.yaml --max_steps 12 --epochs 1` in these
+precisions; bf16 is compared where the CPU multiplies it. A slow drift (a loss averaged otherwise, a schedule off by
+one, a mask too wide) moves these figures long before it moves a WER. To record again after an intended change of the
+numbers: `python tests/golden/compare.py RUN --record`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ Row = Mapping[str, float]
 FIGURES = ("step", "lr", "loss", "grad_norm")
 TOLERANCES = {
     "fp32": {"step": 0.0, "lr": 1e-9, "loss": 2e-3, "grad_norm": 1e-2},
-    "bf16": {"step": 0.0, "lr": 1e-9, "loss": 1e-2, "grad_norm": 5e-2},
+    "bf16": {"step": 0.0, "lr": 1e-9, "loss": 2e-2, "grad_norm": 5e-2},
 }
-"""Relative, by precision: several times what other CPUs and numbers of threads change in rounding."""
+"""Relative, by precision: in fp32 several times what other CPUs and numbers of threads change in rounding; in bf16 what
+lies between the two recordings (1.4 and 3.0 %), with a little room."""
 
 
 def update_rows(run: Path) -> list[dict[str, float]]:
-    """What a run's metrics.jsonl tells of its optimiser updates."""
+    """The figures of the optimiser updates in a run's metrics.jsonl."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [{name: row[name] for name in FIGURES} for row in rows if "lr" in row]
 
 
 def deviations(ours: Sequence[Row], golden: Sequence[Row], tolerances: Mapping[str, float]) -> list[str]:
-    """A line for every figure that is further from the golden one than its tolerance."""
+    """A line for each figure that differs from the golden one by more than its tolerance."""
     if len(ours) < len(golden):
         return [f"{len(ours)} updates, where {len(golden)} are recorded"]
     return [

@@ -34,6 +34,14 @@ def test_rounding_passes_and_drift_does_not(precision: str) -> None:
         assert f"update 12: {figure}" in found[0]
 
 
+def test_both_precisions_are_recorded_from_the_same_run() -> None:
+    """The rates are equal, the other figures so to bf16's rounding."""
+    bf16 = [json.loads(line) for line in (HERE / "demo-bf16.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["lr"] for row in bf16] == [row["lr"] for row in GOLDEN]
+    assert deviations(bf16, GOLDEN, TOLERANCES["bf16"]) == []
+    assert deviations(bf16, GOLDEN, TOLERANCES["fp32"])
+
+
 def test_a_nan_strays() -> None:
     assert deviations(moved("loss", float("nan")), GOLDEN, TOLERANCES["fp32"])
 
