@@ -81,7 +81,7 @@ def require_whispers_vocabulary(checkpoint: Checkpoint, program: str) -> None:
         token = tokenizer.decode(tokenizer.added_text[:1])
         reason = f"{program} loses the text token {token!r:.60}{more}, which was added to Whisper's"
     elif not tokenizer.has_timestamps:
-        reason = f"its {tokenizer.vocab_size} tokens have no timestamps among them, but {program} reads these"
+        reason = f"its {tokenizer.vocab_size} tokens do not include timestamps, but {program} reads these"
     elif token is not None and token not in LANGUAGES:
         reason = f"it was trained on {token!r}, a language token of its own, but {program} takes Whisper's alone"
     else:
