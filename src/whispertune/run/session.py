@@ -233,7 +233,7 @@ def open_session(
     if arranged.timestamps and not ready.tokenizer.has_timestamps:
         raise RecipeError(
             f"is {recipe.windows.timestamps:g}, but the model's {ready.tokenizer.vocab_size} tokens "
-            "have no timestamps among them; set --windows.timestamps 0, or train a model that has them",
+            "do not include timestamps; set --windows.timestamps 0, or train a model that has them",
             field="windows.timestamps",
         )
     train = splits["train"]
