@@ -20,15 +20,12 @@ from torch import Tensor
 
 from whispertune.model.packed_lengths import PackedLengths
 
-EXTRA_COLUMNS = 32
-"""Columns behind the states' own: a one twice, the log weight in two parts, and zeros (oneDNN's blocks are 32 wide)."""
-
 
 @dataclass(frozen=True, slots=True)
 class StatesAttention:
     """What the layers share: the frames of a batch, and which tokens see which of them.
 
-    states: (K, D + EXTRA_COLUMNS); log_weights: (K,) in float32 at least, or None.
+    states: (K, D); log_weights: (K,), or None.
     """
 
     states: Tensor
@@ -66,34 +63,17 @@ def share_states(
     states: Tensor, log_weights: Tensor | None, query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int
 ) -> StatesAttention:
     """Of states (B, K, D) with log_weights (B, K), padded at the end."""
-    packed = key_rows.pack(states)
-    weights = (
-        None if log_weights is None else key_rows.pack(log_weights).to(torch.promote_types(packed.dtype, torch.float32))
-    )
-    if packed.dtype == torch.bfloat16:
-        wide = packed.new_zeros(len(packed), packed.shape[1] + EXTRA_COLUMNS)
-        wide[:, : packed.shape[1]] = packed
-        wide[:, -EXTRA_COLUMNS : 2 - EXTRA_COLUMNS] = 1
-        if weights is not None:
-            wide[:, 2 - EXTRA_COLUMNS : 4 - EXTRA_COLUMNS] = _in_two_parts(weights)
-        packed = wide
-    return StatesAttention(packed, weights, query_rows, key_rows, num_heads)
+    weights = None if log_weights is None else key_rows.pack(log_weights).to(states.dtype)
+    return StatesAttention(key_rows.pack(states), weights, query_rows, key_rows, num_heads)
 
 
 def attend_to_states(query: Tensor, key_weight: Tensor, value_weight: Tensor, shared: StatesAttention) -> Tensor:
     """Attention of queries (N, D) to keys and values that are linear in the states; (N, D), zero in the filler.
 
-    key_weight, value_weight: (D, D); a bias of the values is the caller's to add, as weights sum to one. Softmax and
-    the sums of products are taken in float32 at least.
+    key_weight, value_weight: (D, D); a bias of the values is the caller's to add, as weights sum to one.
     """
     out: Tensor = _AttentionToStates.apply(query, key_weight, value_weight, shared)  # type: ignore[no-untyped-call]
     return out
-
-
-def _in_two_parts(values: Tensor) -> Tensor:
-    """(...,) in float32 -> (..., 2) in bf16, whose sum is the value but for one part in 65,000."""
-    high = values.bfloat16()
-    return torch.stack((high, (values - high).bfloat16()), -1)
 
 
 def _by_head(rows: Tensor, num_heads: int) -> Tensor:
@@ -102,83 +82,53 @@ def _by_head(rows: Tensor, num_heads: int) -> Tensor:
 
 
 class _AttentionToStates(torch.autograd.Function):
-    """In bf16 a product is rounded to bf16 as it is written; where that would spoil a small difference of large
-    numbers, the number to be subtracted goes through the product in the extra columns, and is summed in float32."""
-
     @staticmethod
     def forward(ctx: Any, query: Tensor, key_weight: Tensor, value_weight: Tensor, shared: StatesAttention) -> Tensor:
         num_heads, length, width = shared.num_heads, len(query), query.shape[1]
         states = shared.states
         scaled = query * (width // num_heads) ** -0.5
-        queries = query.new_zeros(length, num_heads, states.shape[1])
-        torch.bmm(
-            _by_head(scaled, num_heads), key_weight.view(num_heads, -1, width), out=queries[..., :width].transpose(0, 1)
-        )
+        queries = query.new_empty(length, num_heads, width)
+        torch.bmm(_by_head(scaled, num_heads), key_weight.view(num_heads, -1, width), out=queries.transpose(0, 1))
         flat = queries.flatten(0, 1)
         means = query.new_zeros(length * num_heads, width)
         kept = []
         for own, frames in shared.rows():
             bias = None if shared.log_weights is None else shared.log_weights[frames]
-            if query.dtype == torch.bfloat16:
-                keys = states[frames, :width][None, None]
-                mask = None if bias is None else bias[None, None, None]
-                mean, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                    flat[own, :width][None, None], keys, keys, 0.0, False, attn_mask=mask, scale=1.0
-                )
-                means[own] = mean[0, 0]
-                kept.append(log_sum.flatten())
-            else:
-                scores = flat[own] @ states[frames].T
-                weights = (scores if bias is None else scores.add_(bias)).softmax(-1)
-                torch.mm(weights, states[frames], out=means[own])
-                kept.append(weights)
-        if query.dtype == torch.bfloat16:  # in the backward pass: log weights of the attention in one product
-            log_sums = torch.cat(kept)
-            flat[: len(log_sums), width : width + 2] = _in_two_parts(-log_sums)
-            flat[:, width + 2 : width + 4] = 1
-            kept = []
+            scores = flat[own] @ states[frames].T
+            weights = (scores if bias is None else scores.add_(bias)).softmax(-1)
+            torch.mm(weights, states[frames], out=means[own])
+            kept.append(weights)
         by_head = torch.bmm(
             means.view(length, num_heads, width).transpose(0, 1),
             value_weight.view(num_heads, -1, width).transpose(1, 2),
         )
         out = by_head.transpose(0, 1).reshape(length, width)
-        ctx.save_for_backward(scaled, key_weight, value_weight, queries, means, out, *kept)
+        ctx.save_for_backward(scaled, key_weight, value_weight, means, *kept)
         ctx.shared = shared
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        scaled, key_weight, value_weight, queries, means, out, *kept = ctx.saved_tensors
+        scaled, key_weight, value_weight, means, *kept = ctx.saved_tensors
         shared: StatesAttention = ctx.shared
         num_heads, length, width = shared.num_heads, len(scaled), scaled.shape[1]
-        states, flat = shared.states, queries.flatten(0, 1)
+        states = shared.states
         outer = _by_head(gradient.contiguous(), num_heads)
         to_value_weight = None
         if ctx.needs_input_grad[2]:
             to_value_weight = torch.bmm(
                 outer.transpose(1, 2), means.view(length, num_heads, width).transpose(0, 1)
             ).view(width, width)
-        to_means = queries.new_zeros(queries.shape)
-        torch.bmm(outer, value_weight.view(num_heads, -1, width), out=to_means[..., :width].transpose(0, 1))
-        if not kept:
-            # d softmax: weights x (own - weighted mean), the mean being that of the output's products.
-            own_mean = (gradient.float() * out).view(length, num_heads, -1).sum(-1)
-            to_means[..., width : width + 2] = _in_two_parts(-own_mean)
+        to_means = scaled.new_empty(length, num_heads, width)
+        torch.bmm(outer, value_weight.view(num_heads, -1, width), out=to_means.transpose(0, 1))
         to_means = to_means.flatten(0, 1)
-        to_queries = scaled.new_zeros(flat.shape)
+        to_queries = torch.zeros_like(to_means)
         for number, (own, frames) in enumerate(shared.rows()):
             keys = states[frames]
             to_weights = torch.mm(to_means[own], keys.T)
-            if kept:
-                to_scores = torch._softmax_backward_data(to_weights, kept[number], -1, to_weights.dtype)
-            else:
-                to_scores = to_weights.mul_(torch.mm(flat[own], keys.T).exp_())
+            to_scores = torch._softmax_backward_data(to_weights, kept[number], -1, to_weights.dtype)
             torch.mm(to_scores, keys, out=to_queries[own])
-        if not kept:
-            # A row's gradients to its scores add up to nothing. What rounding has left of them stands in the column of
-            # ones, and would count as much as all of them if the states had much in common.
-            to_queries = to_queries[:, :width].addcmul_(to_queries[:, width, None], means, value=-1)
         by_head = to_queries.view(length, num_heads, width).transpose(0, 1)
         to_key_weight = None
         if ctx.needs_input_grad[1]:
