@@ -56,6 +56,7 @@ class Workspace:
             "precision": "fp32",
             "batch_size": 4,
             "data.workers": 1,
+            "report": "false",
         }
         given = [f"--{name}={value}" for name, value in needed.items() if name not in (*without, *_names(flags))]
         return ["train", *given, *flags]

@@ -270,8 +270,16 @@ def test_layout(tmp_path: Path) -> None:
     folder.create()
     folder.create()
     assert {path.name for path in folder.path.iterdir()} == {"last", "test", "valid"}
-    contract = ["recipe.yaml", "environment.json", "metrics.jsonl", "excluded.jsonl", "best", "test"]
-    paths = [folder.recipe, folder.environment, folder.metrics, folder.excluded, folder.best, folder.test]
+    contract = ["recipe.yaml", "environment.json", "metrics.jsonl", "excluded.jsonl", "best", "test", "report.html"]
+    paths = [
+        folder.recipe,
+        folder.environment,
+        folder.metrics,
+        folder.excluded,
+        folder.best,
+        folder.test,
+        folder.report,
+    ]
     assert [str(path.relative_to(folder.path)) for path in paths] == contract
     assert folder.state.parent.name == "last"
     steps = [folder.validation(step).name for step in (0, 25, 1_000_000)]

@@ -198,7 +198,7 @@ class Samples:
         given: dict[str, object] = {
             "model": self.model, "train": self.train, "valid": self.valid, "language": "en", "output": output,
             "precision": "fp32", "batch_size": 2, "accumulation": 2, "epochs": 2, "schedule__peak_lr": 1e-3,
-            "schedule__warmup_steps": 4,
+            "schedule__warmup_steps": 4, "report": "false",
             **fields,
         }  # fmt: skip
         flags = {name.replace("__", "."): value for name, value in given.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,9 @@ from whispertune.errors import (
     StorageError,
     WhispertuneError,
     is_disk_failure,
+    one_line,
 )
+from whispertune.report.run_page import write_report
 from whispertune.run.flags import parse_fields
 from whispertune.run.outcome import choose_best, record_test, report
 from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
@@ -157,7 +160,21 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     progress.metrics_size, progress.metrics_sha256 = session.log.settled()
     save_progress(folder.state, progress)
     report(session, test, comparison, time.perf_counter() - started)
+    if recipe.report:
+        _write_report(folder)
     return 0
+
+
+def _write_report(folder: RunFolder) -> None:
+    """Write the page of a run that is complete, whatever happens to the page."""
+    try:
+        write_report(folder)
+    except Exception as error:  # of plots, templates or recordings: none of it may fail a run of hours
+        again = shlex.join(["whispertune", "report", str(folder.path)])
+        reason = one_line(str(error))
+        console.print(f"report    could not be written ({reason}); try again with: {again}", style="yellow")
+    else:
+        results.print(f"report: {folder.report}")
 
 
 def _processes_at_start(folder: RunFolder, saved: Progress | None, now: int) -> int:

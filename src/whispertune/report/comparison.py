@@ -183,8 +183,8 @@ def _runs(compared: _Compared, runs: Sequence[Run], rate: str) -> Table:
 
 
 def _differing(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
-    """Settings that are not the same in all runs."""
-    fields = list(dict.fromkeys(name for run in runs for name in run.fields if name != "output"))
+    """Settings that are not the same in all runs, without those that decide no result."""
+    fields = list(dict.fromkeys(name for run in runs for name in run.fields if name not in FREE_TO_CHANGE))
     of_each: list[Mapping[str, Any]] = [run.fields for run in runs]
     versions = {
         name: [str(run.environment.get(name, "")) for run in runs] for name in ("whispertune", "python", "precision")

@@ -104,7 +104,12 @@ def _commands(run: Run, pair: Pair | None, utterances: Mapping[str, Utterance]) 
     if known and known[0].within is None and known[0].audio.is_file():
         command = shlex.join(["whispertune", "transcribe", "--model", where, str(known[0].audio), "--format", "txt"])
         made.append(("Transcribe a recording:", command))
-    export = ["whispertune", "export", "--model", where, "--to", "openai", "--output", f"{where}-openai"]
-    made.append(("Export the model for openai-whisper, and for tools that read its format:", shlex.join(export)))
+    export = ["whispertune", "export", "--model", where, "--to", "huggingface", "--output", f"{where}-huggingface"]
+    made.append(
+        (
+            "Export the model for transformers (or --to openai, ctranslate2 or ggml for other programs):",
+            shlex.join(export),
+        )
+    )
     made.append(("Write all plots of this page as files:", shlex.join(plots)))
     return made[:3]

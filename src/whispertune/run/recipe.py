@@ -35,7 +35,7 @@ from whispertune.training.options import (
 
 FREE_TO_CHANGE = (
     "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
-    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard",
+    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard", "report",
 )  # fmt: skip
 """Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
 
@@ -83,6 +83,9 @@ class Recipe(DeviceOptions, ModelOptions):
     recompute: bool = False
     """Activation checkpointing: recompute activations inside the layers in the backward pass instead of keeping them.
     It takes less memory, mostly where the encoder is trained, for about a third more time; the updates are the same."""
+
+    report: bool = True
+    """Write RUN/report.html at the end of the run, as `whispertune report RUN` does."""
 
     batch: BatchOptions = field(default_factory=BatchOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)

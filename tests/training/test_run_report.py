@@ -1,0 +1,73 @@
+"""The page that a run writes at its end, and what it prints, on real runs of a tiny model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from training_samples import Samples, metrics
+
+from whispertune import cli
+from whispertune.commands import train
+from whispertune.report.comparison import compare
+from whispertune.report.run_page import report_on
+from whispertune.report.runs import read_run
+from whispertune.system.files import read_jsonl
+
+
+@pytest.fixture(scope="module")
+def run(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("reported") / "run"
+    assert samples.train_run(run, test=samples.test, report=None, epochs=1, search__beam_size=2) == 0
+    return run
+
+
+def test_a_run_ends_with_its_page(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    made = report_on(read_run(run))
+    assert made.run.finished
+    rows = {row["model"]: row for row in metrics(run) if row.get("split") == "test" and row["beam_size"] == 2}
+    for model in ("baseline", "best"):
+        assert f"{100 * rows[model]['wer']:.1f} %" in page
+    before, after = (read_jsonl(run / "test" / name) for name in ("hypotheses_baseline.jsonl", "hypotheses.jsonl"))
+    for side, model in ((before, "baseline"), (after, "best")):
+        errors, words = (sum(row[name] for row in side) for name in ("word_errors", "words"))
+        assert errors / words == pytest.approx(rows[model]["wer"])
+    assert [row["id"] for row in before] == [row["id"] for row in after]
+    assert all(row["duration"] > 0 and row["language"] == "en" and 0 < row["confidence"] <= 1 for row in after)
+    shown = {row[0]: row[2:] for table in made.data if table.title == "Data" for row in table.rows}
+    assert shown["train"][:2] == ["11", "11"]
+    assert float(shown["test"][2]) == pytest.approx(sum(row["duration"] for row in after) / 3600, abs=0.01)
+
+
+def test_the_commands_run_as_printed(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    commands = [shlex.split(command) for command in re.findall("<code>(whispertune [^<]*)</code>", page)]
+    assert [command[1] for command in commands] == ["evaluate", "transcribe", "export"]
+    for command in commands:
+        assert cli.main(command[1:]) == 0
+
+
+def test_a_page_that_fails_fails_no_run(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: object) -> None:
+        raise ZeroDivisionError("a fault\nof the page")
+
+    monkeypatch.setattr(train, "write_report", fail)
+    run = tmp_path / "run"
+    assert samples.train_run(run, report="true", epochs=1, max_steps=1) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"could not be written (a fault\\nof the page); try again with: whispertune report {run}" in said
+    assert not (run / "report.html").exists()
+
+
+def test_seeds_compared(run: Path, samples: Samples, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert samples.train_run(other, test=samples.test, epochs=1, search__beam_size=2, seed=1) == 0
+    made = compare([read_run(run), read_run(other)])
+    assert [table.title for table in made.tables] == ["Recipes", "Runs", "Settings that differ"]
+    assert made.tables[0].rows[0][1] == "2"
+    assert [row[0] for row in made.tables[2].rows] == ["seed"]
