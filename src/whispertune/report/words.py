@@ -57,7 +57,7 @@ def _certainty(found: Standing) -> str:
         said = f"; with {found.speakers} speakers this is not yet conclusive and may be chance"
     if (seconds := found.more_seconds()) is not None:
         kind = "speech from more speakers" if found.by_speaker else f"{found.pair.split} speech"
-        said += f"; about {about_minutes(seconds)} more of {kind} would be enough to confirm a difference of this size"
+        said += f"; about {more_time(seconds)} of {kind} would be enough to confirm a difference of this size"
     return said
 
 
@@ -78,14 +78,14 @@ def bounds(test: MatchedPairs) -> str:
     return f"{points(test.low)} to {points(test.high)}"
 
 
-def about_minutes(seconds: float) -> str:
-    """`20 minutes`, `3 hours`: rounded up, as it is an estimate."""
+def more_time(seconds: float) -> str:
+    """`20 more minutes`, `3 more hours`: rounded up, as it is an estimate."""
     if seconds < 90:
-        return f"{max(10, 10 * math.ceil(seconds / 10))} seconds"
+        return f"{max(10, 10 * math.ceil(seconds / 10))} more seconds"
     if seconds < 100 * 60:
         minutes = math.ceil(seconds / 60)
-        return f"{minutes if minutes < 10 else 5 * math.ceil(minutes / 5)} minutes"
-    return f"{math.ceil(seconds / 3600)} hours"
+        return f"{minutes if minutes < 10 else 5 * math.ceil(minutes / 5)} more minutes"
+    return f"{math.ceil(seconds / 3600)} more hours"
 
 
 def suspects(pairs: Sequence[tuple[Row, Row]], aligned: tuple[Sequence[Aligned], Sequence[Aligned]]) -> list[str]:
