@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,11 @@ from whispertune.report import clips
 from whispertune.report.run_page import RunReport, report_on
 from whispertune.report.runs import read_run
 
-PLAYERS = 3
-"""Clips with sound on a test's page: to write more as MP3 takes a second."""
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_players() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clips, "MOST_PLAYERS", PLAYERS)
+        patch.setattr(clips, "MOST_PLAYERS", report_samples.PLAYERS)
         yield
 
 
@@ -62,11 +59,8 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-Report = Callable[[Sequence[Any]], str]
-
-
 @pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
+def report(capsys: pytest.CaptureFixture[str]) -> report_samples.Report:
     """`whispertune report ARGUMENTS`: what is printed."""
 
     def report_on(arguments: Sequence[Any]) -> str:

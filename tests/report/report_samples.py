@@ -19,6 +19,10 @@ from whispertune.run.recipe import Recipe, to_yaml
 from whispertune.run.run_folder import RunFolder
 from whispertune.system.files import write_jsonl, write_text
 
+PLAYERS = 3
+"""Clips with sound on a test's page: to write more as MP3 takes a second."""
+Report = Callable[[Sequence[Any]], str]
+"""`whispertune report ARGUMENTS`: what is printed."""
 PROMPTS = Path(__file__).parents[2] / "examples" / "italian-prompts"
 
 

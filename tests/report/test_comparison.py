@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import report_samples
-from conftest import Report
 from page_reader import Page
+from report_samples import Report
 
 from whispertune import cli
 from whispertune.evaluation.significance import matched_pairs

@@ -13,8 +13,8 @@ import jiwer
 import numpy as np
 import pytest
 import report_samples
-from conftest import PLAYERS, Report
 from page_reader import Page
+from report_samples import PLAYERS, Report
 
 from whispertune import cli
 from whispertune.evaluation.significance import bootstrap_interval, matched_pairs
