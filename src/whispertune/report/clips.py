@@ -16,7 +16,7 @@ MOST_CLIPS = 300
 MOST_PLAYERS = 40
 MOST_AUDIO_BYTES = 5_000_000
 """Total size of all players on a page: ten minutes of speech and more."""
-MOST_SECONDS = 300.0
+MOST_SECONDS = 200.0
 """Total duration of all players: encoding it as MP3 takes a second or two."""
 MOST_UNITS = 150
 """Most words or characters of an alignment that are shown."""
