@@ -13,7 +13,8 @@ import pytest
 from cli_samples import Workspace
 
 SCRIPT = """
-import importlib, os, sys
+import importlib, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 module, name, number = sys.argv[1:4]
 owner = importlib.import_module(module)
 *parents, name = name.split(".")

@@ -105,7 +105,7 @@ def test_what_environment_json_says_is_in_the_state_too(
     whole = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(content)
     assert cli.main(["resume", str(run)]) == 0
-    assert "is damaged, and is written anew" in capsys.readouterr().err.replace("\n", " ")
+    assert "is damaged, and is rewritten" in capsys.readouterr().err.replace("\n", " ")
     assert json.loads((run / "environment.json").read_text())["sha256"] == whole["sha256"]
 
 
