@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from report_samples import PLAYERS, Report
 from whispertune import cli
 from whispertune.evaluation.significance import bootstrap_interval, matched_pairs
 from whispertune.report.comparison import compare
+from whispertune.report.plots import Curve, curves
 from whispertune.report.run_page import RunReport, report_on
 from whispertune.report.runs import read_run
 from whispertune.system.files import read_jsonl, write_jsonl
@@ -207,7 +209,7 @@ def test_time_data_settings_and_versions(run: Path, page: Page) -> None:
 HOSTILE = "<script>alert(1)</script> \"onerror=alert(2) '<img src=x> &amp; $x^2$ \x1b[2J {{ 7 * 7 }}"
 
 
-def test_markup_in_texts_and_names_is_text(tmp_path: Path, run: Path, page: Page) -> None:
+def test_markup_in_texts_and_names_is_text(tmp_path: Path, page: Page) -> None:
     rows = report_samples.prompts(8)
     for place, row in enumerate(rows):
         row["id"] = f"{place} {HOSTILE}"
@@ -229,7 +231,8 @@ def test_markup_in_texts_and_names_is_text(tmp_path: Path, run: Path, page: Page
     assert "<script>alert(1)</script>" in page.said
     assert "{{ 7 * 7 }}" in page.said
     assert "\x1b" not in page.text
-    compared = Page(compare([read_run(folder), read_run(run)]).page())
+    other = shutil.copytree(folder, folder.with_name("other <img src=x>"))
+    compared = Page(compare([read_run(folder), read_run(other)]).page())
     assert not {"img", "b", "iframe"} & set(compared.elements)
     assert compared.elements["script"] == ours.elements["script"]
     assert "$y$ run" in compared.text
@@ -368,6 +371,63 @@ def test_mistakes(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_files_of_the_user_are_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.csv").write_text("audio,text\na.wav,ciao\n")
+    (tmp_path / "link.html").symlink_to(tmp_path / "new.html")
+    for name, kind in (("own.csv", "csv"), ("own.csv", "html"), ("link.html", "html")):
+        assert cli.main(["report", str(run), "--output", str(tmp_path / name), "--format", kind]) == 2
+        assert f"{name} would be overwritten, but `whispertune report` did not write it" in capsys.readouterr().err
+    assert cli.main(["report", str(run), "--output", str(run / "metrics.jsonl"), "--format", "md"]) == 2
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    (plots / "loss.png").write_bytes(b"my own")
+    assert cli.main(["report", str(run), "--plots", str(plots), "--output", str(tmp_path / "a.html")]) == 2
+    assert [path.name for path in plots.iterdir()] == ["loss.png"]
+    (plots / "loss.png").unlink()
+    for kind in ("html", "md", "csv", "latex"):  # what a report wrote is replaced
+        for _ in range(2):
+            written = ["--output", str(tmp_path / f"a.{kind}"), "--format", kind, "--plots", str(plots)]
+            assert cli.main(["report", str(run), *written]) == 0
+    (tmp_path / "file").touch()
+    assert cli.main(["report", str(run), "--plots", str(tmp_path / "file")]) == 2
+    assert "--plots: cannot write to" in capsys.readouterr().err
+
+
+def test_hypotheses_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = report_samples.write_run(tmp_path / "run")
+    rows = read_jsonl(folder.hypotheses)
+    broken = [{**rows[0], "word_errors": None}, {"id": rows[1]["id"]}, {**rows[2], "reference": 3}, *rows[3:]]
+    folder.hypotheses.write_text("".join(json.dumps(row) + "\n" for row in broken) + '{"id": "u')
+    made = report_on(read_run(folder.path))
+    assert made.all_clips == len(rows) - 3
+    assert "4 lines of the hypotheses cannot be read" in " ".join(made.notes)
+    write_jsonl(folder.metrics, [row for row in read_jsonl(folder.metrics) if row.get("model") != "baseline"])
+    assert "The pretrained model's validation is missing" in page_of(folder.path).said
+
+
+def test_texts_from_right_to_left(tmp_path: Path) -> None:
+    rows = [{"id": f"u{n}", "audio": "none.wav", "text": "مرحبا بالعالم"} for n in range(4)]
+    page = page_of(report_samples.write_run(tmp_path / "run", rows=rows, language="ar").path)
+    # The direction of a paragraph follows from its first letter outside of elements that have one of their own.
+    assert page.elements["audio"] == 0
+    assert "The recordings could not be read from here" in page.said
+    paragraphs = re.findall(r'<p class="said" dir="auto".*?</p>', page.text, re.DOTALL)
+    assert len(paragraphs) == 3 * 4
+    for paragraph in paragraphs:
+        own = re.sub(r'<span[^>]*dir="ltr">.*?</span>', "", paragraph, flags=re.DOTALL)
+        assert not re.search("[a-z]", re.sub("<[^>]*>", "", own))
+
+
+def test_names_of_runs_in_plots() -> None:
+    valid = [{"step": 0, "wer": 0.2, "cer": 0.1, "loss": 1.0}]
+    updates = [{"step": step, "loss": float("nan"), "lr": 0.1, "grad_norm": float("inf")} for step in range(1, 60)]
+    for name in ("_first", "普通话", "caf\udce9", "\x1b[2J"):
+        for plot in curves([Curve(name, updates, valid, 0), Curve("second", updates, [], None)]):
+            drawn = plot.svg()
+            assert "second" in drawn
+            assert ("_first" in drawn) == (name == "_first")
 
 
 @pytest.mark.slow

@@ -57,9 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         require_replaceable("--output", output, names, inputs)
     if fix is not None:
         require_replaceable("--fix", fix, [*cleaned_names(sources), EXCLUDED], inputs)
-    for folder in (output, fix):
+    for flag, folder in (("--output", output), ("--fix", fix)):
         if folder is not None:
-            make_writable(folder)
+            make_writable(folder, flag)
     tokenizer, report = check(sources, options)
     figures = data_figures(report, options.reading.workers)
     if output is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from whispertune import __version__
 from whispertune.commands.report_options import ReportOptions
 from whispertune.errors import RecipeError
-from whispertune.report.comparison import compare
-from whispertune.report.run_page import report_on
+from whispertune.report.comparison import Comparison, compare
+from whispertune.report.rendering import MARK, require_replaceable
+from whispertune.report.run_page import RunReport, report_on
 from whispertune.report.runs import read_run
 from whispertune.report.tables import as_text
 from whispertune.run.flags import parse_fields, split_arguments
@@ -32,20 +34,31 @@ def main(arguments: Sequence[str]) -> int:
     output = None if options.output is None else Path(options.output)
     if output is not None and output.is_dir():
         raise RecipeError(f"--output {output} is a folder; name a file in it, such as {output / 'report.html'}")
+    if options.format == "html" and output is None:
+        output = RunFolder(folders[0]).report if len(runs) == 1 else Path("report.html")
+    if output is not None:
+        require_replaceable(output)
     if options.plots is not None:
         folder = Path(options.plots)
-        make_writable(folder)
+        make_writable(folder, "--plots")
+        for plot in made.plots:
+            plot.paths(folder)  # before any is written
         for plot in made.plots:
             plot.save(folder)
         console.print(f"plots     {folder}: {len(made.plots)}, each as SVG, PNG and PDF")
-    if options.format == "html":
-        usual = RunFolder(folders[0]).report if len(runs) == 1 else Path("report.html")
-        _write(output or usual, made.page())
-    elif output is not None:
-        _write(output, as_text(made.tables, options.format, [made.opening]))
+    if output is not None:
+        page = options.format == "html"
+        _write(output, made.page() if page else _tables(made, options.format) + _MARKS[options.format])
     else:
-        print(as_text(made.tables, options.format, [made.opening]), end="")  # as it is, for a file or another program
+        print(_tables(made, options.format), end="")  # as it is, for a file or another program
     return 0
+
+
+_MARKS = {"md": f"\n<!-- {MARK}{__version__} -->\n", "latex": f"% {MARK}{__version__}\n", "csv": ""}
+
+
+def _tables(made: RunReport | Comparison, kind: str) -> str:
+    return as_text(made.tables, kind, [made.opening])
 
 
 def _write(path: Path, content: str) -> None:

@@ -1,1 +1,1 @@
-"""Runs as people look at them: a page, plots, tables; one run, or several compared."""
+"""Reports: a page, plots and tables about one run, or several runs compared."""

@@ -77,7 +77,7 @@ def chosen_places(keys: Sequence[Mapping[str, float]], most: int = MOST_CLIPS) -
     by_errors = sorted(every, key=lambda place: -keys[place]["errors"])
     if len(keys) <= most:
         return by_errors
-    names = _telling(keys)
+    names = _ranking_orders(keys)
     taken: set[int] = set()
     for name in names:
         ranked = sorted(every, key=lambda place: -keys[place].get(name, 0.0))
@@ -85,16 +85,16 @@ def chosen_places(keys: Sequence[Mapping[str, float]], most: int = MOST_CLIPS) -
     return [place for place in by_errors if place in taken]
 
 
-def _telling(keys: Sequence[Mapping[str, float]]) -> list[str]:
+def _ranking_orders(keys: Sequence[Mapping[str, float]]) -> list[str]:
     """The orders whose first utterances are worth showing."""
     return [name for name in keys[0] if name != "longest"] if keys else []
 
 
-def with_sound(
+def audio_addresses(
     places: Sequence[int], keys: Sequence[Mapping[str, float]], utterance: Callable[[int], Utterance | None]
 ) -> dict[int, str]:
     """Audio addresses of the utterances that come first in some order, as far as the page has room."""
-    ranked = [sorted(places, key=lambda place: -keys[place].get(name, 0.0)) for name in _telling(keys)]
+    ranked = [sorted(places, key=lambda place: -keys[place].get(name, 0.0)) for name in _ranking_orders(keys)]
     turns = [place for turn in zip(*ranked, strict=True) for place in turn]
     players, found, left = Players(MOST_AUDIO_BYTES), {}, MOST_SECONDS
     for place in list(dict.fromkeys(turns))[:MOST_PLAYERS]:
@@ -141,7 +141,7 @@ def clips_of(
     """The clips of one run's page, before beside after."""
     keys = [orders(*pair) for pair in pairs]
     places = chosen_places(keys)
-    sound = with_sound(places, keys, lambda place: utterances.get(pairs[place][1]["id"]))
+    audio = audio_addresses(places, keys, lambda place: utterances.get(pairs[place][1]["id"]))
     made = []
     for place in places:
         before, after = pairs[place]
@@ -155,7 +155,7 @@ def clips_of(
                 leading_counts(after)[1],
                 "characters" if after.get("leads_with_cer") else "words",
                 sides,
-                sound.get(place),
+                audio.get(place),
                 keys[place],
             )
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from whispertune.errors import DataError
 from whispertune.evaluation.significance import MatchedPairs, matched_pairs
-from whispertune.report.clips import Clip, about, chosen_places, side, with_sound
+from whispertune.report.clips import Clip, about, audio_addresses, chosen_places, side
 from whispertune.report.errors_found import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render
@@ -63,9 +63,10 @@ class _Compared:
             if len(self.pairs) == len(runs):
                 break
         else:
-            missing = next(run.name for run, pair in zip(runs, found, strict=True) if pair is None)
+            missing = next(name for name, pair in zip(self.names, found, strict=True) if pair is None)
             raise DataError(
-                f"{missing}: has not been validated since training began; wait, or compare without this run"
+                f"{missing}: there are no outputs of the pretrained and the fine-tuned model to compare; wait for the "
+                "first validation, or compare without this run"
             )
         self.split = split
         by_id = [{row["id"]: row for row in pair.after.rows} for pair in self.pairs]
@@ -75,6 +76,8 @@ class _Compared:
             for id_, row in first.items()
             if all(id_ in rows and rows[id_]["reference"] == row["reference"] for rows in by_id[1:])
         ]
+        if not self.ids:
+            raise DataError("the runs have no utterance with the same id and transcript in common; nothing to compare")
         self.rows: list[list[Row]] = [[rows[id_] for id_ in self.ids] for rows in by_id]
         self.speakers = speakers_of(self.rows[0])
 
@@ -82,6 +85,11 @@ class _Compared:
         """The runs `ours` against `theirs`, each utterance's errors averaged over the seeds."""
         lengths = [leading_counts(row)[1] for row in self.rows[0]]
         return matched_pairs(self._errors(theirs), self._errors(ours), lengths, groups=self.speakers)
+
+    def rate(self, run: int) -> float:
+        """The leading rate of a run on the utterances that all runs decoded, a fraction."""
+        counts = list(map(leading_counts, self.rows[run]))
+        return sum(errors for errors, _ in counts) / max(sum(length for _, length in counts), 1)
 
     def _errors(self, runs: Sequence[int]) -> list[float]:
         every = [[leading_counts(row)[0] for row in self.rows[run]] for run in runs]
@@ -92,7 +100,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Compute everything that the page about several runs shows.
 
     Raises:
-        DataError: if one of them has not been validated yet.
+        DataError: if one of them has not been validated yet, or they share no utterance.
     """
     compared = _Compared(runs)
     groups = _groups(runs, compared.names)
@@ -116,8 +124,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
     found: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
-        decisive = {name: value for name, value in run.fields.items() if name not in ("seed", *FREE_TO_CHANGE)}
-        found.setdefault(repr(sorted(decisive.items())), []).append(place)
+        relevant = {name: value for name, value in run.fields.items() if name not in ("seed", *FREE_TO_CHANGE)}
+        found.setdefault(repr(sorted(relevant.items())), []).append(place)
     return [
         Group(names[places[0]] + (f" and {len(places) - 1} more of its recipe" if places[1:] else ""), places)
         for places in found.values()
@@ -183,7 +191,7 @@ def _runs(compared: _Compared, runs: Sequence[Run], rate: str) -> Table:
 
 
 def _differing(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
-    """Settings that are not the same in all runs, without those that decide no result."""
+    """Settings that differ between the runs, without those that cannot change a result."""
     fields = list(dict.fromkeys(name for run in runs for name in run.fields if name not in FREE_TO_CHANGE))
     of_each: list[Mapping[str, Any]] = [run.fields for run in runs]
     versions = {
@@ -217,10 +225,10 @@ def _notes(compared: _Compared) -> list[str]:
 
 def _opening(compared: _Compared, groups: Sequence[Group], rate: str) -> str:
     where = "unseen recordings" if compared.split == "test" else "validation recordings"
-    means = [fmean(compared.pairs[place].after.metrics[_rate_field(rate)] for place in group.runs) for group in groups]
+    means = [fmean(compared.rate(place) for place in group.runs) for group in groups]
     on = f"the {RATES[rate]} on {len(compared.ids):,} {where}"
     if len(groups) == 1:
-        rates = [pair.after.metrics[_rate_field(rate)] for pair in compared.pairs]
+        rates = [compared.rate(place) for place in range(len(compared.pairs))]
         pretrained = compared.pairs[0].before.metrics[_rate_field(rate)]
         return (
             f"{len(compared.pairs)} seeds of one recipe: {on} is {_mean(rates)}, compared with "
@@ -232,22 +240,22 @@ def _opening(compared: _Compared, groups: Sequence[Group], rate: str) -> str:
         test = compared.test(groups[0].runs, groups[closest].runs)
         return (
             f"{groups[0].label} has the lowest error: {on} is {percent(means[0])}, against {percent(means[closest])} "
-            f"for {groups[closest].label}, the next one; {_said(test)}."
+            f"for {groups[closest].label}, the next one; {_verdict(test)}."
         )
     test = compared.test(groups[best].runs, groups[0].runs)
     return (
         f"{groups[best].label} has the lowest error: {on} is {percent(means[best])}, against {percent(means[0])} for "
-        f"{groups[0].label}, the first; {_said(test)}."
+        f"{groups[0].label}, the first; {_verdict(test)}."
     )
 
 
-def _said(test: MatchedPairs) -> str:
-    certain = (
+def _verdict(test: MatchedPairs) -> str:
+    verdict = (
         "the difference is statistically significant"
         if test.significant
         else "this is not conclusive and may be chance"
     )
-    return f"{certain} ({chance(test.p)})"
+    return f"{verdict} ({chance(test.p)})"
 
 
 def _clips(compared: _Compared, runs: Sequence[Run], groups: Sequence[Group]) -> list[Clip]:
@@ -260,7 +268,7 @@ def _clips(compared: _Compared, runs: Sequence[Run], groups: Sequence[Group]) ->
         keys.append({"spread": float(max(errors) - min(errors)), "errors": float(max(errors))})
     places = sorted(chosen_places(keys, MOST_CLIPS), key=lambda place: (-keys[place]["spread"], -keys[place]["errors"]))
     utterances = runs[0].utterances(compared.split)
-    sound = with_sound(places, keys, lambda place: utterances.get(compared.ids[place]))
+    audio = audio_addresses(places, keys, lambda place: utterances.get(compared.ids[place]))
     picked = {run: align([compared.rows[run][place] for place in places]) for run in shown}
     made = []
     for number, place in enumerate(places):
@@ -276,7 +284,7 @@ def _clips(compared: _Compared, runs: Sequence[Run], groups: Sequence[Group]) ->
                 leading_counts(row)[1],
                 "characters" if row.get("leads_with_cer") else "words",
                 sides,
-                sound.get(place),
+                audio.get(place),
                 keys[place],
             )
         )

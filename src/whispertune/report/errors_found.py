@@ -18,7 +18,7 @@ from whispertune.report.standing import leading_counts
 from whispertune.text.normalizer import basic_normalize, normalizer_for
 
 DURATIONS = (1, 2, 3, 5, 8, 12, 20)
-"""Seconds at which clips are divided."""
+"""Bounds of the duration classes, seconds."""
 DURATION_CLASSES = (
     f"up to {DURATIONS[0]} s", *(f"{low} to {high} s" for low, high in pairwise(DURATIONS)), f"over {DURATIONS[-1]} s"
 )  # fmt: skip
@@ -74,15 +74,15 @@ def align(rows: Sequence[Row]) -> list[Aligned]:
         places, references, hypotheses = zip(*texts, strict=True)
         process = jiwer.process_characters if spaceless else jiwer.process_words
         found = process(list(references), list(hypotheses))
-        for place, said, heard, chunks in zip(
+        for place, reference_units, output_units, chunks in zip(
             places, found.references, found.hypotheses, found.alignments, strict=True
         ):
             made[place] = Aligned(
                 tuple(
                     Piece(
                         chunk.type,
-                        tuple(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-                        tuple(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+                        tuple(reference_units[chunk.ref_start_idx : chunk.ref_end_idx]),
+                        tuple(output_units[chunk.hyp_start_idx : chunk.hyp_end_idx]),
                     )
                     for chunk in chunks
                 ),
@@ -107,7 +107,7 @@ def normalized(row: Row) -> tuple[str, str]:
 
 
 def total_counts(aligned: Sequence[Aligned]) -> ErrorCounts:
-    """The errors of all."""
+    """The errors of all alignments together."""
     every = [one.counts for one in aligned]
     return ErrorCounts(
         substitutions=sum(counts.substitutions for counts in every),
@@ -132,25 +132,25 @@ def confusions(aligned: Sequence[Aligned]) -> Counter[tuple[str, str]]:
 
 
 def never_recognised(aligned: Sequence[Aligned], least: int = 2) -> list[tuple[str, int, str]]:
-    """Words that no output ever had in their place: (word, times it was said, what was most often written)."""
-    said: Counter[str] = Counter()
+    """Words that no output has in their place: (word, its occurrences, what was most often written instead)."""
+    occurrences: Counter[str] = Counter()
     recognised: set[str] = set()
-    heard: dict[str, Counter[str]] = defaultdict(Counter)
+    written: dict[str, Counter[str]] = defaultdict(Counter)
     for one in aligned:
         for piece in one.pieces:
-            said.update(piece.reference)
+            occurrences.update(piece.reference)
             if piece.kind == "equal":
                 recognised.update(piece.reference)
             elif piece.kind == "substitute":
                 for word, instead in zip(piece.reference, piece.hypothesis, strict=True):
-                    heard[word][instead] += 1
-    missing = [(word, times) for word, times in said.items() if word not in recognised and times >= least]
+                    written[word][instead] += 1
+    missing = [(word, times) for word, times in occurrences.items() if word not in recognised and times >= least]
     missing.sort(key=lambda entry: (-entry[1], entry[0]))
-    return [(word, times, (heard[word].most_common(1) or [("", 0)])[0][0]) for word, times in missing]
+    return [(word, times, (written[word].most_common(1) or [("", 0)])[0][0]) for word, times in missing]
 
 
 class Group(NamedTuple):
-    """Utterances that have something in common: how many, their speech, errors before and after, words."""
+    """Utterances with a property in common. seconds: of speech. before, after: errors. length: words or characters."""
 
     name: str
     utterances: int
@@ -166,7 +166,7 @@ class Group(NamedTuple):
 
 
 def by_group(pairs: Sequence[tuple[Row, Row]], key: Callable[[Row], str | None]) -> list[Group]:
-    """Errors by what `key` says of an utterance; without those for which it is None."""
+    """Errors by the group that `key` names for an utterance; None leaves the utterance out."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0, 0, 0])
     for before, after in pairs:
         if (name := key(after)) is None:

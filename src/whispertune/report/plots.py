@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from whispertune.errors import RunFolderError
 from whispertune.report.runs import Row
+from whispertune.system.console import printable
+from whispertune.system.files import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,16 +71,39 @@ class Plot:
         text = re.sub(r"font: ([0-9.]+)px '?DejaVu Sans'?[^;\"]*", r"font: \1px var(--font)", text)
         return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write it as SVG, PNG and PDF."""
+    def paths(self, folder: Path) -> list[Path]:
+        """The files that `save` writes.
+
+        Raises:
+            RunFolderError: if one exists that is not a plot of a report.
+        """
         paths = [folder / f"{self.name}.{ending}" for ending in FORMATS]
+        for path in paths:
+            ours = path.is_file() and not path.is_symlink() and WRITTEN_BY.encode() in path.read_bytes()
+            if os.path.lexists(path) and not ours:
+                raise RunFolderError(
+                    f"--plots: {path} would be overwritten, but `whispertune report` did not write it; choose another "
+                    "folder, or move it away"
+                )
+        return paths
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write it as SVG, PNG and PDF; raises RunFolderError as `paths`."""
+        paths = self.paths(folder)
         with _drawn(self) as figure:
             for path in paths:
-                figure.savefig(path, dpi=300, metadata={} if path.suffix == ".png" else {_DATE[path.suffix]: None})
+                with replacing_file(path) as temporary:
+                    figure.savefig(temporary, format=path.suffix[1:], dpi=300, metadata=_METADATA[path.suffix])
         return paths
 
 
-_DATE = {".svg": "Date", ".pdf": "CreationDate"}
+WRITTEN_BY = "whispertune report"
+"""In the metadata of every plot."""
+_METADATA: dict[str, dict[str, str | None]] = {
+    ".svg": {"Creator": WRITTEN_BY, "Date": None},
+    ".png": {"Software": WRITTEN_BY},
+    ".pdf": {"Creator": WRITTEN_BY, "CreationDate": None},
+}
 
 
 @contextmanager
@@ -83,7 +111,8 @@ def _drawn(plot: Plot) -> Iterator[Any]:
     import matplotlib as mpl  # slow to load, and only reports need it
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": plot.name}):
+    with mpl.rc_context({**SETTINGS, "svg.hashsalt": plot.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a page is shown in the reader's fonts
         figure: Any = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         plot.draw(figure.add_subplot())
         yield figure
@@ -104,6 +133,11 @@ class Curve:
     updates: Sequence[Row]
     valid: Sequence[Row]
     chosen: int | None
+
+    @property
+    def legend(self) -> str:
+        """The label as matplotlib takes it: no control characters, no underscore first, which hides a label."""
+        return re.sub("^_", " _", printable(self.label))
 
     def of(self, field: str) -> tuple[list[float], list[float]]:
         """Steps and values of a field of the updates that were made."""
@@ -139,7 +173,7 @@ def _rates(runs: Sequence[Curve]) -> Iterator[Plot]:
             for number, run in enumerate(runs):
                 rows = [row for row in run.valid if rate in row]
                 steps, values = [row["step"] for row in rows], [100 * row[rate] for row in rows]
-                label = run.label if runs[1:] else None
+                label = run.legend if runs[1:] else None
                 ax.plot(steps, values, marker="o", markersize=3, label=label, **_style(number))
                 bounds = [row.get(f"{rate}_interval", (row[rate], row[rate])) for row in rows]
                 if not runs[1:]:
@@ -159,12 +193,12 @@ def _rates(runs: Sequence[Curve]) -> Iterator[Plot]:
             ax.set_ylim(bottom=0)
             _finish(ax, f"valid {rate.upper()}, %", len(runs))
 
-        said = "; ".join(
+        alt = "; ".join(
             (f"{run.label}: " if runs[1:] else "")
             + ", ".join(f"{100 * row[rate]:.1f} % at update {row['step']}" for row in _few(run.valid) if rate in row)
             for run in runs
         )
-        yield Plot(f"valid-{rate}", f"{rate.upper()} on valid, normalised", f"{rate.upper()} on valid: {said}", draw)
+        yield Plot(f"valid-{rate}", f"{rate.upper()} on valid, normalised", f"{rate.upper()} on valid: {alt}", draw)
 
 
 def _few(rows: Sequence[Row], most: int = 8) -> Sequence[Row]:
@@ -183,7 +217,7 @@ def _loss(runs: Sequence[Curve]) -> Plot | None:
             steps, losses = run.of("loss")
             if not runs[1:]:
                 ax.plot(*binned(steps, losses, MOST_POINTS), color=COLOURS[0], alpha=0.3, linewidth=0.8)
-            label = run.label if runs[1:] else "training" + ("" if len(steps) <= SMOOTHED else ", smoothed")
+            label = run.legend if runs[1:] else "training" + ("" if len(steps) <= SMOOTHED else ", smoothed")
             ax.plot(*binned(steps, losses, SMOOTHED), label=label, **_style(number))
             if not runs[1:] and run.valid:
                 valid = [row for row in run.valid if row.get("loss") is not None]
@@ -193,12 +227,12 @@ def _loss(runs: Sequence[Curve]) -> Plot | None:
                 )  # fmt: skip
         _finish(ax, "loss, nats a token", len(runs))
 
-    said = "; ".join(
+    alt = "; ".join(
         (f"{run.label}: " if runs[1:] else "") + f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} updates"
         for run in runs
         if (losses := run.of("loss")[1])
     )
-    return Plot("loss", "Loss", f"Training loss {said}", draw)
+    return Plot("loss", "Loss", f"Training loss {alt}", draw)
 
 
 def _lr(runs: Sequence[Curve]) -> Plot | None:
@@ -216,16 +250,16 @@ def _plain(runs: Sequence[Curve], field: str, name: str, title: str, label: str)
     def draw(ax: Axes) -> None:
         for number, run in enumerate(runs):
             points = binned(*run.of(field), MOST_POINTS if field == "lr" or not runs[1:] else SMOOTHED)
-            ax.plot(*points, label=run.label if runs[1:] else None, linewidth=1, **_style(number))
+            ax.plot(*points, label=run.legend if runs[1:] else None, linewidth=1, **_style(number))
         ax.set_ylim(bottom=0)
         _finish(ax, label, len(runs))
 
-    said = "; ".join(
+    alt = "; ".join(
         (f"{run.label}: " if runs[1:] else "") + f"at most {max(values):.3g}, at the end {values[-1]:.3g}"
         for run in runs
         if (values := run.of(field)[1])
     )
-    return Plot(name, title, f"{title}: {said}", draw)
+    return Plot(name, title, f"{title}: {alt}", draw)
 
 
 def bars(name: str, title: str, groups: Sequence[tuple[str, Sequence[float]]], series: Sequence[str]) -> Plot:
@@ -246,8 +280,8 @@ def bars(name: str, title: str, groups: Sequence[tuple[str, Sequence[float]]], s
         ax.set_ylabel("%")
         ax.legend()
 
-    said = "; ".join(
+    alt = "; ".join(
         f"{label}: " + ", ".join(f"{one} {value:.1f} %" for one, value in zip(series, values, strict=True))
         for label, values in groups
     )
-    return Plot(name, title, f"{title}: {said}", draw)
+    return Plot(name, title, f"{title}: {alt}", draw)

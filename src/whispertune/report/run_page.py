@@ -12,7 +12,7 @@ from whispertune.data.utterances import Utterance
 from whispertune.report.clips import SORTED_BY, Clip, clips_of
 from whispertune.report.errors_found import align
 from whispertune.report.plots import Curve, Plot, curves
-from whispertune.report.rendering import render
+from whispertune.report.rendering import render, require_replaceable
 from whispertune.report.run_tables import costs_of, data_of, errors_of, headline_of, notes_of, recipe_of
 from whispertune.report.runs import Pair, Run, read_run
 from whispertune.report.standing import Standing, standing
@@ -80,8 +80,9 @@ def write_report(folder: RunFolder) -> None:
     """Write RUN/report.html.
 
     Raises:
-        UserError: as `read_run`.
+        UserError: as `read_run`; if there is a report.html that no report wrote.
     """
+    require_replaceable(folder.report)
     write_text(folder.report, report_on(read_run(folder.path)).page())
 
 

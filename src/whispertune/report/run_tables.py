@@ -87,6 +87,12 @@ def notes_of(run: Run, found: Standing | None) -> list[str]:
         if run.damaged > 1:
             lines = f"{run.damaged:,} lines of metrics.jsonl cannot be read and are"
         notes.append(f"{lines} ignored here.")
+    damaged = sum(side.damaged for pair in run.pairs for side in (pair.before, pair.after))
+    if damaged:
+        lines = "1 line of the hypotheses cannot be read and is"
+        if damaged > 1:
+            lines = f"{damaged:,} lines of the hypotheses cannot be read and are"
+        notes.append(f"{lines} missing from tests, tables and utterances; the rates are those of metrics.jsonl.")
     return notes
 
 
@@ -96,7 +102,7 @@ def errors_of(
     utterances: Mapping[str, Utterance],
     num_sources: int,
 ) -> tuple[list[Table], list[Plot]]:
-    """Where the errors are: kinds, durations, speakers, sources, languages, words."""
+    """Where errors occur: kinds, durations, speakers, sources, languages, words."""
     if pair is None:
         return [], []
     counts = [total_counts(side) for side in aligned]
@@ -108,8 +114,8 @@ def errors_of(
     ]
     rows.append(["all", *(f"{side.errors:,} ({percent(side.errors / length)})" for side in counts)])
     unit = {"WER": "words", "CER": "characters"}.get(pair.leading, "words or characters")
-    said = f"{pair.split}, {pair.search}, normalised; of {length:,} {unit}"
-    tables = [Table("Kinds of errors", ["kind", "before", "after"], rows, (1, 2), said)]
+    note = f"{pair.split}, {pair.search}, normalised; of {length:,} {unit}"
+    tables = [Table("Kinds of errors", ["kind", "before", "after"], rows, (1, 2), note)]
     plots = [
         bars(
             "errors-by-kind",
@@ -119,7 +125,7 @@ def errors_of(
         )
     ]
     if durations := by_duration(pair.matched):
-        tables.append(_grouped("Errors by duration", "clips of", durations))
+        tables.append(_grouped("Errors by duration", "clips of", unit, durations))
         values = [(group.name, [100 * rate for rate in group.rates]) for group in durations]
         plots.append(bars("errors-by-duration", f"{pair.leading} by duration", values, ["before", "after"]))
     sources = {id_: Path(row.source).name for id_, row in utterances.items()} if num_sources > 1 else {}
@@ -131,7 +137,7 @@ def errors_of(
     for name, key in keys.items():
         groups = sorted(by_group(pair.matched, key), key=lambda group: -group.after)
         if len(groups) > 1:
-            tables.append(_grouped(f"Errors by {name}", name, groups))
+            tables.append(_grouped(f"Errors by {name}", name, unit, groups))
     confused, before = errors_found.confusions(aligned[1]), errors_found.confusions(aligned[0])
     ranked = sorted(confused.items(), key=lambda entry: (-entry[1], entry[0]))
     often = [entry for entry in ranked if entry[1] > 1] or ranked[:5]
@@ -141,16 +147,17 @@ def errors_of(
     ]
     if rows:
         headings = ["in the transcript", "written instead", "before", "after"]
-        tables.append(Table("Most frequent confusions", headings, rows, (2, 3), said))
+        tables.append(Table("Most frequent confusions", headings, rows, (2, 3), note))
     missing = errors_found.never_recognised(aligned[1])
-    rows = [[word, f"{times:,}", heard or "(missing)"] for word, times, heard in missing[:SHOWN_MISSING]]
+    rows = [[word, f"{times:,}", written or "(missing)"] for word, times, written in missing[:SHOWN_MISSING]]
     if rows:
-        note = f"{len(missing):,} words that are said at least twice, with the fine-tuned model" if missing else ""
-        tables.append(Table("Never recognised", ["word", "said", "most often written"], rows, (1,), note))
+        note = f"{len(missing):,} {unit} that occur at least twice and that the fine-tuned model never got right"
+        headings = ["character" if unit == "characters" else "word", "occurrences", "most often written"]
+        tables.append(Table("Never recognised", headings, rows, (1,), note))
     return tables, plots
 
 
-def _grouped(title: str, heading: str, groups: Sequence[Group]) -> Table:
+def _grouped(title: str, heading: str, unit: str, groups: Sequence[Group]) -> Table:
     rows = [
         [
             group.name, f"{group.utterances:,}", f"{group.seconds / 60:.1f}", f"{group.length:,}",
@@ -159,20 +166,20 @@ def _grouped(title: str, heading: str, groups: Sequence[Group]) -> Table:
         for group in groups[:SHOWN_GROUPS]
     ]  # fmt: skip
     note = f"and {len(groups) - SHOWN_GROUPS:,} more with fewer errors" if len(groups) > SHOWN_GROUPS else ""
-    headings = [heading, "clips", "minutes", "words", "before", "after", "change, points"]
+    headings = [heading, "clips", "minutes", unit, "before", "after", "change, points"]
     return Table(title, headings, rows, (1, 2, 3, 4, 5, 6), note)
 
 
 def data_of(run: Run) -> list[Table]:
     """What was read, used and excluded, and why."""
-    told: Mapping[str, Any] = run.environment.get("data") or {}
+    splits: Mapping[str, Any] = run.environment.get("data") or {}
     left_out = Counter(str(row.get("split")) for row in run.excluded)
     rows = []
     for split in ("train", "valid", "test"):
         described = getattr(run.recipe, split)
         if described is None:
             continue
-        figures = told.get(split, {})
+        figures = splits.get(split, {})
         rows.append(
             [
                 split, str(described), f"{figures['rows']:,}" if figures else "",
@@ -180,7 +187,7 @@ def data_of(run: Run) -> list[Table]:
                 f"{figures['hours']:.2f}" if figures else "", f"{left_out[split]:,}",
             ]
         )  # fmt: skip
-    stitched = told.get("train", {}).get("stitched", 0)
+    stitched = splits.get("train", {}).get("stitched", 0)
     note = f"The hours of train include {stitched:,} stitched windows." if stitched else ""
     tables = [Table("Data", ["split", "read from", "rows", "used", "hours", "excluded"], rows, (2, 3, 4, 5), note)]
     if run.excluded:
@@ -247,7 +254,7 @@ def recipe_of(run: Run) -> list[Table]:
     rows = [[name, shown[name], "" if known[name].required else default(name)] for name in shown if name in differing]
     others = [[name, shown[name]] for name in shown if name not in differing]
     machine = run.environment.get("machine") or {}
-    told = {
+    described = {
         "whispertune": run.environment.get("whispertune"), "commit": run.environment.get("commit"),
         "python": run.environment.get("python"),
         **(run.environment.get("packages") or {}), "libsndfile": run.environment.get("libsndfile"),
@@ -255,7 +262,7 @@ def recipe_of(run: Run) -> list[Table]:
         "threads": machine.get("threads"), "GPU": machine.get("gpu"), "processes": run.environment.get("processes"),
         "precision": run.environment.get("precision"),
     }  # fmt: skip
-    versions = [[name, str(value)] for name, value in told.items() if value]
+    versions = [[name, str(value)] for name, value in described.items() if value]
     return [
         Table("Settings that differ from the defaults", ["field", "value", "default"], rows),
         Table("Default settings", ["field", "value"], others),

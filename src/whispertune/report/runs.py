@@ -26,10 +26,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A model's outputs for a split: the row of metrics.jsonl, and the rows of its hypotheses if they were kept."""
+    """A model's outputs for a split: the row of metrics.jsonl, and the rows of its hypotheses if they were kept.
+
+    damaged: how many lines of the hypotheses cannot be used.
+    """
 
     metrics: Row
     rows: list[Row] = field(default_factory=list)
+    damaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class Run:
         pairs = []
         if self.baseline is not None and self.chosen is not None:
             before, after = (
-                Scored(row, _read_rows(self.folder.validation(row["step"]))[0]) for row in (self.baseline, self.chosen)
+                Scored(row, *_read_hypotheses(self.folder.validation(row["step"])))
+                for row in (self.baseline, self.chosen)
             )
             pairs.append(Pair("valid", "greedy", str(after.metrics.get("frames", "")), before, after))
         of_best = [row for row in self.tests if row.get("model") == "best"]
@@ -109,11 +114,9 @@ class Run:
             if pretrained is None:
                 continue
             files = (self.folder.baseline_hypotheses, self.folder.hypotheses) if beam == widest else ()
-            before_rows, after_rows = (_read_rows(file)[0] for file in files) if files else ([], [])
-            search = "greedy" if beam == 1 else f"beam {beam}"
-            pairs.append(
-                Pair("test", search, str(row["frames"]), Scored(pretrained, before_rows), Scored(row, after_rows))
-            )
+            outputs = [_read_hypotheses(file) for file in files] or [([], 0), ([], 0)]
+            before, after = (Scored(one, *found) for one, found in zip((pretrained, row), outputs, strict=True))
+            pairs.append(Pair("test", "greedy" if beam == 1 else f"beam {beam}", str(row["frames"]), before, after))
         return pairs
 
     @property
@@ -205,6 +208,22 @@ def _finished(folder: RunFolder) -> bool | None:
         return read_progress(folder.state).finished
     except (UserError, TypeError):
         return None
+
+
+COUNTED = ("word_errors", "words", "character_errors", "characters")
+"""Fields of a hypothesis that every report needs, besides its id and texts."""
+
+
+def _read_hypotheses(path: Path) -> tuple[list[Row], int]:
+    """The rows of a hypotheses file that a report can use, and how many others there are."""
+    rows, damaged = _read_rows(path)
+    usable = [
+        row
+        for row in rows
+        if all(type(row.get(name)) is str for name in ("id", "reference", "hypothesis"))
+        and all(type(row.get(name)) is int for name in COUNTED)
+    ]
+    return usable, damaged + len(rows) - len(usable)
 
 
 def _read_rows(path: Path) -> tuple[list[Row], int]:

@@ -13,13 +13,14 @@ FORMATS = ("html", "md", "csv", "latex")
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
-MARKDOWN = "\\`*_{}[]<>|#"
+MARKDOWN = "\\`*_{}[]<>|#~&"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. numbers: columns that are set flush right. note: what is said under it."""
+    """A table. numbers: columns that are aligned right. note: the text below it."""
 
     title: str
     headings: Sequence[str]
@@ -29,7 +30,7 @@ class Table:
 
 
 def as_text(tables: Sequence[Table], kind: str, preface: Sequence[str] = ()) -> str:
-    """The tables as Markdown, CSV or LaTeX; `preface`, which is for people, stands before those of Markdown."""
+    """The tables as Markdown, CSV or LaTeX; `preface`, which is for people, precedes those of Markdown."""
     make = {"md": _markdown, "csv": _csv, "latex": _latex}[kind]
     lines = "".join(f"{_escaped_markdown(line)}\n\n" for line in preface) if kind == "md" else ""
     return lines + "\n".join(make(table) for table in tables)

@@ -32,16 +32,21 @@ def opening(run: Run, found: Standing | None) -> str:
                 f"The run has not been validated since training began; the pretrained model's {rate} is "
                 f"{percent(run.baseline['leading_rate'])}."
             )
+        if run.chosen is not None:
+            return (
+                "The pretrained model's validation is missing from metrics.jsonl, so there is nothing to compare with; "
+                f"the fine-tuned model's {RATES[run.chosen['leading']]} is {percent(run.chosen['leading_rate'])}."
+            )
         return "The run has not been validated yet, so there are no results."
     where = "unseen recordings" if found.pair.split == "test" else "validation recordings"
     rate, count = RATES[found.rate], f"{found.utterances:,} {where}"
     from_to = f"from {percent(found.before)} to {percent(found.after)}"
-    begin = "So far, fine-tuning has" if run.finished is False else "Fine-tuning"
+    subject = "So far, fine-tuning has" if run.finished is False else "Fine-tuning"
     if found.before == found.after:
-        said = f"{begin} left the {rate} on {count} at {percent(found.after)}"
+        text = f"{subject} left the {rate} on {count} at {percent(found.after)}"
     else:
-        said = f"{begin} {'cut' if found.change < 0 else 'raised'} the {rate} on {count} {from_to}"
-    return f"{said}{_certainty(found)}."
+        text = f"{subject} {'cut' if found.change < 0 else 'raised'} the {rate} on {count} {from_to}"
+    return f"{text}{_certainty(found)}."
 
 
 def _certainty(found: Standing) -> str:
@@ -52,13 +57,13 @@ def _certainty(found: Standing) -> str:
         return ""
     if test.significant:
         return f"; the difference is statistically significant ({chance(test.p)})"
-    said = f"; with {found.utterances} utterances this is not yet conclusive and may be chance"
+    text = f"; with {found.utterances} utterances this is not yet conclusive and may be chance"
     if found.by_speaker:
-        said = f"; with {found.speakers} speakers this is not yet conclusive and may be chance"
+        text = f"; with {found.speakers} speakers this is not yet conclusive and may be chance"
     if (seconds := found.more_seconds()) is not None:
         kind = "speech from more speakers" if found.by_speaker else f"{found.pair.split} speech"
-        said += f"; about {more_time(seconds)} of {kind} would be enough to confirm a difference of this size"
-    return said
+        text += f"; about {more_time(seconds)} of {kind} would be enough to confirm a difference of this size"
+    return text
 
 
 def chance(p: float) -> str:
@@ -106,7 +111,7 @@ def advice(
 ) -> list[str]:
     """What to do next, with the figures behind each piece of advice."""
     if run.finished is False:
-        return ["The run has not finished: resume it first (the command is at the end of this page)."]
+        return ["The run has not finished: if it has stopped, resume it (the command is at the end of this page)."]
     lines = list(_of_training(run, found))
     if found is not None:
         if found.few:
@@ -185,14 +190,16 @@ def _of_errors(
         they = "1 output repeats itself or does" if loops == 1 else f"{loops} outputs repeat themselves or do"
         lines.append(f"{they} not end. Silence, or audio much longer than its text, often causes this.")
     counts = total_counts(aligned[1])
+    units = {"characters" if after.get("leads_with_cer") else "words" for _, after in pairs}
+    unit = " or ".join(sorted(units, reverse=True))
     if counts.errors >= 10 and counts.deletions > 0.6 * counts.errors:
         lines.append(
-            f"{counts.deletions} of {counts.errors} errors are missing words: look for transcripts that contain more "
+            f"{counts.deletions} of {counts.errors} errors are missing {unit}: look for transcripts that contain more "
             "than is said, and for speech that is very quiet or cut off."
         )
     if counts.errors >= 10 and counts.insertions > 0.6 * counts.errors:
         lines.append(
-            f"{counts.insertions} of {counts.errors} errors are additional words: look for transcripts that omit "
+            f"{counts.insertions} of {counts.errors} errors are additional {unit}: look for transcripts that omit "
             "something, and for clips with long silences."
         )
     return lines

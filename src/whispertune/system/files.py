@@ -147,8 +147,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def make_writable(folder: Path) -> None:
-    """Create a folder and check that files can be written to it.
+def make_writable(folder: Path, flag: str = "--output") -> None:
+    """Create a folder, which `flag` names, and check that files can be written to it.
 
     Raises:
         RunFolderError: if not.
@@ -159,4 +159,4 @@ def make_writable(folder: Path) -> None:
         probe.touch(exist_ok=False)  # never an existing file
         probe.unlink()
     except OSError as error:
-        raise RunFolderError(f"--output: cannot write to {folder} ({error.strerror}); choose another folder") from None
+        raise RunFolderError(f"{flag}: cannot write to {folder} ({error.strerror}); choose another folder") from None
