@@ -155,6 +155,21 @@ def test_the_norm_of_bf16_gradients_is_summed_in_float32(monkeypatch: pytest.Mon
     assert float(norm_of_one(gradient)) == pytest.approx(float(gradient.double().norm()), rel=1e-6)
 
 
+def test_norms_of_float32_gradients_are_computed_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kernel for each of a large model's 800 gradients would take a GPU longer than the norms themselves."""
+    calls: list[int] = []
+    at_once = torch._foreach_norm
+
+    def counted(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        calls.append(len(tensors))
+        return at_once(tensors)
+
+    monkeypatch.setattr(torch, "_foreach_norm", counted)
+    parameters = gradients()
+    clip_gradients(parameters, 0.0)
+    assert calls == [sum(p.grad is not None for p in parameters)]
+
+
 @pytest.mark.parametrize(
     ("max_grad_norm", "freeze", "precision"),
     [(0.5, "encoder", "fp32"), (0.5, "none", "fp32"), (0.5, "encoder", "bf16"), (0.0, "encoder", "fp32")],

@@ -56,11 +56,18 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, norms: Tensor 
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if norms is None:
-        norms = torch.stack([norm_of(gradient) for gradient in gradients])
+        norms = torch.stack(norms_of(gradients))
     norm = float(torch.linalg.vector_norm(norms))
     if gradients and 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm
+
+
+def norms_of(gradients: list[Tensor]) -> list[Tensor]:
+    """Their L2 norms, the squares summed in float32 at least."""
+    if any(gradient.dtype == torch.bfloat16 for gradient in gradients):
+        return [norm_of(gradient) for gradient in gradients]
+    return list(torch._foreach_norm(gradients))  # on a GPU a few kernels for all of them
 
 
 def norm_of(gradient: Tensor) -> Tensor:
