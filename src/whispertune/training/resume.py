@@ -203,14 +203,16 @@ def read_progress(path: Path) -> Progress:
 
 
 def _with_batches(found: dict[str, Any]) -> dict[str, Any]:
-    """A progress of today from that of a version which kept no batches: its recipe's, if none were found by trying."""
+    """A progress of today from that of a version which kept no batches: its recipe's, in the micro-batches that it
+    found by trying, if it did."""
     if "batches" in found:
         return {**found, "batches": BatchPlan(**found["batches"])}
-    if found.get("micro_batch") is not None or not found.get("began"):
+    if not found.get("began"):
         return found
     size, accumulation = (found["began"]["recipe"][name] for name in ("batch_size", "accumulation"))
+    batches = BatchPlan(size, accumulation * found["began"]["processes"])
     before = {name: value for name, value in found.items() if name != "micro_batch"}
-    return {**before, "batches": BatchPlan(size, accumulation * found["began"]["processes"])}
+    return {**before, "batches": batches.recut(found.get("micro_batch") or size)}
 
 
 def load_state(
