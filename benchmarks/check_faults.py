@@ -3,7 +3,7 @@
     python benchmarks/check_faults.py --output /tmp/faults [--data it=examples/italian-prompts --data fr=DIR]
         [--model packaged:whisper-base] [--seed 0] [--only faults|clean|exchanged]
 
-Prints Markdown tables. All faults stand in the data together (a third of train's rows stay sound). A fault counts as
+Prints Markdown tables. All faults are put into the data together (a third of train's rows keep none). A fault counts as
 found if its row has an error; of clipped and quiet clips a note will do. Then, of the first data, five clean corpora of
 another shape (few voices, fast children, slow speech, single words, song), made by resampling and stretching: how many
 of their clips get an error, and whether it is the same whatever is checked beside them. With --model a last part: 33 of
@@ -41,7 +41,7 @@ KNOWN_WRONG = {
     },
     "fr": {"vm-mismatch": "its second sentence is not said"},
 }  # fmt: skip
-"""Rows of the prompts whose transcripts are wrong: no faults of ours, and not sound either."""
+"""Rows of the prompts whose transcripts are wrong: faults of the data themselves."""
 RATE = 16_000
 Row = dict[str, str]
 Samples = np.ndarray

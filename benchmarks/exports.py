@@ -2,14 +2,14 @@
 
     python benchmarks/exports.py --model runs/demo --manifest examples/italian-prompts/test.csv --language it
 
-Prints a Markdown table with two lines an export. `same computation`: the search is greedy, at temperature 0, without
-fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to 30 s, as
-whispertune's own (greedy, dense, float32). `by default`: the program is told only the language, and gets the clip as
-it is. Same transcripts are so letter for letter; word error rates are normalised, with 95 % intervals over clips; the
-difference is that of a paired bootstrap over the same clips. `--only ctranslate2:int8 ggml` picks rows, in this order;
-`--keep FOLDER` keeps transcripts there as they are made and reads them instead of making them again, so that a table
-can be made in several sittings. Needs the `ctranslate2` and `benchmarks` extras; rows whose program is missing are
-left out, and named.
+Prints a Markdown table with two lines an export. `same computation`: the search is greedy, at temperature 0,
+without fallback, thresholds or timestamps, with the model's own suppressed tokens, on clips padded with silence to
+30 s, as whispertune's own (greedy, dense, float32). `by default`: the program's own settings, except for the
+language, on the clip as it is. Same transcripts are the same letter for letter; word error rates are normalised,
+with 95 % intervals over clips; the difference is that of a paired bootstrap over the same clips. `--only
+ctranslate2:int8 ggml` picks rows, in this order; `--keep FOLDER` keeps transcripts there as they are made and reads
+them instead of making them again, so that a table can be made in several sittings. Needs the `ctranslate2` and
+`benchmarks` extras; rows whose program is missing are left out, and named.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Of a run with the encoder frozen: all training clips encoded, one epoch of updates, the valid split decoded greedily
 and scored. Seconds are the operations' own, on the calling thread, by torch's profiler, which adds some to small ones;
-what lies between operations (Python, audio) is the last row. A compiler can fuse gelu, layer_norm and the like with
+time between operations (Python, audio) is the last row. A compiler can fuse gelu, layer_norm and the like with
 their neighbours; it leaves products and attention to the same kernels.
 """
 
@@ -67,7 +67,7 @@ def group_of(operation: str) -> str:
 
 
 def seconds_of(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each group of operations, of what lies between, and of all."""
+    """Seconds of each group of operations, of the time between them, and of all."""
     work()  # a warm-up
     started = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -81,7 +81,7 @@ def seconds_of(work: Callable[[], object]) -> dict[str, float]:
 
 
 def train_an_epoch(trainer: Trainer) -> None:
-    """The updates of the next epoch, dealt as the trainer does them."""
+    """The updates of the next epoch, balanced over micro-batches as in the trainer."""
     progress, split, learner = trainer.progress, trainer.data.split, trainer.learner
     plan = epoch_plan(split.num_samples, progress.batches, seed=trainer.options.seed, epoch=progress.epoch)
     for step in plan:

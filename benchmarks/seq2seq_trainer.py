@@ -58,7 +58,7 @@ def run_ours(
     valid_rows = [row for row in rows if row.get("split") == "valid"]
     inside = sum(row["seconds"] for row in rows)
     clock, points = measured.seconds - inside, []
-    for row in rows:  # what lies outside of rows comes before the first: start, check, encoding
+    for row in rows:  # time outside of rows is before the first: start, check, encoding
         clock += row["seconds"]
         if row.get("split") == "valid":
             points.append((row["epoch"], row["wer"], clock))
@@ -191,7 +191,7 @@ def main() -> None:
     notes = []
     if ours:
         notes.append(
-            f"Ours: {number(ours['outside'], 1)} s lie outside of steps and validations (start, check of the data, "
+            f"Ours: {number(ours['outside'], 1)} s are outside of steps and validations (start, check of the data, "
             f"check of thinning, encoding {number(ours['encoding'], 1)} s, saving)."
         )
     if theirs:

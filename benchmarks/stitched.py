@@ -12,7 +12,7 @@ Intervals are bootstraps over seeds, and of the clips' difference over clips too
 arms' recipe.
 
 What is done is kept in WORK, two JSONs for each arm and seed: started again, only what is missing is done, and a
-training that was killed goes on where it stopped.
+training that was killed continues where it stopped.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def lost_line(ended: Ended, run: Path) -> str:
     """The one line that tells of a lost process."""
     (line,) = ended.errors
     assert "is gone or stuck" in line
-    assert line.endswith(f"go on with: whispertune resume {run}")
+    assert line.endswith(f"continue with: whispertune resume {run}")
     return line
 
 

@@ -64,7 +64,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("best/model.safetensors", overwrite, "has changed since it was written"),
     ("best/config.json", overwrite, "has changed since it was written"),
     ("best/generation_config.json", remove, "the model is incomplete"),
-    ("best/checksums.json", remove, "nothing tells whether the model is whole"),
+    ("best/checksums.json", remove, "is missing, so the model cannot be verified"),
     ("best/checksums.json", halve, "the model cannot be verified"),
     ("best", remove, "is gone, and with it the best model"),
     ("metrics.jsonl", remove, "is gone, so that the log of"),
@@ -118,7 +118,7 @@ def test_a_damaged_recipe_is_taken_from_the_state_and_an_edited_one_refused(
     recipe.write_text(whole.replace("seed: 0", "seed: 7"))
     assert cli.main(["resume", str(run)]) == 2
     assert (
-        "recipe.yaml: is not that of the run in this folder (now, as it began): seed (7, 0)" in capsys.readouterr().err
+        "recipe.yaml: is not that of the run in this folder (now, at its start): seed (7, 0)" in capsys.readouterr().err
     )
     recipe.write_bytes(b"\0\1\2")
     assert cli.main(["resume", str(run)]) == 0
@@ -283,7 +283,7 @@ def test_data_and_model_may_move(killed: Path, samples: Samples, tmp_path: Path,
     valid = Path(shutil.copy(samples.valid, tmp_path / "elsewhere.csv"))
     other = save_tiny_model(tmp_path / "other", seed=5)
     assert cli.main(["resume", str(run), "--model", str(other)]) == 2
-    assert "model changed since this run began" in capsys.readouterr().err
+    assert "model changed since this run was started" in capsys.readouterr().err
     assert cli.main(["resume", str(run), "--model", str(model), "--valid", str(valid)]) == 0
     assert f"valid: {valid}" in (run / "recipe.yaml").read_text()
 
@@ -318,4 +318,4 @@ def test_a_model_whose_settings_changed_is_refused(
     path.write_text(json.dumps(settings), encoding="utf-8")
     assert cli.main(command) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "model settings changed since this run began" in line
+    assert "model settings changed since this run was started" in line

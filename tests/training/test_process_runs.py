@@ -230,7 +230,7 @@ def test_the_main_process_dies_and_one_process_goes_on(
     assert "rank 0 of 2" in lost_line(ended, run)
     assert progress_of(run)["step"] == 2
     assert cli.main(["resume", str(run)]) == 0
-    assert "where the run began with 2: an update keeps its 4 utterances" in capsys.readouterr().err
+    assert "where the run started with 2: an update keeps its 4 utterances" in capsys.readouterr().err
     keys = ("step", "epoch", "lr", "tokens", "utterances")
     rows = [[{key: row[key] for key in keys} for row in step_rows(path)] for path in (run, undisturbed)]
     assert rows[0] == rows[1]
@@ -261,7 +261,7 @@ def test_a_signal_to_any_stops_all(
     assert not ended.errors
     stopped = [line for log in ended.logs for line in log.splitlines() if "stopped by" in line]
     name = signal.Signals(moment.sent).name
-    assert stopped == [f"stopped by {name}; go on with: whispertune resume {run}"]
+    assert stopped == [f"stopped by {name}; continue with: whispertune resume {run}"]
     if moment.name == "Trainer.backward":
         assert progress_of(run)["step"] == len(step_rows(run)) == 3  # the update under way was finished
     ended = launch(["resume", str(run)])
@@ -348,7 +348,7 @@ def test_a_real_launcher(samples: Samples, tmp_path: Path, launcher: str, death:
         shown = process.stderr.read()
         assert process.wait() != 0
     assert time.monotonic() - started < 25
-    assert shown.count(f"go on with: whispertune resume {run}") == 1, shown
+    assert shown.count(f"continue with: whispertune resume {run}") == 1, shown
     assert shown.count("\nerror: rank 1 of 2 is gone or stuck") == death
     progress = progress_of(run)
     assert progress["step"] == len(step_rows(run)) > 0

@@ -251,7 +251,7 @@ def test_asked_to_stop(reference: Reference, runner: Runner, tmp_path: Path, mom
     log = runner.log.read_text()
     assert "Traceback" not in log
     (line,) = [line for line in log.splitlines() if "stopped by" in line]
-    found = re.fullmatch(r"stopped by SIG(TERM|INT); go on with: whispertune (.*)", line.strip())
+    found = re.fullmatch(r"stopped by SIG(TERM|INT); continue with: whispertune (.*)", line.strip())
     assert found, line
     assert shlex.split(found[2]) == ["resume", str(run)]
     if moment == "between micro-batches":
@@ -283,7 +283,7 @@ def test_a_real_process_is_asked_to_stop_in_the_midst(reference: Reference, runn
         assert process.stderr is not None
         shown = process.stderr.read()
         assert process.wait() == 1
-    assert f"go on with: whispertune resume {run}" in shown
+    assert f"continue with: whispertune resume {run}" in shown
     progress = progress_of(run)
     assert progress["step"] == len(step_rows(run)) > 0
     assert not progress["trained"]
@@ -345,7 +345,7 @@ def test_changed_files_are_refused(
     finally:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         kept.rename(path)
-    assert f"{what} changed since this run began" in line
+    assert f"{what} changed since this run was started" in line
     assert outcome_files(run) == before
 
 
@@ -371,7 +371,7 @@ def test_auto_goes_on_in_the_precision_it_began_with(
     before = outcome_files(run)
     monkeypatch.setattr(session, "resolve_precision", lambda precision, device: Precision("bf16"))
     line = error_of(["resume", str(run)], capsys)
-    assert "this run began in fp32, but precision auto is bf16 on this machine's cpu" in line
+    assert "this run was started in fp32, but precision auto is bf16 on this machine's cpu" in line
     assert "resume it on a CPU without bf16, or choose another --output" in line
     assert outcome_files(run) == before
     # Runs of versions that did not keep it are taken up as before.
@@ -408,7 +408,7 @@ def test_a_resume_goes_nowhere_else(
     run, _ = stopped
     before = outcome_files(run)
     line = error_of(["resume", str(run), f"--output={tmp_path / 'else'}"], capsys)
-    assert f"--output: a run goes on where it lies, in {run}; leave --output out" in line
+    assert f"--output: a run continues in its own folder, {run}; omit --output" in line
     assert outcome_files(run) == before
     assert not (tmp_path / "else").exists()
 

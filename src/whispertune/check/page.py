@@ -57,7 +57,7 @@ def _html(text: str) -> str:
 
 
 def _player(players: Players, row: Utterance) -> str:
-    """An audio element with the sound inside, or why there is none."""
+    """An audio element with the recording inside, or the reason why there is none."""
     if (address := players.address(row)) is not None:
         return f'<audio controls preload="metadata" src="{address}"></audio>'
     return f'<span class="soft">{_html(Path(row.audio).name) if players.full else "cannot be played"}</span>'

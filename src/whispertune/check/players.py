@@ -1,4 +1,4 @@
-"""Recordings as they stand inside a page: short, as MP3, and not more of them than a page should weigh."""
+"""Recordings embedded in a page: short, as MP3, within a limit on their total size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_AUDIO_BYTES = 12_000_000
 
 
 class Players:
-    """The sound of utterances as `data:` addresses, until the page is large enough."""
+    """The audio of utterances as `data:` URLs, up to a total size."""
 
     def __init__(self, most_bytes: int = MOST_AUDIO_BYTES) -> None:
         self._left = most_bytes
@@ -31,7 +31,7 @@ class Players:
         return self._left <= 0
 
     def address(self, row: Utterance) -> str | None:
-        """What an audio element plays; None if the recording cannot be read, or there is no room left."""
+        """The URL for an audio element; None if the recording cannot be read, or the limit is reached."""
         key = f"{row.source}:{row.row}:{row.id}"
         if key not in self._made:
             if self.full:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
     if options.language is not None and options.model is None:  # a model may have languages of its own
-        spoken_language(options.language, options.language_token)  # refuses what is no language
+        spoken_language(options.language, options.language_token)  # raises if this is no language
     sources = open_sources(files, options)
     inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
     inputs |= {source.path for source in sources}
@@ -80,10 +80,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckResults, options: CheckOptions) -> str:
-    """What trains on the rows that were checked, or on the cleaned ones; else what is still in the way of that."""
+    """The command that trains on the checked or cleaned rows or, if there is none yet, what is missing for it."""
     if report.num_errors and not cleaned:
         rest = report.num_rows > len(report.rows_with_errors())
-        return "to train, mend these rows" + (", or have manifests written without them: --fix DIR" if rest else "")
+        return "to train, correct these rows" + (", or write manifests without them: --fix DIR" if rest else "")
     given: dict[str, list[str]] = {}
     for number, source in enumerate(sources):
         path = str(cleaned[number]) if cleaned else as_data(str(source.path), source.role or "data")
@@ -151,7 +151,7 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
 
 
 def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, CheckResults]:
-    """All findings: texts first, then audio, sets, and what a model hears."""
+    """All findings: of texts first, then of audio, between splits, and by a model."""
     ready = None
     if options.model is not None:
         device = resolve_device(options.device)
@@ -159,7 +159,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
     if ready is not None and options.language is not None:
-        ready.tokenizer.spoken_language(options.language, options.language_token)  # refuses what is no language
+        ready.tokenizer.spoken_language(options.language, options.language_token)  # raises if this is no language
     if tokenizer is None:
         console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")
     num_rows = sum(len(source.rows) for source in sources)
@@ -196,7 +196,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
 def _opinions(report: CheckResults, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:
     assert report.audio is not None
     audio = report.audio
-    # Those with other errors too: of a text that is too long for its audio one wants to read what was heard.
+    # Also rows with other errors: where a text is too long for its audio, the user wants to see the model's output.
     valid = np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
     text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
     rows = [report.utterance(number) for number in valid]
@@ -235,7 +235,7 @@ def _token_counter(tokenizer: Tokenizer | None, options: CheckOptions) -> Callab
     def count(row: Utterance) -> int:
         try:
             return len(settings.target(single_windows([row])[0]).input_ids)
-        except RecipeError:  # told as unknown_language
+        except RecipeError:  # reported as unknown_language
             return 0
 
     return count

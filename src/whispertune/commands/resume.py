@@ -21,6 +21,6 @@ def main(arguments: Sequence[str]) -> int:
     folder = RunFolder(Path(arguments[0]))
     fields = fields_to_resume(folder)
     if any(flag.partition("=")[0] == "--output" for flag in arguments):
-        raise RecipeError(f"--output: a run goes on where it lies, in {folder.path}; leave --output out")
+        raise RecipeError(f"--output: a run continues in its own folder, {folder.path}; omit --output")
     recipe = parse_fields(Recipe, fields, arguments[1:], command="resume", where=str(folder.recipe))
     return train.run(dataclasses.replace(recipe, output=str(folder.path)))

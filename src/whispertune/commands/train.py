@@ -78,12 +78,12 @@ def run(recipe: Recipe) -> int:
                 write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
             stop.processes.should_report()  # so that none that was waiting for this one takes it for lost
-            console.print(f"stopped by {signal}; go on with: {folder.resume_command}")
+            console.print(f"stopped by {signal}; continue with: {folder.resume_command}")
             return Interrupted.exit_status
         except Exception as failure:
             error = _blamed(failure, folder)
             if stop.processes.world_size > 1:
-                return _tell_once(error, stop.processes, folder)
+                return _raise_once(error, stop.processes, folder)
             if error is failure:
                 raise
             raise error from None
@@ -94,24 +94,24 @@ def _blamed(error: Exception, folder: RunFolder) -> Exception:
     if not isinstance(error, OSError) or not is_disk_failure(error):
         return error
     return StorageError(
-        f"{error.filename or folder.path}: {error.strerror}; free some disk space, then go on with: "
+        f"{error.filename or folder.path}: {error.strerror}; free some disk space, then continue with: "
         f"{folder.resume_command}"
     )
 
 
 def _claim(folder: RunFolder, held: ExitStack) -> None:
-    """Make the folder this run's alone, for as long as `held` lasts."""
+    """Keep other runs out of the folder until `held` is closed."""
     if folder.holds_something_else():
         raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
     held.enter_context(folder.claimed())
 
 
-def _tell_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
-    """Raise the error in the process that is to tell of it; the others return their exit status."""
+def _raise_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
+    """Raise the error in the one process that reports it; in the others return the exit status."""
     if not processes.should_report():
         return error.exit_status if isinstance(error, WhispertuneError) else 1
     if isinstance(error, ProcessLost):
-        raise ProcessLost(f"{error}; go on with: {folder.resume_command}") from None
+        raise ProcessLost(f"{error}; continue with: {folder.resume_command}") from None
     if isinstance(error, WhispertuneError) and not processes.is_main:
         raise type(error)(f"{processes.name}: {error}") from None
     raise error
@@ -141,7 +141,7 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
     if processes.world_size != began_with:
         console.print(
-            f"processes {processes.world_size}, where the run began with {began_with}: an update keeps its "
+            f"processes {processes.world_size}, where the run started with {began_with}: an update keeps its "
             f"{progress.batches.windows} utterances"
         )
     check_thinning(session)
@@ -166,7 +166,7 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
 
 
 def _write_report(folder: RunFolder) -> None:
-    """Write the page of a run that is complete, whatever happens to the page."""
+    """Write the page of a complete run; if that fails, only warn."""
     try:
         write_report(folder)
     except Exception as error:  # of plots, templates or recordings: none of it may fail a run of hours
@@ -178,14 +178,14 @@ def _write_report(folder: RunFolder) -> None:
 
 
 def _processes_at_start(folder: RunFolder, saved: Progress | None, now: int) -> int:
-    """How many processes the folder's run began with: its updates stay as large; a new run begins with `now`."""
+    """Number of processes at the start of the run, which determines the size of its updates; `now` for a new run."""
     if saved is not None and saved.began:
         return int(saved.began["processes"])
     return int(_environment(folder).get("processes", 1 if folder.state.exists() else now))
 
 
 def _environment(folder: RunFolder) -> dict[str, Any]:
-    """What environment.json says, if a run has begun and the file is whole."""
+    """The content of environment.json; empty if no run has started, or the file is damaged."""
     try:
         found = json.loads(folder.environment.read_text(encoding="utf-8")) if folder.has_begun() else {}
         return found if isinstance(found, dict) and isinstance(found.get("processes", 1), int) else {}
@@ -205,17 +205,17 @@ def _require_same_inputs(session: Session) -> None:
     changed = [
         name
         for name, digest in digests.items()
-        if then.get(name) != digest and (name in then or name != SETTINGS)  # runs of older versions do not tell
+        if then.get(name) != digest and (name in then or name != SETTINGS)  # older versions did not record it
     ]
     if changed:
         raise RunFolderError(
-            f"{folder.path}: {', '.join(changed)} changed since this run began, so it cannot be resumed; "
+            f"{folder.path}: {', '.join(changed)} changed since this run was started, so it cannot be resumed; "
             "restore them, or choose another --output"
         )
-    began = before.get("precision", precision)  # runs of older versions do not tell
+    began = before.get("precision", precision)  # older versions did not record it
     if began != precision:
         raise RunFolderError(
-            f"{folder.path}: this run began in {began}, but precision auto is {precision} on this machine's "
+            f"{folder.path}: this run was started in {began}, but precision auto is {precision} on this machine's "
             f"{session.device.type}; resume it on {AUTO_ON[began]}, or choose another --output"
         )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from whispertune.check.players import PLAYED_SECONDS, Players
 from whispertune.data.utterances import Utterance
-from whispertune.report.errors_found import Aligned
+from whispertune.report.before_after import leading_counts
+from whispertune.report.error_analysis import Aligned
 from whispertune.report.runs import Row, repeats
-from whispertune.report.standing import leading_counts
 
 MOST_CLIPS = 300
 """Most utterances on a page; up to this number all are shown."""

@@ -9,14 +9,14 @@ from typing import Any
 
 from whispertune.errors import DataError
 from whispertune.evaluation.significance import MatchedPairs, matched_pairs
+from whispertune.report.before_after import COUNTS, leading_counts, speakers_of
 from whispertune.report.clips import Clip, about, audio_addresses, chosen_places, side
-from whispertune.report.errors_found import align
+from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.standing import COUNTS, leading_counts, speakers_of
+from whispertune.report.sentences import RATES, bounds, chance, points
 from whispertune.report.tables import Table
-from whispertune.report.words import RATES, bounds, chance, points
 from whispertune.run.recipe import FREE_TO_CHANGE
 from whispertune.system.console import percent
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from whispertune.data.sources import parse_sources
 from whispertune.data.utterances import Utterance
+from whispertune.report.before_after import BeforeAfter, before_after
 from whispertune.report.clips import SORTED_BY, Clip, clips_of
-from whispertune.report.errors_found import align
+from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render, require_replaceable
 from whispertune.report.run_tables import costs_of, data_of, errors_of, headline_of, notes_of, recipe_of
 from whispertune.report.runs import Pair, Run, read_run
-from whispertune.report.standing import Standing, standing
+from whispertune.report.sentences import advice, opening
 from whispertune.report.tables import Table
-from whispertune.report.words import advice, opening
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.run_folder import RunFolder
 from whispertune.system.files import write_text
@@ -29,7 +29,7 @@ class RunReport:
 
     run: Run
     opening: str
-    found: Standing | None
+    found: BeforeAfter | None
     headline: list[Table]
     notes: list[str]
     curves: list[Plot]
@@ -65,11 +65,11 @@ def report_on(run: Run) -> RunReport:
     pairs = pair.matched if pair else []
     aligned = align([before for before, _ in pairs]), align([after for _, after in pairs])
     utterances: Mapping[str, Utterance] = run.utterances(pair.split) if pair else {}
-    standings = [standing(one) for one in reversed(run.pairs)]
-    found = standings[0] if standings else None
+    results = [before_after(one) for one in reversed(run.pairs)]
+    found = results[0] if results else None
     tables, plots = errors_of(pair, aligned, utterances, run.num_sources(pair.split) if pair else 0)
     return RunReport(
-        run, opening(run, found), found, headline_of(standings), notes_of(run, found),
+        run, opening(run, found), found, headline_of(results), notes_of(run, found),
         curves([Curve(run.name, run.updates, run.valid, run.chosen_step)]), tables, plots,
         clips_of(pairs, aligned, utterances), len(pairs), data_of(run), costs_of(run), recipe_of(run),
         advice(run, found, pairs, aligned), _commands(run, pair, utterances),

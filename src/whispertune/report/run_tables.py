@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from whispertune.data.utterances import Utterance
-from whispertune.report import errors_found
-from whispertune.report.errors_found import Aligned, Group, by_duration, by_group, total_counts
+from whispertune.report import error_analysis
+from whispertune.report.before_after import COUNTS, BeforeAfter, interval
+from whispertune.report.error_analysis import Aligned, Group, by_duration, by_group, total_counts
 from whispertune.report.plots import Plot, bars
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.standing import COUNTS, Standing, interval
+from whispertune.report.sentences import bounds, chance, points
 from whispertune.report.tables import Table
-from whispertune.report.words import bounds, chance, points
 from whispertune.run.flags import all_fields
 from whispertune.run.recipe import Recipe
 from whispertune.system.console import percent
@@ -28,10 +28,10 @@ def _spread(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f" ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
 
 
-def headline_of(standings: Sequence[Standing]) -> list[Table]:
+def headline_of(results: Sequence[BeforeAfter]) -> list[Table]:
     """Error rates before and after, by split and search; the most reliable one first."""
     rows = []
-    for where in standings:
+    for where in results:
         pair = where.pair
         leading = [where.rate, *(name for name in COUNTS if name != where.rate)]
         for rate in leading:
@@ -67,7 +67,7 @@ def headline_of(standings: Sequence[Standing]) -> list[Table]:
     return [Table("Before and after", headings, rows, (4, 5, 6), note)]
 
 
-def notes_of(run: Run, found: Standing | None) -> list[str]:
+def notes_of(run: Run, found: BeforeAfter | None) -> list[str]:
     """Remarks on the headline."""
     notes = []
     if found is not None and found.few:
@@ -138,7 +138,7 @@ def errors_of(
         groups = sorted(by_group(pair.matched, key), key=lambda group: -group.after)
         if len(groups) > 1:
             tables.append(_grouped(f"Errors by {name}", name, unit, groups))
-    confused, before = errors_found.confusions(aligned[1]), errors_found.confusions(aligned[0])
+    confused, before = error_analysis.confusions(aligned[1]), error_analysis.confusions(aligned[0])
     ranked = sorted(confused.items(), key=lambda entry: (-entry[1], entry[0]))
     often = [entry for entry in ranked if entry[1] > 1] or ranked[:5]
     rows = [
@@ -148,7 +148,7 @@ def errors_of(
     if rows:
         headings = ["in the transcript", "written instead", "before", "after"]
         tables.append(Table("Most frequent confusions", headings, rows, (2, 3), note))
-    missing = errors_found.never_recognised(aligned[1])
+    missing = error_analysis.never_recognised(aligned[1])
     rows = [[word, f"{times:,}", written or "(missing)"] for word, times, written in missing[:SHOWN_MISSING]]
     if rows:
         note = f"{len(missing):,} {unit} that occur at least twice and that the fine-tuned model never got right"

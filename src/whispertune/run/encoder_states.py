@@ -131,8 +131,8 @@ class RunStates:
             failed = StorageError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else RunFolderError
         if missing:
             raise RunFolderError(
-                f"{options.path}: what the main process has begun there is not there; name a --states.folder that all "
-                "machines share"
+                f"{options.path}: files that the main process created there cannot be seen from here; name a "
+                "--states.folder that all machines share"
             )
         if processes.world_size > 1:  # the others are filling the files
             raise failed(f"{problem}; free some disk space, name another --states.folder, or take memory")
@@ -210,11 +210,11 @@ def plan_states(session: Session) -> RunStates:
 
     views, place, reason = session.processes.from_main(decide)
     if recipe.states.store == "auto" and progress.stored is False and place != "off":
-        place, reason = "off", "as when this run began"  # stored, they would differ in their last bits
+        place, reason = "off", "as at the start of this run"  # stored, they would differ in their last bits
     console.print(f"states    {'computed at each use' if place == 'off' else place}: {reason}")
     if progress.stored and place == "off":
         console.print(
-            "states    they were stored when this run began: what is left may differ from it in the last bits",
+            "states    they were stored at the start of this run: the rest of it may differ in the last bits",
             style="yellow",
         )
     if session.augmenter is not None:

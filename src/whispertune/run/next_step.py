@@ -1,4 +1,4 @@
-"""The commands to run next, which a command prints at its end; they run as printed."""
+"""The commands to run next, which a command prints at its end, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _is_subtitles(file: str) -> bool:
 def training_command(
     sources: Mapping[str, Sequence[str]], model: str, language: Sequence[str], reading: Reading
 ) -> str | None:
-    """The command that trains on what was checked, if there is something to train and something to choose by.
+    """The command that trains on the checked data, or None without both a train and a valid split.
 
-    sources: what was given as train, valid and test. language: the flags that name it.
+    sources: the files of train, valid and test. language: the flags that name it.
     """
     if not sources.get("train") or not sources.get("valid"):
         return None

@@ -23,7 +23,7 @@ from whispertune.training.resume import Progress, read_progress, require_whole_s
 from whispertune.training.schedule import build_schedule
 
 MAY_MOVE = ("model", "train", "valid", "test")
-"""Fields whose content decides, not the path: it is compared with what the run began with (sha256)."""
+"""Fields whose content decides, not the path: it is compared with that at the start of the run (sha256)."""
 
 
 def as_it_began(recipe: Recipe, digests: Mapping[str, str], precision: str, processes: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def as_it_began(recipe: Recipe, digests: Mapping[str, str], precision: str, proc
 
 
 def recorded_recipe(folder: RunFolder, progress: Progress | None) -> Recipe | None:
-    """The recipe of the run in a folder, or None if none has begun there.
+    """The recipe of the run in a folder, or None if none has started there.
 
     Raises:
         RecipeError: if there is only a recipe.yaml, and it cannot be read.
@@ -79,7 +79,7 @@ def fields_to_resume(folder: RunFolder) -> dict[str, Any]:
 
 
 def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress | None) -> Recipe | None:
-    """The recipe with which the folder's run began, if one has; another recipe is refused.
+    """The recipe that the folder's run was started with, if there is one; another recipe is refused.
 
     Raises:
         RunFolderError: naming the fields in which the folder's recipe differs, or why it cannot have more epochs.
@@ -92,7 +92,7 @@ def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress | Non
     listed = ", ".join(different[:6])
     if different and progress is not None and progress.began and _is_edited(folder, theirs):
         raise RunFolderError(
-            f"{folder.recipe}: is not that of the run in this folder (now, as it began): {listed}; put these values "
+            f"{folder.recipe}: is not that of the run in this folder (now, at its start): {listed}; put these values "
             "back, or choose another --output"
         )
     if different:
@@ -111,13 +111,13 @@ def require_same_run(recipe: Recipe, folder: RunFolder, progress: Progress | Non
 
 
 def is_longer(recipe: Recipe, theirs: Recipe | None) -> bool:
-    """Whether more epochs are asked for than the run began with."""
+    """Whether more epochs are requested than at the start of the run."""
     return theirs is not None and recipe.epochs > theirs.epochs
 
 
 def _not_longer(recipe: Recipe, theirs: Recipe, folder: RunFolder, reason: str) -> RunFolderError:
     return RunFolderError(
-        f"{folder.path}: epochs {recipe.epochs} where the run began with {theirs.epochs}: {reason}; start a new run "
+        f"{folder.path}: epochs {recipe.epochs} where the run started with {theirs.epochs}: {reason}; start a new run "
         f"from its model instead (--model {folder.path}, another --output)"
     )
 
@@ -141,7 +141,7 @@ def lengthen(session: Session, theirs: Recipe) -> None:
         )
     if progress.views is not None and auto_views(session, recipe.epochs) != auto_views(session, theirs.epochs):
         raise _not_longer(recipe, theirs, folder, "augment.views is auto, which follows from the length of the run")
-    console.print(f"resuming  {recipe.epochs} epochs, where the run began with {theirs.epochs}")
+    console.print(f"resuming  {recipe.epochs} epochs, where the run started with {theirs.epochs}")
     if progress.trained and progress.best_step == 0 and progress.best_rate is not None:
         # best/ held the untouched model at the end; the epochs to come are compared with the best one before.
         rows = [row for row in session.log.evaluations if row.split == "valid" and row.model == "epoch"]
@@ -153,7 +153,7 @@ def lengthen(session: Session, theirs: Recipe) -> None:
 
 
 def _is_edited(folder: RunFolder, theirs: Recipe) -> bool:
-    """Whether recipe.yaml no longer says what the run began with."""
+    """Whether recipe.yaml has changed since the start of the run."""
     try:
         now = _parsed(load_yaml(folder.recipe), folder.recipe)
     except RecipeError:
@@ -227,9 +227,7 @@ def _require_best(folder: RunFolder, progress: Progress, digest: str) -> None:
         raise _lost(folder, f"{folder.best}: is gone, and with it the best model, of update {progress.best_step}")
     try:
         if not (folder.best / CHECKSUMS).is_file():
-            raise CheckpointError(
-                f"{folder.best / CHECKSUMS}: is gone, so that nothing tells whether the model is whole"
-            )
+            raise CheckpointError(f"{folder.best / CHECKSUMS}: is missing, so the model cannot be verified")
         require_unchanged(folder.best)
     except CheckpointError as error:
         raise _lost(folder, error.problem) from None
@@ -252,6 +250,7 @@ def _report_environment(folder: RunFolder, progress: Progress) -> None:
         whole = False
     if not whole:
         console.print(
-            f"folder    {folder.environment}: is damaged, and is rewritten; which versions the run began with is lost",
+            f"folder    {folder.environment}: is damaged, and is rewritten; the versions at the start of the run are "
+            "lost",
             style="yellow",
         )

@@ -20,13 +20,13 @@ BEST = "best/checksums.json"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where everything of one run lies (see the README's table)."""
+    """Paths of the files of one run (see the README's table)."""
 
     path: Path
 
     @property
     def resume_command(self) -> str:
-        """What goes on with the run, as a shell takes it."""
+        """The command that continues the run, quoted for a shell."""
         return shlex.join(["whispertune", "resume", str(self.path)])
 
     @property
@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked while a run is going on; its text names the process."""
+        """Locked while a run is in progress; its text names the process."""
         return self.path / "last" / "lock"
 
     @property
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def baseline_hypotheses(self) -> Path:
-        """Those of the pretrained model, with the same search."""
+        """Hypotheses of the pretrained model for test, with the same search."""
         return self.test / "hypotheses_baseline.jsonl"
 
     @property
@@ -95,11 +95,11 @@ class RunFolder:
         return self.path / "valid" / f"step-{step:07d}.jsonl"
 
     def has_begun(self) -> bool:
-        """Whether a run has left anything here that must not be lost."""
+        """Whether a run has written anything here that must not be lost."""
         return any(path.exists() for path in (self.metrics, self.state, self.best))
 
     def holds_something_else(self) -> bool:
-        """Whether there are files here that belong neither to a run nor to one that was refused before it began."""
+        """Whether there are files here that belong neither to a run nor to one that was refused before it started."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
         ours = {self.excluded, self.environment, self.lock}
@@ -121,7 +121,7 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Make the folders, keep other runs out during the block, and remove what a killed one left unfinished.
 
-        After the block, folders of a run that has not begun are removed again if they were made here.
+        After the block, folders that were created here are removed again if no run has started.
 
         Raises:
             RunFolderError: if another run has the folder, the path is a file or cannot be written to.
@@ -157,7 +157,7 @@ class RunFolder:
         return f" (process {holder})" if holder else ""
 
     def _discard(self, made: Iterable[Path]) -> None:
-        """Leave nothing of a run that was refused, except the list of the rows that it was refused for."""
+        """Remove everything of a run that was refused, except the list of the excluded rows that were the reason."""
         with suppress(OSError):
             self.lock.unlink()
             if self.excluded.exists() and not self.excluded.stat().st_size:

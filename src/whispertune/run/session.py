@@ -177,7 +177,7 @@ def open_session(
 ) -> Session:
     """Load the model and inspect all data; nothing is computed yet.
 
-    progress: of the run in the folder; None for one that begins.
+    progress: of the run in the folder; None for a new run.
 
     Raises:
         UserError: whatever is wrong with recipe, model or data.

@@ -114,7 +114,7 @@ def update_in_blocks(optimizer: torch.optim.AdamW, copies: Mapping[int, Tensor],
 
 
 def _state(optimizer: torch.optim.AdamW, parameter: Tensor) -> dict[str, Tensor]:
-    """A parameter's moments and number of updates, as AdamW itself begins them."""
+    """A parameter's moments and number of updates, as AdamW initialises them."""
     state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32)

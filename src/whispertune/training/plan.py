@@ -24,7 +24,7 @@ class BatchPlan:
     """How the windows of an optimiser update are cut into micro-batches; `Progress` holds the one of a run.
 
     batch_size: windows in a micro-batch, before `keep_original` copies.
-    accumulation: micro-batches in an update, of all processes that the run began with together.
+    accumulation: micro-batches in an update, summed over the processes at the start of the run.
     """
 
     batch_size: int

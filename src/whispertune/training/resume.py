@@ -35,7 +35,7 @@ class Progress:
     best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`.
     metrics_size, metrics_sha256: of the part of metrics.jsonl that belongs to this state.
     kept: path within the run folder -> sha256, of the files that were written once and are read again.
-    began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, as the run began.
+    began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, at the start of the run.
     """
 
     batches: BatchPlan

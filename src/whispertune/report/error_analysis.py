@@ -13,8 +13,8 @@ import jiwer
 
 from whispertune.errors import UserError
 from whispertune.evaluation.error_rates import ErrorCounts
+from whispertune.report.before_after import leading_counts
 from whispertune.report.runs import Row
-from whispertune.report.standing import leading_counts
 from whispertune.text.normalizer import basic_normalize, normalizer_for
 
 DURATIONS = (1, 2, 3, 5, 8, 12, 20)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from whispertune.evaluation.significance import MatchedPairs
-from whispertune.report.errors_found import Aligned, total_counts
+from whispertune.report.before_after import BeforeAfter, leading_counts
+from whispertune.report.error_analysis import Aligned, total_counts
 from whispertune.report.runs import Row, Run, repeats
-from whispertune.report.standing import Standing, leading_counts
 from whispertune.system.console import percent
 
 RATES = {"WER": "word error rate", "CER": "character error rate", "MER": "error rate"}
@@ -23,7 +23,7 @@ SUSPICIOUS = 0.5
 MOST_SUSPECTS = 5
 
 
-def opening(run: Run, found: Standing | None) -> str:
+def opening(run: Run, found: BeforeAfter | None) -> str:
     """The sentence at the top of the page, for readers without any background."""
     if found is None:
         if run.baseline is not None:
@@ -49,7 +49,7 @@ def opening(run: Run, found: Standing | None) -> str:
     return f"{text}{_certainty(found)}."
 
 
-def _certainty(found: Standing) -> str:
+def _certainty(found: BeforeAfter) -> str:
     test = found.test
     if test is None:
         return ""
@@ -105,7 +105,7 @@ def suspects(pairs: Sequence[tuple[Row, Row]], aligned: tuple[Sequence[Aligned],
 
 def advice(
     run: Run,
-    found: Standing | None,
+    found: BeforeAfter | None,
     pairs: Sequence[tuple[Row, Row]],
     aligned: tuple[Sequence[Aligned], Sequence[Aligned]],
 ) -> list[str]:
@@ -129,7 +129,7 @@ def advice(
     return lines or ["These figures show nothing that needs to be changed."]
 
 
-def _of_training(run: Run, found: Standing | None) -> list[str]:
+def _of_training(run: Run, found: BeforeAfter | None) -> list[str]:
     lines = []
     trained = [row for row in run.valid if row.get("model") != "baseline"]
     chosen = run.chosen

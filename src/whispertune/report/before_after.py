@@ -35,7 +35,7 @@ def speakers_of(rows: Sequence[Row]) -> list[str | None] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BeforeAfter:
     """Results before and after on one split. rate: WER, CER or MER. test: None where transcripts were not kept.
 
     speakers: named ones; by_speaker: whether intervals and test are over them. seconds: of speech, 0 if unknown.
@@ -83,7 +83,7 @@ class Standing:
         return (factor - 1) * self.seconds if 1 < factor <= MOST_FACTOR else None
 
 
-def standing(pair: Pair) -> Standing:
+def before_after(pair: Pair) -> BeforeAfter:
     """Compare the two models of a pair by the leading rate."""
     rate = pair.leading
     rows = [after for _, after in pair.matched]
@@ -94,7 +94,7 @@ def standing(pair: Pair) -> Standing:
         after_errors, lengths = zip(*map(leading_counts, rows), strict=True)
         test = matched_pairs(before_errors, after_errors, lengths, groups=speakers)
     before, after = (float(side.metrics["leading_rate"]) for side in (pair.before, pair.after))
-    return Standing(
+    return BeforeAfter(
         pair, rate, before, after,
         (interval(rate, pair.before.metrics, pair.before.rows), interval(rate, pair.after.metrics, pair.after.rows)),
         test, int(pair.after.metrics.get("utterances", len(rows))),
