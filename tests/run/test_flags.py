@@ -267,6 +267,9 @@ def test_yaml_types(tmp_path: Path) -> None:
         ("epochs: 1\nepochs: 2", ["not YAML", "'epochs' is given twice", "line 2"]),
         ("schedule:\n  name: noam\n  name: wsd", ["'name' is given twice"]),
         ("schedule.name: noam\nschedule:\n  name: wsd", ["'schedule.name' is given twice"]),
+        ("batch-size: 4\nbatch_size: 5", ["batch_size is given twice"]),
+        ("epochs: {}", ["epochs is {}; it takes a whole number"]),
+        ("lora: {}", ["unknown field 'lora'"]),
         ("model: !!binary aGVsbG8=", ["model is b'hello'", "it takes text"]),
         ("model: !!set {a}", ["model"]),
         ("model: &a [*a]", ["*a stands for what is written elsewhere", "line 1"]),
@@ -412,7 +415,8 @@ def test_round_trip_of_the_defaults(tmp_path: Path) -> None:
 
 
 def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": []}, "e": None}) == {"a.b.c": 1, "a.d": [], "e": None}
+    nested = {"a": {"b": {"c": 1}, "d": []}, "e": None, "f": {"g": {}}}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [], "e": None, "f.g": {}}
 
 
 def test_evaluate_keeps_dense_frames_unless_asked() -> None:

@@ -174,7 +174,10 @@ def parse_fields(
         name = str(name).replace("-", "_")
         if value in (None, {}) and name in _prefixes(known):  # a section with nothing in it
             continue
-        given[_known_field(name, known, f"{where}: unknown field '{name}'", command).name] = value
+        name = _known_field(name, known, f"{where}: unknown field '{name}'", command).name
+        if name in given:  # with dashes, and with underscores
+            raise RecipeError("is given twice; leave one out", field=name, file=where)
+        given[name] = value
     flagged = _read_flags(flags, known, command)
     files = {name: where for name in given if name not in flagged}
     given |= flagged

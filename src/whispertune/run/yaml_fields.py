@@ -83,7 +83,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}.
+    """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}. {} stays a value.
 
     Raises:
         ValueError: if a field is there both nested and dotted.
@@ -91,7 +91,8 @@ def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         name = f"{prefix}{key}"
-        for dotted, entry in flatten(value, f"{name}.").items() if isinstance(value, Mapping) else [(name, value)]:
+        nested = isinstance(value, Mapping) and value
+        for dotted, entry in flatten(value, f"{name}.").items() if nested else [(name, value)]:
             if dotted in flat:
                 raise ValueError(f"'{dotted}' is given twice")
             flat[dotted] = entry
