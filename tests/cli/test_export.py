@@ -29,10 +29,12 @@ from whispertune.checkpoints.export_mark import MARK
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
 from whispertune.commands import export
+from whispertune.commands.export_options import ExportOptions
 from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import CheckpointError, ExportError
 from whispertune.evaluation import verification
+from whispertune.run.flags import parse_fields
 
 Refused = Callable[..., str]
 
@@ -391,6 +393,18 @@ def test_verify_needs_a_language(tmp_path: Path, refused: Refused, monkeypatch: 
         [*flags(tmp_path / "model", "openai", tmp_path / "out"), "--verify", "absent.wav", "--language=it"],
         "--verify absent.wav: no such file; check the path",
     )
+
+
+def test_only_clips_in_the_language_that_was_given_borrow_its_token(tmp_path: Path) -> None:
+    rows = [
+        {**row, "language": name} for row, name in zip(example_rows("test", 3), ("sc", "fr", "French"), strict=True)
+    ]
+    manifest = write_manifest(tmp_path / "clips.csv", rows)
+    _, *given = flags(tmp_path / "model", "openai", tmp_path / "out", f"--data={manifest}")
+    for borrowed in ("it", "Italian"):
+        borrowing = [*given, "--language=sc", f"--language_token={borrowed}"]
+        options = parse_fields(ExportOptions, {}, borrowing, command="export")
+        assert [clip.language for clip in export.read_clips(options, [], standard())] == ["it", "fr", "fr"]
 
 
 def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
+from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.loading import require_whispers_vocabulary, tokenizer_of
 from whispertune.errors import AudioError, DataError, RecipeError, RunFolderError
 from whispertune.evaluation.verification import Clip, verify
@@ -148,6 +149,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
     """
     multilingual, tokenizer = checkpoint.generation["is_multilingual"], tokenizer_of(checkpoint)
     spoken = options.language or own_language(checkpoint.generation)
+    settings = TextSettings(tokenizer, spoken, options.task, language_token=options.language_token)
     if options.data is None:
         for name in audio:
             if not Path(name).is_file():
@@ -159,8 +161,7 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
         found = [rows[i] for i in chosen.tolist()]
     clips = []
     for utterance in found:
-        language = utterance.language or spoken
-        if multilingual and language is None:
+        if multilingual and not (utterance.language or spoken):
             raise RecipeError("--verify needs the language spoken in the clips: add --language")
         try:
             waveform = load_utterance(utterance, max_samples=WINDOW_SAMPLES)
@@ -168,6 +169,6 @@ def read_clips(options: ExportOptions, audio: list[str], checkpoint: Checkpoint)
             seconds = error.num_samples / SAMPLE_RATE
             raise DataError(f"{utterance.id}: lasts {seconds:.1f} s; --verify takes clips of at most 30 s") from None
         text = None if options.data is None else utterance.text
-        token = options.language_token or tokenizer.token_language(language) if multilingual and language else None
+        token = settings.token_language(utterance) if multilingual else None
         clips.append(Clip(utterance.id, waveform, token, text))
     return clips
