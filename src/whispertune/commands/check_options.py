@@ -55,5 +55,5 @@ class CheckOptions(DeviceOptions, LanguageOptions):
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(CheckOptions, USAGE, DESCRIPTION)

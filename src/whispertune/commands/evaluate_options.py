@@ -60,5 +60,5 @@ class EvaluateOptions(DeviceOptions, ModelOptions):
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(EvaluateOptions, USAGE, DESCRIPTION)

@@ -1,4 +1,4 @@
-"""What `whispertune evaluate` prints and writes: the rates, the kinds of errors, the worst clips."""
+"""The output of `whispertune evaluate`: error rates, kinds of errors, the clips with most errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def print_report(
     baseline: Evaluation | None = None,
     difference: PairedBootstrap | None = None,
 ) -> None:
-    """Print the figures, in at most 80 columns but for names. difference: of the model from the baseline."""
+    """Print the figures, in at most 80 columns except for names. difference: model minus baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
     count = len(found.hypotheses)
     results.print(f"{printable(found.name)} on {printable(data)}: {count} utterances, {search}, {frames}")
@@ -143,6 +143,6 @@ def _kinds(score: UtteranceScore) -> str:
 
 
 def _aligned(score: UtteranceScore) -> str:
-    if score.leads_with_cer:  # the whole text is one word: show both texts
+    if score.leads_with_cer:  # no words to align: show both texts
         return f"[{score.reference_normalized} → {score.hypothesis_normalized}]"
     return alignment(score.reference_normalized, score.hypothesis_normalized)

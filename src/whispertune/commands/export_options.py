@@ -77,5 +77,5 @@ class ExportOptions(ModelOptions):
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(ExportOptions, USAGE, DESCRIPTION)

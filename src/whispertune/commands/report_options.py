@@ -38,5 +38,5 @@ class ReportOptions:
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(ReportOptions, USAGE, DESCRIPTION)

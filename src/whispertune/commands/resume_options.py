@@ -25,5 +25,5 @@ These fields do not affect the results and may have other values than before:
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return DESCRIPTION

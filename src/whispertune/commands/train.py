@@ -41,7 +41,7 @@ SETTINGS = "model settings"
 
 
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
-"""Where precision auto is what (`resolve_precision`)."""
+"""The devices on which `--precision auto` is each precision (`resolve_precision`)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def run(recipe: Recipe) -> int:
             ):  # stopped while the data was being checked: resume starts from there
                 write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
-            stop.processes.should_report()  # so that none that was waiting for this one takes it for lost
+            stop.processes.should_report()  # so that processes waiting for this one do not report it as lost
             console.print(f"stopped by {signal}; continue with: {folder.resume_command}")
             return Interrupted.exit_status
         except Exception as failure:

@@ -23,5 +23,5 @@ a run that was interrupted, give the same command again or use `whispertune resu
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(Recipe, USAGE, DESCRIPTION)

@@ -102,5 +102,5 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     return help_text(TranscribeOptions, USAGE, DESCRIPTION)

@@ -14,7 +14,7 @@ from whispertune.system.console import percent
 from whispertune.text.normalizer import leads_with_cer, normalizer_for
 
 Counted = Literal["words", "characters", "words_raw", "characters_raw", "leading"]
-"""What errors are counted in: the counts of an `UtteranceScore`, by name."""
+"""Names of the counts of an `UtteranceScore`: the units in which errors are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,7 +37,7 @@ LOSS_ROWS = 8
 SPARE_TOKENS = 10
 """Tokens that a hypothesis may have beyond its rate."""
 SAMPLES_A_WINDOW = 24_000
-"""What decoding a window costs on top of its own length, in samples."""
+"""Cost of decoding a window in addition to its own length, in samples."""
 
 
 def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int = MAX_TOKENS) -> list[int]:
@@ -69,7 +69,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SharedStates:
-    """Where the encoder states of a split's windows come from, and the systems that decode them.
+    """The source of the encoder states of a split's windows, and the systems that decode them.
 
     fetch: yields the states of windows (their indices in the split), in the decoders' type and on their device.
     """
@@ -80,7 +80,7 @@ class SharedStates:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one search of a system achieved on a split.
+    """The result of one search of a system on a split.
 
     loss: teacher-forced negative log-likelihood per target token (nats). seconds: its own share of the time; of several
     processes, that of the slowest. windows: those of the split that could be decoded, one hypothesis each.
@@ -241,7 +241,7 @@ def _fetch_part(
 
 @dataclass(slots=True)
 class _Decoded:
-    """What one search found in some windows of a split. hypotheses: by window; loss: their sum (nats)."""
+    """The outputs of one search for some windows of a split. hypotheses: by window; loss: their sum (nats)."""
 
     hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
     loss: float = 0.0

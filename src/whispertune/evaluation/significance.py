@@ -42,11 +42,11 @@ class PairedBootstrap:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def verdict(self) -> str:
-        """What the interval says about the difference, in words."""
+        """The conclusion from the interval, in words."""
         return _verdict(self.difference, self.low, self.high)
 
 
@@ -66,11 +66,11 @@ class MatchedPairs:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def verdict(self) -> str:
-        """What the test says about the difference, in words."""
+        """The conclusion from the test, in words."""
         return _verdict(self.difference, self.low, self.high)
 
 
@@ -153,14 +153,14 @@ def matched_pairs(
     seed: int = 0,
     groups: Sequence[Hashable] | None = None,
 ) -> MatchedPairs:
-    """Test whether two systems differ on the same utterances, with no assumption but that equal ones are exchangeable.
+    """Test whether two systems differ on the same utterances, assuming only that equal ones are exchangeable.
 
-    If a and b are equal, then of each utterance (or speaker: `groups`, as in `bootstrap_interval`) their outputs might
-    as well be exchanged. `p` is the share of random exchanges after which the difference is at least as large
-    (Fisher's randomisation test, over all exchanges where these are few). The interval holds the differences d that
+    If a and b are equal, then their outputs for each utterance (or speaker: `groups`, as in `bootstrap_interval`) can
+    be exchanged. `p` is the share of random exchanges after which the difference is at least as large
+    (Fisher's randomisation test, over all exchanges if these are few). The interval holds the differences d that
     the same test, applied to errors b - d * length, does not reject: per exchange, those between the difference on
-    what was exchanged and that on the rest (Hartigan 1969, "Using subsample values as typical values"). So it leaves
-    out zero exactly where p is at most 1 - confidence, for few utterances and speakers, too.
+    the exchanged utterances and that on the others (Hartigan 1969, "Using subsample values as typical values"). So it
+    excludes zero exactly where p is at most 1 - confidence, also for few utterances and speakers.
 
     errors_a, errors_b: numbers of errors, or their means over several runs.
     """

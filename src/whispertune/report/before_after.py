@@ -62,11 +62,6 @@ class BeforeAfter:
         """Whether there are too few utterances for reliable intervals."""
         return self.utterances < FEWEST_UTTERANCES
 
-    @property
-    def unit(self) -> str:
-        """What intervals and test are over."""
-        return "speakers" if self.by_speaker else "utterances"
-
     def more_seconds(self) -> float | None:
         """Seconds of additional speech that would make the difference significant, if it stays as large as it is.
 

@@ -21,7 +21,7 @@ from whispertune.run.recipe import FREE_TO_CHANGE
 from whispertune.system.console import percent
 
 MOST_SIDES = 6
-"""Runs whose outputs stand side by side."""
+"""Maximum number of runs whose outputs are shown side by side."""
 MOST_CLIPS = 60
 SORTED_BY = {"spread": "differ most", "errors": "most errors"}
 """Ways to sort the utterances, and what they are called."""
@@ -116,7 +116,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What the runs are called: their folders' names or, where these repeat, their paths."""
+    """Names of the runs: those of their folders or, if these repeat, their paths."""
     names = [run.name for run in runs]
     return [str(run.folder.path) if names.count(run.name) > 1 else run.name for run in runs]
 

@@ -88,7 +88,7 @@ class Plot:
         return paths
 
     def save(self, folder: Path) -> list[Path]:
-        """Write it as SVG, PNG and PDF; raises RunFolderError as `paths`."""
+        """Write the plot as SVG, PNG and PDF; raises RunFolderError as `paths`."""
         paths = self.paths(folder)
         with _drawn(self) as figure:
             for path in paths:
@@ -127,7 +127,7 @@ def binned(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[fl
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is drawn of one run: its label, its updates and validations, and the step that was chosen."""
+    """The data of one run's curves: its label, its updates and validations, and the chosen step."""
 
     label: str
     updates: Sequence[Row]

@@ -57,12 +57,12 @@ def headline_of(results: Sequence[BeforeAfter]) -> list[Table]:
         )  # fmt: skip
     if not rows:
         return []
-    headings = ["split", "search", "frames", "rate", "before", "after", "change, points", "95 % of the change"]
+    headings = ["split", "search", "frames", "rate", "before", "after", "change, points", "matched-pairs test, 95 %"]
     note = (
         "In brackets: 95 % intervals, by a bootstrap over utterances or, where transcripts were kept and at least six "
         "speakers are named, over speakers. "
-        "The change is tested by matched pairs: how often would a difference this large come about if, of each "
-        "utterance (or speaker), the two outputs were exchanged at random?"
+        "The change is tested by matched pairs: p is the probability of a difference at least this large if the "
+        "two outputs of each utterance (or speaker) are exchanged at random."
     )
     return [Table("Before and after", headings, rows, (4, 5, 6), note)]
 
@@ -171,7 +171,7 @@ def _grouped(title: str, heading: str, unit: str, groups: Sequence[Group]) -> Ta
 
 
 def data_of(run: Run) -> list[Table]:
-    """What was read, used and excluded, and why."""
+    """Rows read, used and excluded, with the reasons."""
     splits: Mapping[str, Any] = run.environment.get("data") or {}
     left_out = Counter(str(row.get("split")) for row in run.excluded)
     rows = []

@@ -82,7 +82,7 @@ class Run:
 
     @cached_property
     def chosen(self) -> Row | None:
-        """The row of the best validation: the lowest rate, of ties the newest."""
+        """The row of the best validation: the lowest rate; of equal ones the newest."""
         trained = [row for row in self.valid if row.get("model") != "baseline"]
         return min(reversed(trained), key=lambda row: row["leading_rate"], default=None)
 
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def headline(self) -> Pair | None:
-        """What a run is judged by: test with its widest search or, if there is no test, valid."""
+        """The main result of a run: test with its widest search or, if there is no test, valid."""
         return self.pairs[-1] if self.pairs else None
 
     @property

@@ -79,7 +79,7 @@ def points(change: float) -> str:
 def bounds(test: MatchedPairs) -> str:
     """The interval of a change, in points."""
     if not (math.isfinite(test.low) and math.isfinite(test.high)):
-        return "no bounds: too few to tell"
+        return "no bounds: too little data"
     return f"{points(test.low)} to {points(test.high)}"
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from whispertune.system.console import printable
 
-FORMATS = ("html", "md", "csv", "latex")
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$",

@@ -27,7 +27,7 @@ from whispertune.text.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class RunStates:
-    """What was decided at the start. views: stored augmented views of the split, 0 for fresh ones every epoch."""
+    """Decisions made at the start of the run. views: stored augmented views of train, 0 for fresh ones each epoch."""
 
     session: Session
     place: Storage

@@ -78,7 +78,7 @@ def _default(field: dataclasses.Field[Any], default: Any) -> Any:
 
 
 def _section(field: dataclasses.Field[Any], prefix: str) -> str:
-    """What stands before the names of a nested dataclass's fields."""
+    """The prefix of the names of a nested dataclass's fields."""
     return prefix if field.metadata.get("flat") else f"{prefix}{field.name}."
 
 
@@ -117,7 +117,7 @@ def takes(annotation: Any) -> str:
 
 
 def _placeholder(annotation: Any) -> str:
-    """The same, short, behind a flag: `NUMBER|auto`."""
+    """A short form of `takes`, shown after a flag: `NUMBER|auto`."""
     if get_origin(annotation) in (Union, UnionType):
         return "|".join(_placeholder(kind) for kind in get_args(annotation) if kind is not NoneType)
     if get_origin(annotation) is Literal:
@@ -141,7 +141,7 @@ def help_text(options: type, usage: str, description: str) -> str:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands by itself (recordings, run folders), and flags with their values, in any order."""
+    """Positional arguments (recordings, run folders), and flags with their values, in any order."""
     others: list[str] = []
     flags: list[str] = []
     remaining = iter(arguments)

@@ -135,7 +135,7 @@ PHRASES = {name: (needed, advice) for names, needed, advice in ADVICE for name i
 
 
 def of_another_tool(name: str, known: Container[str]) -> str | None:
-    """What to write instead of another tool's option, if `name` is one. known: the fields of the command."""
+    """The field that replaces another tool's option, if `name` is one. known: the fields of the command."""
     own = next((field for field in SAME.get(name, "").split() if field in known), None)
     if own is not None:
         return f"here that is '{own}'"

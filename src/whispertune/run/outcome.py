@@ -86,7 +86,7 @@ def report(session: Session, test: Sequence[EvaluationRow], comparison: PairedBo
         search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
         table.add_row(old.split, search, old.frames, *(figures if rates[0] == "WER" else figures[2:] + figures[:2]))
     results.print(table)
-    if test:  # two rates of one model that are not alike
+    if test:  # explains why the rates of valid and test differ
         results.print(
             "greedy takes the most likely token at each step, beam keeps several hypotheses; thinned leaves out most "
             "of the silence, as training does; dense computes all of it, as the model will be used"

@@ -123,7 +123,7 @@ def _not_longer(recipe: Recipe, theirs: Recipe, folder: RunFolder, reason: str) 
 
 
 def lengthen(session: Session, theirs: Recipe) -> None:
-    """Let a run, even one that has ended, go on to the recipe's number of epochs.
+    """Extend a run, even a finished one, to the recipe's number of epochs.
 
     Raises:
         RunFolderError: if something that was derived from the run's length would now be different.
@@ -191,7 +191,7 @@ def _lost(folder: RunFolder, what: str) -> RunFolderError:
 
 
 def _problem(path: Path, digest: str) -> str | None:
-    """What is wrong with a file of this sha256, in words; None if nothing is."""
+    """Description of the fault in a file of this sha256; None if there is none."""
     try:
         found = sha256_of(path)
     except FileNotFoundError:

@@ -197,7 +197,7 @@ def _common(values: Sequence[str]) -> str | None:
 
 
 def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
-    """Write the model with these weights to best/, replacing what is there in one move.
+    """Write the model with these weights to best/, replacing its content atomically.
 
     step: the update they are of, if not the latest.
     """

@@ -86,7 +86,7 @@ def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested data as dotted fields: {'schedule': {'name': 'noam'}} -> {'schedule.name': 'noam'}. {} stays a value.
 
     Raises:
-        ValueError: if a field is there both nested and dotted.
+        ValueError: if a field is given both nested and dotted.
     """
     flat: dict[str, Any] = {}
     for key, value in mapping.items():

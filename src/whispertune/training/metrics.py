@@ -85,7 +85,7 @@ Row = UpdateRow | SkippedRow | EvaluationRow
 
 
 class Sink(Protocol):
-    """Where rows go as they are made, in the process that writes."""
+    """Receives each row as it is created, in the process that writes."""
 
     def write(self, row: Row) -> None:
         """Take one row."""

@@ -96,7 +96,7 @@ class CheckpointOptions(Options):
 
 
 class TrainingOptions(Protocol):
-    """What the loop reads of a run's recipe."""
+    """The fields of a recipe that the training loop reads."""
 
     @property
     def epochs(self) -> int: ...

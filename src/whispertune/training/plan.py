@@ -16,7 +16,7 @@ Step = list[list[int]]
 
 
 SAMPLES_A_WINDOW = 24_000
-"""What a window costs in addition to its own length, in samples (1.5 s): the frames of silence that are kept."""
+"""Cost of a window in addition to its own length, in samples (1.5 s): the frames of silence that are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from whispertune.training.plan import BatchPlan
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands, and what it settled on at its start. Everything random follows from (seed, epoch), so the
+    """The progress of a run, and the decisions made at its start. Everything random follows from (seed, epoch), so the
     state of no generator is kept.
 
     batches: how updates are cut. stride: frames.stride after the self-check, None before it. views, stored: of encoder

@@ -35,7 +35,7 @@ class Shards:
         self._working, self._processes = working, processes
         self._divisor = 1.0
         if processes.world_size > 1:
-            working.narrow_gradients = False  # what is summed over processes is summed in float32
+            working.narrow_gradients = False  # sums over processes are in float32
         master_params = working.master_params
         if self.sharded:
             parts = balance([float(master.numel()) for master in master_params], processes.world_size)
@@ -132,7 +132,7 @@ def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def in_one_piece(bucket: list[Tensor], act: Callable[[Tensor], None]) -> None:
-    """Let `act` change all tensors of a bucket in place, concatenated."""
+    """Apply `act` to the concatenated tensors of a bucket, in place."""
     if len(bucket) == 1 and bucket[0].is_contiguous():
         act(bucket[0])
         return

@@ -234,7 +234,7 @@ class Trainer:
         share_there: of the tokens that the loss was divided by, those that are in it.
         """
         progress, learner = self.progress, self.learner
-        if not share_there > 0:  # nothing to learn from: none of its audio could be decoded
+        if not share_there > 0:  # none of its audio could be decoded
             learner.optimizer.zero_grad(set_to_none=True)
             return None
         scale = (progress.loss_scale or 1.0) * share_there

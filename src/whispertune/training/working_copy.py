@@ -54,7 +54,7 @@ class WorkingCopy:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self.model.decoder.embed_tokens.weight.device
 
     def _tie(self, master: Whisper) -> None:
