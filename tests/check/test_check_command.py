@@ -18,8 +18,11 @@ from cli_samples import example_rows, write_manifest
 from whispertune.check.findings import guessed_role
 from whispertune.check.model_based import Opinion, judge
 from whispertune.cli import main
+from whispertune.commands.check import read_arguments
+from whispertune.commands.check_options import CheckOptions
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.data.readers.manifest import read_manifest
+from whispertune.run.flags import parse_fields
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -101,6 +104,23 @@ def test_no_audio_opens_no_file(tmp_path: Path) -> None:
     assert main(["check", *files, "--no-audio", f"--output={tmp_path / 'out'}"]) == 2
     assert found(tmp_path / "out") == {"x": {"leaked_audio"}}
     assert found(tmp_path / "out", "note") == {"x": {"leaked_text"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "no_audio"),
+    [
+        (["--no-audio", "a.csv"], True),
+        (["a.csv", "--no_audio"], True),
+        (["--no_audio", "true", "a.csv"], True),
+        (["a.csv", "--no-audio", "False"], False),
+        (["--no_audio=false", "a.csv"], False),
+        (["--no-audio", "--language", "it", "a.csv"], True),
+    ],
+)
+def test_no_audio_takes_a_value_or_none(given: list[str], no_audio: bool) -> None:
+    files, flags = read_arguments(given)
+    assert files == ["a.csv"]
+    assert parse_fields(CheckOptions, {}, flags, command="check").no_audio is no_audio
 
 
 def test_cleaned_rows_keep_their_channel(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
-from whispertune.run.flags import parse_fields
+from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import hold_out_last, training_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
@@ -44,7 +44,7 @@ SPLITS: tuple[Role, ...] = ("train", "valid", "test")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune check ARGUMENTS`."""
-    files, flags = split_arguments(arguments)
+    files, flags = read_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
     output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
     if options.language is not None and options.model is None:  # a model may have languages of its own
@@ -107,21 +107,13 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckR
     return f"next:  {command}"
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, and flags with their values; `--no-audio` needs none."""
-    files: list[str] = []
-    flags: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument in ("--no-audio", "--no_audio"):
-            flags.append("--no_audio=true")
-        elif argument.startswith("--"):
-            flags.append(argument)
-            if "=" not in argument and (value := next(remaining, None)) is not None:
-                flags.append(value)
-        else:
-            files.append(argument)
-    return files, flags
+    whole = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        bare = argument in ("--no-audio", "--no_audio") and following.lower() not in ("true", "false")
+        whole.append(f"{argument}=true" if bare else argument)
+    return split_arguments(whole)
 
 
 def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
