@@ -311,6 +311,15 @@ def test_nothing_learnt(tmp_path: Path) -> None:
     assert page_of(run).tables["Kinds of errors"][-1] == ["all", "0 (0.0 %)", "0 (0.0 %)"]
 
 
+def test_one_utterance_and_no_words(tmp_path: Path) -> None:
+    run = report_samples.write_run(tmp_path / "one", rows=report_samples.prompts(1)).path
+    assert "on 1 unseen recording" in report_on(read_run(run)).opening
+    assert ["recompute", "false"] in page_of(run).tables["Default settings"]
+    rows = [{"id": f"u{n}", "audio": "none.wav", "text": ""} for n in range(3)]
+    run = report_samples.write_run(tmp_path / "none", rows=rows, outputs=lambda texts, *_: ["ciao"] * len(texts)).path
+    assert page_of(run).tables["Kinds of errors"][3][2].startswith("3 (")
+
+
 def test_languages_without_spaces_are_judged_by_characters(tmp_path: Path) -> None:
     rows = [{"id": f"u{n}", "audio": "x.wav", "text": "今天天气很好。"} for n in range(4)]
     run = report_samples.write_run(

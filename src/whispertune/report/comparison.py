@@ -15,8 +15,8 @@ from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.sentences import RATES, bounds, chance, points
-from whispertune.report.tables import Table
+from whispertune.report.sentences import RATES, bounds, chance, counted, points
+from whispertune.report.tables import Table, as_in_a_recipe
 from whispertune.run.recipe import FREE_TO_CHANGE
 from whispertune.system.console import percent
 
@@ -198,7 +198,7 @@ def _differing(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
         name: [str(run.environment.get(name, "")) for run in runs] for name in ("whispertune", "python", "precision")
     }
     rows = [
-        [name, *(str(of_run.get(name, "")) for of_run in of_each)]
+        [name, *(as_in_a_recipe(of_run.get(name, "")) for of_run in of_each)]
         for name in fields
         if any(of_run.get(name) != of_each[0].get(name) for of_run in of_each)
     ]
@@ -226,7 +226,7 @@ def _notes(compared: _Compared) -> list[str]:
 def _opening(compared: _Compared, groups: Sequence[Group], rate: str) -> str:
     where = "unseen recordings" if compared.split == "test" else "validation recordings"
     means = [fmean(compared.rate(place) for place in group.runs) for group in groups]
-    on = f"the {RATES[rate]} on {len(compared.ids):,} {where}"
+    on = f"the {RATES[rate]} on {counted(len(compared.ids), where)}"
     if len(groups) == 1:
         rates = [compared.rate(place) for place in range(len(compared.pairs))]
         pretrained = compared.pairs[0].before.metrics[_rate_field(rate)]

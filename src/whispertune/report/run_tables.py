@@ -13,8 +13,8 @@ from whispertune.report.before_after import COUNTS, BeforeAfter, interval
 from whispertune.report.error_analysis import Aligned, Group, by_duration, by_group, total_counts
 from whispertune.report.plots import Plot, bars
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.sentences import bounds, chance, points
-from whispertune.report.tables import Table
+from whispertune.report.sentences import bounds, chance, counted, points
+from whispertune.report.tables import Table, as_in_a_recipe
 from whispertune.run.flags import all_fields
 from whispertune.run.recipe import Recipe
 from whispertune.system.console import percent
@@ -72,8 +72,8 @@ def notes_of(run: Run, found: BeforeAfter | None) -> list[str]:
     notes = []
     if found is not None and found.few:
         notes.append(
-            f"{found.pair.split} has {found.utterances} utterances: with fewer than 30 the intervals are too narrow to "
-            "rely on."
+            f"{found.pair.split} has {counted(found.utterances, 'utterances')}: with fewer than 30 the intervals are "
+            "too narrow to rely on."
         )
     if found is not None and found.by_speaker:
         notes.append(
@@ -243,12 +243,11 @@ def recipe_of(run: Run) -> list[Table]:
     """Settings that differ from their defaults, the others, and versions."""
     known = all_fields(Recipe)
     settings = {name: run.fields.get(name) for name in known if name in run.fields}
-    shown = {name: "null" if value is None else str(value) for name, value in settings.items()}
+    shown = {name: as_in_a_recipe(value) for name, value in settings.items()}
 
     def default(name: str) -> str:
         field = known[name]
-        value = list(field.default) if isinstance(field.default, tuple) else field.default
-        return "null" if value is None else str(value)
+        return as_in_a_recipe(list(field.default) if isinstance(field.default, tuple) else field.default)
 
     differing = {name for name in shown if known[name].required or shown[name] != default(name)}
     rows = [[name, shown[name], "" if known[name].required else default(name)] for name in shown if name in differing]

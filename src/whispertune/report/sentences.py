@@ -39,7 +39,7 @@ def opening(run: Run, found: BeforeAfter | None) -> str:
             )
         return "The run has not been validated yet, so there are no results."
     where = "unseen recordings" if found.pair.split == "test" else "validation recordings"
-    rate, count = RATES[found.rate], f"{found.utterances:,} {where}"
+    rate, count = RATES[found.rate], counted(found.utterances, where)
     from_to = f"from {percent(found.before)} to {percent(found.after)}"
     subject = "So far, fine-tuning has" if run.finished is False else "Fine-tuning"
     if found.before == found.after:
@@ -57,13 +57,18 @@ def _certainty(found: BeforeAfter) -> str:
         return ""
     if test.significant:
         return f"; the difference is statistically significant ({chance(test.p)})"
-    text = f"; with {found.utterances} utterances this is not yet conclusive and may be chance"
+    text = f"; with {counted(found.utterances, 'utterances')} this is not yet conclusive and may be chance"
     if found.by_speaker:
         text = f"; with {found.speakers} speakers this is not yet conclusive and may be chance"
     if (seconds := found.more_seconds()) is not None:
         kind = "speech from more speakers" if found.by_speaker else f"{found.pair.split} speech"
         text += f"; about {more_time(seconds)} of {kind} would be enough to confirm a difference of this size"
     return text
+
+
+def counted(number: int, plural: str) -> str:
+    """`1 unseen recording`, `1,240 unseen recordings`."""
+    return f"{number:,} {plural if number != 1 else plural.removesuffix('s')}"
 
 
 def chance(p: float) -> str:
@@ -116,8 +121,8 @@ def advice(
     if found is not None:
         if found.few:
             lines.append(
-                f"{found.pair.split} has {found.utterances} utterances: with fewer than 30 the intervals are "
-                "unreliable. Transcribe more test data before you choose between models."
+                f"{found.pair.split} has {counted(found.utterances, 'utterances')}: with fewer than 30 the "
+                "intervals are unreliable. Transcribe more test data before you choose between models."
             )
         if found.speakers > 0 and not found.by_speaker:
             named = "one speaker" if found.speakers == 1 else f"{found.speakers} speakers"

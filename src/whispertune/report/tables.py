@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from whispertune.system.console import printable
 
@@ -26,6 +27,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     numbers: Sequence[int] = ()
     note: str = ""
+
+
+def as_in_a_recipe(value: Any) -> str:
+    """A field's value as YAML writes it: `true`, `null`."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_text(tables: Sequence[Table], kind: str, preface: Sequence[str] = ()) -> str:
