@@ -414,6 +414,16 @@ def test_round_trip_of_the_defaults(tmp_path: Path) -> None:
     assert parse_fields(Recipe, load_yaml(path), [], command="train") == parse()
 
 
+@pytest.mark.parametrize("name", ["true.csv", "Falsetto/run", "TRUE_north", "true"])
+def test_names_that_begin_as_a_truth_value_are_text(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"output: {name}\n", encoding="utf-8")
+    recipe = parse_fields(Recipe, {**REQUIRED, **load_yaml(path)}, [], command="train")
+    assert recipe.output == name
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    assert load_yaml(path)["output"] == name
+
+
 def test_flatten() -> None:
     nested = {"a": {"b": {"c": 1}, "d": []}, "e": None, "f": {"g": {}}}
     assert flatten(nested) == {"a.b.c": 1, "a.d": [], "e": None, "f.g": {}}
