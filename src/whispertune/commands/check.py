@@ -110,7 +110,7 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckR
 def read_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, and flags with their values; `--no-audio` needs none."""
     whole = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):  # shorter if there are none
         bare = argument in ("--no-audio", "--no_audio") and following.lower() not in ("true", "false")
         whole.append(f"{argument}=true" if bare else argument)
     return split_arguments(whole)
