@@ -310,13 +310,15 @@ def hidden(kind: str, where: str, path: Path, damaged: set[str], reference: dict
             run = Path("stopped")
         if kind == "resume finished" and where != "finished":
             return None  # nothing of it is read
-        restarted = "starts anew" in text or "written anew" in text or "taken instead" in text
+        restarted = "starts anew" in text or "rewritten" in text or "taken instead" in text
         if "clips" in path.parts:
             return None
         if outcome(run) == reference or ("left out" in text):
             return None
         return f"success, but the run differs (told: {restarted})"
     if kind != "check" and where == "finished" and any(name.startswith("best/") for name in damaged):
+        if damaged == {"best/checksums.json"} and not path.exists():
+            return None  # the documented way to use a model unchecked
         return "success with a damaged best/"
     return None
 
