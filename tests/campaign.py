@@ -122,13 +122,24 @@ def kills(number: int, seed: int, seconds: float, work: Path) -> Found:
         if any(statuses):
             found.fault(f"{label}: the resumed run ends with {statuses}: {printed(logs)[-800:]}")
         elif (now := outcome(run)) != whole_outcome:
-            parts = [key for key in now if now[key] != whole_outcome[key]]
-            found.fault(f"{label}: differs in {', '.join(parts)}: {now['litter']}")
+            found.fault(f"{label}: differs in {'; '.join(differences(now, whole_outcome))}")
         elif left := [path for path in store.rglob("*") if path.is_file() and path.suffix not in ("", ".states")]:
             found.fault(f"{label}: left in the store: {left}")
         elif before["step"] and not before["finished"] and f"at update {before['step']}" not in printed(logs):
             found.fault(f"{label}: did not go on from update {before['step']}")
         shutil.rmtree(run, ignore_errors=True)
+    return found
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Which parts of two outcomes differ, and the first entries of each part that do."""
+    found = []
+    for part in ours:
+        one, other = (dict(enumerate(x)) if isinstance(x, list) else x for x in (ours[part], theirs[part]))
+        different = [key for key in one | other if one.get(key) != other.get(key)]
+        shown = ", ".join(f"{key} ({one.get(key)} instead of {other.get(key)})" for key in different[:2])
+        if different:
+            found.append(f"{len(different)} of {len(one | other)} in {part}: {shown}")
     return found
 
 
