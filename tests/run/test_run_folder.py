@@ -339,3 +339,17 @@ def test_writes_are_durable_before_they_take_the_place(tmp_path: Path, monkeypat
     write_text(tmp_path / "file", "text")
     assert events[1:] == ["replace", tmp_path.name]
     assert events[0].startswith(".file.whispertune-new-")
+
+
+def test_what_a_process_killed_at_its_start_left_is_removed(tmp_path: Path) -> None:
+    """A file half written and a probe of whether the folder is writable: neither is somebody's own."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    left = [folder.path / ".recipe.yaml.whispertune-new-0123abcd", folder.path / f".whispertune-writable-{'0a' * 8}"]
+    for path in left:
+        path.write_text("half")
+    assert not folder.holds_something_else()
+    with folder.claimed():
+        assert not any(path.exists() for path in left)
+    (folder.path / ".notes.whispertune-mine").write_text("kept")
+    assert folder.holds_something_else()

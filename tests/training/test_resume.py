@@ -144,6 +144,17 @@ def test_killed_and_resumed_otherwise_configured(
     assert outcome(run) == reference.outcome(name)
 
 
+@pytest.mark.parametrize("nth", [1, 2])
+def test_killed_between_its_first_files_it_starts_again(
+    reference: Reference, runner: Runner, tmp_path: Path, nth: int
+) -> None:
+    arguments = reference.arguments("stored", tmp_path / "run")
+    moment = Moment("whispertune.commands.train", "write_text", nth, "after")
+    assert runner(arguments, moment) == -signal.SIGKILL, runner.log.read_text()
+    assert runner(arguments) == 0, runner.log.read_text()
+    assert outcome(tmp_path / "run") == reference.outcome("stored")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -75,8 +75,8 @@ def run(recipe: Recipe) -> int:
             if (
                 stop.processes.is_main and not folder.recipe.exists()
             ):  # stopped while the data was being checked: resume starts from there
-                write_text(folder.recipe, to_yaml(recipe))
                 write_text(folder.environment, "{}\n")
+                write_text(folder.recipe, to_yaml(recipe))
             stop.processes.should_report()  # so that processes waiting for this one do not report it as lost
             console.print(f"stopped by {signal}; continue with: {folder.resume_command}")
             return Interrupted.exit_status
@@ -234,5 +234,6 @@ def _record(session: Session, began_with: int) -> None:
     if session.processes.is_main:
         environment = describe_environment(recipe.seed, digests, began_with, precision)
         environment["data"] = {split.name: split.figures() for split in session.splits}
-        write_text(folder.recipe, to_yaml(recipe))
+        # Before the recipe: a recipe.yaml without it counts as the user's own.
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
+        write_text(folder.recipe, to_yaml(recipe))

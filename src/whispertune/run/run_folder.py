@@ -105,7 +105,8 @@ class RunFolder:
         ours = {self.excluded, self.environment, self.lock}
         if self.environment.exists():  # a recipe.yaml without it was put here by the user
             ours.add(self.recipe)
-        return any(not path.is_dir() and path not in ours for path in self.path.rglob("*"))
+        files = (path for path in self.path.rglob("*") if not path.is_dir() and not TEMPORARY.fullmatch(path.name))
+        return any(path not in ours for path in files)
 
     def create(self) -> None:
         """Make the folders.

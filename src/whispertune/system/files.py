@@ -49,7 +49,8 @@ def _new(path: Path) -> Path:
     return _beside(path, f"new-{secrets.token_hex(4)}")
 
 
-TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?", re.DOTALL)
+TEMPORARY = re.compile(r"\..+\.whispertune-new(-[0-9a-f]{8})?|\.whispertune-writable-[0-9a-f]{16}", re.DOTALL)
+"""Names of what is being written; a killed process leaves such files and folders behind."""
 ABANDONED_AFTER = 3600.0
 """Seconds between now and the last change, either way (clocks are set back), after which a temporary folder that no
 process marks as in use is assumed to belong to a killed one."""
@@ -157,6 +158,6 @@ def make_writable(folder: Path, flag: str = "--output") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".whispertune-writable-{secrets.token_hex(8)}"
         probe.touch(exist_ok=False)  # never an existing file
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a run that has just claimed the folder may have removed it
     except OSError as error:
         raise RunFolderError(f"{flag}: cannot write to {folder} ({error.strerror}); choose another folder") from None
