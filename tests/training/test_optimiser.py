@@ -16,8 +16,7 @@ from training_samples import Samples, step_rows, tiny_whisper
 from whispertune.errors import RecipeError
 from whispertune.training import optimiser, shards
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups, update_in_blocks
-from whispertune.training.optimiser import norm_of as norm_of_one
+from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups, norms_of, update_in_blocks
 from whispertune.training.options import OptimizerOptions
 
 
@@ -152,7 +151,7 @@ def test_updates_in_blocks_are_those_of_adamw(monkeypatch: pytest.MonkeyPatch, b
 def test_the_norm_of_bf16_gradients_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimiser, "BLOCK_ELEMENTS", 100)
     gradient = torch.randn(37, 51, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert float(norm_of_one(gradient)) == pytest.approx(float(gradient.double().norm()), rel=1e-6)
+    assert float(norms_of([gradient])[0]) == pytest.approx(float(gradient.double().norm()), rel=1e-6)
 
 
 def test_norms_of_float32_gradients_are_computed_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_killed_between_its_first_files_it_starts_again(
     reference: Reference, runner: Runner, tmp_path: Path, nth: int
 ) -> None:
     arguments = reference.arguments("stored", tmp_path / "run")
-    moment = Moment("whispertune.commands.train", "write_text", nth, "after")
+    moment = Moment("whispertune.run.run_folder", "write_text", nth, "after")
     assert runner(arguments, moment) == -signal.SIGKILL, runner.log.read_text()
     assert runner(arguments) == 0, runner.log.read_text()
     assert outcome(tmp_path / "run") == reference.outcome("stored")

@@ -30,7 +30,6 @@ from whispertune.run.stages import build_run_schedule, build_trainer, check_thin
 from whispertune.run.yaml_fields import load_yaml
 from whispertune.system.console import console, results
 from whispertune.system.environment import describe_environment
-from whispertune.system.files import write_text
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import Processes, init_processes
 from whispertune.training.plan import BatchPlan
@@ -38,8 +37,6 @@ from whispertune.training.resume import Progress, StopSignal, read_progress, sav
 
 SETTINGS = "model settings"
 """Name of what belongs to a model beside its weights, where its sha256 is kept."""
-
-
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
 """The devices on which `--precision auto` is each precision (`resolve_precision`)."""
 
@@ -72,11 +69,9 @@ def run(recipe: Recipe) -> int:
             stop.processes.barrier()  # the store goes with the main process, so none leaves before the others
             return status
         except Interrupted as signal:
-            if (
-                stop.processes.is_main and not folder.recipe.exists()
-            ):  # stopped while the data was being checked: resume starts from there
-                write_text(folder.environment, "{}\n")
-                write_text(folder.recipe, to_yaml(recipe))
+            # Stopped while the data was being checked: resume starts from there.
+            if stop.processes.is_main and not folder.recipe.exists():
+                folder.write_recipe(to_yaml(recipe), "{}")
             stop.processes.should_report()  # so that processes waiting for this one do not report it as lost
             console.print(f"stopped by {signal}; continue with: {folder.resume_command}")
             return Interrupted.exit_status
@@ -234,6 +229,4 @@ def _record(session: Session, began_with: int) -> None:
     if session.processes.is_main:
         environment = describe_environment(recipe.seed, digests, began_with, precision)
         environment["data"] = {split.name: split.figures() for split in session.splits}
-        # Before the recipe: a recipe.yaml without it counts as the user's own.
-        write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
-        write_text(folder.recipe, to_yaml(recipe))
+        folder.write_recipe(to_yaml(recipe), json.dumps(environment, indent=2))

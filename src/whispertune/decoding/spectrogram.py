@@ -48,7 +48,6 @@ class Spectrogram:
 
     def __init__(self, audio: Path, n_mels: int, channel: int | None = None) -> None:
         self.audio = audio
-        self._n_mels = n_mels
         kept: list[Tensor] | None = []
         loudest, num_frames, num_samples = -torch.inf, 0, 0
 

@@ -133,6 +133,14 @@ def about(row: Row) -> str:
     return ", ".join(known)
 
 
+def clip(row: Row, sides: list[Side], address: str | None, order: dict[str, float], known: str) -> Clip:
+    """An utterance for the page: row: of one of its outputs; known: the line about it."""
+    return Clip(
+        row["id"], row["reference"], str(row.get("language") or ""), known, leading_counts(row)[1],
+        "characters" if row.get("leads_with_cer") else "words", sides, address, order,
+    )  # fmt: skip
+
+
 def clips_of(
     pairs: Sequence[tuple[Row, Row]],
     aligned: tuple[Sequence[Aligned], Sequence[Aligned]],
@@ -146,17 +154,5 @@ def clips_of(
     for place in places:
         before, after = pairs[place]
         sides = [side("before", before, aligned[0][place]), side("after", after, aligned[1][place])]
-        made.append(
-            Clip(
-                after["id"],
-                after["reference"],
-                str(after.get("language") or ""),
-                about(after),
-                leading_counts(after)[1],
-                "characters" if after.get("leads_with_cer") else "words",
-                sides,
-                audio.get(place),
-                keys[place],
-            )
-        )
+        made.append(clip(after, sides, audio.get(place), keys[place], about(after)))
     return made

@@ -10,7 +10,7 @@ from typing import Any
 from whispertune.errors import DataError
 from whispertune.evaluation.significance import MatchedPairs, matched_pairs
 from whispertune.report.before_after import COUNTS, leading_counts, speakers_of
-from whispertune.report.clips import Clip, about, audio_addresses, chosen_places, side
+from whispertune.report.clips import Clip, about, audio_addresses, chosen_places, clip, side
 from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render
@@ -275,17 +275,5 @@ def _clips(compared: _Compared, runs: Sequence[Run], groups: Sequence[Group]) ->
         row = compared.rows[0][place]
         sides = [side(compared.names[run], compared.rows[run][place], picked[run][number]) for run in shown]
         known = {name: value for name, value in row.items() if name in ("duration", "speaker")}
-        made.append(
-            Clip(
-                row["id"],
-                row["reference"],
-                str(row.get("language") or ""),
-                about(known),
-                leading_counts(row)[1],
-                "characters" if row.get("leads_with_cer") else "words",
-                sides,
-                audio.get(place),
-                keys[place],
-            )
-        )
+        made.append(clip(row, sides, audio.get(place), keys[place], about(known)))
     return made

@@ -37,7 +37,8 @@ def headline_of(results: Sequence[BeforeAfter]) -> list[Table]:
         for rate in leading:
             before, after = (side.metrics for side in (pair.before, pair.after))
             field = "leading_rate" if rate == "MER" else rate.lower()
-            spreads = [interval(rate, side.metrics, side.rows) for side in (pair.before, pair.after)]
+            known = where.intervals if rate == where.rate else None
+            spreads = known or [interval(rate, side.metrics, side.rows) for side in (pair.before, pair.after)]
             tested = ""
             if rate == where.rate and where.test is not None:
                 tested = f"{where.test.verdict()} ({bounds(where.test)}; {chance(where.test.p)})"

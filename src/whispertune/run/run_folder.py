@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whispertune.errors import RunFolderError
-from whispertune.system.files import TEMPORARY, make_writable, recover_folder, remove, sha256_of
+from whispertune.system.files import TEMPORARY, make_writable, recover_folder, remove, sha256_of, write_text
 from whispertune.system.locks import take_lock
 
 BEST = "best/checksums.json"
@@ -117,6 +117,11 @@ class RunFolder:
         for folder in self.folders:
             make_writable(folder)
         recover_folder(self.best)
+
+    def write_recipe(self, recipe: str, environment: str) -> None:
+        """Write environment.json, then recipe.yaml: a recipe without the former counts as the user's own."""
+        write_text(self.environment, f"{environment}\n")
+        write_text(self.recipe, recipe)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

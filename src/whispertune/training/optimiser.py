@@ -65,15 +65,12 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, norms: Tensor 
 
 def norms_of(gradients: list[Tensor]) -> list[Tensor]:
     """Their L2 norms, the squares summed in float32 at least."""
-    if any(gradient.dtype == torch.bfloat16 for gradient in gradients):
-        return [norm_of(gradient) for gradient in gradients]
-    return list(torch._foreach_norm(gradients))  # on a GPU a few kernels for all of them
+    if not any(gradient.dtype == torch.bfloat16 for gradient in gradients):
+        return list(torch._foreach_norm(gradients))  # on a GPU a few kernels for all of them
+    return [_norm_by_blocks(gradient) for gradient in gradients]
 
 
-def norm_of(gradient: Tensor) -> Tensor:
-    """Its L2 norm, the squares summed in float32 at least."""
-    if gradient.dtype != torch.bfloat16:
-        return cast(Tensor, torch.linalg.vector_norm(gradient))
+def _norm_by_blocks(gradient: Tensor) -> Tensor:
     flat = gradient.reshape(-1)
     cast_block = torch.empty(min(BLOCK_ELEMENTS, len(flat)), device=flat.device)
     parts = torch.split(flat, BLOCK_ELEMENTS)

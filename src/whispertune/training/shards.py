@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from whispertune.system.processes import ALONE, Processes, balance
-from whispertune.training.optimiser import clip_gradients, update_in_blocks
+from whispertune.training.optimiser import clip_gradients, norms_of, update_in_blocks
 from whispertune.training.working_copy import WorkingCopy
 
 BUCKET_ELEMENTS = 8 * 2**20
@@ -75,7 +75,7 @@ class Shards:
             return clip_gradients(self.owned, max_norm)
         every = [0.0] * len(self._working.master_params)
         if self.owned:
-            norms = torch.stack(torch._foreach_norm([gradient_of(master) for master in self.owned]))
+            norms = torch.stack(norms_of([gradient_of(master) for master in self.owned]))
             for index, norm in zip(self._own_part, norms.tolist(), strict=True):
                 every[index] = norm
         return clip_gradients(self.owned, max_norm, torch.tensor(self._processes.sum(every), dtype=torch.float32))
