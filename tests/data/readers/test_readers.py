@@ -336,7 +336,7 @@ def test_a_hub_data_set_from_local_files(tmp_path: Path, monkeypatch: pytest.Mon
                 np.testing.assert_array_equal(load_utterance(utterance), waveform(key).astype(np.float32) / 32_768)
     with pytest.raises(ManifestError, match="cannot be loaded"):
         read_utterances("train", f"hub:{tmp_path / 'absent'}")
-    with pytest.raises(ManifestError, match=r"names the split validation already; leave one of the two out"):
+    with pytest.raises(ManifestError, match=r"already names the split validation; remove one of the two"):
         read_utterances("train", f"hub:{where}::validation [split=train]")
     assert len(read_utterances("train", f"hub:{where} [split=validation]")) == 1
 

@@ -7,7 +7,6 @@ that many rows are streamed, into an Arrow file in whispertune's cache.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from whispertune.data.reading import AS_USUAL, Reading, choose_columns
 from whispertune.data.split_names import choose_split
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError, RecipeError
+from whispertune.system.files import replacing_file
 from whispertune.system.home import cache_folder
 
 PREFIX = "hub:"
@@ -108,11 +108,13 @@ def _first_rows(datasets: Any, address: str, name: str, config: str, split: str,
     stream = stream.cast_column(audio, datasets.Audio(decode=False))
     schema = stream.features.arrow_schema
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+    with (
+        replacing_file(path) as unfinished,
+        pyarrow.OSFile(str(unfinished), "wb") as file,
+        pyarrow.ipc.new_stream(file, schema) as writer,
+    ):
         for sample in stream.take(first):
             if sample[audio]["bytes"] is None:
                 sample[audio] = sample[audio] | {"bytes": Path(sample[audio]["path"]).read_bytes()}
             writer.write_batch(pyarrow.RecordBatch.from_pylist([sample], schema))
-    unfinished.replace(path)
     return path
