@@ -57,6 +57,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "freeze": "encoder:1",
     },
     "fp16": {"checkpoint__every_steps": 1, "precision": "fp16", "epochs": 3, "schedule__name": "cosine"},
+    "lora": {"checkpoint__every_steps": 1, "precision": "bf16", "lora__rank": 4, "lora__where": "both"},
     "last update": {"checkpoint__every_steps": 1, "epochs": 9, "max_steps": 4},
 }
 """Each as fields of `Samples.arguments`; "stored" is scored on the test split as well."""
@@ -134,12 +135,14 @@ def test_killed_and_resumed(reference: Reference, runner: Runner, tmp_path: Path
         ("encoder learns", "between micro-batches"),
         ("encoder learns", "writing best/"),
         ("bf16", "between micro-batches"),
+        ("lora", "between micro-batches"),
+        ("lora", "writing best/"),
     ],
 )
 def test_killed_and_resumed_otherwise_configured(
     reference: Reference, runner: Runner, tmp_path: Path, name: str, moment: str
 ) -> None:
-    """More epochs and fewer clips an update, augmentation, a trained encoder, stitched windows, other precisions."""
+    """More epochs, fewer clips an update, augmentation, a trained encoder, stitched windows, other precisions, LoRA."""
     run = killed_then_resumed(reference, runner, tmp_path, name, MOMENTS[moment])
     assert outcome(run) == reference.outcome(name)
 

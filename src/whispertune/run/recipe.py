@@ -19,7 +19,7 @@ from whispertune.decoding.options import SearchOptions
 from whispertune.errors import RecipeError
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
-from whispertune.model.options import LossOptions
+from whispertune.model.options import LoraOptions, LossOptions
 from whispertune.run.options import ModelOptions
 from whispertune.run.yaml_fields import flatten
 from whispertune.states.options import StateOptions
@@ -88,6 +88,7 @@ class Recipe(DeviceOptions, ModelOptions):
     """Write RUN/report.html at the end of the run, as `whispertune report RUN` does."""
 
     batch: BatchOptions = field(default_factory=BatchOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     loss: LossOptions = field(default_factory=LossOptions)
@@ -104,6 +105,15 @@ class Recipe(DeviceOptions, ModelOptions):
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)
+        if self.lora.rank and self.freeze != Recipe.freeze:
+            problem = (
+                f"is {self.freeze!r}, but with lora.rank nothing learns but the adapter; leave freeze out (lora.where "
+                "and lora.targets say what the adapter is for)"
+            )
+            raise RecipeError(problem, field="freeze", others=("lora.rank",))
+        if self.lora.rank and self.processes.shard:
+            problem = "is true, but with lora.rank there is hardly any optimizer state to shard; leave it out"
+            raise RecipeError(problem, field="processes.shard", others=("lora.rank",))
         if self.states.store in ("memory", "disk") and self.augment.enabled and self.augment.views == "fresh":
             problem = (
                 f"is {self.states.store}, but augment.views is fresh: augmented states change in every epoch; take "

@@ -36,6 +36,7 @@ from whispertune.system.files import write_jsonl
 from whispertune.system.precision import Precision, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
+from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen
 from whispertune.training.metrics import MetricsFile, RunLog
 from whispertune.training.plan import BatchPlan, expected_draws
@@ -106,6 +107,14 @@ class Session:
         return ComputedStates(
             encoder, lambda index, _: [self.features(split, index, frames)], workers=self.recipe.data.workers
         ).fetch
+
+    @property
+    def what_learns(self) -> str:
+        """The parameters that learn, for people to read."""
+        lora = self.recipe.lora
+        if not lora.rank:
+            return f"freeze: {self.recipe.freeze}"
+        return f"LoRA of rank {lora.rank}, alpha {lora.resolved_alpha:g}, targets {lora.targets}, where {lora.where}"
 
     @property
     def splits(self) -> list[Split]:
@@ -194,7 +203,11 @@ def open_session(
     ready = load_model(recipe.model, device)
     if recipe.data.empty_text == "keep":
         ready = allow_empty_output(ready, device)
+    adapter = None
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may fail
+    if recipe.lora.rank:
+        adapter = build_adapter(ready.whisper, recipe.lora, recipe.seed)
+        trainable = sum(parameter.numel() for parameter in adapter.parameters())
     if trainable == 0:
         raise RecipeError(f"is {recipe.freeze!r}, which leaves nothing to train", field="freeze")
     language = None
@@ -238,10 +251,14 @@ def open_session(
         )
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
+    if adapter is None:
+        working = WorkingCopy(ready.whisper, precision.dtype)
+    else:
+        working = AdaptedCopy(ready.whisper, adapter, precision.dtype)
     session = Session(
-        recipe, folder, stop, device, precision, ready, WorkingCopy(ready.whisper, precision.dtype), text,
+        recipe, folder, stop, device, precision, ready, working, text,
         splits["train"], splits["valid"], splits.get("test"),
-        encoder_is_frozen(ready.whisper), augmenter, processes, progress,
+        encoder_is_frozen(working.model), augmenter, processes, progress,
         RunLog(MetricsFile(folder.metrics), progress.metrics_size, writes=processes.is_main), arranged.timestamps > 0,
     )  # fmt: skip
     for half in (session.working.model.encoder, session.working.model.decoder):
@@ -252,7 +269,7 @@ def open_session(
         if processes.world_size > 1
         else threads
     )
-    console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn (freeze: {recipe.freeze})")
+    console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn ({session.what_learns})")
     console.print(f"device    {device}, {precision.name}{threads}")
     for split in splits.values():
         extra = _describe(arranged) if split.name == "train" else ""

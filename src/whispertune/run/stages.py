@@ -83,7 +83,8 @@ def build_run_schedule(session: Session) -> Schedule:
     """The schedule of this run, shown to the user."""
     recipe = session.recipe
     total = total_steps(len(session.train.windows), session.progress.batches, recipe.epochs, recipe.max_steps)
-    schedule = build_schedule(recipe.schedule, d_model=session.ready.checkpoint.config.d_model, total_steps=total)
+    width = session.ready.checkpoint.config.d_model
+    schedule = build_schedule(recipe.schedule, d_model=width, total_steps=total, lora=recipe.lora.rank > 0)
     console.print(
         f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
         f"after {schedule.warmup_steps} of {total} updates"
@@ -123,16 +124,16 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
 
 def build_learner(session: Session, schedule: Schedule) -> Learner:
     """The model with its optimiser; with the weights and moments of the saved state, if there is one."""
-    recipe, whisper = session.recipe, session.ready.whisper
+    recipe, model = session.recipe, session.working.learns
     shards = Shards(session.working, session.processes, sharded=recipe.processes.shard)
-    optimizer = build_optimizer(whisper, recipe.optimizer, shards.owns)
+    optimizer = build_optimizer(model, recipe.optimizer, shards.owns)
     if shards.sharded:
         most = max(session.processes.all_gather(sum(parameter.numel() for parameter in shards.owned)))
         console.print(f"optimiser sharded: at most {most:,} parameters per process")
     if session.folder.state.exists():
-        load_state(session.folder.state, whisper, optimizer, shards)
+        load_state(session.folder.state, model, optimizer, shards)
         shards.publish()
-    return Learner(whisper, session.working, shards, optimizer, schedule)
+    return Learner(model, session.working, shards, optimizer, schedule)
 
 
 def validate(session: Session, stored: StateSource | None, name: str) -> Evaluation:
@@ -239,7 +240,7 @@ def model_card(session: Session, language: str | None, token: str | None) -> str
     return "\n".join(
         ["---", *header, "---", f"# {Path(recipe.output).name}", "",
          f"`{recipe.model}`, fine-tuned with whispertune on {session.train.num_utterances} utterances "
-         f"(freeze: {recipe.freeze}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
+         f"({session.what_learns}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
          *([borrowed, ""] if borrowed else []),
          "```python", "from transformers import pipeline", "",
          'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',

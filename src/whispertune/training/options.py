@@ -25,7 +25,7 @@ class ScheduleOptions(Options):
     `constant`, or `wsd` (stable, then linear decay to zero)."""
 
     peak_lr: Annotated[float | Literal["auto"], Bounds(gt=0)] = "auto"
-    """Learning rate at the end of the warmup; `auto` depends on the model's width."""
+    """Learning rate at the end of the warmup; `auto` depends on the model's width, and is higher for LoRA."""
 
     warmup_steps: Annotated[int | Literal["auto"], Bounds(ge=1)] = "auto"
     """Number of updates of linear warmup; `auto` is a tenth of the run, at most 500."""

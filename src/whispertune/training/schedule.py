@@ -20,6 +20,11 @@ def auto_peak_lr(d_model: int) -> float:
     return 3e-5 * math.sqrt(512 / d_model) ** 3
 
 
+LORA_PEAK_LR = 5e-4
+"""Peak for LoRA, whose rates are about ten times those of the whole model and hardly follow its width (Schulman et al.
+2025, LoRA Without Regret)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A schedule with everything resolved: `schedule(step)` is the rate of the step-th update."""
@@ -50,14 +55,16 @@ class Schedule:
                 return self.peak_lr * min(1.0, left / decay)
 
 
-def build_schedule(options: ScheduleOptions, *, d_model: int, total_steps: int) -> Schedule:
-    """Resolve `auto` and the scale for a run of `total_steps` updates."""
+def build_schedule(options: ScheduleOptions, *, d_model: int, total_steps: int, lora: bool = False) -> Schedule:
+    """Resolve `auto` and the scale for a run of `total_steps` updates, of the model or of its adapter (`lora`)."""
     if options.warmup_steps == "auto":
         warmup = max(1, min(MOST_AUTO_WARMUP_STEPS, round(SHARE_OF_RUN_TO_WARM_UP * total_steps)))
     else:
         warmup = options.warmup_steps
     if options.scale == "d_model":
         peak = options.factor / math.sqrt(d_model * warmup)
+    elif options.peak_lr == "auto":
+        peak = LORA_PEAK_LR if lora else auto_peak_lr(d_model)
     else:
-        peak = auto_peak_lr(d_model) if options.peak_lr == "auto" else options.peak_lr
+        peak = options.peak_lr
     return Schedule(options, peak, warmup, total_steps)

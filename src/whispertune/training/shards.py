@@ -45,7 +45,8 @@ class Shards:
         self._owner = {id(master_params[index]): rank for rank, part in enumerate(self._parts) for index in part}
         self._own_part = self._parts[processes.rank if self.sharded else 0]
         self.owned = [master_params[index] for index in self._own_part]
-        for master, copy in zip(master_params, working.compute_params, strict=True):
+        # Where none is sharded, the parameters may be an adapter's, several for one weight that computes.
+        for master, copy in zip(master_params, working.compute_params, strict=True) if self.sharded else ():
             if not self.owns(master) and copy.dtype != master.dtype:
                 master.data = master.data.new_zeros(1).expand(master.shape)
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whispertune.dataset.splits import Split
 from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
-from whispertune.model.whisper import Whisper
 from whispertune.states.computed import StateSource
 from whispertune.system.console import Advance, console, progress_bar
 from whispertune.system.memory import give_back_freed_memory
@@ -36,10 +35,10 @@ LARGEST_LOSS_SCALE = 2.0**16
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """The model as it learns: `model` holds the float32 parameters, `working` computes, `optimizer` updates those
-    parameters that `shards` says are this process's, at the rate of `schedule`."""
+    """The model as it learns: `model` holds the float32 parameters that do (the whole model, or an adapter), `working`
+    computes, `optimizer` updates those parameters that `shards` says are this process's, at the rate of `schedule`."""
 
-    model: Whisper
+    model: nn.Module
     working: WorkingCopy
     shards: Shards
     optimizer: torch.optim.AdamW
@@ -300,7 +299,7 @@ class Trainer:
         # Ties go to the newer one: it has seen more.
         is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)
         if is_best:
-            weights = learner.shards.weights(learner.model.state_dict(keep_vars=True))
+            weights = learner.shards.weights(learner.working.weights())
             if self.processes.is_main:
                 self.save_best(weights)
             del weights

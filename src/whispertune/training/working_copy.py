@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whispertune.model.whisper import Whisper, inference_copy
 
@@ -34,6 +34,7 @@ class WorkingCopy:
 
     def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
         self.model = inference_copy(master, dtype)
+        self.master = master
         self.dtype = dtype
         self.master_params: list[Tensor] = []
         self.compute_params: list[Tensor] = []
@@ -56,6 +57,15 @@ class WorkingCopy:
     def device(self) -> torch.device:
         """The device on which it computes."""
         return self.model.decoder.embed_tokens.weight.device
+
+    @property
+    def learns(self) -> nn.Module:
+        """What holds the parameters that learn, in float32."""
+        return self.master
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights of the model as it stands, by name."""
+        return self.master.state_dict(keep_vars=True)
 
     def _tie(self, master: Whisper) -> None:
         """Keep the two gradients of the tied token embedding apart until they are accumulated.
