@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
-from whispertune.evaluation.significance import paired_bootstrap
+from whispertune.evaluation.significance import matched_pairs
 from whispertune.system.files import write_text
 
 STITCHED = "--windows.stitched_share=0.15 --windows.timestamps=0.5 --windows.previous_text=0.3"
@@ -142,7 +142,7 @@ def short_clips(plain: Sequence[Found], stitched: Sequence[Found]) -> tuple[floa
     differences = [100 * (b["wer"] - a["wer"]) for a, b in zip(plain, stitched, strict=True)]
     low, high = over_seeds(differences)
     errors = [np.sum([result["errors"] for result in results], axis=0).tolist() for results in (plain, stitched)]
-    clips = paired_bootstrap(*errors, [len(plain) * words for words in plain[0]["words"]])
+    clips = matched_pairs(*errors, [len(plain) * words for words in plain[0]["words"]])
     mean = statistics.mean(differences)
     return mean, (
         f"{mean:+.2f} points (over seeds {low:+.2f} to {high:+.2f}, over clips {100 * clips.low:+.2f} to "

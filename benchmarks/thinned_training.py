@@ -27,7 +27,7 @@ from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publ
 
 from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
-from whispertune.evaluation.significance import paired_bootstrap
+from whispertune.evaluation.significance import matched_pairs
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states
 from whispertune.run.recipe import Recipe
@@ -198,7 +198,7 @@ def compare(
     errors_a, errors_b = ([sum(column) for column in zip(*(r["errors"] for r in rows), strict=True)]
                           for rows in (rows_a, rows_b))  # fmt: skip
     words = [len(rows_a) * count for count in rows_a[0]["words"]]
-    clips = paired_bootstrap(errors_a, errors_b, words)
+    clips = matched_pairs(errors_a, errors_b, words)
 
     def points(low: float, high: float) -> str:
         return f"{100 * low:+.2f} to {100 * high:+.2f}"

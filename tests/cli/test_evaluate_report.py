@@ -12,21 +12,22 @@ import pytest
 from cli_samples import Command, Workspace
 
 from whispertune.checkpoints.huggingface import save_huggingface
-from whispertune.commands.evaluate_report import error_summary, print_report
+from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
 from whispertune.decoding.rules import Hypothesis
 from whispertune.evaluation.error_rates import compare, score_corpus
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.significance import paired_bootstrap
+from whispertune.evaluation.significance import bootstrap_interval, matched_pairs
 
 REFERENCES = ["il gatto dorme", "buongiorno a tutti", "il numero chiamato", "prego attendere"]
 
 
 def evaluation(
-    name: str, hypotheses: Sequence[str], *, copies: int = 1, looping: int | None = None, language: str = "it"
-) -> Evaluation:
+    name: str, hypotheses: Sequence[str], *, copies: int = 1, looping: int | None = None, language: str = "it",
+    speakers: Sequence[str | None] | None = None,
+) -> Evaluation:  # fmt: skip
     """Scores of these outputs on REFERENCES, so many times over; one of them with tokens that repeat."""
     ids = [f"clip-{n}" for n in range(copies * len(hypotheses))]
-    score = score_corpus(ids, REFERENCES * copies, list(hypotheses) * copies, [language] * len(ids))
+    score = score_corpus(ids, REFERENCES * copies, list(hypotheses) * copies, [language] * len(ids), speakers)
     tokens = [tuple([5, 6, 7] * 40) if n == looping else (5, 6, 7) for n in range(len(ids))]
     return Evaluation(name, 8, score, [Hypothesis(found, -1.0) for found in tokens], loss=1.25, seconds=93.1)
 
@@ -76,15 +77,42 @@ def test_a_model_without_errors_has_no_worst_clips(capsys: pytest.CaptureFixture
     assert "too few" not in out
 
 
-def test_the_difference_is_the_paired_bootstrap_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_difference_is_that_of_matched_pairs_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     better, worse = evaluation("runs/x", GOOD, copies=10), evaluation("runs/a", SOME, copies=10)
-    expected = paired_bootstrap([2, 1, 0, 0] * 10, [0] * 40, [3, 3, 3, 2] * 10)
+    expected = matched_pairs([2, 1, 0, 0] * 10, [0] * 40, [3, 3, 3, 2] * 10)
     assert compare(worse.score, better.score) == expected
     line = f"WER differs by {100 * expected.difference:+.1f} points (95 %: {100 * expected.low:+.1f} to "
     assert line in printed(capsys, better, worse)
     assert "better than the baseline" in printed(capsys, better, worse)
     assert "worse than the baseline" in printed(capsys, worse, better)
     assert "not conclusive" in printed(capsys, worse, worse)
+    few = printed(capsys, evaluation("runs/x", GOOD), evaluation("runs/a", SOME))
+    assert "points (95 %: no bounds, too little data, matched pairs): not conclusive" in few
+
+
+def test_intervals_and_tests_are_over_speakers_where_six_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"voice {place // 4}" for place in range(24)]
+    found = evaluation("runs/x", SOME, copies=6, speakers=names)
+    theirs = evaluation("runs/a", GOOD, copies=6, speakers=names)
+    errors, lengths = [2, 1, 0, 0] * 6, [3, 3, 3, 2] * 6
+    assert found.score.interval("words") == bootstrap_interval(errors, lengths, groups=names)
+    assert compare(theirs.score, found.score) == matched_pairs([0] * 24, errors, lengths, groups=names)
+    out = printed(capsys, found, theirs)
+    assert "with 95 % intervals, by a bootstrap over speakers" in out
+    assert "matched pairs over speakers): worse than the baseline" in out
+    summary = found.summary()
+    assert (summary["intervals_over"], summary["wer_interval"]) == ("speakers", list(found.score.interval("words")))
+    fewer = evaluation("runs/x", SOME, copies=5, speakers=names[:20])  # five speakers are too few
+    assert fewer.summary()["intervals_over"] == "utterances"
+    assert "by a bootstrap over utterances" in printed(capsys, fewer)
+    with pytest.raises(ValueError, match="one speaker per utterance: got 20 for 24"):
+        evaluation("runs/x", SOME, copies=6, speakers=names[:20])
+
+
+def test_a_difference_without_bounds_is_valid_json() -> None:
+    found, theirs = evaluation("runs/x", GOOD), evaluation("runs/a", SOME)
+    summary = comparison_summary(theirs, compare(theirs.score, found.score))
+    assert summary["difference"]["interval"] == [None, None]
 
 
 def test_languages_without_spaces_lead_with_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +133,13 @@ def test_the_command_decodes_a_baseline_beside_the_model(
     assert "WER differs by +0.0 points" in outcome.out
     summary = json.loads((output / "summary.json").read_text("utf-8"))
     assert summary["baseline"]["wer"] == summary["wer"]
-    assert summary["difference"] == {"rate": "wer", "value": 0.0, "interval": [0.0, 0.0], "significant": False}
+    assert summary["difference"] == {
+        "rate": "wer",
+        "value": 0.0,
+        "interval": [0.0, 0.0],
+        "significant": False,
+        "p": 1.0,
+    }
     theirs, ours = ((output / name).read_text("utf-8") for name in ("baseline/hypotheses.jsonl", "hypotheses.jsonl"))
     assert theirs == ours
     refused = command(workspace.evaluate(f"--baseline={tmp_path / 'absent'}"))

@@ -7,11 +7,10 @@ from whispertune.evaluation import significance
 from whispertune.evaluation.significance import (
     FEWEST_SPEAKERS,
     FEWEST_UTTERANCES,
-    PairedBootstrap,
+    MatchedPairs,
     bootstrap_interval,
     caveat,
     matched_pairs,
-    paired_bootstrap,
 )
 
 
@@ -47,14 +46,16 @@ def test_degenerate_corpora() -> None:
     assert bootstrap_interval([1], [4]) == (0.25, 0.25)
     assert bootstrap_interval([0, 0], [3, 4]) == (0.0, 0.0)
     assert bootstrap_interval([2, 2], [0, 0]) == (4.0, 4.0)  # no reference words: as ErrorCounts.rate
-    assert paired_bootstrap([], [], []) == PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
+    assert matched_pairs([], [], []) == MatchedPairs(difference=0.0, low=0.0, high=0.0, p=1.0, num_groups=0)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     errors, lengths = [0, 1, 3, 0, 2, 1], [4, 5, 9, 3, 8, 7]
-    whole = paired_bootstrap(errors, errors[::-1], lengths, samples=100)
-    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 20)
-    assert paired_bootstrap(errors, errors[::-1], lengths, samples=100) == whole
+    whole = bootstrap_interval(errors, lengths, samples=100)
+    pairs = matched_pairs(errors * 5, errors[::-1] * 5, lengths * 5, samples=100)
+    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 64)
+    assert bootstrap_interval(errors, lengths, samples=100) == whole
+    assert matched_pairs(errors * 5, errors[::-1] * 5, lengths * 5, samples=100) == pairs
 
 
 def test_a_clearly_better_system_is_told_from_an_equal_one() -> None:
@@ -62,18 +63,17 @@ def test_a_clearly_better_system_is_told_from_an_equal_one() -> None:
     lengths = [10] * 300
     a = generator.binomial(10, 0.2, size=300)
     b = generator.binomial(a, 0.7)
-    better = paired_bootstrap(a.tolist(), b.tolist(), lengths)
+    better = matched_pairs(a.tolist(), b.tolist(), lengths)
     assert better.difference == pytest.approx((b.sum() - a.sum()) / 3000)
     assert better.low < better.difference < better.high < 0
     assert better.significant
-    assert better.probability_b_better == 1.0
 
-    swapped = paired_bootstrap(b.tolist(), a.tolist(), lengths)
+    swapped = matched_pairs(b.tolist(), a.tolist(), lengths)
     assert swapped.difference == -better.difference
-    assert swapped.probability_b_better == 0.0
+    assert (swapped.low, swapped.high) == (-better.high, -better.low)
 
-    same = paired_bootstrap(a.tolist(), a.tolist(), lengths)
-    assert (same.difference, same.low, same.high, same.probability_b_better) == (0, 0, 0, 0.5)
+    same = matched_pairs(a.tolist(), a.tolist(), lengths)
+    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert not same.significant
 
 
@@ -85,7 +85,7 @@ def test_pairing_sees_what_two_separate_intervals_do_not() -> None:
     low_a, _ = bootstrap_interval(a.tolist(), lengths)
     _, high_b = bootstrap_interval(b.tolist(), lengths)
     assert high_b > low_a
-    assert paired_bootstrap(a.tolist(), b.tolist(), lengths).significant
+    assert matched_pairs(a.tolist(), b.tolist(), lengths).significant
 
 
 def test_wrong_arguments() -> None:
@@ -104,9 +104,10 @@ def test_wrong_arguments() -> None:
     ],
 )
 def test_an_interval_that_reaches_zero_is_not_conclusive(low: float, high: float, verdict: str) -> None:
-    found = PairedBootstrap(difference=(low + high) / 2, low=low, high=high, probability_b_better=0.5)
+    found = MatchedPairs(difference=(low + high) / 2, low=low, high=high, p=0.5, num_groups=9)
     assert found.verdict() == verdict
-    same = PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
+    assert found.bounds() == f"{100 * low:+.1f} to {100 * high:+.1f}"
+    same = MatchedPairs(difference=0.0, low=0.0, high=0.0, p=1.0, num_groups=9)
     assert same.verdict() == "no difference"
 
 
@@ -120,8 +121,8 @@ def test_speakers_are_drawn_whole() -> None:
     summed = ([1, 6, 0, 3], [9, 11, 3, 5])
     assert bootstrap_interval(errors, lengths, groups=speakers) == bootstrap_interval(*summed)
     other = [0, 0, 4, 1, 0, 1]
-    by_hand = paired_bootstrap([1, 6, 0, 3], [0, 5, 0, 1], [9, 11, 3, 5])
-    assert paired_bootstrap(errors, other, lengths, groups=speakers) == by_hand
+    by_hand = matched_pairs([1, 6, 0, 3], [0, 5, 0, 1], [9, 11, 3, 5])
+    assert matched_pairs(errors, other, lengths, groups=speakers) == by_hand
     assert bootstrap_interval(errors, lengths, groups=[None] * 6) == bootstrap_interval(errors, lengths)
     with pytest.raises(ValueError, match="one group per utterance"):
         bootstrap_interval(errors, lengths, groups=["a"])

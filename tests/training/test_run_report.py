@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from training_samples import Samples, metrics
+from training_samples import VALID_IDS, Samples, metrics, write_manifest
 
 from whispertune import cli
 from whispertune.commands import train
+from whispertune.evaluation.significance import bootstrap_interval
 from whispertune.report.comparison import compare
 from whispertune.report.run_page import report_on
 from whispertune.report.runs import read_run
@@ -40,6 +41,30 @@ def test_a_run_ends_with_its_page(run: Path) -> None:
     shown = {row[0]: row[2:] for table in made.data if table.title == "Data" for row in table.rows}
     assert shown["train"][:2] == ["11", "11"]
     assert float(shown["test"][2]) == pytest.approx(sum(row["duration"] for row in after) / 3600, abs=0.01)
+
+
+def test_intervals_are_over_speakers_where_they_are_named(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = write_manifest(tmp_path / "valid.csv", "valid", VALID_IDS, times=2).read_text("utf-8").splitlines()
+    named = [f"{header},speaker", *(f"{row},voice {place}" for place, row in enumerate(rows))]
+    (tmp_path / "valid.csv").write_text("\n".join(named) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    assert samples.train_run(run, valid=tmp_path / "valid.csv", test=samples.test, epochs=1, search__beam_size=1) == 0
+    of_split = {row["split"]: row["intervals_over"] for row in metrics(run) if "split" in row}
+    assert of_split == {"valid": "speakers", "test": "utterances"}
+    for row in metrics(run):
+        if row.get("split") == "valid":
+            kept = read_jsonl(run / "valid" / f"step-{row['step']:07d}.jsonl")
+            errors, words, names = ([one[name] for one in kept] for name in ("word_errors", "words", "speaker"))
+            assert row["wer_interval"] == list(bootstrap_interval(errors, words, groups=names))
+    out = capsys.readouterr().out
+    assert "with 95 % intervals by a bootstrap over speakers (valid), utterances (test)" in out
+    lines = out[out.index("split") :].splitlines()[:5]
+    assert [line.split()[:4] for line in lines[1::2]] == [
+        ["valid", "greedy", "thinned", "WER"], ["test", "greedy", "dense", "WER"]
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 78
 
 
 def test_the_commands_run_as_printed(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -381,6 +381,27 @@ def test_the_baseline_is_best_only_beyond_chance(
     assert (progress.best_step, progress.best_epoch) == ((0, 0) if replaced else (7, 2))
 
 
+def test_the_choice_is_by_speaker_where_six_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One speaker with many utterances got worse: chance by speaker, not by utterance."""
+    folder = RunFolder(tmp_path)
+    folder.create()
+    saved: list[int] = []
+    monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(step))
+    monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=None))
+    for named, expected in ((True, []), (False, [0])):
+        for step in (0, 7):
+            rows = [
+                {"id": str(n), "word_errors": int(step == 7 and n >= 7), "words": 4, "leads_with_cer": False,
+                 **({"speaker": f"voice {min(n, 7)}"} if named else {})}
+                for n in range(40)
+            ]  # fmt: skip
+            write_jsonl(folder.validation(step), rows)
+        progress = Progress(BatchPlan(2, 1), step=9, best_step=7, best_epoch=2)
+        session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base"), progress=progress)
+        assert outcome.choose_best(session).num_groups == (8 if named else 40)
+        assert saved == expected
+
+
 def test_without_spaces_the_characters_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sentence is a single word there, wrong as soon as one character is."""
     evaluations = []

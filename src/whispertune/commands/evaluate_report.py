@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.table import Table
 
-from whispertune.evaluation.error_rates import Counted, ErrorCounts, UtteranceScore, alignment, total
+from whispertune.evaluation.error_rates import CorpusScore, Counted, ErrorCounts, UtteranceScore, alignment, total
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.significance import FEWEST_UTTERANCES, PairedBootstrap
+from whispertune.evaluation.significance import FEWEST_UTTERANCES, MatchedPairs
 from whispertune.system.console import percent, printable, results
 
 WORST = 3
@@ -35,15 +36,16 @@ def error_summary(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def comparison_summary(baseline: Evaluation, difference: PairedBootstrap) -> dict[str, Any]:
+def comparison_summary(baseline: Evaluation, difference: MatchedPairs) -> dict[str, Any]:
     """For summary.json: the baseline, and the leading rate's difference from it (95 %)."""
     return {
         "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline)},
         "difference": {
             "rate": baseline.score.leading_name.lower(),
             "value": difference.difference,
-            "interval": [difference.low, difference.high],
+            "interval": [bound if math.isfinite(bound) else None for bound in (difference.low, difference.high)],
             "significant": difference.significant,
+            "p": difference.p,
         },
     }
 
@@ -53,7 +55,7 @@ def print_report(
     frames: str,
     found: Evaluation,
     baseline: Evaluation | None = None,
-    difference: PairedBootstrap | None = None,
+    difference: MatchedPairs | None = None,
 ) -> None:
     """Print the figures, in at most 80 columns except for names. difference: model minus baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
@@ -68,7 +70,7 @@ def print_report(
             f"{count} utterances are too few for these intervals to mean much; test on at least {FEWEST_UTTERANCES}"
         )
     if difference is not None:
-        results.print(_describe(found.score.leading_name, difference))
+        results.print(_describe(found.score, difference))
     for evaluation in both:
         for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
             results.print(line)
@@ -77,7 +79,8 @@ def print_report(
 
 
 def _table(evaluations: list[Evaluation]) -> Table:
-    table = Table(title="with 95 % intervals, by a bootstrap over utterances", title_justify="left")
+    over = evaluations[0].score.intervals_over
+    table = Table(title=f"with 95 % intervals, by a bootstrap over {over}", title_justify="left")
     table.add_column("")
     for heading in ("model", "baseline")[: len(evaluations)]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -93,12 +96,13 @@ def _table(evaluations: list[Evaluation]) -> Table:
     return table
 
 
-def _describe(name: str, difference: PairedBootstrap) -> str:
-    change, low, high = (100 * value for value in (difference.difference, difference.low, difference.high))
-    verdict = "not conclusive, the interval holds 0"
+def _describe(score: CorpusScore, difference: MatchedPairs) -> str:
+    verdict = "not conclusive"
     if difference.significant:
-        verdict = "better than the baseline" if change < 0 else "worse than the baseline"
-    return f"{name} differs by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}, paired bootstrap): {verdict}"
+        verdict = "better than the baseline" if difference.high < 0 else "worse than the baseline"
+    name, over = score.leading_name, "" if score.groups is None else " over speakers"
+    change = f"{100 * difference.difference:+.1f} points (95 %: {difference.bounds()}, matched pairs{over})"
+    return f"{name} differs by {change}: {verdict}"
 
 
 def _errors(found: Evaluation, of: str) -> list[str]:

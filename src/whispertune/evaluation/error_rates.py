@@ -9,7 +9,7 @@ from typing import Literal
 
 import jiwer
 
-from whispertune.evaluation.significance import PairedBootstrap, bootstrap_interval, paired_bootstrap
+from whispertune.evaluation.significance import MatchedPairs, bootstrap_interval, matched_pairs, speaker_groups
 from whispertune.system.console import percent
 from whispertune.text.normalizer import leads_with_cer, normalizer_for
 
@@ -72,9 +72,14 @@ class UtteranceScore:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusScore:
-    """All utterances; the rates are those of the summed counts, never means of utterance rates."""
+    """All utterances; the rates are those of the summed counts, never means of utterance rates.
+
+    groups: the speaker of each utterance, if enough are named (`speaker_groups`): intervals and tests are then over
+    speakers.
+    """
 
     utterances: list[UtteranceScore]
+    groups: Sequence[str | None] | None = None
 
     @cached_property
     def _intervals(self) -> dict[Counted, tuple[float, float]]:
@@ -88,13 +93,20 @@ class CorpusScore:
         """95 % bootstrap interval of a rate, as fractions; computed once for each rate."""
         if counted not in self._intervals:
             counts = self._counts(counted)
-            self._intervals[counted] = bootstrap_interval([c.errors for c in counts], [c.num_reference for c in counts])
+            self._intervals[counted] = bootstrap_interval(
+                [c.errors for c in counts], [c.num_reference for c in counts], groups=self.groups
+            )
         return self._intervals[counted]
 
     def rate_with_interval(self, counted: Counted = "leading") -> str:
         """A rate and its 95 % interval for people: `15.0 % (12.1 to 18.3)`."""
         low, high = self.interval(counted)
         return f"{percent(self.total(counted).rate)} ({100 * low:.1f} to {100 * high:.1f})"
+
+    @property
+    def intervals_over(self) -> str:
+        """What the bootstrap draws: `speakers` or `utterances`."""
+        return "utterances" if self.groups is None else "speakers"
 
     def _counts(self, counted: Counted) -> list[ErrorCounts]:
         return [getattr(score, counted) for score in self.utterances]
@@ -132,14 +144,16 @@ class CorpusScore:
         return "MER" if len(kinds) == 2 else "CER" if True in kinds else "WER"
 
 
-def compare(baseline: CorpusScore, model: CorpusScore) -> PairedBootstrap:
+def compare(baseline: CorpusScore, model: CorpusScore) -> MatchedPairs:
     """The leading rate of a model minus that of a baseline, on the utterances (by id) that both decoded."""
     theirs = {score.id: score.leading.errors for score in baseline.utterances}
-    ours = [score for score in model.utterances if score.id in theirs]
-    return paired_bootstrap(
+    places = [place for place, score in enumerate(model.utterances) if score.id in theirs]
+    ours = [model.utterances[place] for place in places]
+    return matched_pairs(
         [theirs[score.id] for score in ours],
         [score.leading.errors for score in ours],
         [score.leading.num_reference for score in ours],
+        groups=None if model.groups is None else speaker_groups([model.groups[place] for place in places]),
     )
 
 
@@ -153,10 +167,11 @@ def score_corpus(
     references: Sequence[str],
     hypotheses: Sequence[str],
     languages: Sequence[str],
+    speakers: Sequence[str | None] | None = None,
 ) -> CorpusScore:
     """Score utterances, each normalised as its own language asks.
 
-    The four sequences run in parallel; ValueError if their lengths differ. Runs of white space count as
+    The sequences run in parallel; ValueError if their lengths differ. Runs of white space count as
     one space, at either end as none. In languages written without spaces the normalised characters are
     counted without them, as Whisper does: removed punctuation leaves spaces that nobody speaks.
     Raises RecipeError for an unknown language.
@@ -181,7 +196,9 @@ def score_corpus(
                 leads_with_cer=spaceless,
             )
         )
-    return CorpusScore(utterances=scores)
+    if speakers is not None and len(speakers) != len(scores):
+        raise ValueError(f"one speaker per utterance: got {len(speakers)} for {len(scores)}")
+    return CorpusScore(utterances=scores, groups=None if speakers is None else speaker_groups(speakers))
 
 
 def count_words(reference: str, hypothesis: str) -> ErrorCounts:

@@ -119,7 +119,8 @@ class Evaluation:
         others = [
             f"{name} {percent(rate)}" for name, rate in (("WER", score.wer), ("CER", score.cer)) if name != leading
         ]
-        interval = f"normalised, 95 %: {100 * low:.1f} to {100 * high:.1f}"
+        over = "" if score.groups is None else " over speakers"
+        interval = f"normalised, 95 %{over}: {100 * low:.1f} to {100 * high:.1f}"
         return f"{leading} {percent(score.leading)} ({interval}), {', '.join(others)}"
 
     def summary(self) -> dict[str, Any]:
@@ -131,6 +132,7 @@ class Evaluation:
             "cer_raw": self.score.cer_raw,
             "wer_interval": list(self.score.interval("words")),
             "cer_interval": list(self.score.interval("characters")),
+            "intervals_over": self.score.intervals_over,
             "leading": self.score.leading_name,
             "leading_rate": self.score.leading,
             "loss": self.loss,
@@ -320,11 +322,13 @@ def _score(
     }
     windows, languages = sorted(hypotheses), split.text_languages
     text = Transcriber(system.model, search).text
+    clips = [split.clip(i, languages[i]) for i in windows]
     score = score_corpus(
         [split.windows[i].id for i in windows],
         [split.windows[i].text for i in windows],
         [text(hypotheses[i]) for i in windows],
         [languages[i] for i in windows],
+        [clip.get("speaker") for clip in clips],
     )
     num_tokens = sum(split.targets[i].num_target_tokens for i in windows)
     return Evaluation(
@@ -335,5 +339,5 @@ def _score(
         loss=sum(part.loss for part in decoded) / max(1, num_tokens),
         seconds=max(part.seconds for part in decoded),
         windows=windows,
-        clips=[split.clip(i, languages[i]) for i in windows],
+        clips=clips,
     )

@@ -32,25 +32,6 @@ _DRAWS_AT_ONCE = 1_000_000  # utterances per chunk of draws: about 24 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PairedBootstrap:
-    """Rate of b minus rate of a on the same utterances: below zero, b is better."""
-
-    difference: float
-    low: float
-    high: float
-    probability_b_better: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
-
-    def verdict(self) -> str:
-        """The conclusion from the interval, in words."""
-        return _verdict(self.difference, self.low, self.high)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MatchedPairs:
     """Rate of b minus rate of a on the same utterances, by a matched-pairs test: below zero, b is better.
 
@@ -71,13 +52,21 @@ class MatchedPairs:
 
     def verdict(self) -> str:
         """The conclusion from the test, in words."""
-        return _verdict(self.difference, self.low, self.high)
+        if self.significant:
+            return "better beyond chance" if self.high < 0 else "worse beyond chance"
+        unchanged = self.difference == self.low == self.high == 0
+        return "no difference" if unchanged else "not conclusive: it may be chance"
+
+    def bounds(self, digits: int = 1) -> str:
+        """The interval in points, for people: `-9.2 to -2.9`."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return "no bounds, too little data"
+        return f"{100 * self.low:+.{digits}f} to {100 * self.high:+.{digits}f}"
 
 
-def _verdict(difference: float, low: float, high: float) -> str:
-    if low > 0 or high < 0:
-        return "better beyond chance" if high < 0 else "worse beyond chance"
-    return "no difference" if difference == low == high == 0 else "not conclusive: it may be chance"
+def speaker_groups(speakers: Sequence[str | None]) -> Sequence[str | None] | None:
+    """Each utterance's speaker, as `groups` of an interval or test; None if fewer than `FEWEST_SPEAKERS` are named."""
+    return speakers if len(set(speakers) - {None}) >= FEWEST_SPEAKERS else None
 
 
 def caveat(name: str, num_utterances: int) -> str | None:
@@ -110,37 +99,6 @@ def bootstrap_interval(
         return 0.0, 0.0
     rates = np.concatenate([_rates(sums)[0] for sums in _resampled_sums(table, samples, seed)])
     return _interval(rates, confidence)
-
-
-def paired_bootstrap(
-    errors_a: Sequence[int],
-    errors_b: Sequence[int],
-    lengths: Sequence[int],
-    *,
-    confidence: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> PairedBootstrap:
-    """Compare two systems on the same utterances, drawing the same ones for both.
-
-    `difference` is rate b - rate a, with its percentile interval; `probability_b_better` is the share of
-    draws in which b has fewer errors (Bisani & Ney's probability of improvement), ties counted half, so
-    that equal systems get 0.5. Input as in `bootstrap_interval`.
-    """
-    table = _grouped(_table(errors_a, errors_b, lengths), groups)
-    if not table.shape[1]:
-        return PairedBootstrap(difference=0.0, low=0.0, high=0.0, probability_b_better=0.5)
-    rate_a, rate_b = _rates(table.sum(axis=1, keepdims=True))
-    rates = np.concatenate([_rates(sums) for sums in _resampled_sums(table, samples, seed)], axis=1)
-    differences = rates[1] - rates[0]
-    low, high = _interval(differences, confidence)
-    return PairedBootstrap(
-        difference=float(rate_b[0] - rate_a[0]),
-        low=low,
-        high=high,
-        probability_b_better=float((differences < 0).mean() + (differences == 0).mean() / 2),
-    )
 
 
 def matched_pairs(

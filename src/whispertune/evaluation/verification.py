@@ -82,7 +82,7 @@ def scored(clips: Sequence[Clip], transcripts: Sequence[str], task: str) -> Corp
 def difference(source: CorpusScore, exported: CorpusScore) -> str:
     """By how many points the export's leading error rate exceeds its source's, and the 95 % interval."""
     found = compare(source, exported)
-    return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    return f"{100 * found.difference:+.2f} ({found.bounds(digits=2)})"
 
 
 def verify(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from whispertune.evaluation.significance import (
-    FEWEST_SPEAKERS,
     FEWEST_UTTERANCES,
     MatchedPairs,
     bootstrap_interval,
     matched_pairs,
+    speaker_groups,
 )
 from whispertune.report.runs import Pair, Row
 
@@ -28,10 +28,9 @@ def leading_counts(row: Row) -> tuple[int, int]:
     return int(row[errors]), int(row[length])
 
 
-def speakers_of(rows: Sequence[Row]) -> list[str | None] | None:
+def speakers_of(rows: Sequence[Row]) -> Sequence[str | None] | None:
     """Each utterance's speaker; None if too few are named for a test over speakers."""
-    speakers = [row.get("speaker") for row in rows]
-    return speakers if len(set(speakers) - {None}) >= FEWEST_SPEAKERS else None
+    return speaker_groups([row.get("speaker") for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,11 @@ def before_after(pair: Pair) -> BeforeAfter:
 
 
 def interval(rate: str, metrics: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
-    """95 % interval of a rate: by speaker if enough are named, otherwise from metrics.jsonl; None if it has none."""
-    speakers = speakers_of(rows)
+    """95 % interval of a rate, from metrics.jsonl; None if it has none.
+
+    Older versions did not compute it over speakers: it is recomputed where enough are named.
+    """
+    speakers = None if metrics.get("intervals_over") == "speakers" and rate != "MER" else speakers_of(rows)
     if speakers is not None:
         counted = [
             leading_counts(row) if rate == "MER" else (row[COUNTS[rate][0]], row[COUNTS[rate][1]]) for row in rows

@@ -60,8 +60,8 @@ def headline_of(results: Sequence[BeforeAfter]) -> list[Table]:
         return []
     headings = ["split", "search", "frames", "rate", "before", "after", "change, points", "matched-pairs test, 95 %"]
     note = (
-        "In brackets: 95 % intervals, by a bootstrap over utterances or, where transcripts were kept and at least six "
-        "speakers are named, over speakers. "
+        "In brackets: 95 % intervals, by a bootstrap over utterances or, where at least six speakers are named, over "
+        "speakers. "
         "The change is tested by matched pairs: p is the probability of a difference at least this large if the "
         "two outputs of each utterance (or speaker) are exchanged at random."
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.significance import PairedBootstrap, caveat, paired_bootstrap
+from whispertune.evaluation.significance import MatchedPairs, caveat, matched_pairs, speaker_groups
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
@@ -18,8 +18,8 @@ from whispertune.system.files import read_jsonl, write_jsonl, write_text
 from whispertune.training.metrics import EvaluationRow
 
 
-def choose_best(session: Session) -> PairedBootstrap:
-    """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, paired bootstrap)."""
+def choose_best(session: Session) -> MatchedPairs:
+    """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, matched pairs)."""
     progress = session.progress
     baseline = read_jsonl(session.folder.validation(0))
     best = read_jsonl(session.folder.validation(progress.best_step))
@@ -27,16 +27,16 @@ def choose_best(session: Session) -> PairedBootstrap:
     in_both = {row["id"] for row in baseline} & {row["id"] for row in best}
     baseline, best = ([row for row in rows if row["id"] in in_both] for rows in (baseline, best))
     by = ["character" if row["leads_with_cer"] else "word" for row in baseline]
-    comparison = paired_bootstrap(
+    comparison = matched_pairs(
         [row[f"{unit}_errors"] for unit, row in zip(by, baseline, strict=True)],
         [row[f"{unit}_errors"] for unit, row in zip(by, best, strict=True)],
         [row[f"{unit}s"] for unit, row in zip(by, baseline, strict=True)],
+        groups=speaker_groups([row.get("speaker") for row in baseline]),
     )
     if comparison.difference > 0:
         console.print(
             f"fine-tuning made it worse: the valid error rate rose by {100 * comparison.difference:.1f} points "
-            f"(95 %: {100 * comparison.low:.1f} to {100 * comparison.high:.1f}; {comparison.verdict()}); try a lower "
-            "schedule.peak_lr",
+            f"(95 %: {comparison.bounds()}; {comparison.verdict()}); try a lower schedule.peak_lr",
             style="bold red",
         )
     if comparison.low > 0:
@@ -68,23 +68,31 @@ def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[Eva
     return rows
 
 
-def report(session: Session, test: Sequence[EvaluationRow], comparison: PairedBootstrap, seconds: float) -> None:
+def _with_interval(row: EvaluationRow, rate: str) -> str:
+    """A rate of a row and its 95 % interval: `15.0 % (12.1 to 18.3)`."""
+    value, (low, high) = (row.wer, row.wer_interval) if rate == "WER" else (row.cer, row.cer_interval)
+    return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def report(session: Session, test: Sequence[EvaluationRow], comparison: MatchedPairs, seconds: float) -> None:
     """Print the table at the end of a run. test: its rows, those of the untouched model first."""
     progress, valid = session.progress, [row for row in session.log.evaluations if row.split == "valid"]
     before = valid[0]
     after = next(row for row in reversed(valid) if row.step == progress.best_step)
-    table = Table(title="untouched against fine-tuned, normalised", title_justify="left")
-    rates = ("CER", "WER") if before.leading == "CER" else ("WER", "CER")
-    for heading in ("split", "search", "frames"):
+    over = {row.split: row.intervals_over for row in (before, *test)}
+    drawn = ", ".join(f"{of} ({split})" for split, of in over.items()) if len(set(over.values())) > 1 else over["valid"]
+    results.print(f"untouched against fine-tuned, normalised, with 95 % intervals by a bootstrap over {drawn}")
+    table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for heading in ("split", "search", "frames", "rate"):
         table.add_column(heading)
-    for rate in rates:
-        table.add_column(f"{rate} before", justify="right")
-        table.add_column(f"{rate} after", justify="right")
+    for heading in ("before", "after"):
+        table.add_column(heading, justify="right", no_wrap=True)
     half = len(test) // 2
     for old, new in [(before, after), *zip(test[:half], test[half:], strict=True)]:
-        figures = [percent(side) for pair in ((old.wer, new.wer), (old.cer, new.cer)) for side in pair]
-        search = "greedy" if old.beam_size == 1 else f"beam {old.beam_size}"
-        table.add_row(old.split, search, old.frames, *(figures if rates[0] == "WER" else figures[2:] + figures[:2]))
+        where = [old.split, "greedy" if old.beam_size == 1 else f"beam {old.beam_size}", old.frames]
+        for rate in ("CER", "WER") if before.leading == "CER" else ("WER", "CER"):
+            table.add_row(*where, rate, *(_with_interval(row, rate) for row in (old, new)))
+            where = ["", "", ""]
     results.print(table)
     if test:  # explains why the rates of valid and test differ
         results.print(
@@ -94,9 +102,8 @@ def report(session: Session, test: Sequence[EvaluationRow], comparison: PairedBo
     for row in test:
         if row.capped:
             results.print(f"{row.model}, beam {row.beam_size}: {row.capped} ran into the bound on tokens (loops)")
-    change, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
     results.print(
-        f"valid {before.leading} changed by {change:+.1f} points (95 %: {low:+.1f} to {high:+.1f}), "
+        f"valid {before.leading} changed by {100 * comparison.difference:+.1f} points (95 %: {comparison.bounds()}), "
         f"{comparison.verdict()}, at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; "
         f"{progress.skipped} updates skipped"
     )

@@ -58,6 +58,7 @@ class EvaluationRow:
     """One model with one search, scored on one split: the model's place in the run, and `Evaluation.summary`.
 
     model: `baseline` (step and epoch 0), `epoch` (a validation within the run) or `best` (of the test).
+    intervals_over: `speakers` or `utterances`; rows of older versions do not say it.
     """
 
     step: int
@@ -79,6 +80,7 @@ class EvaluationRow:
     utterances: int
     beam_size: int
     seconds: float
+    intervals_over: str = "utterances"
 
 
 Row = UpdateRow | SkippedRow | EvaluationRow
