@@ -125,7 +125,7 @@ def write_run(
         )  # fmt: skip
     best = min((row for row in metrics if row.get("split") and row["epoch"]), key=lambda row: row["leading_rate"])
     for path, name, share in (
-        (run.baseline_hypotheses, "baseline", test_shares[0]), (run.hypotheses, "best", test_shares[1])
+        (run.baseline_hypotheses(), "baseline", test_shares[0]), (run.hypotheses(), "best", test_shares[1])
     ) if test else ():  # fmt: skip
         for beam_size in (1, 8):
             found = evaluation(name, ids, references, decoded(share), clips, beam_size=beam_size, loss=1.5)

@@ -406,9 +406,9 @@ def test_files_of_the_user_are_kept(run: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_hypotheses_that_cannot_be_read(tmp_path: Path) -> None:
     folder = report_samples.write_run(tmp_path / "run")
-    rows = read_jsonl(folder.hypotheses)
+    rows = read_jsonl(folder.hypotheses())
     broken = [{**rows[0], "word_errors": None}, {"id": rows[1]["id"]}, {**rows[2], "reference": 3}, *rows[3:]]
-    folder.hypotheses.write_text("".join(json.dumps(row) + "\n" for row in broken) + '{"id": "u')
+    folder.hypotheses().write_text("".join(json.dumps(row) + "\n" for row in broken) + '{"id": "u')
     made = report_on(read_run(folder.path))
     assert made.all_clips == len(rows) - 3
     assert "4 lines of the hypotheses cannot be read" in " ".join(made.notes)

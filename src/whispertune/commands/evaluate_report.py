@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rich.table import Table
@@ -40,13 +39,7 @@ def comparison_summary(baseline: Evaluation, difference: MatchedPairs) -> dict[s
     """For summary.json: the baseline, and the leading rate's difference from it (95 %)."""
     return {
         "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline)},
-        "difference": {
-            "rate": baseline.score.leading_name.lower(),
-            "value": difference.difference,
-            "interval": [bound if math.isfinite(bound) else None for bound in (difference.low, difference.high)],
-            "significant": difference.significant,
-            "p": difference.p,
-        },
+        "difference": {"rate": baseline.score.leading_name.lower(), **difference.summary()},
     }
 
 

@@ -26,7 +26,7 @@ from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
-from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_test
+from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_tests
 from whispertune.run.yaml_fields import load_yaml
 from whispertune.system.console import console, results
 from whispertune.system.environment import describe_environment
@@ -146,15 +146,15 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
         session.working.release()  # the test needs the memory
     give_back_freed_memory()
     comparison = processes.from_main(lambda: choose_best(session))
-    evaluations = evaluate_test(session) if session.test is not None else []
+    evaluations = evaluate_tests(session) if session.tests else {}
     if not processes.is_main:
         return 0
-    test = record_test(session, evaluations) if evaluations else []
+    tests = [record_test(session, name, found) for name, found in evaluations.items()]
     progress.finished = True
     session.log.settle()
     progress.metrics_size, progress.metrics_sha256 = session.log.settled()
     save_progress(folder.state, progress)
-    report(session, test, comparison, time.perf_counter() - started)
+    report(session, tests, comparison, time.perf_counter() - started)
     if recipe.report:
         _write_report(folder)
     return 0
@@ -217,7 +217,7 @@ def _require_same_inputs(session: Session) -> None:
 
 def _digests(session: Session) -> dict[str, str]:
     """sha256 of the model, of its settings, and of what each split was read from."""
-    splits = {split.name: split.fingerprint for split in (session.train, session.valid, session.test) if split}
+    splits = {split.name: split.fingerprint for split in session.splits}
     checkpoint = session.ready.checkpoint
     return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,15 @@ class MatchedPairs:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return "no bounds, too little data"
         return f"{100 * self.low:+.{digits}f} to {100 * self.high:+.{digits}f}"
+
+    def in_points(self) -> str:
+        """The difference with its interval and what it means: `+1.2 points (95 %: …), …`."""
+        return f"{100 * self.difference:+.1f} points (95 %: {self.bounds()}), {self.verdict()}"
+
+    def summary(self) -> dict[str, Any]:
+        """The difference as summary.json holds it; null for a bound that is infinite."""
+        interval = [bound if math.isfinite(bound) else None for bound in (self.low, self.high)]
+        return {"value": self.difference, "interval": interval, "significant": self.significant, "p": self.p}
 
 
 def speaker_groups(speakers: Sequence[str | None]) -> Sequence[str | None] | None:

@@ -113,7 +113,7 @@ class Run:
             pretrained = next((r for r in self.tests if r.get("model") == "baseline" and r["beam_size"] == beam), None)
             if pretrained is None:
                 continue
-            files = (self.folder.baseline_hypotheses, self.folder.hypotheses) if beam == widest else ()
+            files = (self.folder.baseline_hypotheses(), self.folder.hypotheses()) if beam == widest else ()
             outputs = [_read_hypotheses(file) for file in files] or [([], 0), ([], 0)]
             before, after = (Scored(one, *found) for one, found in zip((pretrained, row), outputs, strict=True))
             pairs.append(Pair("test", "greedy" if beam == 1 else f"beam {beam}", str(row["frames"]), before, after))

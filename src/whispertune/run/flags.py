@@ -26,6 +26,8 @@ SHORT = {"columns": "data.columns", "audio_root": "data.audio_root"}
 """Flags of `evaluate` and `check` by the names that `train` has for them, so that one command line serves all."""
 UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 """NUL and lone surrogates, which YAML's and JSON's escapes can write; but for those that stand for a path's bytes."""
+TEXTS = tuple[str, ...]
+"""The annotation of a field that takes several texts: a list in a recipe, a flag given several times."""
 HELP_WIDTH = 100
 MOST = 2.0**62
 """No number of a recipe reaches this, so that none overflows later on."""
@@ -111,6 +113,8 @@ def takes(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         *others, last = map(str, get_args(annotation))
         return f"{', '.join(others)} or {last}" if others else last
+    if annotation == TEXTS:
+        return "text, or a list of texts"
     if get_origin(annotation) is tuple:
         return "a list of numbers, such as [0.9,1.1]"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[annotation]
@@ -122,6 +126,8 @@ def _placeholder(annotation: Any) -> str:
         return "|".join(_placeholder(kind) for kind in get_args(annotation) if kind is not NoneType)
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
+    if annotation == TEXTS:
+        return "TEXT (may be given several times)"
     if get_origin(annotation) is tuple:
         return "[NUMBER,…]"
     return {str: "TEXT", int: "N", float: "NUMBER", bool: "true|false"}[annotation]
@@ -215,6 +221,9 @@ def _value(field: Field, given: Any) -> Any:
     def refused(problem: str) -> RecipeError:
         return RecipeError(problem, field=field.name)
 
+    if field.annotation == TEXTS and isinstance(given, list | tuple):
+        each = dataclasses.replace(field, annotation=str)
+        return tuple(_value(each, entry) for entry in given)
     try:
         text = given if isinstance(given, str) else json.dumps(given, default=str)
     except ValueError:  # of thousands of digits
@@ -252,6 +261,8 @@ def _parsed(text: str, annotation: Any) -> Any:
         if not abs(number) < MOST:  # NaN too
             raise OverflowError
         return number
+    elif annotation == TEXTS:
+        return (text,)
     elif get_origin(annotation) is tuple:
         if text.startswith("[") and text.endswith("]"):
             return tuple(_parsed(part, float) for part in text[1:-1].split(",") if text[1:-1].strip())
@@ -293,9 +304,9 @@ def _known_field(name: str, known: Mapping[str, Field], complaint: str, command:
     raise RecipeError(f"{complaint}; {advice}")
 
 
-def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> dict[str, str]:
+def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> dict[str, Any]:
     """Values by name, of `--name value` and `--name=value`; dashes in names are underscores."""
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     remaining = iter(flags)
     for flag in remaining:
         if not flag.startswith("--") or not flag.strip("-"):
@@ -309,6 +320,9 @@ def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) 
             if following is None or following.startswith("--"):
                 raise RecipeError(f"--{name} needs a value: {takes(field.annotation)}")
             value = following
+        if field.annotation == TEXTS:
+            values.setdefault(name, []).append(value)
+            continue
         if name in values:
             raise RecipeError(f"--{name} is given twice; leave one out")
         values[name] = value

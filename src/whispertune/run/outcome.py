@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
 from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.evaluation.significance import MatchedPairs, caveat, matched_pairs, speaker_groups
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
 from whispertune.system.console import console, peak_memory_gb, percent, results
-from whispertune.system.files import read_jsonl, write_jsonl, write_text
+from whispertune.system.files import make_writable, read_jsonl, write_jsonl, write_text
 from whispertune.training.metrics import EvaluationRow
+
+FORGOTTEN = (
+    ": the model lost some of this. A lower schedule.peak_lr or fewer epochs help, and so does training on data of "
+    "this kind as well (--train 'A + B [weight=0.2]')"
+)
 
 
 def choose_best(session: Session) -> MatchedPairs:
@@ -46,26 +53,39 @@ def choose_best(session: Session) -> MatchedPairs:
     return comparison
 
 
-def record_test(session: Session, evaluations: Sequence[Evaluation]) -> list[EvaluationRow]:
-    """Log the test; write test/summary.json and the hypotheses (widest search) of the best and of the pretrained model.
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """One test set's rows of metrics.jsonl, those of the untouched model first, and the two models compared with the
+    widest search."""
 
-    Returns the rows.
-    """
+    name: str
+    rows: Sequence[EvaluationRow]
+    comparison: MatchedPairs
+
+
+def record_test(session: Session, name: str, evaluations: Sequence[Evaluation]) -> Tested:
+    """Log one test set; write its summary.json and the hypotheses (widest search) of the best and the pretrained
+    model."""
     folder, progress = session.folder, session.progress
     summaries, rows = {}, []
     for found in evaluations:
         summary = found.summary()
         step, epoch = (progress.best_step, progress.best_epoch) if found.name == "best" else (0, 0)
-        rows.append(EvaluationRow(step=step, epoch=epoch, split="test", model=found.name, frames="dense", **summary))
+        rows.append(EvaluationRow(step=step, epoch=epoch, split=name, model=found.name, frames="dense", **summary))
         session.log.write(rows[-1])
         summaries[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = summary
     pretrained, chosen = evaluations[len(evaluations) // 2 - 1], evaluations[-1]
-    figures = folder.test / "summary.json"
-    content = {**summary, "model": chosen.name, "frames": "dense", "all": summaries}
-    for path, of_model in ((folder.hypotheses, chosen), (folder.baseline_hypotheses, pretrained)):
+    comparison = compare(pretrained.score, chosen.score)
+    difference = {"rate": pretrained.score.leading_name.lower(), **comparison.summary()}
+    content = {
+        **summary, "model": chosen.name, "frames": "dense", "difference": difference, "all": summaries,
+    }  # fmt: skip
+    make_writable(folder.test_of(name))
+    figures = folder.test_of(name) / "summary.json"
+    for path, of_model in ((folder.hypotheses(name), chosen), (folder.baseline_hypotheses(name), pretrained)):
         progress.kept[folder.name_of(path)] = write_jsonl(path, of_model.rows())
     progress.kept[folder.name_of(figures)] = write_text(figures, json.dumps(content, indent=2) + "\n")
-    return rows
+    return Tested(name, rows, comparison)
 
 
 def _with_interval(row: EvaluationRow, rate: str) -> str:
@@ -74,12 +94,12 @@ def _with_interval(row: EvaluationRow, rate: str) -> str:
     return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def report(session: Session, test: Sequence[EvaluationRow], comparison: MatchedPairs, seconds: float) -> None:
-    """Print the table at the end of a run. test: its rows, those of the untouched model first."""
+def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, seconds: float) -> None:
+    """Print the table at the end of a run."""
     progress, valid = session.progress, [row for row in session.log.evaluations if row.split == "valid"]
     before = valid[0]
     after = next(row for row in reversed(valid) if row.step == progress.best_step)
-    over = {row.split: row.intervals_over for row in (before, *test)}
+    over = {row.split: row.intervals_over for row in (before, *(row for test in tests for row in test.rows))}
     drawn = ", ".join(f"{of} ({split})" for split, of in over.items()) if len(set(over.values())) > 1 else over["valid"]
     results.print(f"untouched against fine-tuned, normalised, with 95 % intervals by a bootstrap over {drawn}")
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True)
@@ -87,28 +107,35 @@ def report(session: Session, test: Sequence[EvaluationRow], comparison: MatchedP
         table.add_column(heading)
     for heading in ("before", "after"):
         table.add_column(heading, justify="right", no_wrap=True)
-    half = len(test) // 2
-    for old, new in [(before, after), *zip(test[:half], test[half:], strict=True)]:
+    halves = [(test.rows[: len(test.rows) // 2], test.rows[len(test.rows) // 2 :]) for test in tests]
+    for old, new in [(before, after), *(pair for half in halves for pair in zip(*half, strict=True))]:
         where = [old.split, "greedy" if old.beam_size == 1 else f"beam {old.beam_size}", old.frames]
         for rate in ("CER", "WER") if before.leading == "CER" else ("WER", "CER"):
             table.add_row(*where, rate, *(_with_interval(row, rate) for row in (old, new)))
             where = ["", "", ""]
     results.print(table)
-    if test:  # explains why the rates of valid and test differ
+    if tests:  # explains why the rates of valid and test differ
         results.print(
             "greedy takes the most likely token at each step, beam keeps several hypotheses; thinned leaves out most "
             "of the silence, as training does; dense computes all of it, as the model will be used"
         )
-    for row in test:
+    for row in (row for test in tests for row in test.rows):
         if row.capped:
-            results.print(f"{row.model}, beam {row.beam_size}: {row.capped} ran into the bound on tokens (loops)")
+            name = f"{row.split}, {row.model}, beam {row.beam_size}"
+            results.print(f"{name}: {row.capped} ran into the bound on tokens (loops)")
     results.print(
-        f"valid {before.leading} changed by {100 * comparison.difference:+.1f} points (95 %: {comparison.bounds()}), "
-        f"{comparison.verdict()}, at epoch {progress.best_epoch}, the best of {session.recipe.epochs}; "
-        f"{progress.skipped} updates skipped"
+        f"valid {before.leading} changed by {comparison.in_points()}, at epoch {progress.best_epoch}, the best of "
+        f"{session.recipe.epochs}; {progress.skipped} updates skipped"
     )
-    for split in (session.valid, session.test):
-        if split is not None and (warning := caveat(split.name, len(split.windows))):
+    for test in tests:
+        worse = test.comparison.low > 0
+        advice = FORGOTTEN if worse and test.name != "test" else ""
+        results.print(
+            f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}{advice}",
+            style="bold red" if worse else None,
+        )
+    for split in (session.valid, *session.tests):
+        if warning := caveat(split.name, len(split.windows)):
             results.print(warning, style="yellow")
     results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     results.print(f"model: {session.folder.best}")

@@ -40,6 +40,10 @@ FREE_TO_CHANGE = (
 """Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
 
 
+TEST_NAME = re.compile("[A-Za-z0-9_-]{1,40}")
+"""The name of a further test set, which also names its folder in RUN/test."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(DeviceOptions, ModelOptions):
     """Model, data and training."""
@@ -57,6 +61,10 @@ class Recipe(DeviceOptions, ModelOptions):
 
     test: str | None = None
     """Test data, scored once at the end."""
+
+    also_test: tuple[str, ...] = ()
+    """Further test sets, each as NAME=F: what the model may have forgotten ('english=F [language=en]'), or another
+    domain. The untouched and the fine-tuned model are scored on each (greedy, dense), and compared by a paired test."""
 
     language: str | None = None
     """Language spoken (it, Italian, …), for rows that name none."""
@@ -102,6 +110,11 @@ class Recipe(DeviceOptions, ModelOptions):
     data: TrainingDataOptions = field(default_factory=TrainingDataOptions)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
 
+    @property
+    def also_tests(self) -> dict[str, str]:
+        """The further test sets by name."""
+        return {name.strip(): data.strip() for name, _, data in (entry.partition("=") for entry in self.also_test)}
+
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)
@@ -114,6 +127,16 @@ class Recipe(DeviceOptions, ModelOptions):
         if self.lora.rank and self.processes.shard:
             problem = "is true, but with lora.rank there is hardly any optimizer state to shard; leave it out"
             raise RecipeError(problem, field="processes.shard", others=("lora.rank",))
+        for entry in self.also_test:
+            name, _, data = (part.strip() for part in entry.partition("="))
+            if not TEST_NAME.fullmatch(name) or name in ("train", "valid", "test") or not data:
+                problem = (
+                    f"is {entry!r}; write NAME=F, such as english=F, with a name of letters, digits, - and _ that is "
+                    "not train, valid or test"
+                )
+                raise RecipeError(problem, field="also_test")
+        if len(self.also_tests) < len(self.also_test):
+            raise RecipeError("gives one name to two test sets; rename one", field="also_test")
         if self.states.store in ("memory", "disk") and self.augment.enabled and self.augment.views == "fresh":
             problem = (
                 f"is {self.states.store}, but augment.views is fresh: augmented states change in every epoch; take "
@@ -138,10 +161,20 @@ def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, An
     for name in ("model", "augment.noise.folder"):
         if isinstance(moved.get(name), str):
             moved[name] = found(moved[name])
+
+    def found_sources(described: str) -> str:
+        if exists(described):
+            return described
+        parts = [SOURCE.fullmatch(part) for part in described.split(" + ")]
+        return " + ".join(found(part[1]) + (part[2] or "") for part in parts if part is not None)
+
     for name in ("train", "valid", "test"):
-        if isinstance(moved.get(name), str) and not exists(moved[name]):
-            parts = [SOURCE.fullmatch(part) for part in moved[name].split(" + ")]
-            moved[name] = " + ".join(found(part[1]) + (part[2] or "") for part in parts if part is not None)
+        if isinstance(moved.get(name), str):
+            moved[name] = found_sources(moved[name])
+    also = moved.get("also_test")
+    if isinstance(also, list | tuple) and all(isinstance(entry, str) and "=" in entry for entry in also):
+        named = (entry.partition("=") for entry in also)
+        moved["also_test"] = [f"{name}={found_sources(data.strip())}" for name, _, data in named]
     return moved
 
 

@@ -62,15 +62,17 @@ class RunFolder:
     def test(self) -> Path:
         return self.path / "test"
 
-    @property
-    def hypotheses(self) -> Path:
-        """Hypotheses of the best model for test, with the widest search."""
-        return self.test / "hypotheses.jsonl"
+    def test_of(self, name: str) -> Path:
+        """The folder of a test set: test/ for `test`, a folder within it for a further one."""
+        return self.test if name == "test" else self.test / name
 
-    @property
-    def baseline_hypotheses(self) -> Path:
-        """Hypotheses of the pretrained model for test, with the same search."""
-        return self.test / "hypotheses_baseline.jsonl"
+    def hypotheses(self, name: str = "test") -> Path:
+        """Hypotheses of the best model for a test set, with the widest search."""
+        return self.test_of(name) / "hypotheses.jsonl"
+
+    def baseline_hypotheses(self, name: str = "test") -> Path:
+        """Hypotheses of the pretrained model for a test set, with the same search."""
+        return self.test_of(name) / "hypotheses_baseline.jsonl"
 
     @property
     def report(self) -> Path:

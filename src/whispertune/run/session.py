@@ -63,6 +63,7 @@ class Session:
     train: Split
     valid: Split
     test: Split | None
+    also_tests: list[Split]
     frozen: bool
     augmenter: WaveformAugmenter | None
     processes: Processes
@@ -118,7 +119,12 @@ class Session:
 
     @property
     def splits(self) -> list[Split]:
-        return [split for split in (self.train, self.valid, self.test) if split is not None]
+        return [self.train, self.valid, *self.tests]
+
+    @property
+    def tests(self) -> list[Split]:
+        """The test sets."""
+        return [*([] if self.test is None else [self.test]), *self.also_tests]
 
     def stop_if_alone(self) -> None:
         """Raise Interrupted if a signal has come, where no other process could be left waiting for this one."""
@@ -193,10 +199,11 @@ def open_session(
     """
     device = processes.device or resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
-    for name in ("train", "valid", "test"):
-        manifest = getattr(recipe, name)
-        if manifest is not None:
-            require_sources(name, manifest)
+    manifests = {name: getattr(recipe, name) for name in ("train", "valid", "test") if getattr(recipe, name)}
+    for name, manifest in manifests.items():
+        require_sources(name, manifest)
+    for name, manifest in recipe.also_tests.items():
+        require_sources(f"also_test {name}", manifest)
     if progress is None:
         progress = Progress(BatchPlan(recipe.batch_size, recipe.accumulation * processes.world_size))
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
@@ -221,8 +228,7 @@ def open_session(
             console.print(f"language  {language}, under the token of {language_name(borrowed)}")
     splits = {
         name: _load(name, manifest, text, recipe, stop, processes)
-        for name in ("train", "valid", "test")
-        if (manifest := getattr(recipe, name))
+        for name, manifest in (manifests | recipe.also_tests).items()
     }
     excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
     if processes.is_main:
@@ -258,6 +264,7 @@ def open_session(
     session = Session(
         recipe, folder, stop, device, precision, ready, working, text,
         splits["train"], splits["valid"], splits.get("test"),
+        [splits[name] for name in recipe.also_tests],
         encoder_is_frozen(working.model), augmenter, processes, progress,
         RunLog(MetricsFile(folder.metrics), progress.metrics_size, writes=processes.is_main), arranged.timestamps > 0,
     )  # fmt: skip
@@ -316,7 +323,8 @@ def _describe(arranged: Arranged) -> str:
 def _load(
     name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes
 ) -> Split:
-    rows = merged_rows(read_rows(name, manifest, recipe.data.reading), text, recipe.data)
+    part = "test" if name in recipe.also_tests else name  # of a corpus that comes in splits
+    rows = merged_rows(read_rows(part, manifest, recipe.data.reading), text, recipe.data)
     with progress_bar(f"checking {name}", len(rows)) as advance:
         pace = Pace(advance, len(range(processes.rank, len(rows), processes.world_size)), len(rows))
 

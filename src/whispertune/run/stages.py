@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import torch
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.dataset.splits import Split
+from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
 from whispertune.features.options import DENSE, FrameOptions
@@ -259,26 +261,33 @@ def restore_best(session: Session) -> Whisper:
     return model
 
 
-def evaluate_test(session: Session) -> list[Evaluation]:
-    """Baseline and best on the test split: greedy and with the recipe's beam, dense, bounded by 448 tokens only."""
-    split = session.test
-    assert split is not None
-    searches = [GREEDY] if session.recipe.search.beam_size == 1 else [GREEDY, session.recipe.search]
+def evaluate_tests(session: Session) -> dict[str, list[Evaluation]]:
+    """Baseline and best on each test set, dense, bounded by 448 tokens only: the baseline's evaluations, then those of
+    the best. Greedy; on `test` with the recipe's beam as well."""
     untouched = build_whisper(
         session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.precision.dtype
     ).to(session.device)
     best = restore_best(session)
-    systems = []
-    for name, whisper in (("baseline", untouched), ("best", best)):
-        encoder, decoder = best.encoder if session.frozen else whisper.encoder, whisper.decoder
-        model = session.ready.with_parts(encoder, for_decoding(decoder, layers=False))
-        systems.append(System(name, model, searches))
-    del untouched, whisper, encoder, decoder  # frees the parts that are not used
+    models = {
+        name: session.ready.with_parts(
+            best.encoder if session.frozen else whisper.encoder, for_decoding(whisper.decoder, layers=False)
+        )
+        for name, whisper in (("baseline", untouched), ("best", best))
+    }
+    del untouched, best  # frees the parts that are not used
+    return {split.name: _evaluate_test(session, split, models) for split in session.tests}
+
+
+def _evaluate_test(session: Session, split: Split, models: Mapping[str, ReadyModel]) -> list[Evaluation]:
+    beam = split is session.test and session.recipe.search.beam_size > 1
+    searches = [GREEDY, session.recipe.search] if beam else [GREEDY]
+    systems = [System(name, model, searches) for name, model in models.items()]
     shared = [
         SharedStates(session.computed(split, group[0].model.whisper.encoder, DENSE), group)
         for group in ([systems] if session.frozen else [[system] for system in systems])
     ]
-    with progress_bar("test: dense, greedy + beam", len(split.windows) * len(systems) * len(searches)) as advance:
+    label = f"{split.name}: dense, greedy{' + beam' if beam else ''}"
+    with progress_bar(label, len(split.windows) * len(systems) * len(searches)) as advance:
 
         def advance_or_stop(amount: int) -> None:
             advance(amount)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from whispertune.errors import RunFolderError, StorageError
 from whispertune.system.files import fsync_path
@@ -57,13 +57,14 @@ class SkippedRow:
 class EvaluationRow:
     """One model with one search, scored on one split: the model's place in the run, and `Evaluation.summary`.
 
+    split: `valid`, `test`, or the name of a further test set.
     model: `baseline` (step and epoch 0), `epoch` (a validation within the run) or `best` (of the test).
     intervals_over: `speakers` or `utterances`; rows of older versions do not say it.
     """
 
     step: int
     epoch: int
-    split: Literal["valid", "test"]
+    split: str
     model: str
     frames: str
     wer: float
