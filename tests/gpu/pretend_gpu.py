@@ -7,6 +7,8 @@ would wait for it (`.item()`, `.tolist()`) is counted.
 
     python pretend_gpu.py train --model … --output …       # any whispertune command with --device auto; then the waits
 
+With PRETEND_LIMITED in the environment it is one like Apple's, without float64 and sparse tensors.
+
 What it cannot do: `--recompute` (its wrappers don't go through `torch.utils.checkpoint`).
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +33,7 @@ NAME = "pretend"
 MOVES = ("to", "_to_copy", "copy_", "_foreach_copy_", "_local_scalar_dense")
 """Operations that may see tensors of both devices."""
 
+limited = bool(os.environ.get("PRETEND_LIMITED"))
 waits: Counter[str] = Counter()
 """How often the CPU waited for the device, by what for and where."""
 
@@ -104,6 +108,9 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         out = func(*tree_map(_near, args), **tree_map(_near, kwargs))
     if name == "_local_scalar_dense" or not is_far:
         return out
+    made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+    if limited and any(tensor.dtype == torch.float64 or tensor.is_sparse for tensor in made):
+        raise TypeError(f"float64 or a sparse tensor in {func}")
     out = tree_map(lambda leaf: FarTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, out)
     return out if name in MOVES[:2] else return_and_correct_aliasing(func, args, kwargs, out)
 
@@ -155,6 +162,8 @@ def pretended() -> Iterator[torch.device]:
 
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     device = torch.device(NAME, 0)
+    if limited:
+        precision.LIMITED.add(NAME)
     resolve: Callable[[str], torch.device] = lambda wanted: device if wanted == "auto" else torch.device(wanted)  # noqa: E731
     original = precision.resolve_device
     for name, module in list(sys.modules.items()):

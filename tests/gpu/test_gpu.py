@@ -28,9 +28,9 @@ ON = {
 DEVICES = ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def run_on(device: str, arguments: list[str], cache: Path) -> dict[str, int]:
+def run_on(device: str, arguments: list[str], cache: Path, **variables: str) -> dict[str, int]:
     """A whispertune command in a process of its own; on the GPU that is none: how often it was waited for, by where."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache / device), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache / device), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-c", ON[device], *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
@@ -98,6 +98,25 @@ def test_a_model_is_scored_as_on_the_cpu(samples: Samples, tmp_path: Path, devic
         rows = (tmp_path / f"{where}-out" / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()
         found[where] = [json.loads(row)["hypothesis"] for row in rows]
     assert found[device] == found["cpu"]
+
+
+def test_a_gpu_without_float64_and_sparse_tensors(samples: Samples, tmp_path: Path) -> None:
+    """As Apple's are (`--device mps`). Its own precision is fp32."""
+    for where, limited in (("cpu", ""), ("pretend", "1")):
+        arguments = samples.arguments(tmp_path / where, max_steps=2)
+        run_on(where, arguments, tmp_path, PRETEND_LIMITED=limited)
+    losses = [[row["loss"] for row in metrics(tmp_path / where)] for where in ("pretend", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_deterministic_runs_repeat(samples: Samples, tmp_path: Path, device: str) -> None:
+    """With the flag PyTorch refuses operations that have no deterministic form; it knows those of real GPUs alone."""
+    for name in ("one", "other"):
+        options: dict[str, Any] = {"deterministic": "true", "max_steps": 2, "freeze": "none", "precision": "fp16"}
+        run_on(device, samples.arguments(tmp_path / name, **options), tmp_path)
+    one, other = (weights_of(tmp_path / name / "best") for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_devices_cannot_be_mixed_on_the_one_that_is_none() -> None:

@@ -47,8 +47,8 @@ def test_on_a_cpu_it_stops_before_memory_is_full(monkeypatch: pytest.MonkeyPatch
         peak = max(peak, 1000 + 10 * size)
 
     monkeypatch.setattr(micro_batch, "free_memory", lambda: 100)
-    monkeypatch.setattr(micro_batch, "_resident_memory", lambda: 1000)
-    monkeypatch.setattr(micro_batch, "_peak_memory", lambda: peak)
+    monkeypatch.setattr(micro_batch, "resident_memory", lambda: 1000)
+    monkeypatch.setattr(micro_batch, "peak_memory", lambda: peak)
     assert largest_micro_batch(16, attempt, CPU) == tried[-1]
     assert tried == [1, 2, 4]
     tried.clear()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whispertune.system.precision import exact_dtype
+
 
 class LogitRules:
     """Whisper's suppressed tokens: some always, some (blank and end of text) as the first token."""
@@ -43,7 +45,8 @@ class LogitRules:
 
 def to_lists(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:
     """Both as lists, for which a GPU is waited for only once."""
-    both = torch.stack((values.double(), indices.double())).to("cpu")  # float64 holds either as it is
+    exact = exact_dtype(values.device)  # it holds either as it is: indices are below 2^24
+    both = torch.stack((values.to(exact), indices.to(exact))).to("cpu")
     return both[0].tolist(), both[1].long().tolist()
 
 

@@ -13,7 +13,7 @@ from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail, to_lists
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.whisper import Decoder
-from whispertune.system.precision import send
+from whispertune.system.precision import exact_dtype, send
 
 
 @torch.inference_mode()
@@ -74,8 +74,9 @@ def sample_search(
 
 def _draw(logits: Tensor, uniform: Sequence[float]) -> Tensor:
     """One token (B,) from each row of softmax(logits), where B uniform numbers fall in its cumulative sum."""
-    sums = logits.double().softmax(-1).cumsum(-1)
-    at = send(torch.tensor(uniform, dtype=torch.float64), logits.device)[:, None] * sums[:, -1:]
+    exact = exact_dtype(logits.device)
+    sums = logits.to(exact).softmax(-1).cumsum(-1)
+    at = send(torch.tensor(uniform, dtype=exact), logits.device)[:, None] * sums[:, -1:]
     # right=True: a token of probability 0 adds nothing to the sum and is never drawn.
     return torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 

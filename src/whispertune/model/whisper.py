@@ -27,6 +27,7 @@ from whispertune.model.config import WhisperConfig
 from whispertune.model.packed_lengths import PackedLengths, attend_by_row
 from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_memory import StepMemory
+from whispertune.system.precision import LIMITED
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -184,7 +185,7 @@ class Decoder(nn.Module):
         frames = frame_rows(states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
-        x = F.embedding(tokens.pack(input_ids), table, sparse=True)
+        x = F.embedding(tokens.pack(input_ids), table, sparse=table.device.type not in LIMITED)
         x = x + self.embed_positions(positions)
         to_self = partial(
             attend_by_row,

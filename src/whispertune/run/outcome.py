@@ -15,8 +15,9 @@ from whispertune.evaluation.significance import MatchedPairs, caveat, matched_pa
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
-from whispertune.system.console import console, peak_memory_gb, percent, results
+from whispertune.system.console import console, percent, results
 from whispertune.system.files import make_writable, read_jsonl, write_jsonl, write_text
+from whispertune.system.memory import peak_memory
 from whispertune.training.metrics import EvaluationRow
 
 FORGOTTEN = (
@@ -137,7 +138,7 @@ def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, 
     for split in (session.valid, *session.tests):
         if warning := caveat(split.name, len(split.windows)):
             results.print(warning, style="yellow")
-    results.print(f"{seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
+    results.print(f"{seconds:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB")
     results.print(f"model: {session.folder.best}")
     for command in evaluation_commands(session.recipe):
         results.print(f"next:  {command}")

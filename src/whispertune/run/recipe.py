@@ -36,8 +36,10 @@ from whispertune.training.options import (
 FREE_TO_CHANGE = (
     "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard", "report",
+    "deterministic",
 )  # fmt: skip
-"""Fields that decide no result (`processes.shard` but for rounding): a run may be resumed with other values."""
+"""Fields that decide no result (`processes.shard` and `deterministic` but for rounding): a run may be resumed with
+other values."""
 
 
 TEST_NAME = re.compile("[A-Za-z0-9_-]{1,40}")
@@ -91,6 +93,10 @@ class Recipe(DeviceOptions, ModelOptions):
     recompute: bool = False
     """Activation checkpointing: recompute activations inside the layers in the backward pass instead of keeping them.
     It takes less memory, mostly where the encoder is trained, for about a third more time; the updates are the same."""
+
+    deterministic: bool = False
+    """Compute the same bits each time on a GPU of one kind, which may take longer. On a CPU they always are the same
+    for the same number of threads."""
 
     report: bool = True
     """Write RUN/report.html at the end of the run, as `whispertune report RUN` does."""

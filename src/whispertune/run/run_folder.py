@@ -12,7 +12,7 @@ from pathlib import Path
 
 from whispertune.errors import RunFolderError
 from whispertune.system.files import TEMPORARY, make_writable, recover_folder, remove, sha256_of, write_text
-from whispertune.system.locks import take_lock
+from whispertune.system.locks import POSIX_FILES, take_lock
 
 BEST = "best/checksums.json"
 """In a run folder: the checksums that identify the model in best/."""
@@ -144,7 +144,7 @@ class RunFolder:
                 "--output"
             )
         try:
-            os.truncate(descriptor, 0)
+            os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
             recover_folder(self.best)
             for folder in self.folders:
@@ -153,9 +153,12 @@ class RunFolder:
                         remove(path)
             yield
         finally:
+            if not POSIX_FILES:  # an open file could not be removed
+                os.close(descriptor)
             if not self.has_begun() and not self.recipe.exists():
                 self._discard(made)
-            os.close(descriptor)
+            if POSIX_FILES:
+                os.close(descriptor)
 
     def _holder(self) -> str:
         try:

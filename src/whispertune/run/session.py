@@ -33,7 +33,7 @@ from whispertune.states.computed import (
 )
 from whispertune.system.console import console, progress_bar
 from whispertune.system.files import write_jsonl
-from whispertune.system.precision import Precision, resolve_device, resolve_precision
+from whispertune.system.precision import Precision, make_deterministic, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
 from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
@@ -197,6 +197,8 @@ def open_session(
     Raises:
         UserError: whatever is wrong with recipe, model or data.
     """
+    if recipe.deterministic:
+        make_deterministic()
     device = processes.device or resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
     manifests = {name: getattr(recipe, name) for name in ("train", "valid", "test") if getattr(recipe, name)}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.states.files import USE
-from whispertune.system.locks import try_lock
+from whispertune.system.locks import POSIX_FILES, try_lock
 
 SPARE_BYTES = 2 * 10**9
 """Disk space left free for everything else, such as a run's checkpoints."""
@@ -32,10 +32,13 @@ def _drop(store: Path) -> bool:
         if lock is None:
             return False
         try:
+            if not POSIX_FILES:  # the folder of an open file cannot be renamed, so whoever has it open keeps the store
+                os.close(lock)
             # Renamed at once: whoever waits for the lock finds the name free and starts a new store.
             dropped = store.rename(store.with_name(f"{store.name}.dropped"))
         finally:
-            os.close(lock)
+            if POSIX_FILES:
+                os.close(lock)
         shutil.rmtree(dropped)
     except OSError:
         return False

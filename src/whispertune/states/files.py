@@ -14,7 +14,6 @@ memory, and a truncated file is an error instead of a SIGBUS.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import zlib
@@ -23,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from whispertune.errors import RunFolderError
-from whispertune.system.locks import try_lock
+from whispertune.system.locks import share, try_lock
 
 FORMAT = 2
 """Version of the file format; part of every key."""
@@ -43,17 +42,17 @@ def _use(folder: Path) -> int:
         try:
             descriptor = try_lock(path)
             if descriptor is None:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDWR)
             else:  # not in use: unfinished files were left by a killed process
                 for unfinished in folder.glob(f"*{UNFINISHED}"):
                     unfinished.unlink(missing_ok=True)
         except FileNotFoundError:
             continue  # evicted in between
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        share(descriptor)
         # The folder may have been evicted before we got the lock.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.utime(descriptor)  # time of last use, for eviction
+                os.utime(path)  # time of last use, for eviction
                 return descriptor
         os.close(descriptor)
 

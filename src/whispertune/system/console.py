@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,9 +78,3 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
 def percent(fraction: float) -> str:
     """0.1312 as `13.1 %`."""
     return f"{100 * fraction:.1f} %"
-
-
-def peak_memory_gb() -> float:
-    """Peak resident memory of this process, GB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

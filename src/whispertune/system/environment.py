@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 import whispertune
+from whispertune.system.memory import windows_free_memory
 
 PACKAGES = (
     "torch",
@@ -56,7 +57,9 @@ def free_memory() -> int:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        if not hasattr(os, "sysconf"):
+            return windows_free_memory()
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS: half of all
     cgroup = Path("/sys/fs/cgroup")
     try:
         cgroup /= next(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RunFolderError
-from whispertune.system.locks import is_in_use, mark_in_use
+from whispertune.system.locks import POSIX_FILES, is_in_use, mark_in_use
 
 LONGEST_NAME = 229
 """Longest file name in bytes to which a temporary suffix can be added: file systems allow 255."""
@@ -28,8 +28,10 @@ def sha256_of(path: Path) -> str:
 
 
 def fsync_path(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a file's content, or a folder's entries, durable; Windows has no way to do so for a folder."""
+    if not POSIX_FILES and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if POSIX_FILES else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+fcntl: Any
+msvcrt: Any
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    import msvcrt
+
+    fcntl = None
+
+POSIX_FILES = fcntl is not None
+"""Whether a file can be renamed or removed while it is open, and a folder be opened. On Windows neither is possible."""
+LOCKED_BYTE = 2**30
+"""On Windows, where locked bytes cannot be read: one far behind the end of any file that is locked."""
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 """Errors of a file system without locks."""
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file or folder for this descriptor alone.
+
+    Raises:
+        BlockingIOError: if another one has locked it.
+        OSError: if its file system has no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:
+        raise BlockingIOError(*error.args) from None
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def share(descriptor: int) -> None:
+    """Let others share the lock of an open file; on Windows it is enough that they open it (`states/cache.py`)."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def try_lock(path: Path) -> int | None:
@@ -18,9 +57,9 @@ def try_lock(path: Path) -> int | None:
     Raises:
         OSError: if the file cannot be created, or its file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -38,7 +77,7 @@ def take_lock(path: Path) -> int | None:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            return os.open(path, os.O_RDWR)
         if descriptor is None:
             return None
         with suppress(FileNotFoundError):
@@ -48,10 +87,13 @@ def take_lock(path: Path) -> int | None:
 
 
 def mark_in_use(path: Path) -> int | None:
-    """Mark a file or folder as in use until the descriptor is closed; None where there are no locks."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Mark a file or folder as in use until the descriptor is closed; None where there are no locks, and on Windows,
+    where what is open could not be renamed when it is complete."""
+    if not POSIX_FILES:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError:
         os.close(descriptor)
         return None
@@ -60,9 +102,11 @@ def mark_in_use(path: Path) -> int | None:
 
 def is_in_use(path: Path) -> bool:
     """Whether a process, this one too, has marked a file or folder; raises OSError where it is gone or not ours."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if not POSIX_FILES:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except BlockingIOError:
         return True
     except OSError as error:

@@ -15,12 +15,13 @@ class DeviceOptions(Options):
     """What a model computes on, and in which precision."""
 
     device: str = "auto"
-    """Device of the model: auto (the first GPU, otherwise the CPU), cpu, cuda or cuda:N."""
+    """Device of the model: auto (the first NVIDIA or AMD GPU, otherwise the CPU), cpu, cuda, cuda:N, or mps (Apple's
+    GPUs, which nobody has tested yet)."""
 
     precision: PrecisionName = "auto"
     """Precision of matrix products and stored encoder states; trained parameters stay in fp32. `auto` is bf16 where
-    the hardware is fast at it, otherwise fp16 on a GPU and fp32 on a CPU. `tf32` is fp32 with products rounded by the
-    GPU."""
+    the hardware is fast at it, otherwise fp16 on a GPU and fp32 on a CPU or mps. `tf32` is fp32 with products rounded
+    by the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from whispertune.errors import ProcessLost, RecipeError, TrainingError, WhispertuneError
 from whispertune.system.options import ProcessOptions
+from whispertune.system.precision import gpu_is_usable
 
 T = TypeVar("T")
 
@@ -79,7 +80,9 @@ def init_processes(device: str, options: ProcessOptions) -> Processes:
         raise RecipeError(
             f"is {device}, but there are several processes; use cuda, and each has its own GPU", field="device"
         )
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if device == "mps":
+        raise RecipeError("is mps, which serves one process; start without torchrun or use cpu", field="device")
+    on_cpu = device == "cpu" or not gpu_is_usable()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not on_cpu and here > torch.cuda.device_count():
         raise RecipeError(

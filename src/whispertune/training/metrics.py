@@ -107,7 +107,7 @@ class MetricsFile:
             StorageError: if the disk is full or gone; a resume drops what was written of the row.
         """
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
         except OSError as error:
             raise StorageError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from whispertune.errors import TrainingError
 from whispertune.system.environment import free_memory
+from whispertune.system.memory import peak_memory, resident_memory
 
 
 def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device: torch.device) -> int:
@@ -23,9 +22,9 @@ def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device:
         TrainingError: if not even one window fits.
     """
     largest = 0
-    room, before = free_memory() // 2, _resident_memory()
+    room, before = free_memory() // 2, resident_memory()
     for size in (n for n in range(1, utterances + 1) if utterances % n == 0):
-        if device.type == "cpu" and largest and (_peak_memory() - before) * size > room * largest:
+        if device.type == "cpu" and largest and (peak_memory() - before) * size > room * largest:
             break
         try:
             attempt(size)
@@ -36,17 +35,3 @@ def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device:
     if not largest:
         raise TrainingError("a single window does not fit in memory; try --recompute true, or a smaller model")
     return largest
-
-
-def _resident_memory() -> int:
-    """Resident memory of this process in bytes; its peak, where the system does not report it."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return _peak_memory()
-    return pages * resource.getpagesize()
-
-
-def _peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

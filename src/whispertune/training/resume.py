@@ -240,8 +240,9 @@ def load_state(
             if f"exp_avg/{name}" in names:
                 optimizer.state[parameter] = {
                     "step": torch.tensor(float(progress.step), device=parameter.device),
-                    "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device),
-                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device),
+                    # Copied: on Windows the file could not be replaced while a tensor is mapped from it.
+                    "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device, copy=True),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device, copy=True),
                 }
     return progress
 

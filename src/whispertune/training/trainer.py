@@ -18,7 +18,7 @@ from whispertune.model.loss import summed_nll
 from whispertune.states.computed import StateSource
 from whispertune.system.console import Advance, console, progress_bar
 from whispertune.system.memory import give_back_freed_memory
-from whispertune.system.precision import send
+from whispertune.system.precision import exact_dtype, send
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.targets import Target, collate_targets
 from whispertune.training.metrics import EvaluationRow, Row, RunLog, SkippedRow, UpdateRow
@@ -163,7 +163,7 @@ class Trainer:
             every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
             losses.append(self.backward(batch, every, num_tokens))
         # Only now, and once: reading a number from a GPU waits for everything it was asked to do.
-        loss = torch.stack(losses).double().sum().item() if losses else 0.0
+        loss = torch.stack(losses).to(exact_dtype(losses[0].device)).sum().item() if losses else 0.0
         # First: on GPUs a process that is gone is only noticed here.
         loss, *missing = self.processes.sum([loss, self.missing_tokens, self.missing_windows])
         if missing[1]:

@@ -14,7 +14,9 @@ from whispertune.data.audio.recording import Recording, convert, convert_headerl
 def open_sound_file(recording: Recording) -> Any:
     """The recording as a `soundfile.SoundFile`; raises AudioError for raw audio, and LibsndfileError."""
     try:
-        file = soundfile.SoundFile(os.fsencode(recording.audio) if recording.within is None else recording.open())
+        # As bytes, for names that are not UTF-8; on Windows libsndfile takes the characters themselves.
+        path = str(recording.audio) if os.name == "nt" else os.fsencode(recording.audio)
+        file = soundfile.SoundFile(path if recording.within is None else recording.open())
     except TypeError:  # soundfile asks for the format of what ends in .raw
         fail(recording, "is raw audio without a header", convert_headerless(recording))
     if not file.frames:
