@@ -33,6 +33,7 @@ ERRORS: dict[str, str] = {
     "unknown_language": "a language that Whisper has no token for",
     "leaked_audio": "the same recording is in two of train, valid and test",
     "wrong_transcript": "the model's own transcript is quite different",
+    "marked": "marked in the file that was given with --exclude",
 }
 UNUSABLE = frozenset(
     ("unreadable_audio", "silence", "too_short", "too_long", "empty_text", "unspoken_text", "too_many_tokens")
@@ -59,8 +60,8 @@ MEANINGS = {**ERRORS, **NOTES}
 FIELDS: dict[str, tuple[str, ...]] = {
     "text": (
         "too_fast", "empty_text", "unspoken_text", "too_many_tokens", "markup", "special_token", "other_script",
-        "encoding_damage", "wrong_transcript", "fast", "slow", "digits", "question_mark", "symbols", "foreign_letters",
-        "duplicate_text", "leaked_text", "doubtful_transcript",
+        "encoding_damage", "wrong_transcript", "marked", "fast", "slow", "digits", "question_mark", "symbols",
+        "foreign_letters", "duplicate_text", "leaked_text", "doubtful_transcript",
     ),
     "id": ("repeated_id",),
     "language": ("unknown_language",),

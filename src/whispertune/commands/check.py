@@ -22,6 +22,7 @@ from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.commands.check_options import CheckOptions
+from whispertune.data.marked import MarkedRows, read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
@@ -170,6 +171,8 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         findings += found
         findings += misfits(sources, texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
     findings += repeated_ids(sources)
+    if options.reading.exclude is not None:
+        findings += _marked(sources, read_marked(options.reading.exclude))
     findings += same_audio(sources, texts, audio)
     findings += same_text(sources, texts)
     findings += shared_speakers(sources, texts)
@@ -183,6 +186,18 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     order = {kind: place for place, kind in enumerate(MEANINGS)}
     findings.sort(key=lambda finding: (finding.kind not in ERRORS, finding.row, order[finding.kind]))
     return tokenizer, report
+
+
+def _marked(sources: Sequence[Source], marked: MarkedRows) -> list[Finding]:
+    """The rows that the user marked; says which of the marks match none."""
+    found = [
+        Finding(source.first + row, "marked", reason)
+        for source in sources
+        for row, reason in marked.reasons(source.rows).items()
+    ]
+    if (line := marked.unmatched()) is not None:
+        console.print(line, style="yellow")
+    return found
 
 
 def _opinions(report: CheckResults, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.evaluate_options import EvaluateOptions
 from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
+from whispertune.data.marked import read_marked
 from whispertune.data.sources import read_rows
 from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.splits import Split, load_split, merged_rows, require_enough, require_usable
@@ -87,8 +88,11 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     language = _language(ready, options)
     text = TextSettings(ready.tokenizer, language, options.task, language_token=options.language_token)
     rows = merged_rows(read, text, options.reading)
+    marked = read_marked(options.reading.exclude) if options.reading.exclude else None
     with progress_bar("checking", len(rows)) as advance:
-        split = load_split("data", rows, text, options.reading, advance=advance)
+        split = load_split("data", rows, text, options.reading, advance=advance, marked=marked)
+    if marked is not None and (line := marked.unmatched()) is not None:
+        console.print(f"left out  {line}", style="yellow")
     for line in excluded_summary(split.excluded):
         console.print(f"left out  {line}", style="yellow")
     if output is not None:

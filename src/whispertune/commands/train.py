@@ -30,11 +30,13 @@ from whispertune.run.stages import build_run_schedule, build_trainer, check_thin
 from whispertune.run.yaml_fields import load_yaml
 from whispertune.system.console import console, results
 from whispertune.system.environment import describe_environment
+from whispertune.system.files import sha256_of
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import Processes, init_processes
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 
+EXCLUDE = "data.exclude"
 SETTINGS = "model settings"
 """Name of what belongs to a model beside its weights, where its sha256 is kept."""
 AUTO_ON = {"bf16": "a GPU or CPU with bf16", "fp16": "a GPU without bf16", "fp32": "a CPU without bf16"}
@@ -216,10 +218,11 @@ def _require_same_inputs(session: Session) -> None:
 
 
 def _digests(session: Session) -> dict[str, str]:
-    """sha256 of the model, of its settings, and of what each split was read from."""
+    """sha256 of the model, of its settings, of what each split was read from, and of the list of marked rows."""
     splits = {split.name: split.fingerprint for split in session.splits}
-    checkpoint = session.ready.checkpoint
-    return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits}
+    checkpoint, exclude = session.ready.checkpoint, session.recipe.data.exclude
+    marked = {} if exclude is None else {EXCLUDE: sha256_of(Path(exclude))}
+    return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits, **marked}
 
 
 def _record(session: Session, began_with: int) -> None:

@@ -23,6 +23,11 @@ class ReadingOptions(Options):
     audio_root: str | None = None
     """Folder that the recordings lie in, if it is not the folder of the manifest or the subtitles."""
 
+    exclude: str | None = None
+    """File that lists rows to leave out, such as the transcripts marked as wrong on a report's page: CSV or JSONL with
+    the column id and, optionally, text and reason. Where a text is given, the row is left out only while it still has
+    this text. `check` reports these rows as errors."""
+
     def check(self) -> None:
         self.reading  # noqa: B018 - built to have it checked
 

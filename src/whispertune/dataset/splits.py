@@ -17,6 +17,7 @@ import numpy.typing as npt
 from whispertune.augment.pipeline import WaveformAugmenter
 from whispertune.data import timed_text
 from whispertune.data.index import index_files, index_verdicts, indexed_files, indexed_verdicts, sources_of
+from whispertune.data.marked import MarkedRows
 from whispertune.data.options import DataOptions as DataOptions
 from whispertune.data.segments import JoinedSegments, Rows, merge_segments, same_recording
 from whispertune.data.utterances import Utterance, Utterances
@@ -66,8 +67,8 @@ class Split:
 
     num_samples: 16 kHz samples without augmentation. audio_keys: content hash -> its first utterance (if decoded).
     languages: spoken. task: default for rows without one; tasks: those of rows.
-    decoded: whether every recording was decoded. num_stitched: windows of several utterances, at the end.
-    has_segments: whether utterances may have timed segments.
+    num_marked: rows among the excluded that the user marked. decoded: whether every recording was decoded.
+    num_stitched: windows of several utterances, at the end. has_segments: whether utterances may have timed segments.
     weights: sampling weight of each window; draws: how often each is drawn per epoch on average (None: once).
     fingerprint: sha256 of what the rows were read from. unreadable: rows that could not be decoded when they were used.
     """
@@ -80,6 +81,7 @@ class Split:
     audio_keys: dict[str, Utterance]
     excluded: list[Exclusion]
     num_rows: int
+    num_marked: int = 0
     decoded: bool = True
     num_stitched: int = 0
     has_segments: bool = False
@@ -245,10 +247,12 @@ def load_split(
     *,
     advance: Callable[[int], None],
     processes: Processes = ALONE,
+    marked: MarkedRows | None = None,
 ) -> Split:
     """Inspect the text and audio of every row of a manifest; unusable rows are listed in `excluded`.
 
-    advance: called with the number of rows done. Each of several processes inspects its share; all get the results.
+    marked: rows to exclude whatever they hold. advance: called with the number of rows done. Each of several processes
+    inspects its share; all get the results.
     """
     rows = utterances if isinstance(utterances, Utterances | JoinedSegments) else Utterances(utterances)
     decoded = options.check_audio == "all" or (options.check_audio == "auto" and len(rows) <= MOST_DECODED)
@@ -278,6 +282,8 @@ def load_split(
     for rank, found in enumerate(inspections):
         num_samples[rank::world_size] = found.num_samples
         reasons.update((rank + world_size * place, reason) for place, reason in found.reasons.items())
+    marks = {} if marked is None else marked.reasons(rows)
+    reasons |= marks
     excluded = [
         Exclusion(name, row.id, row.source, row.row, reasons[index])
         for index in sorted(reasons)
@@ -292,7 +298,7 @@ def load_split(
     windows = Lazy(len(kept), lambda i: single_windows([rows[int(kept[i])]])[0])
     return Split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
-        [codes[kind] for kind in kinds], keys, excluded, len(rows),
+        [codes[kind] for kind in kinds], keys, excluded, len(rows), len(marks),
         decoded=decoded, has_segments=rows.has_segments,
         weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
         tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
@@ -315,9 +321,9 @@ def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.ma
     """Refuse a split with too many excluded rows, before or during a run. flag: the option that allows more.
 
     Raises:
-        DataError: if more than options.max_excluded, or all, are excluded.
+        DataError: if more than options.max_excluded, not counting marked rows, or all are excluded.
     """
-    num_excluded = len(split.excluded) + len(split.unreadable)
+    num_excluded = len(split.excluded) - split.num_marked + len(split.unreadable)
     none_left = not split.windows or len(split.unreadable) >= split.num_utterances
     if num_excluded <= options.max_excluded * split.num_rows and not none_left:
         return

@@ -29,6 +29,7 @@ def evaluation_commands(recipe: Recipe) -> list[str]:
         ("max_excluded", data.max_excluded, usual.max_excluded),
         ("empty_text", data.empty_text, usual.empty_text),
         ("merge_segments", data.merge_segments, usual.merge_segments),
+        ("exclude", data.exclude, None),
         ("device", recipe.device, "auto"),
     ):
         if value is not None and value != default:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
+from whispertune.data.marked import MarkedRows, read_marked
 from whispertune.data.sources import read_rows, require_sources
 from whispertune.dataset.exclusions import excluded_summary
 from whispertune.dataset.leakage import require_no_leaks
@@ -228,10 +229,13 @@ def open_session(
         ready.tokenizer.prompt_tokens(token, recipe.task)  # refuses a language that this model does not know
         if (borrowed := text.token_for(language)) != language:
             console.print(f"language  {language}, under the token of {language_name(borrowed)}")
+    marked = read_marked(recipe.data.exclude) if recipe.data.exclude else None
     splits = {
-        name: _load(name, manifest, text, recipe, stop, processes)
+        name: _load(name, manifest, text, recipe, stop, processes, marked)
         for name, manifest in (manifests | recipe.also_tests).items()
     }
+    if marked is not None and (line := marked.unmatched()) is not None:
+        console.print(f"left out  {line}", style="yellow")
     excluded = [exclusion for split in splits.values() for exclusion in split.excluded]
     if processes.is_main:
         rows = [dataclasses.asdict(exclusion) for exclusion in excluded]
@@ -323,8 +327,9 @@ def _describe(arranged: Arranged) -> str:
 
 
 def _load(
-    name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes
-) -> Split:
+    name: str, manifest: str, text: TextSettings, recipe: Recipe, stop: StopSignal, processes: Processes,
+    marked: MarkedRows | None,
+) -> Split:  # fmt: skip
     part = "test" if name in recipe.also_tests else name  # of a corpus that comes in splits
     rows = merged_rows(read_rows(part, manifest, recipe.data.reading), text, recipe.data)
     with progress_bar(f"checking {name}", len(rows)) as advance:
@@ -334,4 +339,4 @@ def _load(
             pace(amount)
             stop.check()
 
-        return load_split(name, rows, text, recipe.data, advance=advance_or_stop, processes=processes)
+        return load_split(name, rows, text, recipe.data, advance=advance_or_stop, processes=processes, marked=marked)
