@@ -16,7 +16,7 @@ from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
 from whispertune.states.computed import ComputedStates, encode, window_features
 from whispertune.text.targets import collate_targets
-from whispertune.training.freeze import apply_freeze, encoder_is_frozen
+from whispertune.training.freeze import apply_freeze, encoder_is_frozen, frozen_encoder_layers
 
 DECODER_BOTTOM = r"model\.decoder\.(embed_positions|layers\.0)\."
 TOKENS = r"model\.decoder\.embed_tokens\."
@@ -29,6 +29,9 @@ FROZEN = {
     "encoder:2": r"model\.encoder\.(conv1|conv2|layers)\.",
     "decoder:0": r"model\.encoder\.",
     "decoder:1": rf"model\.encoder\.|{DECODER_BOTTOM}",
+    "encoder:-1": ENCODER_BOTTOM,
+    "encoder:-2": r"model\.encoder\.(conv1|conv2)\.",
+    "decoder:-0": r"model\.encoder\.",
     "encoder,embeddings": rf"model\.encoder\.|{TOKENS}",
     "none,embeddings": TOKENS,
     "encoder:1,embeddings": rf"{ENCODER_BOTTOM}|{TOKENS}",
@@ -53,6 +56,34 @@ def test_modes(freeze: str) -> None:
     assert encoder_is_frozen(whisper) == ("model" in FROZEN[freeze] and is_frozen("model.encoder.layer_norm.", freeze))
 
 
+@pytest.mark.parametrize(
+    ("freeze", "layers"),
+    [("none", None), ("encoder:0", 0), ("encoder:1", 1), ("encoder:-1", 1), ("encoder:2", 2), ("encoder", 2),
+     ("decoder:1", 2)],
+)  # fmt: skip
+def test_layers_whose_output_stays_the_same(freeze: str, layers: int | None) -> None:
+    whisper = tiny_whisper()
+    apply_freeze(whisper, freeze)
+    assert frozen_encoder_layers(whisper) == layers
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_lower_and_upper_layers_are_the_encoder(num_layers: int) -> None:
+    """To the bit, with gradients in the upper layers alone."""
+    encoder = tiny_whisper().encoder
+    generator = np.random.default_rng(0)
+    waveforms = [generator.normal(scale=0.1, size=size).astype(np.float32) for size in (9_000, 30_000)]
+    features = [window_features(waveform, CONFIG.num_mel_bins, FrameOptions()) for waveform in waveforms]
+    with torch.no_grad():
+        whole = encode(encoder, features).states
+        below = encode(encoder.lower(num_layers), features)
+        assert not torch.equal(below.states, whole)
+        assert torch.equal(encoder.upper(num_layers, below.states, below.log_weights, below.num_frames), whole)
+    encoder.upper(num_layers, below.states, below.log_weights, below.num_frames).sum().backward()
+    assert encoder.conv1.weight.grad is None
+    assert [layer.fc1.weight.grad is not None for layer in encoder.layers] == [n >= num_layers for n in range(2)]
+
+
 def test_a_second_call_starts_afresh() -> None:
     whisper = tiny_whisper()
     apply_freeze(whisper, "encoder,embeddings")
@@ -64,7 +95,7 @@ def test_a_second_call_starts_afresh() -> None:
 
 @pytest.mark.parametrize(
     "freeze",
-    ["", " ", "all", "encoder:", "encoder:x", "encoder:-1", "encoder:1.5", "decoder", "none:1", "encoder;embeddings",
+    ["", " ", "all", "encoder:", "encoder:x", "encoder:--1", "encoder:1.5", "decoder", "none:1", "encoder;embeddings",
      "embeddings,encoder", "encoder,none", "encoder,embeddings,embeddings", "encoderembeddings", ",embeddings",
      "Encoder"],
 )  # fmt: skip
@@ -74,7 +105,7 @@ def test_malformed(freeze: str) -> None:
     assert "encoder:N" in str(error.value)
 
 
-@pytest.mark.parametrize(("freeze", "layers"), [("encoder:3", 2), ("decoder:2", 1)])
+@pytest.mark.parametrize(("freeze", "layers"), [("encoder:3", 2), ("decoder:2", 1), ("encoder:-3", 2)])
 def test_layers_that_are_not_there(freeze: str, layers: int) -> None:
     with pytest.raises(RecipeError, match=f"has {layers} layers"):
         apply_freeze(tiny_whisper(), freeze)

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from training_samples import Moment, Runner, Samples, metrics, outcome
+from training_samples import Moment, Runner, Samples, metrics, outcome, step_rows
 
 from whispertune import cli
 from whispertune.states import computed as states
@@ -234,3 +235,51 @@ def test_how_many_views_pay(
     with pytest.raises(Enough):
         samples.train_run(tmp_path / "run", **AUGMENTED, **fields)
     assert shown in capsys.readouterr().err
+
+
+# Layers that learn above stored states.
+
+
+@pytest.mark.parametrize("freeze", ["encoder:0", "encoder:1", "encoder:-1", "encoder:2"])
+def test_states_below_the_layers_that_learn_are_stored(
+    samples: Samples, tmp_path: Path, state_cache: Path, monkeypatch: pytest.MonkeyPatch, freeze: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Encoded once for all epochs and runs; the losses are those of states computed anew, but for the order of sums."""
+    encoded = Encoded(monkeypatch)
+    rows = []
+    for name, fields in (("stored", {}), ("again", {}), ("computed", {"states__store": "off"})):
+        assert samples.train_run(tmp_path / name, freeze=freeze, **fields) == 0
+        rows.append([(row["loss"], row["grad_norm"]) for row in step_rows(tmp_path / name)])
+        if name != "computed":
+            assert encoded.windows == 15
+    assert encoded.windows > 15
+    assert outcome(tmp_path / "stored") == outcome(tmp_path / "again")
+    assert np.allclose(rows[0], rows[2], rtol=1e-4)
+    layers = {"encoder:0": 0, "encoder:1": 1, "encoder:-1": 1, "encoder:2": 2}[freeze]
+    assert f"states    disk, below the encoder's layer {layers}: " in capsys.readouterr().err
+
+
+def test_stores_of_other_layers_are_others(samples: Samples, tmp_path: Path, state_cache: Path) -> None:
+    for freeze in ("encoder", "encoder:1", "encoder:2"):
+        assert samples.train_run(tmp_path / freeze, freeze=freeze, max_steps=1) == 0
+    assert len([path for path in state_cache.glob("*") if path.is_dir()]) == 6
+
+
+def test_killed_above_stored_states(samples: Samples, runner: Runner, tmp_path: Path) -> None:
+    fields: dict[str, object] = {"freeze": "encoder:1", "precision": "bf16", "states__store": "memory"}
+    assert runner(samples.arguments(tmp_path / "whole", **fields)) == 0, runner.log.read_text()
+    moment = Moment("whispertune.training.trainer", "Trainer._run_step", 4)
+    killed = samples.arguments(tmp_path / "killed", checkpoint__every_steps=2, **fields)
+    assert runner(killed, moment) == -signal.SIGKILL, runner.log.read_text()
+    assert runner(["resume", str(tmp_path / "killed")]) == 0, runner.log.read_text()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_augmented_copies_above_stored_states(samples: Samples, tmp_path: Path) -> None:
+    """Stored views, beside the clean copies."""
+    fields: dict[str, object] = {**AUGMENTED, "augment__views": 2, "augment__keep_original": "true"}
+    assert samples.train_run(tmp_path / "run", freeze="encoder:1", **fields) == 0
+    assert samples.train_run(tmp_path / "fresh", freeze="encoder:1", states__store="off", **fields) == 0
+    losses = [[row["loss"] for row in step_rows(tmp_path / name)] for name in ("run", "fresh")]
+    assert np.allclose(*losses, rtol=1e-4)

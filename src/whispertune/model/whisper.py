@@ -103,6 +103,10 @@ class Encoder(nn.Module):
         frames = frame_rows(frame_index, num_frames)
         x = x.flatten(0, 1)[frames.pack(frame_index + frames.starts(x.shape[1], x.device))]
         x = x + self.embed_positions(frames.pack(positions))
+        return frames.pad(self._through_layers(x, frames, log_weights), frame_index.shape[1])
+
+    def _through_layers(self, x: Tensor, frames: PackedLengths, log_weights: Tensor | None, first: int = 0) -> Tensor:
+        """Packed rows (N, D) through the layers from `first` on and the final norm; (N, D)."""
         attend = partial(
             attend_by_row,
             log_weights=None if log_weights is None else frames.pack(log_weights),
@@ -110,9 +114,22 @@ class Encoder(nn.Module):
             key_rows=frames,
             num_heads=self.num_heads,
         )
-        for layer in self.layers:
+        for layer in self.layers[first:]:
             x = call_layer(layer, x, attend, recompute=self.recompute)
-        return frames.pad(self.layer_norm(x), frame_index.shape[1])
+        return cast(Tensor, self.layer_norm(x))
+
+    def lower(self, num_layers: int) -> Encoder:
+        """An encoder of the convolutions and the first layers alone, without the final norm. Shares all parameters."""
+        part = copy.copy(self)
+        part._modules = {**self._modules, "layers": self.layers[:num_layers], "layer_norm": nn.Identity()}
+        return part
+
+    def upper(
+        self, num_layers: int, states: Tensor, log_weights: Tensor | None, num_frames: Sequence[int] | None
+    ) -> Tensor:
+        """What `lower` leaves out: its output (B, K, D) through the other layers and the final norm; (B, K, D)."""
+        frames = frame_rows(states, num_frames)
+        return frames.pad(self._through_layers(frames.pack(states), frames, log_weights, num_layers), states.shape[1])
 
 
 class DecoderLayer(nn.Module):

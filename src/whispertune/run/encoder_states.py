@@ -10,6 +10,7 @@ from functools import partial
 from whispertune.dataset.splits import Split
 from whispertune.dataset.windows import augmented_lengths, augmented_num_samples
 from whispertune.errors import RecipeError, RunFolderError, StorageError
+from whispertune.model.whisper import Encoder
 from whispertune.run.session import Session
 from whispertune.states.cache import make_room
 from whispertune.states.computed import ComputedStates, StateSource, WindowFeatures
@@ -17,7 +18,7 @@ from whispertune.states.files import StateFolder
 from whispertune.states.key import encoder_digest, store_key
 from whispertune.states.placement import FRESH_EPOCHS, Storage, choose_place, stored_views
 from whispertune.states.stored import StateLayout, StoredStates
-from whispertune.states.views import SideBySide, StoredViews
+from whispertune.states.views import SideBySide, StoredViews, UpperLayers
 from whispertune.system.console import console, progress_bar
 from whispertune.system.environment import free_memory
 from whispertune.system.memory import give_back_freed_memory
@@ -39,21 +40,29 @@ class RunStates:
     def training(self) -> StateSource:
         """The states that training reads: all clean copies of a batch, then all augmented ones."""
         session = self.session
-        clean = StoredViews(1, lambda _: self._stored(session.train, self.train, "train"))
-        if self.place == "off" or not session.frozen or (session.augmenter and not self.views and session.copies == 1):
+        if self.place == "off" or (session.augmenter and not self.views and session.copies == 1):
             return self._computed(session.copies_of)
+        clean = self._completed(StoredViews(1, lambda _: self._stored(session.train, self.train, "train")))
         if session.augmenter is None:
             return clean
-        augmented: StateSource = StoredViews(self.views, self._stored_view)
+        augmented = self._completed(StoredViews(self.views, self._stored_view))
         if not self.views:
             augmented = self._computed(lambda index, view: [session.augmented_features(index, view)])
         return SideBySide([clean, augmented]) if session.copies == 2 else augmented
 
     def validation(self) -> StateSource | None:
         """The states of the valid split; None if they are to be computed each time."""
-        if self.place == "off" or not self.session.frozen:
+        if self.place == "off":
             return None
-        return StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid"))
+        return self._completed(StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid")))
+
+    def _completed(self, stored: StateSource) -> StateSource:
+        """Stored states as the decoder reads them: through the encoder layers that learn, if any do."""
+        session = self.session
+        if session.frozen:
+            return stored
+        assert session.fixed_layers is not None
+        return UpperLayers(stored, session.working.model.encoder, session.fixed_layers)
 
     def targets(self, index: int, epoch: int) -> list[Target]:
         """The targets of a window's copies, in the order of `training`: timestamps follow the augmented speed."""
@@ -163,7 +172,7 @@ class RunStates:
 
         def encode() -> None:
             with progress_bar(f"encoding {what}", every) as advance:
-                encoder, workers = session.working.model.encoder, session.recipe.data.workers
+                encoder, workers = fixed_encoder(session), session.recipe.data.workers
                 pace = Pace(advance, mine, every)
                 for count in store.fill(batches, encoder, features, workers=workers):
                     pace(count)
@@ -187,9 +196,10 @@ def plan_states(session: Session) -> RunStates:
         RecipeError: if states are asked to be stored that change.
     """
     recipe, progress, config = session.recipe, session.progress, session.ready.checkpoint.config
-    if recipe.states.store in ("memory", "disk") and not session.frozen:
+    if recipe.states.store in ("memory", "disk") and session.fixed_layers is None:
         raise RecipeError(
-            f"is {recipe.states.store}, but the encoder learns: states change; take auto or off",
+            f"is {recipe.states.store}, but the encoder learns from its first layer on: states change; take auto or "
+            "off, or freeze lower layers (freeze encoder:N)",
             field="states.store",
         )
     train = StateLayout(session.train.num_samples, session.frames, config.d_model, session.precision)
@@ -203,15 +213,18 @@ def plan_states(session: Session) -> RunStates:
         )
 
     def decide() -> tuple[int, Storage, str]:
-        place, reason = place_for(views) if session.frozen else ("off", "the encoder learns")
-        if session.frozen and place == "off" and views and recipe.augment.views == "auto" and progress.views is None:
+        if session.fixed_layers is None:
+            return views, "off", "the encoder learns"
+        place, reason = place_for(views)
+        if place == "off" and views and recipe.augment.views == "auto" and progress.views is None:
             return 0, *place_for(0)
         return views, place, reason
 
     views, place, reason = session.processes.from_main(decide)
     if recipe.states.store == "auto" and progress.stored is False and place != "off":
         place, reason = "off", "as at the start of this run"  # stored, they would differ in their last bits
-    console.print(f"states    {'computed at each use' if place == 'off' else place}: {reason}")
+    below = "" if session.frozen or place == "off" else f", below the encoder's layer {session.fixed_layers}"
+    console.print(f"states    {'computed at each use' if place == 'off' else place}{below}: {reason}")
     if progress.stored and place == "off":
         console.print(
             "states    they were stored at the start of this run: the rest of it may differ in the last bits",
@@ -221,8 +234,17 @@ def plan_states(session: Session) -> RunStates:
         fresh = "fresh augmented copies in every epoch"
         console.print(f"augment   {f'{views} views, epoch e takes e modulo {views}' if views else fresh}")
     progress.views, progress.stored = views, place != "off"
-    digest = encoder_digest(session.working.model.encoder) if place == "disk" else ""
+    digest = encoder_digest(fixed_encoder(session)) if place == "disk" else ""
     return RunStates(session, place, views, train, valid, digest)
+
+
+def fixed_encoder(session: Session) -> Encoder:
+    """The part of the encoder whose output stays the same: all of it, or its lower layers."""
+    encoder = session.working.model.encoder
+    if session.frozen:
+        return encoder
+    assert session.fixed_layers is not None
+    return encoder.lower(session.fixed_layers)
 
 
 def auto_views(session: Session, epochs: int) -> int:
@@ -238,7 +260,7 @@ def _num_views(session: Session, layout: StateLayout, epochs: int) -> int:
         return 0
     if isinstance(wanted, int):
         return wanted
-    if not session.frozen or (epochs <= FRESH_EPOCHS and recipe.states.store in ("auto", "off")):
+    if session.fixed_layers is None or (epochs <= FRESH_EPOCHS and recipe.states.store in ("auto", "off")):
         return 0
     targets = session.train.targets
     return stored_views(

@@ -38,7 +38,7 @@ from whispertune.system.precision import Precision, make_deterministic, resolve_
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
 from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
-from whispertune.training.freeze import apply_freeze, encoder_is_frozen
+from whispertune.training.freeze import apply_freeze, encoder_is_frozen, frozen_encoder_layers
 from whispertune.training.metrics import MetricsFile, RunLog
 from whispertune.training.plan import BatchPlan, expected_draws
 from whispertune.training.resume import Progress, StopSignal
@@ -109,6 +109,12 @@ class Session:
         return ComputedStates(
             encoder, lambda index, _: [self.features(split, index, frames)], workers=self.recipe.data.workers
         ).fetch
+
+    @property
+    def fixed_layers(self) -> int | None:
+        """Number of lower encoder layers whose output stays the same, so that it can be stored; None if the
+        convolutions learn."""
+        return frozen_encoder_layers(self.working.model)
 
     @property
     def what_learns(self) -> str:

@@ -1,13 +1,15 @@
-"""State sources for the trainer: stored augmented views, and several copies of each window."""
+"""State sources for the trainer: stored augmented views, layers that learn above them, several copies of a window."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 
 import torch
 
 from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.model.whisper import Encoder
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.states.stored import StoredStates
 from whispertune.system.precision import send
@@ -33,6 +35,27 @@ class StoredViews:
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         return self._store(view).fetch(indices)
+
+
+class UpperLayers:
+    """States of a source that holds what comes out of the encoder's first `num_layers`, taken through the others.
+
+    Gradients reach those layers.
+    """
+
+    def __init__(self, source: StateSource, encoder: Encoder, num_layers: int) -> None:
+        self._source = source
+        self._encoder = encoder
+        self._num_layers = num_layers
+
+    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+        self._source.prepare(batches, view)
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        weight = self._encoder.conv1.weight
+        lower = self._source.fetch(indices, view).to(weight.device, weight.dtype)
+        states = self._encoder.upper(self._num_layers, lower.states, lower.log_weights, lower.num_frames)
+        return replace(lower, states=states)
 
 
 class SideBySide:

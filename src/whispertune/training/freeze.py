@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from whispertune.errors import RecipeError
-from whispertune.model.whisper import Whisper
+from whispertune.model.whisper import Decoder, Encoder, Whisper
 from whispertune.training.options import parse_freeze
 
 
@@ -23,15 +25,15 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
         ("encoder", encoder_layers, encoder.layers),
         ("decoder", decoder_layers, decoder.layers),
     ):
-        if value is not None and int(value) > len(layers):
+        if value is not None and abs(value) > len(layers):
             raise RecipeError(f"is {freeze!r}; this model's {name} has {len(layers)} layers", field="freeze")
     if what == "encoder" or decoder_layers is not None:
         encoder.requires_grad_(False)
     if encoder_layers is not None:
-        for module in (encoder.conv1, encoder.conv2, *encoder.layers[: int(encoder_layers)]):
+        for module in (encoder.conv1, encoder.conv2, *encoder.layers[: _from_start(encoder_layers, encoder)]):
             module.requires_grad_(False)
-    if decoder_layers is not None and int(decoder_layers) > 0:
-        for module in (decoder.embed_positions, *decoder.layers[: int(decoder_layers)]):
+    if decoder_layers:
+        for module in (decoder.embed_positions, *decoder.layers[: _from_start(decoder_layers, decoder)]):
             module.requires_grad_(False)
     if embeddings:
         decoder.embed_tokens.requires_grad_(False)
@@ -39,6 +41,26 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
     return sum(n for n, trainable in counts if trainable), sum(n for n, _ in counts)
 
 
+def _from_start(number: int, part: Encoder | Decoder) -> int:
+    """How many layers of encoder or decoder that is: a negative number leaves so many at the end."""
+    return number if number >= 0 else len(part.layers) + number
+
+
 def encoder_is_frozen(model: Whisper) -> bool:
     """Whether encoder states stay the same all through training."""
-    return not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    return not _learns(model.encoder)
+
+
+def frozen_encoder_layers(model: Whisper) -> int | None:
+    """Number of encoder layers, from the first, behind which activations stay the same all through training.
+
+    None if the convolutions learn.
+    """
+    encoder = model.encoder
+    if _learns(encoder.conv1) or _learns(encoder.conv2):
+        return None
+    return next((number for number, layer in enumerate(encoder.layers) if _learns(layer)), len(encoder.layers))
+
+
+def _learns(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())

@@ -118,20 +118,24 @@ class TrainingOptions(Protocol):
 
 FREEZE_HELP = (
     "`encoder`, `none`, `encoder:N` (its convolutions and first N layers), `decoder:N` (the encoder and the "
-    "decoder's position embeddings and layers below N); `,embeddings` behind it freezes the token embeddings too"
+    "decoder's position embeddings and layers below N), where -N means all but the last N layers; `,embeddings` behind "
+    "it freezes the token embeddings too"
 )
 
 
-def parse_freeze(freeze: str) -> tuple[str, str | None, str | None, bool]:
+def parse_freeze(freeze: str) -> tuple[str, int | None, int | None, bool]:
     """The `freeze` field's first word, its layers of encoder or decoder, and whether the embeddings are frozen.
 
     Raises:
         RecipeError: if it is malformed.
     """
     # Twelve digits: more no model has, and Python refuses thousands.
-    match = re.fullmatch(r"(encoder|none|encoder:(\d{1,12})|decoder:(\d{1,12}))(,embeddings)?", freeze.replace(" ", ""))
+    match = re.fullmatch(
+        r"(encoder|none|encoder:(-?\d{1,12})|decoder:(-?\d{1,12}))(,embeddings)?", freeze.replace(" ", "")
+    )
     if match is None:
         near = difflib.get_close_matches(freeze, ("encoder", "none"), 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise RecipeError(f"is {freeze!r}{meant}; it takes {FREEZE_HELP}", field="freeze")
-    return match[1], match[2], match[3], match[4] is not None
+    encoder, decoder = (None if layers is None else int(layers) for layers in match.group(2, 3))
+    return match[1], encoder, decoder, match[4] is not None
