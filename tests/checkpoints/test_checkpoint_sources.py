@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import checkpoint_samples as samples
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from standard_samples import standard
 
 from whispertune.checkpoints import packaged
 from whispertune.checkpoints.checkpoint import expected_shapes, load_checkpoint
@@ -111,38 +109,12 @@ def test_weights_saved_twice_by_their_wrappers_are_refused(folder: Path, tmp_pat
     assert f"{name} is present twice" in message(str(tmp_path / "model"))
 
 
-@pytest.mark.filterwarnings("ignore")  # theirs
-def test_a_lora_adapter_is_merged_by_the_command_that_is_printed(tmp_path: Path) -> None:
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    base, adapter = tmp_path / "base", tmp_path / "adapter"
-    checkpoint = standard()
-    save_huggingface(base, checkpoint, checkpoint.weights, language="it", model_card=None)
-    model = transformers.WhisperForConditionalGeneration.from_pretrained(base)
-    options = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
-    tuned = peft.get_peft_model(model, options)
-    tuned.save_pretrained(adapter)
-    found = message(str(adapter))
-    assert f"is a LoRA adapter of peft, not a model; merge it with the model that it was trained on ({base})" in found
-    command = shlex.split(found[found.index("python -c") :])
-    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    merged = load_checkpoint(f"{adapter}-merged").weights
-    theirs = dict(tuned.merge_and_unload().named_parameters())
-    changed = 0
-    for name, tensor in merged.items():
-        torch.testing.assert_close(tensor, theirs[name].detach())
-        changed += not torch.equal(tensor, checkpoint.weights[name])
-    assert changed == 6  # q_proj of two encoder layers, and twice of two decoder layers
-    # Saved unmerged under the model's own name:
-    shutil.copytree(base, tmp_path / "unmerged")
-    save_file(
-        {f"model.{name}": tensor.contiguous() for name, tensor in peft.get_peft_model_state_dict(tuned).items()}
-        | {"model.encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 64)},
-        tmp_path / "unmerged" / "model.safetensors",
-    )
-    assert "holds unmerged LoRA weights" in message(str(tmp_path / "unmerged"))
-    (adapter / "adapter_config.json").write_text("[")
-    assert "is a LoRA adapter of peft" in message(str(adapter))
+def test_unmerged_lora_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Saved under the model's own name, as training with peft does if it saves the model inside."""
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(path) | {"model.encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 64)}, path)
+    assert "holds unmerged LoRA weights" in message(str(tmp_path / "model"))
 
 
 def test_hub_offline_is_one_clear_line() -> None:
@@ -192,6 +164,7 @@ def test_hub_repository_without_safetensors(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert "holds no model.safetensors" in message("someone/empty")
     assert "pytorch_model.bin" in asked[1]
+    assert "adapter_model.safetensors" in asked[2]
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,20 @@ from standard_samples import standard
 
 from whispertune.checkpoints import ctranslate2_write, runtimes
 from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.checksums import read_checksums, write_checksums
 from whispertune.checkpoints.export_mark import MARK
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.checkpoints.packaged import MODELS
+from whispertune.checkpoints.peft import save_adapter
 from whispertune.commands import export
 from whispertune.commands.export_options import ExportOptions
 from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import CheckpointError, ExportError
 from whispertune.evaluation import verification
+from whispertune.model.lora import Adapter, adapted_weights
+from whispertune.model.options import LoraOptions
+from whispertune.model.whisper import build_whisper
 from whispertune.run.flags import parse_fields
 
 Refused = Callable[..., str]
@@ -121,7 +126,7 @@ def test_help(command: Command) -> None:
 def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
     output = tmp_path / "out"
     refused(["export", "--to=ggml", f"--output={output}"], "--model is missing")
-    refused(flags(model, "onnx", output), "to is 'onnx'; it takes huggingface, ctranslate2, ggml or openai")
+    refused(flags(model, "onnx", output), "to is 'onnx'; it takes huggingface, ctranslate2, ggml, openai or peft")
     refused(flags(model, "ggml", output, "--quantization=int8"), "quantization is int8; ggml takes float32 or float16")
     refused(flags(model, "huggingface", output, "--quantization=float16"), "huggingface takes float32")
     refused(flags(tmp_path / "absent", "ggml", output), "absent")
@@ -504,3 +509,65 @@ def test_a_full_disk_is_no_fault_of_the_input(
     assert outcome.status == 1
     assert "the model can't be written (No space left on device); free some disk space" in outcome.error
     assert not list(tmp_path.iterdir())
+
+
+# An adapter alone.
+
+
+@pytest.fixture(scope="module")
+def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with LoRA: its best/ and its adapter/."""
+    run, checkpoint, options = tmp_path_factory.mktemp("adapted") / "run", standard(), LoraOptions(rank=2)
+    whisper = build_whisper(checkpoint.config, checkpoint.weights)
+    adapter = Adapter(adapted_weights(whisper, options), options, seed=0)
+    for factors in adapter.factors.values():
+        factors.lora_B.data.normal_()
+    weights = checkpoint.weights | dict(adapter.merged(checkpoint.weights))
+    digests = save_huggingface(run / "best", checkpoint, weights, language="it", model_card=None)
+    write_checksums(run / "best", digests, step=7, run="x")
+    generation = load_checkpoint(str(run)).generation
+    write_checksums(
+        run / "adapter", save_adapter(run / "adapter", adapter, str(model), generation=generation), step=7, run="x"
+    )
+    return run
+
+
+def test_an_adapter_alone(adapted: Path, tmp_path: Path, command: Command) -> None:
+    output = tmp_path / "peft"
+    for _ in range(2):
+        outcome = command(flags(adapted, "peft", output))
+        assert outcome.status == 0, outcome.err
+    assert "PeftModel.from_pretrained(BASE, " in outcome.out
+    names = {"adapter_config.json", "adapter_model.safetensors", "generation_config.json", MARK}
+    assert {path.name for path in output.iterdir()} == names
+    best, ours = load_checkpoint(str(adapted)), load_checkpoint(str(output))
+    assert all(torch.equal(weight, best.weights[name]) for name, weight in ours.weights.items())
+    assert ours.generation == best.generation
+    # From the adapter itself, and with another name for its base.
+    outcome = command(flags(adapted / "adapter", "peft", output, "--base=openai/whisper-base"))
+    assert outcome.status == 0, outcome.err
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"]) == ("openai/whisper-base", 2)
+
+
+def test_an_adapter_is_exported_merged_as_any_model(
+    adapted: Path, model: Path, tmp_path: Path, command: Command
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    outcome = command(flags(adapted / "adapter", "openai", tmp_path / "out", f"--base={moved}"))
+    assert outcome.status == 0, outcome.err
+    best, ours = load_checkpoint(str(adapted)).weights, load_checkpoint(str(tmp_path / "out")).weights
+    assert all(torch.equal(weight, best[name]) for name, weight in ours.items())
+
+
+def test_no_adapter_to_export(adapted: Path, model: Path, tmp_path: Path, refused: Refused) -> None:
+    output = tmp_path / "peft"
+    assert "has no LoRA adapter" in refused(flags(model.parent, "peft", output))
+    assert "has no LoRA adapter" in refused(flags(Path("openai/whisper-base"), "peft", output))
+    assert "--verify is for whole models" in refused(flags(adapted, "peft", output, "--verify", "a.wav"))
+    assert "holds the model to be exported" in refused(flags(adapted, "peft", adapted / "adapter"))
+    torn = Path(shutil.copytree(adapted, tmp_path / "torn"))
+    write_checksums(torn / "best", read_checksums(torn / "best"), step=9, run="x")
+    assert "of different updates" in refused(flags(torn, "peft", output))
+    assert not output.exists()

@@ -251,14 +251,15 @@ def outcome(run: Path) -> dict[str, Any]:
         progress["began"].pop(name)
     for name in ("test/summary.json", "best/checksums.json"):
         progress["kept"].pop(name, None)
-    files = [*(run / "best").iterdir(), *(run / "valid").iterdir(), *run.glob("test/hypotheses.jsonl")]
+    files = [*run.glob("best/*"), *run.glob("adapter/*"), *run.glob("valid/*"), *run.glob("test/hypotheses.jsonl")]
     digests = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     # The model card names the run folder.
     digests.pop("best/README.md")
-    about = json.loads((run / "best/checksums.json").read_text())
-    about.pop("run")  # names the recipe's digest
-    about["sha256"].pop("README.md", None)
-    digests["best/checksums.json"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    for checksums in run.glob("*/checksums.json"):
+        about = json.loads(checksums.read_text())
+        about.pop("run")  # names the recipe's digest
+        about["sha256"].pop("README.md", None)
+        digests[str(checksums.relative_to(run))] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return {
         "metrics": rows,
         "progress": progress,

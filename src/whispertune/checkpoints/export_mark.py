@@ -38,7 +38,7 @@ def not_exported(folder: Path) -> str | None:
 def held_source(folder: Path, sources: Sequence[Path]) -> Path | None:
     """The first file or folder in `folder` that one of the models `sources` is read from, following links.
 
-    A source is a folder, a run (its best/), or a file with its side files; missing sources are ignored.
+    A source is a folder, a run (its best/ and adapter/), or a file with its side files; missing sources are ignored.
     """
     folder = folder.resolve()
     for source in sources:
@@ -61,7 +61,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _read_from(source: Path) -> Iterator[Path]:
     if source.is_dir():
-        for folder in (source, source / "best"):
+        for folder in (source, source / "best", source / "adapter"):
             if folder.is_dir():
                 yield folder
                 yield from (path for path in sorted(folder.iterdir()) if path.is_file())

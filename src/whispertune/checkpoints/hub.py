@@ -16,6 +16,7 @@ _SMALL_FILES = (
 _WEIGHTS = (
     ("model.safetensors", "model-0*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-0*.bin", "pytorch_model.bin.index.json", "model.bin"),
+    ("adapter_model.safetensors", "adapter_model.bin"),
 )
 
 
@@ -36,8 +37,6 @@ def fetch(model: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=[*_SMALL_FILES, *weights]))
             if any(path for pattern in weights for path in folder.glob(pattern)):
                 return folder
-        if (folder / "adapter_config.json").exists():  # not a model, but `unfinished` can explain it
-            return folder
     # The client raises its own errors, OSError, ValueError, and those of its HTTP library, which varies.
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

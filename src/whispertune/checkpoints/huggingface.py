@@ -273,10 +273,6 @@ def _weight_files(folder: Path) -> list[Path]:
             if any(Path(shard).name != shard for shard in names):
                 raise CheckpointError(f"{index}: `weight_map` points outside the folder")
             return [folder / shard for shard in names]
-    if (folder / "adapter_model.safetensors").exists():
-        raise CheckpointError(
-            f"{folder}: holds the weights of a LoRA adapter only; merge it in peft (merge_and_unload)"
-        )
     raise CheckpointError(f"{folder}: holds no model.safetensors or pytorch_model.bin, whole or sharded")
 
 

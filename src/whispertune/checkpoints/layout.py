@@ -41,6 +41,8 @@ class Checkpoint:
     """sha256 of the weights file, or of its concatenated parts."""
     pad_token_id: int
     """Padding of decoder input after an utterance's end."""
+    adapted_from: str | None = None
+    """The name of the base model, if an adapter was merged into that."""
 
     def settings_digest(self) -> str:
         """sha256 of everything except the weights: configuration, tokenizer, generation and preprocessor settings."""

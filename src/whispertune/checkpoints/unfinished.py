@@ -6,16 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from whispertune.checkpoints.json_files import read_json
-from whispertune.errors import CheckpointError
-
-ADAPTER = "adapter_config.json"
-
 
 def explained(folder: Path) -> str | None:
     """What a folder without a model is, and what to do; None if unknown."""
-    if (folder / ADAPTER).is_file():
-        return _adapter(folder)
     numbers = [
         int(match[1])
         for path in folder.iterdir()
@@ -32,21 +25,3 @@ def explained(folder: Path) -> str | None:
             f"{shlex.join(['whispertune', 'resume', str(folder)])}"
         )
     return None
-
-
-def _adapter(folder: Path) -> str:
-    try:
-        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
-    except CheckpointError:
-        base = None
-    base = base if isinstance(base, str) and base else "BASE"
-    merged = f"{folder}-merged"
-    code = (
-        f"import peft, transformers as t; m = t.WhisperForConditionalGeneration.from_pretrained({base!r}); "
-        f"peft.PeftModel.from_pretrained(m, {str(folder)!r}).merge_and_unload().save_pretrained({merged!r}); "
-        f"t.WhisperProcessor.from_pretrained({base!r}).save_pretrained({merged!r})"
-    )
-    return (
-        f"{folder}: is a LoRA adapter of peft, not a model; merge it with the model that it was trained on ({base}): "
-        f'python -c "{code}"'
-    )

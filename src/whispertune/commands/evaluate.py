@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     found, probes, excluded, language = evaluate(options, output)
     if options.baseline is not None:
         beside = replace(
-            options, model=options.baseline, baseline=None, language=options.language or language,
+            options, model=options.baseline, base=None, baseline=None, language=options.language or language,
             timestamps=False, long_form=False, hallucination=False,
         )  # fmt: skip
         console.print(f"baseline: {options.baseline}")
@@ -82,7 +82,7 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     read = read_rows("data", options.data, options.reading.reading)
-    ready = ready_to_decode(load_model(options.model, device, precision.dtype))
+    ready = ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
     if options.timestamps or options.long_form:
         ready.tokenizer.require_timestamps()
     language = _language(ready, options)

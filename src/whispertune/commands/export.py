@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from whispertune.checkpoints.ggml import save_ggml
 from whispertune.checkpoints.huggingface import MAX_SHARD_BYTES, save_huggingface
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
+from whispertune.checkpoints.peft import copy_adapter, find_adapter
 from whispertune.checkpoints.runtimes import PACKAGES, require_runtime
 from whispertune.commands.export_options import ExportOptions
 from whispertune.data.audio.recording import TooLongError
@@ -37,6 +39,7 @@ _OPENS = {
     "ctranslate2": "faster-whisper: WhisperModel('{}')",
     "ggml": "whisper.cpp: whisper-cli --model {}/ggml-model.bin",
     "openai": "openai-whisper: whisper.load_model('{}/model.pt')",
+    "peft": "peft: PeftModel.from_pretrained(BASE, '{}')",
 }
 
 
@@ -50,20 +53,13 @@ def main(arguments: Sequence[str]) -> int:
     recover_folder(output)  # so that what a killed export left is checked, too
     check_output(output, options)
     before = contents(output)
-    if options.to == "ctranslate2":
-        require_ctranslate2()
-    if audio is not None:
-        require_runtime(options.to)
-    console.print(f"reading   {options.model}")
-    tokenizer = None if options.tokenizer is None else expand_home(options.tokenizer)
-    checkpoint = load_checkpoint(options.model, tokenizer)
-    if options.to != "huggingface":
-        require_whispers_vocabulary(checkpoint, PACKAGES[options.to][1])
-    clips = [] if audio is None else read_clips(options, audio, checkpoint)
+    fill: Callable[[Path], None]
+    if options.to == "peft":
+        fill = partial(copy_adapter, find_adapter(options.model), base=options.base)
+    else:
+        fill = prepared(options, audio)
     with replacing_folder(output) as folder:
-        write(folder, checkpoint, options)
-        if clips:
-            verify(options.to, folder, checkpoint, clips, options.task, options.max_different)
+        fill(folder)
         write_mark(folder, model=options.model, to=options.to, quantization=options.stored)
         if contents(output) != before:
             raise RunFolderError(
@@ -75,6 +71,27 @@ def main(arguments: Sequence[str]) -> int:
     if is_here:
         console.print("note      the folder you are in was replaced by a new one: cd into it again", style="yellow")
     return 0
+
+
+def prepared(options: ExportOptions, audio: list[str] | None) -> Callable[[Path], None]:
+    """Read model and clips; what writes the model into an empty folder and verifies it there."""
+    if options.to == "ctranslate2":
+        require_ctranslate2()
+    if audio is not None:
+        require_runtime(options.to)
+    console.print(f"reading   {options.model}")
+    tokenizer = None if options.tokenizer is None else expand_home(options.tokenizer)
+    checkpoint = load_checkpoint(options.model, tokenizer, options.base)
+    if options.to != "huggingface":
+        require_whispers_vocabulary(checkpoint, PACKAGES[options.to][1])
+    clips = [] if audio is None else read_clips(options, audio, checkpoint)
+
+    def fill(folder: Path) -> None:
+        write(folder, checkpoint, options)
+        if clips:
+            verify(options.to, folder, checkpoint, clips, options.task, options.max_different)
+
+    return fill
 
 
 def take_verify(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -92,6 +109,8 @@ def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
         for name in ("data", "clips", "language", "language_token", "task", "max_different"):
             if getattr(options, name) != getattr(ExportOptions, name):
                 raise RecipeError(f"--{name} only says how to --verify; add --verify, or leave it out")
+    elif options.to == "peft":
+        raise RecipeError("--verify is for whole models; verify the same model with --to huggingface")
     elif not audio and options.data is None:
         raise RecipeError("--verify needs something to transcribe: name audio files after it, or --data MANIFEST")
     elif audio and options.data is not None:
@@ -100,7 +119,7 @@ def check_verify(options: ExportOptions, audio: list[str] | None) -> None:
 
 def check_output(output: Path, options: ExportOptions) -> None:
     """Refuse a folder whose replacement would lose something, and one that cannot be written."""
-    sources = [expand_home(given) for given in (options.model, options.tokenizer) if given]
+    sources = [expand_home(given) for given in (options.model, options.base, options.tokenizer) if given]
     if (held := held_source(output, sources)) is not None:
         raise RunFolderError(f"--output: {output} holds the model to be exported ({held}); choose another folder")
     if output.is_dir() and (strange := not_exported(output)) is not None:

@@ -10,17 +10,18 @@ from whispertune.run.flags import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import Bounds, PositiveInt, Share
 
-USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai --output DIR [--field value …]
+USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai|peft --output DIR [--field value …]
        … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source"""
 
 DESCRIPTION = """Convert a model for other programs: transformers, faster-whisper, whisper.cpp and openai-whisper.
+From a run with LoRA, --to peft writes the adapter alone.
 
 With --verify the exported model is run in its own program, twice, before it is put in place. The first run computes
 what the source model does: greedy search, no timestamps, clips padded with silence. If a transcript differs, both are
 shown, nothing is written, and the exit status is 1. The second run uses the program's own defaults on the clips as they
 are; differences are only reported, with the error rates of both where --data has the texts."""
 
-Format = Literal["huggingface", "ctranslate2", "ggml", "openai"]
+Format = Literal["huggingface", "ctranslate2", "ggml", "openai", "peft"]
 Quantization = Literal[
     "float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"
 ]
@@ -29,6 +30,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "ctranslate2": get_args(Quantization),
     "ggml": ("float32", "float16"),
     "openai": ("float32", "float16"),
+    "peft": ("float32",),
 }
 
 
@@ -37,14 +39,16 @@ class ExportOptions(ModelOptions):
     """Model and format."""
 
     to: Format
-    """Format to write: a Hugging Face folder, CTranslate2 (faster-whisper), ggml (whisper.cpp) or OpenAI's .pt."""
+    """Format to write: a Hugging Face folder, CTranslate2 (faster-whisper), ggml (whisper.cpp), OpenAI's .pt, or a LoRA
+    adapter as peft loads it, for which --base may give its base model another name."""
 
     output: str
     """Folder to write. An earlier export there is replaced; a folder that holds anything else is refused."""
 
     quantization: Quantization | None = None
-    """How weights are stored. Hugging Face takes float32; OpenAI float32 (the default) or float16; ggml the same, but
-    float16 by default, since whisper.cpp 1.5 to 1.8 aborts on float32; CTranslate2 all of these, float32 by default."""
+    """How weights are stored. Hugging Face and peft take float32; OpenAI float32 (the default) or float16; ggml the
+    same, but float16 by default, since whisper.cpp 1.5 to 1.8 aborts on float32; CTranslate2 all of these, float32 by
+    default."""
 
     max_shard_gb: Annotated[float | None, Bounds(gt=0)] = None
     """Maximum size of one weight file of a Hugging Face folder in GB (10^9 bytes); larger models are split into several

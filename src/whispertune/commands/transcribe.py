@@ -116,7 +116,7 @@ def _decode(
 ) -> None:
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    ready = ready_to_decode(load_model(options.model, device, precision.dtype))
+    ready = ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
     language, origin = None, "detected in each recording"
     if options.language is not None:
         language, origin = ready.tokenizer.spoken_language(options.language, options.language_token), "as asked for"

@@ -40,13 +40,15 @@ class ReadyModel:
         return replace(self, whisper=copy.deepcopy(self.whisper, memo=given))
 
 
-def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:
+def load_model(
+    model: str, device: torch.device, dtype: torch.dtype = torch.float32, *, base: str | None = None
+) -> ReadyModel:
     """Load the model that the user named (`load_checkpoint`).
 
     Raises:
         CheckpointError: if it can't be found or read.
     """
-    return ready_model(load_checkpoint(model), device, dtype)
+    return ready_model(load_checkpoint(model, base=base), device, dtype)
 
 
 def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> ReadyModel:

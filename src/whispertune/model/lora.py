@@ -8,6 +8,7 @@ is what the gradients of both factors follow from, alpha / rank * B^T G and alph
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -20,11 +21,21 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 _TARGETS = {"q,v": ("q_proj", "v_proj"), "attention": _ATTENTION, "all": (*_ATTENTION, "fc1", "fc2")}
 
 
+def layer_pattern(options: LoraOptions) -> str:
+    """A regular expression for the whole names of the layers that these options adapt."""
+    halves = "decoder" if options.where == "decoder" else "(encoder|decoder)"
+    return rf"model\.{halves}\.layers\..*\.({'|'.join(_TARGETS[options.targets])})"
+
+
 def adapted_weights(model: Whisper, options: LoraOptions) -> dict[str, Tensor]:
     """The weights (out, in) that these options adapt, by name."""
-    halves = ("model.decoder.",) if options.where == "decoder" else ("model.encoder.", "model.decoder.")
-    endings = tuple(f".{layer}.weight" for layer in _TARGETS[options.targets])
-    return {n: p for n, p in model.named_parameters() if n.startswith(halves) and n.endswith(endings)}
+    pattern = re.compile(rf"{layer_pattern(options)}\.weight")
+    return {name: weight for name, weight in model.named_parameters() if pattern.fullmatch(name)}
+
+
+def merged_weight(weight: Tensor, first: Tensor, second: Tensor, scale: float) -> Tensor:
+    """W + scale * B A in float32, from W (out, in), A (rank, in) and B (out, rank)."""
+    return torch.addmm(weight.float(), second.float(), first.float(), alpha=scale)
 
 
 class Factors(nn.Module):
@@ -41,7 +52,7 @@ class Factors(nn.Module):
 
     def merged(self, weight: Tensor) -> Tensor:
         """W + alpha / rank * B A in float32."""
-        return torch.addmm(weight.detach().float(), self.lora_B.detach(), self.lora_A.detach(), alpha=self.scale)
+        return merged_weight(weight.detach(), self.lora_A.detach(), self.lora_B.detach(), self.scale)
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:

@@ -34,8 +34,9 @@ def evaluation_commands(recipe: Recipe) -> list[str]:
     ):
         if value is not None and value != default:
             flags += [f"--{name}", str(value)]
+    untouched = [recipe.model, *(["--base", recipe.base] if recipe.base else [])]
     return [
-        shlex.join(["whispertune", "evaluate", "--model", model, *flags]) for model in (recipe.model, recipe.output)
+        shlex.join(["whispertune", "evaluate", "--model", *model, *flags]) for model in (untouched, [recipe.output])
     ]
 
 

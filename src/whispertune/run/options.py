@@ -33,7 +33,11 @@ class ModelOptions(LanguageOptions):
 
     model: str
     """Model: a Hugging Face or CTranslate2 folder, an OpenAI .pt (with a tokenizer.json beside it, or openai-whisper
-    installed), a Hub id (openai/whisper-base), a run folder (its best/), or packaged:whisper-base."""
+    installed), a Hub id (openai/whisper-base), a run folder (its best/), a folder with a LoRA adapter of peft, or
+    packaged:whisper-base."""
+
+    base: str | None = None
+    """Base model of the LoRA adapter that `model` is, if the one that its adapter_config.json names cannot be found."""
 
     task: Literal["transcribe", "translate"] = "transcribe"
     """Write the language that is spoken, or translate it into English; for rows that name no task."""

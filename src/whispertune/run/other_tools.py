@@ -35,6 +35,9 @@ SAME = {
     "label_smoothing_factor": "loss.label_smoothing",
     "lang": "language",
     "learning_rate": "schedule.peak_lr",
+    "lora_alpha": "lora.alpha",
+    "lora_r": "lora.rank",
+    "lora_rank": "lora.rank",
     "lr_scheduler": "schedule.name",
     "lr_scheduler_type": "schedule.name",
     "manifest": "train data",
@@ -103,11 +106,7 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
         "epochs",
         "metrics.jsonl in the run folder has every figure, one row per update",
     ),
-    (
-        "lora use_lora use_peft peft lora_r lora_rank lora_alpha",
-        "freeze",
-        "there is no LoRA yet; --freeze sets what is trained",
-    ),
+    ("use_lora use_peft peft", "lora.rank", "write --lora.rank 32"),
     (
         "load_in_8bit load_in_4bit",
         "precision",

@@ -49,7 +49,7 @@ def choose_best(session: Session) -> MatchedPairs:
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")
-        save_best(session, load_checkpoint(session.recipe.model).weights, 0)
+        save_best(session, load_checkpoint(session.recipe.model, base=session.recipe.base).weights, 0)
         progress.best_step = progress.best_epoch = 0
     return comparison
 

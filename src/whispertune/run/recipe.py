@@ -165,7 +165,7 @@ def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, An
         return beside if relative and not exists(here) and exists(there) else path
 
     moved = dict(fields)
-    for name in ("model", "augment.noise.folder", "data.exclude"):
+    for name in ("model", "base", "augment.noise.folder", "data.exclude"):
         if isinstance(moved.get(name), str):
             moved[name] = found(moved[name])
 

@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "best"
 
     @property
+    def adapter(self) -> Path:
+        """With LoRA: the adapter that best/ holds merged, as peft loads it."""
+        return self.path / "adapter"
+
+    @property
     def state(self) -> Path:
         return self.path / "last" / "state.safetensors"
 
@@ -118,7 +123,8 @@ class RunFolder:
         """
         for folder in self.folders:
             make_writable(folder)
-        recover_folder(self.best)
+        for folder in (self.best, self.adapter):
+            recover_folder(folder)
 
     def write_recipe(self, recipe: str, environment: str) -> None:
         """Write environment.json, then recipe.yaml: a recipe without the former counts as the user's own."""
@@ -146,7 +152,8 @@ class RunFolder:
         try:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
-            recover_folder(self.best)
+            for folder in (self.best, self.adapter):
+                recover_folder(folder)
             for folder in self.folders:
                 for path in folder.iterdir():
                     if TEMPORARY.fullmatch(path.name):

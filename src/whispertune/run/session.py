@@ -216,12 +216,15 @@ def open_session(
     if progress is None:
         progress = Progress(BatchPlan(recipe.batch_size, recipe.accumulation * processes.world_size))
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
-    ready = load_model(recipe.model, device)
+    ready = load_model(recipe.model, device, base=recipe.base)
     if recipe.data.empty_text == "keep":
         ready = allow_empty_output(ready, device)
     adapter = None
     trainable, total = apply_freeze(ready.whisper, recipe.freeze)  # before the data is read: it may fail
     if recipe.lora.rank:
+        if ready.checkpoint.adapted_from is not None:
+            problem = f"is {recipe.model}, an adapter; merge it first (whispertune export --to huggingface)"
+            raise RecipeError(problem, field="model", others=("lora.rank",))
         adapter = build_adapter(ready.whisper, recipe.lora, recipe.seed)
         trainable = sum(parameter.numel() for parameter in adapter.parameters())
     if trainable == 0:

@@ -12,6 +12,8 @@ import torch
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.checksums import write_checksums
 from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.checkpoints.json_files import read_json
+from whispertune.checkpoints.peft import lasting_name, save_adapter
 from whispertune.dataset.splits import Split
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY
@@ -26,6 +28,7 @@ from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
 from whispertune.system.files import replacing_folder, write_jsonl
 from whispertune.text.languages import language_name
+from whispertune.training.adapted_copy import AdaptedCopy
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.plan import total_steps
@@ -200,7 +203,7 @@ def _common(values: Sequence[str]) -> str | None:
 
 
 def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
-    """Write the model with these weights to best/, replacing its content atomically.
+    """Write the model with these weights to best/, replacing its content atomically; with LoRA, adapter/ as well.
 
     step: the update they are of, if not the latest.
     """
@@ -222,6 +225,16 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
         )
         of_step = progress.step if step is None else step
         write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
+    if isinstance(session.working, AdaptedCopy):
+        with replacing_folder(session.folder.adapter) as folder:
+            digests = save_adapter(
+                folder,
+                session.working.adapter,
+                lasting_name(session.recipe.model),
+                generation=read_json(session.folder.best / "generation_config.json"),
+                untouched=step == 0,
+            )
+            write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
     progress.kept[BEST] = session.folder.best_digest()
 
 
@@ -264,9 +277,9 @@ def restore_best(session: Session) -> Whisper:
 def evaluate_tests(session: Session) -> dict[str, list[Evaluation]]:
     """Baseline and best on each test set, dense, bounded by 448 tokens only: the baseline's evaluations, then those of
     the best. Greedy; on `test` with the recipe's beam as well."""
-    untouched = build_whisper(
-        session.ready.checkpoint.config, load_checkpoint(session.recipe.model).weights, session.precision.dtype
-    ).to(session.device)
+    weights = load_checkpoint(session.recipe.model, base=session.recipe.base).weights
+    untouched = build_whisper(session.ready.checkpoint.config, weights, session.precision.dtype).to(session.device)
+    del weights
     best = restore_best(session)
     models = {
         name: session.ready.with_parts(
