@@ -122,6 +122,14 @@ class Recipe(DeviceOptions, ModelOptions):
         """The further test sets by name."""
         return {name.strip(): data.strip() for name, _, data in (entry.partition("=") for entry in self.also_test)}
 
+    @property
+    def what_learns(self) -> str:
+        """The parameters that learn, for people to read."""
+        lora = self.lora
+        if not lora.rank:
+            return f"freeze: {self.freeze}"
+        return f"LoRA of rank {lora.rank}, alpha {lora.resolved_alpha:g}, targets {lora.targets}, where {lora.where}"
+
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)

@@ -117,14 +117,6 @@ class Session:
         return frozen_encoder_layers(self.working.model)
 
     @property
-    def what_learns(self) -> str:
-        """The parameters that learn, for people to read."""
-        lora = self.recipe.lora
-        if not lora.rank:
-            return f"freeze: {self.recipe.freeze}"
-        return f"LoRA of rank {lora.rank}, alpha {lora.resolved_alpha:g}, targets {lora.targets}, where {lora.where}"
-
-    @property
     def splits(self) -> list[Split]:
         return [self.train, self.valid, *self.tests]
 
@@ -291,7 +283,7 @@ def open_session(
         if processes.world_size > 1
         else threads
     )
-    console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn ({session.what_learns})")
+    console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn ({recipe.what_learns})")
     console.print(f"device    {device}, {precision.name}{threads}")
     for split in splits.values():
         extra = _describe(arranged) if split.name == "train" else ""

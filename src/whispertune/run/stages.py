@@ -255,7 +255,7 @@ def model_card(session: Session, language: str | None, token: str | None) -> str
     return "\n".join(
         ["---", *header, "---", f"# {Path(recipe.output).name}", "",
          f"`{recipe.model}`, fine-tuned with whispertune on {session.train.num_utterances} utterances "
-         f"({session.what_learns}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
+         f"({recipe.what_learns}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
          *([borrowed, ""] if borrowed else []),
          "```python", "from transformers import pipeline", "",
          'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',
