@@ -1,0 +1,196 @@
+"""Word error rates of differently trained models: two languages, several seeds, and what was forgotten of English.
+
+    python benchmarks/accuracy.py --variant 'frozen' --variant 'all: --freeze none --schedule.name linear --epochs 2'
+    python benchmarks/accuracy.py --seeds 0 --languages it --clips 12 --variant 'a: --epochs 1' --work /tmp/smoke
+
+Each VARIANT is `NAME: FLAGS OF TRAIN`; the first is what the others are compared with. Every model is
+packaged:whisper-base, trained on examples/italian-prompts or french-prompts; it decodes the language's test and
+examples/english-prompts, greedy, dense, bounded by 448 tokens only. Seconds are those of the processor (all threads),
+for the whole run, states being encoded anew in each, so that other work on the machine counts little. What is done is
+kept in WORK: started again, only what is missing is done.
+
+Intervals: of one variant's mean over seeds, by Student's t; of differences, over utterances (their errors averaged over
+the seeds) by a paired bootstrap within each language, and over seeds and languages by Student's t.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import ROOT, add_common, cut_manifest, markdown, publish
+from thinned_training import T_95
+
+MODEL = "packaged:whisper-base"
+FOLDERS = {"it": "italian-prompts", "fr": "french-prompts", "en": "english-prompts"}
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train: flags of `whispertune train`."""
+
+    name: str
+    flags: list[str]
+
+
+def parse_variant(text: str) -> Variant:
+    name, _, flags = text.partition(":")
+    return Variant(name.strip(), shlex.split(flags))
+
+
+class Bench:
+    """Trains and scores what is missing in the working folder."""
+
+    def __init__(self, work: Path, clips: int | None) -> None:
+        self.work = work
+        self.clips = clips
+
+    def data(self, language: str, part: str) -> Path:
+        source = ROOT / "examples" / FOLDERS[language] / f"{part}.csv"
+        if self.clips is None:
+            return source
+        return cut_manifest([source], self.work / "data" / f"{language}-{part}.csv", self.clips)
+
+    def seconds_of(self, arguments: Sequence[str], log: Path) -> float:
+        """Processor seconds of a whispertune command without a cache, its output going to `log`."""
+        cache = log.parent / "cache"
+        before = os.times()
+        with log.open("w", encoding="utf-8") as output:
+            status = subprocess.run(
+                [sys.executable, "-m", "whispertune", *arguments], cwd=ROOT, stdout=output, stderr=output,
+                stdin=subprocess.DEVNULL, check=False, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            ).returncode  # fmt: skip
+        if status:
+            sys.exit(f"{shlex.join(arguments)}: failed, see {log}")
+        after = os.times()
+        shutil.rmtree(cache, ignore_errors=True)
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    def train(self, variant: Variant, language: str, seed: int) -> dict[str, Any]:
+        """Train one model and score it; its figures, kept in result.json."""
+        folder = self.work / f"{variant.name}-{language}-{seed}"
+        done = folder / "result.json"
+        if done.exists() and (kept := json.loads(done.read_text(encoding="utf-8")))["flags"] == variant.flags:
+            return dict(kept)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        run = folder / "run"
+        print(f"{variant.name}, {language}, seed {seed}", flush=True)
+        seconds = self.seconds_of(
+            ["train", "--model", MODEL, "--train", str(self.data(language, "train")), "--valid",
+             str(self.data(language, "valid")), "--language", language, "--output", str(run), "--seed", str(seed),
+             "--report", "false", *variant.flags],
+            folder / "train.log",
+        )  # fmt: skip
+        result = {"flags": variant.flags, "seconds": seconds}
+        result |= {name: self.score(str(run), name, folder) for name in (language, "en")}
+        shutil.rmtree(run / "last", ignore_errors=True)  # the state, which is the largest part
+        done.write_text(json.dumps(result), encoding="utf-8")
+        return result
+
+    def score(self, model: str, language: str, folder: Path) -> dict[str, list[int]]:
+        """Errors and words of each utterance of a language's test."""
+        output = folder / f"test-{language}"
+        self.seconds_of(
+            ["evaluate", "--model", model, "--data", str(self.data(language, "test")), "--language", language,
+             "--output", str(output)],
+            folder / f"test-{language}.log",
+        )  # fmt: skip
+        rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
+        return {"errors": [row["word_errors"] for row in rows], "words": [row["words"] for row in rows]}
+
+    def untouched(self, languages: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+        """The pretrained model's score on each test."""
+        folder = self.work / "untouched"
+        folder.mkdir(parents=True, exist_ok=True)
+        done = folder / "result.json"
+        found = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+        for language in (*languages, "en"):
+            if language not in found:
+                found[language] = self.score(MODEL, language, folder)
+                done.write_text(json.dumps(found), encoding="utf-8")
+        return dict(found)
+
+
+def wer(score: dict[str, list[int]]) -> float:
+    return sum(score["errors"]) / sum(score["words"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of rates, in per cent."""
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation}"
+
+
+def relative_change(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], sets: Sequence[str]) -> str:
+    """Mean relative change of the test WER in per cent, with both intervals."""
+    pairs = [
+        wer(a[name]) / wer(b[name]) - 1 for a, b, name in zip(ours, theirs, sets, strict=True) if sum(b[name]["errors"])
+    ]
+    shown = f"{100 * statistics.mean(pairs):+.1f} %"
+    if len(pairs) > 1:
+        half = T_95.get(len(pairs) - 1, 1.96) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        shown += f" ({100 * (statistics.mean(pairs) - half):+.1f} to {100 * (statistics.mean(pairs) + half):+.1f})"
+    generator = np.random.default_rng(0)
+    drawn = np.zeros(DRAWS)
+    for name in dict.fromkeys(sets):
+        errors = [
+            np.mean([run[name]["errors"] for run, its in zip(runs, sets, strict=True) if its == name], axis=0)
+            for runs in (ours, theirs)
+        ]
+        chosen = generator.integers(0, len(errors[0]), (DRAWS, len(errors[0])))
+        drawn += (errors[0][chosen].sum(1) / np.maximum(errors[1][chosen].sum(1), 1e-9) - 1) / len(set(sets))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{shown}; {100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", action="append", required=True, type=parse_variant, help="NAME: FLAGS OF TRAIN")
+    parser.add_argument("--languages", nargs="+", default=["it", "fr"], choices=["it", "fr"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--clips", type=int, help="of each manifest, for a smoke test")
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "whispertune" / "accuracy")
+    add_common(parser, "accuracy")
+    given = parser.parse_args()
+    bench = Bench(given.work, given.clips)
+    untouched = bench.untouched(given.languages)
+    header = ["variant", *(f"{language} test WER, %" for language in given.languages), "change of WER over the first",
+              "English after it", "processor seconds"]  # fmt: skip
+    english = 100 * wer(untouched["en"])
+    rows = [["untouched", *(f"{100 * wer(untouched[name]):.1f}" for name in given.languages), "", f"{english:.1f}", ""]]
+    first: list[dict[str, Any]] = []
+    sets = [language for language in given.languages for _ in given.seeds]
+    for variant in given.variant:
+        runs = [bench.train(variant, name, seed) for name in given.languages for seed in given.seeds]
+        per_set = [[wer(run[name]) for run, its in zip(runs, sets, strict=True) if its == name]
+                   for name in given.languages]  # fmt: skip
+        change = relative_change(runs, first, sets) if first else ""
+        first = first or runs
+        seconds = statistics.median(run["seconds"] for run in runs)
+        rows.append([variant.name, *map(spread, per_set), change, spread([wer(run["en"]) for run in runs]),
+                     f"{seconds:.0f}"])  # fmt: skip
+    flags = "\n".join(f"- {variant.name}: `{shlex.join(variant.flags) or 'defaults'}`" for variant in given.variant)
+    publish(
+        given.table, "accuracy, packaged:whisper-base",
+        [f"Seeds {', '.join(map(str, given.seeds))}; greedy, dense. Mean ± standard deviation over seeds. The change "
+         "is the mean of the relative changes of all pairs of runs, with its 95 % interval over runs; then that over "
+         "utterances.", flags, markdown(header, rows)],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
