@@ -331,6 +331,34 @@ def test_the_last_update_of_max_steps_is_validated(tmp_path: Path) -> None:
     assert progress.trained
 
 
+@pytest.mark.parametrize(
+    ("errors", "patience", "validated"),
+    [
+        ([9, 3, 3, 4, 4, 1], 2, 5),  # a tie is the newer best
+        ([9, 4, 5, 3, 4, 4], 2, 6),
+        ([9, 4, 5, 3, 4, 4], 1, 3),
+        ([9, 4, 5, 6, 7, 8], None, 6),
+        ([1, 4, 5, 6, 7, 8], 3, 5),  # the untouched model is no epoch
+    ],
+)
+def test_early_stopping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], errors: list[int], patience: int | None, validated: int
+) -> None:
+    _, progress = best_of(tmp_path, errors, epochs=5, validation=ValidationOptions(patience=patience))
+    assert [row["epoch"] for row in valid_rows(tmp_path)] == list(range(validated))
+    assert progress.trained
+    assert progress.epoch == validated
+    told = f"stopped early in epoch {validated - 1}: {patience} validations without a lower"
+    assert (told in capsys.readouterr().err) == (validated < 6)
+
+
+def test_early_stopping_within_an_epoch(tmp_path: Path) -> None:
+    options = ValidationOptions(every_steps=1, patience=2)
+    _, progress = best_of(tmp_path, [9, 3, 4, 5, 6], epochs=4, validation=options)
+    assert [row["step"] for row in valid_rows(tmp_path)] == [0, 1, 2, 3]
+    assert (progress.step, progress.best_step, progress.trained) == (3, 1, True)
+
+
 def test_the_state_follows_each_new_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, whatever checkpoint.every_minutes says: best/ and what a killed run resumes from are of one update."""
     states: list[Progress] = []

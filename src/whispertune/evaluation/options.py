@@ -15,6 +15,10 @@ class ValidationOptions(Options):
     every_steps: Annotated[int | None, Bounds(ge=1)] = None
     """Validate after every so many optimizer updates as well, not only after each epoch."""
 
+    patience: Annotated[int | None, Bounds(ge=1)] = None
+    """Early stopping: end the training after this many validations in a row without a lower error rate. The learning
+    rate is still planned for all epochs."""
+
     max_tokens_per_second: Annotated[float | Literal["auto", "none"], Bounds(gt=0)] = "auto"
     """Stop a hypothesis at this many tokens per second of audio (plus 10). `auto` is twice the highest rate of the
     split's own transcripts; `none` leaves only Whisper's limit of 448 tokens."""

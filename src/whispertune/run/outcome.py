@@ -126,7 +126,7 @@ def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, 
             results.print(f"{name}: {row.capped} ran into the bound on tokens (loops)")
     results.print(
         f"valid {before.leading} changed by {comparison.in_points()}, at epoch {progress.best_epoch}, the best of "
-        f"{session.recipe.epochs}; {progress.skipped} updates skipped"
+        f"{valid[-1].epoch}; {progress.skipped} updates skipped"
     )
     for test in tests:
         worse = test.comparison.low > 0

@@ -148,6 +148,7 @@ def lengthen(session: Session, theirs: Recipe) -> None:
         best = [row for row in rows if row.leading_rate == progress.best_rate][-1]
         progress.best_step, progress.best_epoch = best.step, best.epoch
     progress.trained = progress.finished = False
+    progress.since_best = 0
     tested = f"{folder.name_of(folder.test)}/"
     progress.kept = {name: digest for name, digest in progress.kept.items() if not name.startswith(tested)}
 

@@ -32,7 +32,7 @@ class Progress:
     states, as `plan_states` chose.
     step: optimiser updates done. epoch: the current one, from 1. position: its steps done, skipped ones too.
     validated: whether the validation that is due at this position has been done.
-    best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`.
+    best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`. since_best: validations after it.
     metrics_size, metrics_sha256: of the part of metrics.jsonl that belongs to this state.
     kept: path within the run folder -> sha256, of the files that were written once and are read again.
     began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, at the start of the run.
@@ -52,6 +52,7 @@ class Progress:
     best_rate: float | None = None
     best_step: int = 0
     best_epoch: int = 0
+    since_best: int = 0
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0

@@ -102,8 +102,15 @@ class Trainer:
             if progress.step == 0 and progress.position == 0 and not progress.validated:
                 self._validate(baseline=True)
             # A state saved at the last step, before its validation, still owes that validation.
-            while progress.epoch <= self.options.epochs and not (self._at_last_step() and progress.validated):
+            while progress.epoch <= self.options.epochs and not (
+                (self._at_last_step() and progress.validated) or self._out_of_patience()
+            ):
                 self._run_epoch()
+            if progress.epoch <= self.options.epochs and self._out_of_patience():
+                console.print(
+                    f"stopped early in epoch {progress.epoch - 1}: {progress.since_best} validations without a lower "
+                    "error rate (validation.patience)"
+                )
             progress.trained = True
             self.save()
         except Exception as error:
@@ -129,6 +136,10 @@ class Trainer:
         most = self.options.max_steps
         return most is not None and self.progress.step >= most
 
+    def _out_of_patience(self) -> bool:
+        patience = self.options.validation.patience
+        return patience is not None and self.progress.since_best >= patience
+
     def _run_epoch(self) -> None:
         progress, split, seed = self.progress, self.data.split, self.options.seed
         epoch = progress.epoch
@@ -141,6 +152,8 @@ class Trainer:
                 # A state saved between a step and its validation resumes with that validation.
                 if self._validation_is_due() and not progress.validated:
                     self._validate()
+                if self._out_of_patience():
+                    break
                 self._run_step(plan[progress.position], advance)
         if not progress.validated or progress.best_rate is None:
             self._validate()
@@ -306,6 +319,7 @@ class Trainer:
             is_tie = progress.best_rate == found.score.leading
             notes += ", as good as the best so far, and newer: kept" if is_tie else ", best so far"
             progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
+        progress.since_best = 0 if is_best or baseline else progress.since_best + 1
         console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
         progress.validated = True
         self.log.settle()
