@@ -35,7 +35,7 @@ def adapted_weights(model: Whisper, options: LoraOptions) -> dict[str, Tensor]:
 
 def merged_weight(weight: Tensor, first: Tensor, second: Tensor, scale: float) -> Tensor:
     """W + scale * B A in float32, from W (out, in), A (rank, in) and B (out, rank)."""
-    return torch.addmm(weight.float(), second.float(), first.float(), alpha=scale)
+    return weight.to(torch.float32, copy=True).addmm_(second.float(), first.float(), alpha=scale)
 
 
 class Factors(nn.Module):
@@ -56,11 +56,16 @@ class Factors(nn.Module):
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
-        """Add to both factors' gradients what follows from that of the merged weight (out, in), in any type."""
-        full = gradient.float()
-        for factor, part in ((self.lora_A, self.lora_B.T @ full), (self.lora_B, full @ self.lora_A.T)):
-            part.mul_(self.scale)
-            factor.grad = part if factor.grad is None else factor.grad.add_(part)
+        """Add to both factors' gradients, in float32, what follows from that of the merged weight (out, in).
+
+        Its own type is computed in, except for float16, in which products could overflow.
+        """
+        full = gradient.float() if gradient.dtype == torch.float16 else gradient
+        first, second = self.lora_A.to(full.dtype), self.lora_B.to(full.dtype)
+        for factor, part in ((self.lora_A, second.T @ full), (self.lora_B, full @ first.T)):
+            if factor.grad is None:
+                factor.grad = torch.zeros_like(factor)
+            factor.grad.add_(part, alpha=self.scale)
 
 
 class Adapter(nn.Module):
