@@ -400,7 +400,7 @@ def test_the_baseline_is_best_only_beyond_chance(
     monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [{"id": str(n), **errors_of(wrong)} for n, wrong in enumerate(errors)])
-    monkeypatch.setattr(outcome, "load_checkpoint", lambda model, *base: SimpleNamespace(weights=f"{model} as it was"))
+    monkeypatch.setattr(outcome, "load_checkpoint", lambda model, base: SimpleNamespace(weights=f"{model} as it was"))
     progress = Progress(BatchPlan(2, 1), step=9, best_step=7, best_epoch=2)
     session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base", base=None), progress=progress)
     comparison = outcome.choose_best(session)
@@ -415,7 +415,7 @@ def test_the_choice_is_by_speaker_where_six_are_named(tmp_path: Path, monkeypatc
     folder.create()
     saved: list[int] = []
     monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(step))
-    monkeypatch.setattr(outcome, "load_checkpoint", lambda model: SimpleNamespace(weights=None))
+    monkeypatch.setattr(outcome, "load_checkpoint", lambda model, base: SimpleNamespace(weights=None))
     for named, expected in ((True, []), (False, [0])):
         for step in (0, 7):
             rows = [
@@ -425,7 +425,8 @@ def test_the_choice_is_by_speaker_where_six_are_named(tmp_path: Path, monkeypatc
             ]  # fmt: skip
             write_jsonl(folder.validation(step), rows)
         progress = Progress(BatchPlan(2, 1), step=9, best_step=7, best_epoch=2)
-        session: Any = SimpleNamespace(folder=folder, recipe=SimpleNamespace(model="base", base=None), progress=progress)
+        recipe = SimpleNamespace(model="base", base=None)
+        session: Any = SimpleNamespace(folder=folder, recipe=recipe, progress=progress)
         assert outcome.choose_best(session).num_groups == (8 if named else 40)
         assert saved == expected
 
