@@ -41,6 +41,7 @@ def run_on(device: str, arguments: list[str], cache: Path, **variables: str) -> 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "stored": {"test": True, "search__beam_size": 3},
     "trained, fp16": {"precision": "fp16", "freeze": "none", "batch__auto": "true"},
+    "lora, bf16": {"precision": "bf16", "lora__rank": 4, "lora__where": "both", "batch__auto": "true"},
     "augmented, stitched, bf16": {
         "precision": "bf16", "augment__speed__probability": 0.9, "augment__keep_original": "true",
         "windows__stitched_share": 0.3, "loss__label_smoothing": 0.1, "augment__views": "fresh",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.func import functional_call
-from training_samples import Samples, random_states, step_rows, tiny_whisper, weights_of
+from training_samples import Samples, fabricated, random_states, step_rows, tiny_whisper, weights_of
 
+from whispertune import cli
+from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.errors import RecipeError
 from whispertune.model.loss import summed_nll
 from whispertune.model.options import LoraOptions
+from whispertune.run import stages
 from whispertune.run.recipe import Recipe
 from whispertune.system.options import ProcessOptions
 from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
@@ -83,6 +87,47 @@ def test_in_the_decoder_alone_stored_states_stay_valid(
     assert "below the encoder's layer 0" in " ".join(capsys.readouterr().err.split())  # the convolutions stay
     before, after = weights_of(samples.model), weights_of(tmp_path / "both" / "best")
     assert any(".encoder." in name and not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_is_a_model_for_every_command(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    assert samples.train_run(run, lora__rank=4, epochs=1, schedule__peak_lr=1e-2) == 0
+    assert f"adapter: {run / 'adapter'}" in capsys.readouterr().out
+    shutil.copytree(samples.model, moved)
+    found = []
+    for model in ([run], [run / "adapter"], [run / "adapter", "--base", moved]):
+        folder = tmp_path / f"scored-{len(found)}"
+        data = ["--data", samples.test, "--output", folder, "--beam_size", 1]
+        assert cli.main([str(part) for part in ("evaluate", "--model", *model, *data)]) == 0
+        found.append((folder / "hypotheses.jsonl").read_text())
+    assert found[0] == found[1] == found[2]
+    # Trained further, it is the merged model; resumed where the base model was moved.
+    again = tmp_path / "again"
+    assert samples.train_run(again, model=run / "adapter", base=moved, epochs=1, freeze="encoder,embeddings") == 0
+    further = samples.arguments(again, model=run / "adapter", epochs=2, freeze="encoder,embeddings")
+    assert cli.main(further) == 0
+    best, begun = weights_of(again / "best"), weights_of(run / "best")
+    embeddings = "model.decoder.embed_tokens.weight"
+    assert torch.equal(best[embeddings], begun[embeddings])
+    moved_by = {n: float((best[n] - begun[n]).norm() / begun[n].norm()) for n in best if n.endswith("fc1.weight")}
+    assert max(moved_by.values()) < 0.1
+    capsys.readouterr()
+    assert samples.train_run(tmp_path / "on top", model=run / "adapter", lora__rank=2) == 2
+    assert "an adapter; merge it first (whispertune export --to huggingface)" in capsys.readouterr().err
+
+
+def test_the_untouched_model_is_an_adapter_that_changes_nothing(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations = iter([fabricated([errors] * 20) for errors in (0, 4, 3)])
+    monkeypatch.setattr(stages, "evaluate_split", lambda *arguments, **named: [next(evaluations)])
+    assert samples.train_run(tmp_path / "run", lora__rank=4) == 0
+    before = weights_of(samples.model)
+    for folder in ("best", "adapter"):
+        found = load_checkpoint(str(tmp_path / "run" / folder)).weights
+        assert all(torch.equal(weight, before[name]) for name, weight in found.items())
 
 
 def test_what_does_not_go_together(samples: Samples, tmp_path: Path) -> None:

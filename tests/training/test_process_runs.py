@@ -39,10 +39,14 @@ INSPECTION, STATES = "whispertune.dataset.inspection", "whispertune.states.compu
 # Equal to one process.
 
 
-@pytest.mark.parametrize("freeze", ["encoder", pytest.param("none", marks=pytest.mark.slow)])
-def test_the_gradient_is_that_of_one_process(samples: Samples, launch: Launcher, tmp_path: Path, freeze: str) -> None:
+@pytest.mark.parametrize(
+    "options", [{"freeze": "encoder"}, pytest.param({"freeze": "none"}, marks=pytest.mark.slow), {"lora__rank": 4}]
+)
+def test_the_gradient_is_that_of_one_process(
+    samples: Samples, launch: Launcher, tmp_path: Path, options: dict[str, Any]
+) -> None:
     """After one update AdamW's mean holds (1 - beta1) of the gradient. The two shares differ in tokens: 2 : 1."""
-    options = {"freeze": freeze, "max_steps": 1, "optimizer__max_grad_norm": 0}
+    options = {**options, "max_steps": 1, "optimizer__max_grad_norm": 0}
     assert samples.train_run(tmp_path / "one", **options) == 0
     assert launch(samples.arguments(tmp_path / "two", accumulation=1, **options)).statuses == [0, 0]
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")

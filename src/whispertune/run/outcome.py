@@ -140,5 +140,7 @@ def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, 
             results.print(warning, style="yellow")
     results.print(f"{seconds:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB")
     results.print(f"model: {session.folder.best}")
+    if session.recipe.lora.rank:
+        results.print(f"adapter: {session.folder.adapter}")
     for command in evaluation_commands(session.recipe):
         results.print(f"next:  {command}")

@@ -22,7 +22,7 @@ from whispertune.training.plan import total_steps
 from whispertune.training.resume import Progress, read_progress, require_whole_state
 from whispertune.training.schedule import build_schedule
 
-MAY_MOVE = ("model", "base", "train", "valid", "test")
+MAY_MOVE = ("model", "train", "valid", "test")
 """Fields whose content decides, not the path: it is compared with that at the start of the run (sha256)."""
 
 
