@@ -193,6 +193,7 @@ BAD_VALUES = {
     "data.merge_segments": ["-1", "31", "x"],
     "data.temperature": ["0.9", "101", ".nan"],
     "data.check_audio": ["none"],
+    "card.license": ["My own", "''"],
     "processes.timeout_minutes": ["0", "1441", "x"],
 }
 

@@ -59,8 +59,9 @@ def test_intervals_are_over_speakers_where_they_are_named(
             errors, words, names = ([one[name] for one in kept] for name in ("word_errors", "words", "speaker"))
             assert row["wer_interval"] == list(bootstrap_interval(errors, words, groups=names))
     out = capsys.readouterr().out
-    assert "with 95 % intervals by a bootstrap over speakers (valid), utterances (test)" in out
-    lines = out[out.index("split") :].splitlines()[:5]
+    said = " ".join(out.split())
+    assert "with 95 % intervals by a bootstrap over speakers (valid), utterances (test)" in said
+    lines = out[out.index("split ") :].splitlines()[:5]
     assert [line.split()[:4] for line in lines[1::2]] == [
         ["valid", "greedy", "thinned", "WER"], ["test", "greedy", "dense", "WER"]
     ]  # fmt: skip

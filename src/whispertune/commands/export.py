@@ -34,6 +34,7 @@ from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, recover_folder, replacing_folder
 from whispertune.system.home import expand_home
 
+CARD = "README.md"
 _OPENS = {
     "huggingface": "transformers: pipeline('automatic-speech-recognition', model='{}')",
     "ctranslate2": "faster-whisper: WhisperModel('{}')",
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
         fill = prepared(options, audio)
     with replacing_folder(output) as folder:
         fill(folder)
+        if options.to != "peft" and (card := card_of(options.model)) is not None:
+            (folder / CARD).write_bytes(card)
         write_mark(folder, model=options.model, to=options.to, quantization=options.stored)
         if contents(output) != before:
             raise RunFolderError(
@@ -131,6 +134,16 @@ def check_output(output: Path, options: ExportOptions) -> None:
     make_writable(output)
     if created:
         output.rmdir()
+
+
+def card_of(model: str) -> bytes | None:
+    """The README of a model's folder, or of a run's best/, which goes with each export."""
+    folder = expand_home(model)
+    folder = folder / "best" if (folder / "best").is_dir() and not (folder / "config.json").exists() else folder
+    try:
+        return (folder / CARD).read_bytes()
+    except OSError:
+        return None
 
 
 def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from whispertune.errors import (
     Interrupted,
@@ -20,7 +20,11 @@ from whispertune.errors import (
     one_line,
 )
 from whispertune.report.run_page import write_report
+from whispertune.report.runs import read_run
+from whispertune.report.summary import summarise
 from whispertune.run.flags import parse_fields
+from whispertune.run.model_card import write_card
+from whispertune.run.next_step import evaluation_commands
 from whispertune.run.outcome import choose_best, record_test, report
 from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
@@ -36,6 +40,7 @@ from whispertune.system.processes import Processes, init_processes
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 
+ReportT = TypeVar("ReportT")
 EXCLUDE = "data.exclude"
 SETTINGS = "model settings"
 """Name of what belongs to a model beside its weights, where its sha256 is kept."""
@@ -156,22 +161,28 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
     session.log.settle()
     progress.metrics_size, progress.metrics_sha256 = session.log.settled()
     save_progress(folder.state, progress)
-    report(session, tests, comparison, time.perf_counter() - started)
-    if recipe.report:
-        _write_report(folder)
+    summary = _reported(folder, lambda: summarise(read_run(folder.path)))
+    opening, advice = ("", []) if summary is None else (summary.opening, summary.advice)
+    write_card(session, opening)
+    report(session, tests, comparison, time.perf_counter() - started, opening, advice)
+    if recipe.report and summary is not None:
+        page = _reported(folder, lambda: write_report(summary))
+        if page is not None:
+            results.print(f"report: {page}")
+    for command in evaluation_commands(recipe):
+        results.print(f"next:  {command}")
     return 0
 
 
-def _write_report(folder: RunFolder) -> None:
-    """Write the page of a complete run; if that fails, only warn."""
+def _reported(folder: RunFolder, make: Callable[[], ReportT]) -> ReportT | None:
+    """The result of `make`; None, and only a warning, if it fails."""
     try:
-        write_report(folder)
+        return make()
     except Exception as error:  # of plots, templates or recordings: none of it may fail a run of hours
         again = shlex.join(["whispertune", "report", str(folder.path)])
         reason = one_line(str(error))
         console.print(f"report    could not be written ({reason}); try again with: {again}", style="yellow")
-    else:
-        results.print(f"report: {folder.report}")
+        return None
 
 
 def _processes_at_start(folder: RunFolder, saved: Progress | None, now: int) -> int:

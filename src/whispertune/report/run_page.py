@@ -9,17 +9,15 @@ from pathlib import Path
 
 from whispertune.data.sources import parse_sources
 from whispertune.data.utterances import Utterance
-from whispertune.report.before_after import BeforeAfter, before_after
+from whispertune.report.before_after import BeforeAfter
 from whispertune.report.clips import SORTED_BY, Clip, clips_of
-from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render, require_replaceable
 from whispertune.report.run_tables import costs_of, data_of, errors_of, headline_of, notes_of, recipe_of
-from whispertune.report.runs import Pair, Run, read_run
-from whispertune.report.sentences import advice, opening
+from whispertune.report.runs import Pair, Run
+from whispertune.report.summary import Summary, summarise
 from whispertune.report.tables import Table
 from whispertune.run.next_step import evaluation_commands
-from whispertune.run.run_folder import RunFolder
 from whispertune.system.files import write_text
 
 
@@ -61,29 +59,32 @@ class RunReport:
 
 def report_on(run: Run) -> RunReport:
     """Read the transcripts of a run and compute everything that its page shows."""
-    pair = run.transcripts
-    pairs = pair.matched if pair else []
-    aligned = align([before for before, _ in pairs]), align([after for _, after in pairs])
+    return _report(summarise(run))
+
+
+def _report(summary: Summary) -> RunReport:
+    run = summary.run
+    pair, pairs, aligned, found = summary.pair, summary.pairs, summary.aligned, summary.found
     utterances: Mapping[str, Utterance] = run.utterances(pair.split) if pair else {}
-    results = [before_after(one) for one in reversed(run.pairs)]
-    found = results[0] if results else None
     tables, plots = errors_of(pair, aligned, utterances, run.num_sources(pair.split) if pair else 0)
     return RunReport(
-        run, opening(run, found), found, headline_of(results), notes_of(run, found),
+        run, summary.opening, found, headline_of(summary.results), notes_of(run, found),
         curves([Curve(run.name, run.updates, run.valid, run.chosen_step)]), tables, plots,
         clips_of(pairs, aligned, utterances), len(pairs), data_of(run), costs_of(run), recipe_of(run),
-        advice(run, found, pairs, aligned), _commands(run, pair, utterances),
+        summary.advice, _commands(run, pair, utterances),
     )  # fmt: skip
 
 
-def write_report(folder: RunFolder) -> None:
-    """Write RUN/report.html.
+def write_report(summary: Summary) -> Path:
+    """Write RUN/report.html; returns its path.
 
     Raises:
-        UserError: as `read_run`; if there is a report.html that no report wrote.
+        UserError: if there is a report.html that no report wrote.
     """
-    require_replaceable(folder.report)
-    write_text(folder.report, report_on(read_run(folder.path)).page())
+    path = summary.run.folder.report
+    require_replaceable(path)
+    write_text(path, _report(summary).page())
+    return path
 
 
 def _commands(run: Run, pair: Pair | None, utterances: Mapping[str, Utterance]) -> list[tuple[str, str]]:

@@ -176,8 +176,8 @@ def data_of(run: Run) -> list[Table]:
     splits: Mapping[str, Any] = run.environment.get("data") or {}
     left_out = Counter(str(row.get("split")) for row in run.excluded)
     rows = []
-    for split in ("train", "valid", "test"):
-        described = getattr(run.recipe, split)
+    for split in ("train", "valid", "test", *run.recipe.also_tests):
+        described = run.described(split)
         if described is None:
             continue
         figures = splits.get(split, {})

@@ -60,8 +60,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. fields: of its recipe, dotted. updates, valid, tests: rows of metrics.jsonl. damaged: how many of its
-    lines cannot be read. finished: None if the training state was removed."""
+    """One run. fields: of its recipe, dotted. updates, valid, tests (of all test sets): rows of metrics.jsonl. damaged:
+    how many of its lines cannot be read. finished: None if the training state was removed."""
 
     folder: RunFolder
     name: str
@@ -98,50 +98,56 @@ class Run:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Before and after: on valid, and by each search on test."""
-        pairs = []
+        """Before and after: on further test sets, on valid, and by each search on test, the most important one last."""
+        pairs = [pair for name in self.recipe.also_tests for pair in self._tested(name)]
         if self.baseline is not None and self.chosen is not None:
             before, after = (
                 Scored(row, *_read_hypotheses(self.folder.validation(row["step"])))
                 for row in (self.baseline, self.chosen)
             )
             pairs.append(Pair("valid", "greedy", str(after.metrics.get("frames", "")), before, after))
-        of_best = [row for row in self.tests if row.get("model") == "best"]
+        return pairs + self._tested("test")
+
+    def _tested(self, split: str) -> list[Pair]:
+        """Before and after on one test set, by each search."""
+        pairs = []
+        rows = [row for row in self.tests if row["split"] == split]
+        of_best = [row for row in rows if row.get("model") == "best"]
         widest = max((row["beam_size"] for row in of_best), default=0)
         for row in of_best:
             beam = row["beam_size"]
-            pretrained = next((r for r in self.tests if r.get("model") == "baseline" and r["beam_size"] == beam), None)
+            pretrained = next((r for r in rows if r.get("model") == "baseline" and r["beam_size"] == beam), None)
             if pretrained is None:
                 continue
-            files = (self.folder.baseline_hypotheses(), self.folder.hypotheses()) if beam == widest else ()
+            files = (self.folder.baseline_hypotheses(split), self.folder.hypotheses(split)) if beam == widest else ()
             outputs = [_read_hypotheses(file) for file in files] or [([], 0), ([], 0)]
             before, after = (Scored(one, *found) for one, found in zip((pretrained, row), outputs, strict=True))
-            pairs.append(Pair("test", "greedy" if beam == 1 else f"beam {beam}", str(row["frames"]), before, after))
+            pairs.append(Pair(split, "greedy" if beam == 1 else f"beam {beam}", str(row["frames"]), before, after))
         return pairs
 
     @property
-    def headline(self) -> Pair | None:
-        """The main result of a run: test with its widest search or, if there is no test, valid."""
-        return self.pairs[-1] if self.pairs else None
-
-    @property
     def transcripts(self) -> Pair | None:
-        """The pair whose transcripts are shown: that of the headline, if they were kept."""
+        """The pair whose transcripts are shown: the last one of which they were kept."""
         return next((pair for pair in reversed(self.pairs) if pair.matched), None)
+
+    def described(self, split: str) -> str | None:
+        """What a split was read from, as in the recipe."""
+        found: str | None = self.recipe.also_tests.get(split) or getattr(self.recipe, split, None)
+        return found
 
     def num_sources(self, split: str) -> int:
         """Corpora that a split was read from."""
-        described = getattr(self.recipe, split)
+        described = self.described(split)
         return len(parse_sources(described)) if described else 0
 
     def utterances(self, split: str) -> Mapping[str, Utterance]:
         """The rows of a split by id; empty if its corpus cannot be read any more, or only from the Hub."""
-        described = getattr(self.recipe, split)
-        options = self.recipe.data
+        described, options = self.described(split), self.recipe.data
         try:
             if described is None or any(source.path.startswith(PREFIX) for source in parse_sources(described)):
                 return {}
-            rows: Sequence[Utterance] = (found := read_rows(split, described, options.reading))
+            part = split if split in ("train", "valid") else "test"
+            rows: Sequence[Utterance] = (found := read_rows(part, described, options.reading))
             if options.merge_segments:
                 rows = merge_segments(found, options.merge_segments, lambda row: bool(row.text))
         except (UserError, OSError):
@@ -190,7 +196,7 @@ def read_run(path: Path) -> Run:
         raise RunFolderError(f"{folder.metrics}: nothing has been measured yet; wait until training has started")
     return Run(
         folder, path.resolve().name, recipe, fields, _environment(folder), updates,
-        [row for row in scored if row["split"] == "valid"], [row for row in scored if row["split"] == "test"],
+        [row for row in scored if row["split"] == "valid"], [row for row in scored if row["split"] != "valid"],
         _read_rows(folder.excluded)[0], damaged, _finished(folder),
     )  # fmt: skip
 

@@ -21,6 +21,10 @@ GENERALISES = 1.5
 SUSPICIOUS = 0.5
 """Error rate above which a transcript is suspicious if both models write the same other text."""
 MOST_SUSPECTS = 5
+FORGOTTEN = (
+    ": the model lost some of this. A lower schedule.peak_lr or fewer epochs help, and so does training on data of "
+    "this kind as well (--train 'A + B [weight=0.2]')"
+)
 
 
 def opening(run: Run, found: BeforeAfter | None) -> str:
@@ -111,6 +115,7 @@ def suspects(pairs: Sequence[tuple[Row, Row]], aligned: tuple[Sequence[Aligned],
 def advice(
     run: Run,
     found: BeforeAfter | None,
+    results: Sequence[BeforeAfter],
     pairs: Sequence[tuple[Row, Row]],
     aligned: tuple[Sequence[Aligned], Sequence[Aligned]],
 ) -> list[str]:
@@ -118,6 +123,12 @@ def advice(
     if run.finished is False:
         return ["The run has not finished: if it has stopped, resume it (the command is at the end of this page)."]
     lines = list(_of_training(run, found))
+    for other in results:
+        if other.pair.split in run.recipe.also_tests and other.test is not None and other.test.low > 0:
+            lines.append(
+                f"On {other.pair.split} the {RATES[other.rate]} rose from {percent(other.before)} to "
+                f"{percent(other.after)}{FORGOTTEN}."
+            )
     if found is not None:
         if found.few:
             lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,22 @@ class LanguageOptions(Options):
         if self.language_token is not None and self.language is None:
             problem = "is given without language: name the language that borrows it"
             raise RecipeError(problem, field="language_token", others=("language",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions(Options):
+    """The model card, the README of best/."""
+
+    license: str | None = None
+    """Licence of the fine-tuned model, as the Hugging Face Hub names it (apache-2.0, cc-by-4.0, other, …)."""
+
+    data_license: str | None = None
+    """Licence of the training data, in any words."""
+
+    def check(self) -> None:
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            problem = f"is {self.license!r}; it takes an identifier of the Hub, such as apache-2.0 or other"
+            raise RecipeError(problem, field="license")
 
 
 @dataclass(frozen=True, kw_only=True)

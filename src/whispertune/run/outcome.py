@@ -12,18 +12,12 @@ from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.evaluation.significance import MatchedPairs, caveat, matched_pairs, speaker_groups
-from whispertune.run.next_step import evaluation_commands
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
-from whispertune.system.console import console, percent, results
+from whispertune.system.console import console, percent, results, wrapped
 from whispertune.system.files import make_writable, read_jsonl, write_jsonl, write_text
 from whispertune.system.memory import peak_memory
 from whispertune.training.metrics import EvaluationRow
-
-FORGOTTEN = (
-    ": the model lost some of this. A lower schedule.peak_lr or fewer epochs help, and so does training on data of "
-    "this kind as well (--train 'A + B [weight=0.2]')"
-)
 
 
 def choose_best(session: Session) -> MatchedPairs:
@@ -95,14 +89,23 @@ def _with_interval(row: EvaluationRow, rate: str) -> str:
     return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, seconds: float) -> None:
-    """Print the table at the end of a run."""
+def report(
+    session: Session, tests: Sequence[Tested], comparison: MatchedPairs, seconds: float, opening: str,
+    advice: Sequence[str],
+) -> None:  # fmt: skip
+    """Print the end of a run, in at most 78 columns except for paths and commands.
+
+    opening: a sentence before the table. advice: what to do next, after it.
+    """
+    for line in wrapped(opening):
+        results.print(line)
     progress, valid = session.progress, [row for row in session.log.evaluations if row.split == "valid"]
     before = valid[0]
     after = next(row for row in reversed(valid) if row.step == progress.best_step)
     over = {row.split: row.intervals_over for row in (before, *(row for test in tests for row in test.rows))}
     drawn = ", ".join(f"{of} ({split})" for split, of in over.items()) if len(set(over.values())) > 1 else over["valid"]
-    results.print(f"untouched against fine-tuned, normalised, with 95 % intervals by a bootstrap over {drawn}")
+    title = f"untouched against fine-tuned, normalised, with 95 % intervals by a bootstrap over {drawn}"
+    results.print("\n".join(wrapped(title)))
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for heading in ("split", "search", "frames", "rate"):
         table.add_column(heading)
@@ -116,31 +119,28 @@ def report(session: Session, tests: Sequence[Tested], comparison: MatchedPairs, 
             where = ["", "", ""]
     results.print(table)
     if tests:  # explains why the rates of valid and test differ
-        results.print(
+        explained = (
             "greedy takes the most likely token at each step, beam keeps several hypotheses; thinned leaves out most "
             "of the silence, as training does; dense computes all of it, as the model will be used"
         )
+        results.print("\n".join(wrapped(explained)))
     for row in (row for test in tests for row in test.rows):
         if row.capped:
             name = f"{row.split}, {row.model}, beam {row.beam_size}"
             results.print(f"{name}: {row.capped} ran into the bound on tokens (loops)")
-    results.print(
-        f"valid {before.leading} changed by {comparison.in_points()}, at epoch {progress.best_epoch}, the best of "
-        f"{valid[-1].epoch}; {progress.skipped} updates skipped"
-    )
+    results.print(f"valid {before.leading} changed by {comparison.in_points()}")
     for test in tests:
-        worse = test.comparison.low > 0
-        advice = FORGOTTEN if worse and test.name != "test" else ""
-        results.print(
-            f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}{advice}",
-            style="bold red" if worse else None,
-        )
+        style = "bold red" if test.comparison.low > 0 else None
+        results.print(f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}", style=style)
+    best = f"best epoch: {progress.best_epoch} of {valid[-1].epoch}"
+    results.print(f"{best}; {progress.skipped} updates skipped")
     for split in (session.valid, *session.tests):
-        if warning := caveat(split.name, len(split.windows)):
-            results.print(warning, style="yellow")
+        warning = caveat(split.name, len(split.windows))
+        if warning and not any(line.startswith(f"{split.name} has ") for line in advice):
+            results.print("\n".join(wrapped(warning)), style="yellow")
+    for line in advice:
+        results.print("\n".join(wrapped(line, first="- ", later="  ")))
     results.print(f"{seconds:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB")
     results.print(f"model: {session.folder.best}")
     if session.recipe.lora.rank:
         results.print(f"adapter: {session.folder.adapter}")
-    for command in evaluation_commands(session.recipe):
-        results.print(f"next:  {command}")

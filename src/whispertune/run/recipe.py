@@ -20,7 +20,7 @@ from whispertune.errors import RecipeError
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.model.options import LoraOptions, LossOptions
-from whispertune.run.options import ModelOptions
+from whispertune.run.options import CardOptions, ModelOptions
 from whispertune.run.yaml_fields import flatten
 from whispertune.states.options import StateOptions
 from whispertune.system.fields import Bounds, PositiveInt, Seed
@@ -36,7 +36,7 @@ from whispertune.training.options import (
 FREE_TO_CHANGE = (
     "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard", "report",
-    "deterministic", "base",
+    "card.license", "card.data_license", "deterministic", "base",
 )  # fmt: skip
 """Fields that decide no result (`processes.shard` and `deterministic` but for rounding; of `base` the content is
 compared, as that of the model): a run may be resumed with other values."""
@@ -116,6 +116,7 @@ class Recipe(DeviceOptions, ModelOptions):
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     data: TrainingDataOptions = field(default_factory=TrainingDataOptions)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
+    card: CardOptions = field(default_factory=CardOptions)
 
     @property
     def also_tests(self) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -22,12 +21,12 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run.encoder_states import plan_states
+from whispertune.run.model_card import common, model_card, trained_languages
 from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
 from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
 from whispertune.system.files import replacing_folder, write_jsonl
-from whispertune.text.languages import language_name
 from whispertune.training.adapted_copy import AdaptedCopy
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
@@ -197,20 +196,14 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
     console.print(f"batch     {progress.batches.batch_size} utterances at once, {utterances} per update and process")
 
 
-def _common(values: Sequence[str]) -> str | None:
-    """The value all share, or None."""
-    return values[0] if len(set(values)) == 1 else None
-
-
 def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
     """Write the model with these weights to best/, replacing its content atomically; with LoRA, adapter/ as well.
 
     step: the update they are of, if not the latest.
     """
     progress = session.progress
-    language = _common(session.train.languages)
-    borrowed = {code: session.text.token_for(code) for code in sorted(set(session.train.languages))}
-    token = _common(sorted(set(borrowed.values())))
+    of_step = progress.step if step is None else step
+    _, token, tokens = trained_languages(session)
     tasks = [task or session.recipe.task for task in session.train.tasks]
     with replacing_folder(session.folder.best) as folder:
         digests = save_huggingface(
@@ -218,12 +211,11 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
             session.ready.checkpoint,
             weights,
             language=token,
-            task=_common(tasks) or "transcribe",
-            model_card=model_card(session, language, token),
-            aliases={code: own for code, own in borrowed.items() if own != code},
+            task=common(tasks) or "transcribe",
+            model_card=model_card(session, of_step),
+            aliases={code: own for code, own in tokens.items() if own != code},
             trained_timestamps=None if step == 0 else session.trains_timestamps,
         )
-        of_step = progress.step if step is None else step
         write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
     if isinstance(session.working, AdaptedCopy):
         with replacing_folder(session.folder.adapter) as folder:
@@ -236,31 +228,6 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
             )
             write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
     progress.kept[BEST] = session.folder.best_digest()
-
-
-def model_card(session: Session, language: str | None, token: str | None) -> str:
-    """The README of a saved model: where it comes from and how to use it."""
-    recipe = session.recipe
-    header = [f"language: {language}"] if language else []
-    borrowed = (
-        f"Whisper has no token for `{language}`: this model uses that of {language_name(token)} (`{token}`)."
-        if (token and language != token)
-        else ""
-    )
-    header += [
-        "library_name: transformers",
-        "pipeline_tag: automatic-speech-recognition",
-        "tags: [whisper, whispertune]",
-    ]
-    return "\n".join(
-        ["---", *header, "---", f"# {Path(recipe.output).name}", "",
-         f"`{recipe.model}`, fine-tuned with whispertune on {session.train.num_utterances} utterances "
-         f"({recipe.what_learns}, seed {recipe.seed}). The exact recipe is in the run's `recipe.yaml`.", "",
-         *([borrowed, ""] if borrowed else []),
-         "```python", "from transformers import pipeline", "",
-         'transcribe = pipeline("automatic-speech-recognition", model="PATH/TO/THIS/FOLDER")',
-         'print(transcribe("audio.wav")["text"])', "```", ""]
-    )  # fmt: skip
 
 
 def restore_best(session: Session) -> Whisper:

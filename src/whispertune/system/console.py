@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,13 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
                 bar.update(task, note=note)
 
         yield advance
+
+
+def wrapped(text: str, first: str = "", later: str = "", width: int = 78) -> list[str]:
+    """Lines of at most `width` columns; only a longer word (a path) takes more. first, later: how lines begin."""
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def percent(fraction: float) -> str:
