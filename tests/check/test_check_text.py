@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.check.encoding import encoding_damage
-from whispertune.check.text import NUM_HASHES, SHINGLE, check_texts
+from whispertune.check.sketches import NUM_HASHES, SHINGLE
+from whispertune.check.text import check_texts
 from whispertune.data.utterances import Utterance
 
 SOUND = {

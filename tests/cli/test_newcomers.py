@@ -65,6 +65,10 @@ class Newcomer:
     def follows(self, checked: Outcome) -> None:
         """From a check to a trained and scored model, as printed."""
         (train,) = printed(checked)
+        if train.startswith("whispertune split "):
+            divided = self.types(train)
+            assert divided.status == 0, divided.err
+            (train,) = printed(divided)
         trained = self.types(train, *TINY)
         assert trained.status == 0, trained.err
         assert Path("runs/first/best/model.safetensors").is_file()
@@ -176,15 +180,15 @@ def write_common_voice(folder: Path) -> None:
 
 
 def test_a_linguist_with_recordings_beside_subtitles(newcomer: Newcomer) -> None:
-    """No split is made by hand: one recording is held out by the command that `check` prints."""
+    """No split is made by hand: recordings are held out by the command that `check` prints."""
     write_interviews(Path("interviste"))
     checked = newcomer.types("whispertune check interviste")
     assert printed(checked) == []
     assert checked.out.splitlines()[-1].endswith("the same with --language L")
     newcomer.follows(newcomer.types("whispertune check interviste --language it"))
     recipe = Path("runs/first/recipe.yaml").read_text(encoding="utf-8")
-    assert "Intervista 1.srt + interviste/Intervista 2.srt" in recipe
-    assert "valid: interviste/Intervista 3.srt" in recipe
+    assert "train: splits/train.jsonl" in recipe
+    assert "valid: splits/valid.jsonl" in recipe
     transcript = newcomer.transcribes("interviste/Intervista 3.wav")
     assert transcript.keys() == {".srt", ".json"}
     newcomer.exports("huggingface")
@@ -242,7 +246,8 @@ def test_drives_of_windows_are_told_to_the_end(newcomer: Newcomer, monkeypatch: 
     table.write_bytes(table.read_bytes().replace(b"D:\\Daten\\Anrufe\\", b""))
     read = newcomer.types(f"{check} --audio_root Anrufe")
     assert read.status == 0, read.out
-    assert read.out.splitlines()[-1].startswith("to train, put a tenth of the recordings")
+    (split,) = printed(read)
+    assert newcomer.types(split).status == 0
 
 
 def test_a_table_of_windows_is_refused_once(newcomer: Newcomer) -> None:
@@ -277,15 +282,13 @@ def test_train_without_valid_says_what_valid_is(newcomer: Newcomer) -> None:
     assert "none of its recordings in it" in newcomer.refusals[0]
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (20, 2), (21, 0)])
-def test_so_many_recordings_are_held_out(newcomer: Newcomer, count: int, held_out: int) -> None:
-    """A tenth, at least one; none of a single recording, nor of more than one would type."""
-    write_interviews(Path("talks"), count, 1)
-    checked = newcomer.types("whispertune check talks --language it --no-audio")
-    commands = printed(checked)
-    assert len(commands) == (held_out > 0)
-    for line in commands:
-        arguments = shlex.split(line)
-        train, valid = (arguments[arguments.index(flag) + 1].split(" + ") for flag in ("--train", "--valid"))
-        assert len(valid) == held_out
-        assert sorted([*train, *valid]) == sorted(map(str, Path("talks").glob("*.srt")))
+@pytest.mark.parametrize(("count", "each"), [(1, 12), (2, 6), (12, 1)])
+def test_few_recordings_are_divided(newcomer: Newcomer, count: int, each: int) -> None:
+    """By recording or, if there are only one or two, by text."""
+    write_interviews(Path("talks"), count, each)
+    (line,) = printed(newcomer.types("whispertune check talks --language it --no-audio"))
+    assert ("--by text" in line) == (count < 3)
+    (train,) = printed(newcomer.types(line))
+    arguments = shlex.split(train)
+    sides = [arguments[arguments.index(flag) + 1] for flag in ("--train", "--valid", "--test")]
+    assert sum(len(Path(side).read_text(encoding="utf-8").splitlines()) for side in sides) == 12

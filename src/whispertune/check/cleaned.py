@@ -13,7 +13,7 @@ from whispertune.check.findings import Finding, Source
 from whispertune.check.results import CheckResults
 from whispertune.check.written import writing
 from whispertune.data.readers.manifest import is_manifest, manifest_rows
-from whispertune.data.reading import KINDS
+from whispertune.data.reading import KINDS, Columns
 from whispertune.data.rows import Row
 from whispertune.data.sources import holds_cuts, reading_of
 from whispertune.data.timed_text import write_times
@@ -29,23 +29,22 @@ NAMES = {
 """Fields of a cleaned row, and their possible names in the original manifest."""
 
 
-def require_fixable(source: Source) -> None:
-    """Refuse a source that a manifest cannot express.
+def require_expressible(path: Path | str, rows: Utterances, flag: str = "--fix") -> None:
+    """Refuse a source that a manifest cannot express. flag: the one that asks for a manifest.
 
     Raises:
         RecipeError: with the source.
     """
-    path, rows = source.path, source.rows
     if rows.inside_archives:
-        raise RecipeError(f"--fix: {path} has recordings inside archives, which a manifest cannot name; unpack them")
+        raise RecipeError(f"{flag}: {path} has recordings inside archives, which a manifest cannot name; unpack them")
     if len(rows.weights) > 1:
         raise RecipeError(
-            f"--fix: {path} joins sources of several weights, which a manifest can't hold; fix each alone"
+            f"{flag}: {path} joins sources of several weights, which a manifest can't hold; give each alone"
         )
     for begin in range(0, len(rows), CHUNK_ROWS):
         for name in rows.strings(range(begin, min(begin + CHUNK_ROWS, len(rows))))[1]:
             if not name.isascii() and any("\udc80" <= char <= "\udcff" for char in name):
-                raise RecipeError(f"--fix: {name}: the name is not UTF-8, so a manifest cannot hold it; rename it")
+                raise RecipeError(f"{flag}: {name}: the name is not UTF-8, so a manifest cannot hold it; rename it")
 
 
 def cleaned_names(sources: Sequence[Source]) -> list[str]:
@@ -74,12 +73,13 @@ def write_cleaned(report: CheckResults, folder: Path) -> list[Path]:
             reasons.setdefault(finding.row, []).append(finding)
     written = [folder / name for name in cleaned_names(report.sources)]
     for source, path in zip(report.sources, written, strict=True):
-        given = _Records(source.rows)
+        given = Records(source.rows)
         with writing(path) as file:
             for number, row in enumerate(source.rows, start=source.first):
-                record = given.of(row)
+                record = given.of(row.source, row.row)
                 if number not in reasons:
-                    file.write(json.dumps(_cleaned_row(row, folder, record), ensure_ascii=False) + "\n")
+                    kept = manifest_row(utterance_fields(row, folder), record)
+                    file.write(json.dumps(kept, ensure_ascii=False) + "\n")
     with writing(folder / EXCLUDED) as file:
         for excluded in _excluded_rows(report, reasons):
             file.write(json.dumps(excluded, ensure_ascii=False) + "\n")
@@ -100,7 +100,7 @@ def _excluded_rows(report: CheckResults, reasons: Mapping[int, Sequence[Finding]
         }  # fmt: skip
 
 
-class _Records:
+class Records:
     """The original rows of the manifests, which are read again in parallel with the utterances."""
 
     def __init__(self, utterances: Utterances) -> None:
@@ -109,49 +109,65 @@ class _Records:
         self._rows: Iterator[Row] | None = None
         self._last: Row | None = None
 
-    def of(self, row: Utterance) -> Row | None:
-        """The original row of an utterance; None if it does not come from a manifest."""
-        if row.source != self._source:
-            path = Path(row.source)
+    def of(self, source: str, number: int) -> Row | None:
+        """The row of this number (`Utterance.row`) of a source; None if that is not a manifest."""
+        if source != self._source:
+            path = Path(source)
             is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)
-            self._source, self._last = row.source, None
+            self._source, self._last = source, None
             reading = reading_of(self._utterances, path)
             self._rows = manifest_rows(path, lambda _: None, reading, lenient=True) if is_read else None
-        if self._rows is not None and (self._last is None or self._last.number != row.row):
-            self._last = next((found for found in self._rows if found.number == row.row), None)
+        if self._rows is not None and (self._last is None or self._last.number != number):
+            self._last = next((found for found in self._rows if found.number == number), None)
             if self._last is None:
-                raise DataError(f"{row.source}, row {row.row}: was changed during the check; check it again")
+                raise DataError(f"{source}, row {number}: was changed meanwhile; give the command again")
         return self._last
 
 
-def _cleaned_row(row: Utterance, folder: Path, given: Row | None) -> dict[str, Any]:
-    """The fields of a row of a cleaned manifest, without empty ones."""
-    further: dict[str, object] = {}
-    if given is not None:
-        used = set(given.columns)
-        further = {name: value for name, value in given.record.items() if name not in used}
+def utterance_fields(row: Utterance, folder: Path) -> dict[str, Any]:
+    """The fields of an utterance as a row of a manifest in `folder`."""
     fields: dict[str, Any] = {name: getattr(row, name) for name in NAMES}
-    fields["audio"] = audio_path(row.audio, folder)
+    fields["audio"] = audio_path(str(row.audio), folder)
     fields["start"] = row.start or None
     fields["text"] = write_times(row.segments) if row.segments else row.text
-    # An empty field is kept if another column would be used in its place.
-    kept = {
-        name: value
-        for name, value in fields.items()
-        if value is not None or any(other in further for other in NAMES[name])
-    }
-    return kept | further
+    return fields
 
 
-def audio_path(audio: Path, folder: Path) -> str:
+def manifest_row(fields: Mapping[str, Any], given: Row | None) -> dict[str, Any]:
+    """These fields without empty ones, and what else is in the original row."""
+    if given is None:
+        return {name: value for name, value in fields.items() if value is not None}
+    further, always = _further(tuple(given.record), given.columns)
+    kept = {name: value for name, value in fields.items() if value is not None or name in always}
+    return kept | {name: given.record[name] for name in further}
+
+
+@lru_cache(maxsize=1024)
+def _further(present: tuple[str, ...], columns: Columns) -> tuple[list[str], list[str]]:
+    """The columns that are not used; and the fields that are written even if they are empty, as one of these columns
+    would be used in their place."""
+    further = [name for name in present if name not in columns]
+    return further, [name for name, others in NAMES.items() if any(other in further for other in others)]
+
+
+def audio_path(audio: str, folder: Path) -> str:
     """`audio` relative to `folder`, or absolute if a symbolic link on the way would make that lead elsewhere."""
-    beside = _relative(str(audio.absolute().parent), str(folder.absolute()))
-    return str(audio.absolute()) if beside is None else os.path.normpath(f"{beside}/{audio.name}")
+    parent, _, name = audio.rpartition("/")
+    where = _absolute(parent) if parent or not audio.startswith("/") else "/"
+    beside = _relative(where, str(folder))
+    return f"{where}/{name}" if beside is None else f"{beside}{name}"
+
+
+@lru_cache(maxsize=1024)
+def _absolute(folder: str) -> str:
+    return str(Path(folder).absolute())
 
 
 @lru_cache(maxsize=1024)
 def _relative(audio_folder: str, folder: str) -> str | None:
+    """The way from `folder` to another, with a slash at its end; None if a link on it would make it lead elsewhere."""
+    folder = _absolute(folder)
     relative = os.path.relpath(audio_folder, folder)
     # `..` of a symbolic link is the parent of its target.
     same = os.path.realpath(f"{folder}/{relative}") == os.path.realpath(audio_folder)
-    return relative if same else None
+    return None if not same else "" if relative == "." else f"{relative}/"

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from whispertune.check.audio import AudioFacts
 from whispertune.check.findings import Finding, Source
-from whispertune.check.text import NUM_HASHES, Hashes, TextFacts
+from whispertune.check.sketches import NUM_HASHES, Hashes
+from whispertune.check.text import TextFacts
 from whispertune.data.readers.manifest import repeated_id
 from whispertune.data.timed_text import plain_text
 from whispertune.data.utterances import Utterance

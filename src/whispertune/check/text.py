@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,8 @@ import numpy.typing as npt
 from whispertune.check.encoding import encoding_damage, looks_misread
 from whispertune.check.findings import Finding
 from whispertune.check.question_marks import SUSPECT, VOCABULARY_ROWS, lost_letters, vocabulary
-from whispertune.check.scripts import (
-    ANY,
-    BRACKET,
-    DAMAGE,
-    DIGIT,
-    LAST,
-    NAMES,
-    OTHER,
-    SYMBOL,
-    classes,
-    lower,
-    scripts_of,
-)
+from whispertune.check.scripts import BRACKET, DAMAGE, DIGIT, LAST, NAMES, OTHER, SYMBOL, classes, lower, scripts_of
+from whispertune.check.sketches import NUM_HASHES, Hashes, Ints, is_spoken, row_hashes, sketches_of
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import RecipeError
 from whispertune.text.normalizer import basic_normalize
@@ -39,15 +27,10 @@ FOREIGN_SHARE = 0.5
 """Share of letters of another script from which a text counts as another language; below, it may have foreign names."""
 MAJORITY = 0.9
 """If the language is unknown: the share of one script among a source's letters from which others count as foreign."""
-NUM_HASHES = 12
-SHINGLE = 5
-"""Length in letters; texts that share most of their shingles are nearly the same."""
 
 MARKUP = re.compile(
     r"<(?!\|)[^<>]{1,80}>|\[[^\[\]]{1,80}\]|\{[^{}]{1,80}\}|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});|\bhttps?://\S"
 )
-Ints = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +165,7 @@ def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
     by_script = np.zeros((len(texts), OTHER + 1), np.int16)
     for script in np.flatnonzero(np.bincount(kinds)[1 : OTHER + 1]) + 1:
         by_script[:, script] = count(kinds == script)
-    spoken = ((kinds > 0) & (kinds <= OTHER)) | (kinds == ANY) | (kinds == DIGIT)
+    spoken = is_spoken(kinds)
     kept = lower()[codes[spoken]].astype(np.uint64)
     kept_counts = count(spoken)
     return _Chunk(
@@ -194,53 +177,9 @@ def _scan(texts: list[str], usage: Ints, *, sketches: bool) -> _Chunk:
         damaged=count((kinds == DAMAGE) | looks_misread(codes)) > 0,
         asking=count(codes == ord("?")) > 0,
         num_bytes=lengths + count(codes > 0x7F) + count(codes > 0x7FF) + count(codes > 0xFFFF),
-        keys=_row_hashes(kept, kept_counts),
-        sketches=_sketches(kept, kept_counts) if sketches else np.zeros((0, NUM_HASHES), np.uint64),
+        keys=row_hashes(kept, kept_counts),
+        sketches=sketches_of(kept, kept_counts) if sketches else np.zeros((0, NUM_HASHES), np.uint64),
     )
-
-
-def _row_hashes(codes: Hashes, counts: Ints) -> Hashes:
-    """A polynomial hash of each row's characters, modulo 2^64; 0 for an empty row."""
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    place = np.arange(len(codes)) - np.repeat(starts[:-1], counts)
-    powers = np.full(int(counts.max(initial=0)) + 1, 0x9E3779B97F4A7C15, np.uint64)
-    powers[0] = 1
-    powers = np.cumprod(powers)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_stirred_characters()[codes] * powers[place])])
-    hashes: Hashes = sums[starts[1:]] - sums[starts[:-1]]
-    return hashes
-
-
-@cache
-def _stirred_characters() -> Hashes:
-    return _mixed(np.arange(LAST, dtype=np.uint64))
-
-
-def _mixed(values: Hashes) -> Hashes:
-    """Mix bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _sketches(codes: Hashes, counts: Ints) -> Hashes:
-    """MinHash (Broder 1997) of each row's shingles of 5 characters; all ones for a row without any."""
-    sketches = np.full((len(counts), NUM_HASHES), np.iinfo(np.uint64).max, np.uint64)
-    if len(codes) < SHINGLE:
-        return sketches
-    size = len(codes) - SHINGLE + 1
-    runs = np.zeros(size, np.uint64)
-    for offset in range(SHINGLE):
-        runs = runs * np.uint64(0x100000001B3) + codes[offset : offset + size]
-    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    whole = counts >= SHINGLE
-    # Exclude shingles that extend into the next row: the last 4 of each row.
-    edges = np.stack([starts[whole], np.minimum(starts[whole] + counts[whole] - SHINGLE + 1, size)], axis=1).ravel()
-    padded = np.append(runs, np.uint64(0))
-    for number in range(NUM_HASHES):
-        hashed = _mixed(padded ^ np.uint64((number + 1) * 0x2545F4914F6CDD1D % (1 << 64)))
-        sketches[whole, number] = np.minimum.reduceat(hashed, edges)[::2]
-    return sketches
 
 
 def _chunk_findings(

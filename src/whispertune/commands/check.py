@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from whispertune.check.audio import AudioFacts, check_audio
-from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_fixable, write_cleaned
+from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_expressible, write_cleaned
 from whispertune.check.figures import data_figures
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
 from whispertune.check.misfits import misfits
@@ -26,13 +26,14 @@ from whispertune.data.marked import MarkedRows, read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
 from whispertune.data.splits_of_sources import as_data, every_split
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Utterance, Utterances
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.run.flags import parse_fields, split_arguments
-from whispertune.run.next_step import hold_out_last, training_command
+from whispertune.run.next_step import training_command
+from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
 from whispertune.system.precision import resolve_device, resolve_precision
@@ -89,8 +90,6 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckR
     for number, source in enumerate(sources):
         path = str(cleaned[number]) if cleaned else as_data(str(source.path), source.role or "data")
         given.setdefault(source.role, []).append(path)
-    if not cleaned and len(sources) == 1 and not sources[0].role and options.reading.audio_root is None:
-        given = hold_out_last(list(dict.fromkeys(kind.source for kind in sources[0].rows.kinds))) or given
     language = []
     if options.language is not None:
         language = ["--language", options.language]
@@ -100,12 +99,23 @@ def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckR
         language += ["--language_token", options.language_token]
     reading = AS_USUAL if cleaned else options.reading.reading
     command = training_command(given, options.model or "openai/whisper-base", language, reading)
-    if command is None:
-        what = "say which is which: --train F --valid F" if len(sources) > 1 else (
-            "put a tenth of the recordings (or speakers) into a manifest or folder of its own, then "
-            "whispertune check --train F --valid F")  # fmt: skip
+    if command is None and len(sources) > 1:
+        what = "say which is which: --train F --valid F"
         return f"to train, {what}; valid chooses the checkpoint, and none of it may be in train"
+    if command is None:
+        by = ["--by", "text"] if _num_recordings(sources[0].rows, 3) < 3 else []
+        command = splitting_command([path for paths in given.values() for path in paths], [*by, *language], reading)
     return f"next:  {command}"
+
+
+def _num_recordings(rows: Utterances, most: int) -> int:
+    """How many recordings there are, counted up to `most`."""
+    found: set[str] = set()
+    for index in range(len(rows)):
+        found.add(rows.place(index)[0])
+        if len(found) >= most:
+            break
+    return len(found)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -138,7 +148,7 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
         rows = read_rows(role or "data", path, options.reading.reading, faults=faults)
         sources.append(Source(Path(path), role, rows, first, faults))
         if options.fix is not None:
-            require_fixable(sources[-1])
+            require_expressible(path, rows)
         first += len(rows)
     return sources
 

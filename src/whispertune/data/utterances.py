@@ -194,10 +194,11 @@ class Utterances(Sequence[Utterance]):
         if not rows:
             return [], [], []
         begin = self._text_ends[rows[0] - 1] if rows[0] else 0
-        fields = self._texts[begin : self._text_ends[rows[-1]]].decode("utf-8", "surrogateescape").split("\0")
+        part = self._texts[begin : self._text_ends[rows[-1]]]
+        fields = part.decode("utf-8", "surrogateescape").split("\0")
         if len(fields) != 3 * (rows[-1] - rows[0] + 1) + 1:  # a text that the caller made holds a NUL
             fields = [field for row in range(rows[0], rows[-1] + 1) for field in self._strings(row)]
-        if self.has_segments:
+        if b"<|" in part:
             fields[2::3] = map(plain_text, fields[2::3])
         step = 3 * rows.step
         ids, names, texts = (fields[field : 3 * (rows[-1] - rows[0] + 1) : step] for field in range(3))
@@ -223,6 +224,10 @@ class Utterances(Sequence[Utterance]):
         """Starts and ends in seconds; an end of -1 is the end of the file."""
         part = slice(rows.start, rows.stop, rows.step)
         return np.array(self._starts[part]), np.array(self._ends[part])
+
+    def numbers(self, rows: range) -> list[int]:
+        """Rows of their manifests that utterances start in."""
+        return self._rows[rows.start : rows.stop : rows.step].tolist()
 
     def place(self, index: int) -> tuple[str, tuple[int, int] | None]:
         """The file of a recording, and its `within`."""

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from whispertune.data.options import DataOptions
-from whispertune.data.readers.transcript_folder import SUBTITLES
 from whispertune.data.reading import Reading
-from whispertune.data.sources import parse_sources
 from whispertune.data.splits_of_sources import as_data, as_flags
 from whispertune.run.recipe import Recipe
-
-MOST_TYPED = 20
-"""The most files that a printed command names one by one."""
 
 
 def evaluation_commands(recipe: Recipe) -> list[str]:
@@ -38,22 +32,6 @@ def evaluation_commands(recipe: Recipe) -> list[str]:
     return [
         shlex.join(["whispertune", "evaluate", "--model", *model, *flags]) for model in (untouched, [recipe.output])
     ]
-
-
-def hold_out_last(files: Sequence[str]) -> dict[str, list[str]]:
-    """The subtitles of a folder as train and valid: the last tenth of the recordings, at least one, is held out.
-
-    files: in order. Nothing if they are other files, only one, or too many to be typed.
-    """
-    typed = [source.path for source in parse_sources(" + ".join(files))] if files else []
-    if typed != list(files) or not 2 <= len(files) <= MOST_TYPED or any(not _is_subtitles(file) for file in files):
-        return {}
-    valid = max(1, len(files) // 10)
-    return {"train": list(files[:-valid]), "valid": list(files[-valid:])}
-
-
-def _is_subtitles(file: str) -> bool:
-    return Path(file).suffix.lower() in SUBTITLES
 
 
 def training_command(

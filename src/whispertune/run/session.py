@@ -26,6 +26,7 @@ from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Encoder
 from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
+from whispertune.run.undivided import require_divided
 from whispertune.states.computed import (
     ComputedStates,
     EncoderStates,
@@ -200,6 +201,8 @@ def open_session(
         make_deterministic()
     device = processes.device or resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
+    language_flags = [] if recipe.language is None else ["--language", recipe.language]
+    require_divided(recipe.train, recipe.valid, recipe.test, language_flags, recipe.data.reading)
     manifests = {name: getattr(recipe, name) for name in ("train", "valid", "test") if getattr(recipe, name)}
     for name, manifest in manifests.items():
         require_sources(name, manifest)

@@ -1,0 +1,1 @@
+"""Divide a corpus into train, valid and test."""
