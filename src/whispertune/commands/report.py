@@ -11,7 +11,7 @@ from whispertune.errors import RecipeError
 from whispertune.report.comparison import Comparison, compare
 from whispertune.report.rendering import MARK, require_replaceable
 from whispertune.report.run_page import RunReport, report_on
-from whispertune.report.runs import read_run
+from whispertune.report.runs import read_run, seed_folders
 from whispertune.report.tables import as_text
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.run_folder import RunFolder
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     repeated = [path for place, path in enumerate(folders) if path.resolve() in {p.resolve() for p in folders[:place]}]
     if repeated:
         raise RecipeError(f"{repeated[0]} is given twice; name each run once")
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(run) for folder in folders for run in seed_folders(folder) or [folder]]
     made = report_on(runs[0]) if len(runs) == 1 else compare(runs)
     output = None if options.output is None else Path(options.output)
     if output is not None and output.is_dir():
         raise RecipeError(f"--output {output} is a folder; name a file in it, such as {output / 'report.html'}")
     if options.format == "html" and output is None:
-        output = RunFolder(folders[0]).report if len(runs) == 1 else Path("report.html")
+        output = RunFolder(folders[0]).report if len(folders) == 1 else Path("report.html")
     if output is not None:
         require_replaceable(output)
     if options.plots is not None:

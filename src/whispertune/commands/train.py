@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+from whispertune.commands.train_seeds import run_seeds
 from whispertune.errors import (
     Interrupted,
     ProcessLost,
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(recipe: Recipe) -> int:
-    """Start the run, or take it up where it stopped."""
+    """Start the run, or take it up where it stopped; with `seeds`, one run for each."""
+    if recipe.seeds is not None:
+        return run_seeds(recipe, run)
     folder = RunFolder(Path(recipe.output))
     keep_freed_memory()
     with StopSignal().installed() as stop, ExitStack() as held:

@@ -178,6 +178,16 @@ class _ById(Mapping[str, Utterance]):
         return len(self._places)
 
 
+def seed_folders(path: Path) -> list[Path]:
+    """The runs in a folder of `train --seeds`, by seed; empty if it is none."""
+    found = {
+        int(folder.name.removeprefix("seed-")): folder
+        for folder in path.glob("seed-*")
+        if folder.name.removeprefix("seed-").isdecimal() and RunFolder(folder).recipe.is_file()
+    }
+    return [] if RunFolder(path).metrics.exists() else [found[seed] for seed in sorted(found)]
+
+
 def read_run(path: Path) -> Run:
     """Read a run folder, of a finished run or of one in progress.
 

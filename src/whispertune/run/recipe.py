@@ -80,6 +80,10 @@ class Recipe(DeviceOptions, ModelOptions):
     seed: Seed = 0
     """Random seed for shuffling, stitching and augmentation."""
 
+    seeds: str | None = None
+    """Train once with each of these seeds (0,1,2): --output then holds a run for each (seed-0, …), and a page that
+    compares them, with mean and standard deviation."""
+
     batch_size: PositiveInt = 8
     """Utterances per micro-batch and process, before the copies of augment.keep_original."""
 
@@ -131,9 +135,20 @@ class Recipe(DeviceOptions, ModelOptions):
             return f"freeze: {self.freeze}"
         return f"LoRA of rank {lora.rank}, alpha {lora.resolved_alpha:g}, targets {lora.targets}, where {lora.where}"
 
+    @property
+    def each_seed(self) -> list[int]:
+        """The seeds of `seeds`."""
+        return [int(part) for part in (self.seeds or "").split(",") if part.strip()]
+
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)
+        if self.seeds is not None:
+            parts = [part.strip() for part in self.seeds.split(",")]
+            if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts) or len(set(map(int, parts))) < len(parts):
+                raise RecipeError(f"is {self.seeds!r}; it takes different whole numbers, such as 0,1,2", field="seeds")
+            if self.seed != Recipe.seed:
+                raise RecipeError(f"is {self.seed}, but seeds is given as well; leave one out", field="seed")
         if self.lora.rank and self.freeze != Recipe.freeze:
             problem = (
                 f"is {self.freeze!r}, but with lora.rank nothing learns but the adapter; leave freeze out (lora.where "
