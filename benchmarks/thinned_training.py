@@ -144,7 +144,7 @@ def train_arm(
         return found
 
     trainer.validate = validate
-    trainer.save_best = lambda weights: None
+    trainer.save_best = lambda weights, model: None
     trainer.run()
     shutil.rmtree(folder.path, ignore_errors=True)
 

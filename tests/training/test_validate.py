@@ -286,7 +286,7 @@ def best_of(tmp_path: Path, errors: Sequence[int], **options: Any) -> tuple[list
     trainer = make_trainer(
         tmp_path, whisper, random_states([20, 30, 40, 50]), tiny_targets([3, 4, 5, 6]), batch_size=2,
         evaluations=[fabricated([n, 1]) for n in errors],
-        save_best=lambda weights: saved.append(trainer.progress.step), **options,
+        save_best=lambda weights, model: saved.append(trainer.progress.step), **options,
     )  # fmt: skip
     trainer.run()
     return saved, trainer.progress
@@ -397,7 +397,7 @@ def test_the_baseline_is_best_only_beyond_chance(
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[Any] = []
-    monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(weights))
+    monkeypatch.setattr(outcome, "save_best", lambda session, weights, model, step: saved.append(weights))
     for step, errors in ((0, before), (7, after)):
         write_jsonl(folder.validation(step), [{"id": str(n), **errors_of(wrong)} for n, wrong in enumerate(errors)])
     monkeypatch.setattr(outcome, "load_checkpoint", lambda model, base: SimpleNamespace(weights=f"{model} as it was"))
@@ -414,7 +414,7 @@ def test_the_choice_is_by_speaker_where_six_are_named(tmp_path: Path, monkeypatc
     folder = RunFolder(tmp_path)
     folder.create()
     saved: list[int] = []
-    monkeypatch.setattr(outcome, "save_best", lambda session, weights, step: saved.append(step))
+    monkeypatch.setattr(outcome, "save_best", lambda session, weights, model, step: saved.append(step))
     monkeypatch.setattr(outcome, "load_checkpoint", lambda model, base: SimpleNamespace(weights=None))
     for named, expected in ((True, []), (False, [0])):
         for step in (0, 7):
@@ -442,7 +442,7 @@ def test_without_spaces_the_characters_choose(tmp_path: Path, capsys: pytest.Cap
     apply_freeze(whisper, "encoder")
     trainer = make_trainer(
         tmp_path, whisper, random_states([20, 30]), tiny_targets([3, 4]), batch_size=2, epochs=3,
-        evaluations=evaluations, save_best=lambda weights: saved.append(trainer.progress.step),
+        evaluations=evaluations, save_best=lambda weights, model: saved.append(trainer.progress.step),
     )  # fmt: skip
     trainer.run()
     assert [row["wer"] for row in valid_rows(tmp_path)] == [0.5, 1, 1, 1]

@@ -35,6 +35,8 @@ from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.text.targets import Target, make_target
+from whispertune.training.averaging import Averaging
+from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.metrics import MetricsFile, RunLog
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.options import OptimizerOptions, ScheduleOptions
@@ -42,7 +44,7 @@ from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.schedule import build_schedule
 from whispertune.training.shards import Shards
-from whispertune.training.trainer import Learner, Trainer, TrainingData
+from whispertune.training.trainer import Trainer
 from whispertune.training.working_copy import WorkingCopy
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
@@ -154,7 +156,9 @@ def make_trainer(
     schedule = build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100)
     optimizer, progress = options.pop("optimizer", None), options.pop("progress", None)
     working = WorkingCopy(whisper, options.pop("dtype", torch.float32))
-    save_best = options.pop("save_best", lambda weights: None)
+    save_best = options.pop("save_best", lambda weights, model: None)
+    is_worse = options.pop("is_worse", lambda model: False)
+    untouched = {name: tensor.clone() for name, tensor in whisper.state_dict().items()}
     settings = options.pop("optimizer_options", OptimizerOptions())
     fields = {"epochs": 1, "batch_size": 2, "accumulation": 1, "optimizer": settings, **options}
     recipe = Recipe(model="", train="", valid="", output=str(folder), **fields)
@@ -172,7 +176,12 @@ def make_trainer(
         ),
         progress=progress, state=run.state, resume_command=run.resume_command,
         log=RunLog(MetricsFile(run.metrics)), stop=StopSignal(),
-        validate=lambda name: next(evaluations), save_best=save_best, note_unreadable=lambda: None,
+        validate=lambda name, model: next(evaluations), save_best=save_best, note_unreadable=lambda: None,
+        averaging=Averaging(
+            recipe.average, {n: p for n, p in whisper.named_parameters() if p.requires_grad},
+            lambda: untouched,
+        ),
+        is_worse=is_worse,
     )  # fmt: skip
 
 

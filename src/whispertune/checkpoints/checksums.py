@@ -16,7 +16,7 @@ it."""
 
 
 def write_checksums(folder: Path, digests: Mapping[str, str], **about: str | int) -> None:
-    """Write the sha256 of each file into the folder. about: run and step of the model."""
+    """Write the sha256 of each file into the folder. about: run, step and name (as in metrics.jsonl) of the model."""
     text = json.dumps({**about, "sha256": dict(sorted(digests.items()))}, indent=2) + "\n"
     (folder / CHECKSUMS).write_text(text, encoding="utf-8", newline="\n")
 
@@ -25,7 +25,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """The `about` of `write_checksums`; empty if the file is missing or damaged."""
     try:
         found = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return {"step": int(found["step"]), "run": str(found["run"])}
+        return {"step": int(found["step"]), "model": str(found.get("model", "epoch")), "run": str(found["run"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 

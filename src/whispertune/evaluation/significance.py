@@ -10,7 +10,7 @@ have other speakers.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -155,6 +155,19 @@ def matched_pairs(
         high=float(highs[-1 - place]),
         p=float(extreme / len(lows)),
         num_groups=num_groups,
+    )
+
+
+def compare_rows(baseline: Sequence[Mapping[str, Any]], model: Sequence[Mapping[str, Any]]) -> MatchedPairs:
+    """`matched_pairs` of the leading rates in rows of hypotheses.jsonl, on the utterances that both hold."""
+    theirs = {row["id"]: row for row in baseline}
+    pairs = [(theirs[row["id"]], row) for row in model if row["id"] in theirs]
+    units = ["character" if before["leads_with_cer"] else "word" for before, _ in pairs]
+    return matched_pairs(
+        [before[f"{unit}_errors"] for unit, (before, _) in zip(units, pairs, strict=True)],
+        [after[f"{unit}_errors"] for unit, (_, after) in zip(units, pairs, strict=True)],
+        [before[f"{unit}s"] for unit, (before, _) in zip(units, pairs, strict=True)],
+        groups=speaker_groups([before.get("speaker") for before, _ in pairs]),
     )
 
 

@@ -82,8 +82,12 @@ class Run:
 
     @cached_property
     def chosen(self) -> Row | None:
-        """The row of the best validation: the lowest rate; of equal ones the newest."""
+        """The row of the model in best/ or, where that is unknown, the lowest rate; of equal ones the newest."""
         trained = [row for row in self.valid if row.get("model") != "baseline"]
+        about = read_about(self.folder.best)
+        for row in reversed(trained):
+            if (row["step"], row.get("model")) == (about.get("step"), about.get("model")):
+                return row
         return min(reversed(trained), key=lambda row: row["leading_rate"], default=None)
 
     @property
@@ -102,7 +106,7 @@ class Run:
         pairs = [pair for name in self.recipe.also_tests for pair in self._tested(name)]
         if self.baseline is not None and self.chosen is not None:
             before, after = (
-                Scored(row, *_read_hypotheses(self.folder.validation(row["step"])))
+                Scored(row, *_read_hypotheses(self.folder.validation(row["step"], row["model"])))
                 for row in (self.baseline, self.chosen)
             )
             pairs.append(Pair("valid", "greedy", str(after.metrics.get("frames", "")), before, after))

@@ -15,6 +15,7 @@ from whispertune.run.session import Session
 from whispertune.system.console import percent, printable
 from whispertune.system.files import write_text
 from whispertune.text.languages import language_name
+from whispertune.training.averaging import described
 from whispertune.training.metrics import EvaluationRow
 
 if TYPE_CHECKING:
@@ -50,17 +51,19 @@ whisper-cli --model MODEL-ggml/ggml-model.bin{flag} audio.wav
 """
 
 
-def model_card(session: Session, step: int, summary: str = "") -> str:
-    """The card of the weights of an update, 0 being the pretrained model.
+def model_card(session: Session, step: int, model: str = "epoch", summary: str = "") -> str:
+    """The card of the weights of an update, 0 being the pretrained model. model: as in metrics.jsonl.
 
     summary: a sentence about the results, which a finished run has.
     """
-    recipe, pairs = session.recipe, _results(session, step)
+    recipe, pairs = session.recipe, _results(session, step, model)
     name = printable(Path(recipe.output).resolve().name)
     language, token, _ = trained_languages(session)
     lines = ["---", _metadata(session, name, pairs), "---", "", f"# {name}", ""]
     base = f"`{_base_model(recipe.model) or Path(recipe.model).name}`"
     made = f"{base}, fine-tuned with whispertune ({recipe.what_learns}, seed {recipe.seed}, update {step})."
+    if model not in ("epoch", "baseline"):
+        made += f" Its weights: {described(model, session.progress.averaged)}."
     if step == 0:
         made = f"{base} as it was: fine-tuning with whispertune did not improve it significantly."
     lines += [f"{made} The exact recipe is in the run's `recipe.yaml`.", ""]
@@ -105,14 +108,15 @@ def common(values: Sequence[str]) -> str | None:
 
 def write_card(session: Session, summary: str) -> None:
     """Write the card of a finished run over that of its best/."""
-    write_text(session.folder.best / "README.md", model_card(session, session.progress.best_step, summary))
+    best = session.progress
+    write_text(session.folder.best / "README.md", model_card(session, best.best_step, best.best_model, summary))
 
 
-def _results(session: Session, step: int) -> list[tuple[EvaluationRow, EvaluationRow]]:
+def _results(session: Session, step: int, model: str) -> list[tuple[EvaluationRow, EvaluationRow]]:
     """The rows of the pretrained model and of this one that belong together."""
     rows = session.log.evaluations
     valid = [row for row in rows if row.split == "valid"]
-    after = [row for row in valid if row.step == step]
+    after = [row for row in valid if (row.step, row.model) == (step, model)]
     pairs = [(valid[0], after[-1])] if after else []
     for row in rows:
         if row.split != "valid" and row.model == "best" and row.step == step:

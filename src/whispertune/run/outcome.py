@@ -11,12 +11,13 @@ from rich.table import Table
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.significance import MatchedPairs, caveat, matched_pairs, speaker_groups
+from whispertune.evaluation.significance import MatchedPairs, caveat, compare_rows
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
 from whispertune.system.console import console, percent, results, wrapped
 from whispertune.system.files import make_writable, read_jsonl, write_jsonl, write_text
 from whispertune.system.memory import peak_memory
+from whispertune.training.averaging import described
 from whispertune.training.metrics import EvaluationRow
 
 
@@ -24,17 +25,8 @@ def choose_best(session: Session) -> MatchedPairs:
     """Put the baseline into best/ if it is better than the best epoch beyond chance (95 %, matched pairs)."""
     progress = session.progress
     baseline = read_jsonl(session.folder.validation(0))
-    best = read_jsonl(session.folder.validation(progress.best_step))
-    # A file may have become unreadable between the two.
-    in_both = {row["id"] for row in baseline} & {row["id"] for row in best}
-    baseline, best = ([row for row in rows if row["id"] in in_both] for rows in (baseline, best))
-    by = ["character" if row["leads_with_cer"] else "word" for row in baseline]
-    comparison = matched_pairs(
-        [row[f"{unit}_errors"] for unit, row in zip(by, baseline, strict=True)],
-        [row[f"{unit}_errors"] for unit, row in zip(by, best, strict=True)],
-        [row[f"{unit}s"] for unit, row in zip(by, baseline, strict=True)],
-        groups=speaker_groups([row.get("speaker") for row in baseline]),
-    )
+    best = read_jsonl(session.folder.validation(progress.best_step, progress.best_model))
+    comparison = compare_rows(baseline, best)
     if comparison.difference > 0:
         console.print(
             f"fine-tuning made it worse: the valid error rate rose by {100 * comparison.difference:.1f} points "
@@ -43,8 +35,8 @@ def choose_best(session: Session) -> MatchedPairs:
         )
     if comparison.low > 0:
         console.print("best/ now holds the untouched model")
-        save_best(session, load_checkpoint(session.recipe.model, base=session.recipe.base).weights, 0)
-        progress.best_step = progress.best_epoch = 0
+        save_best(session, load_checkpoint(session.recipe.model, base=session.recipe.base).weights, "baseline", 0)
+        progress.best_step, progress.best_epoch, progress.best_model = 0, 0, "baseline"
     return comparison
 
 
@@ -89,6 +81,14 @@ def _with_interval(row: EvaluationRow, rate: str) -> str:
     return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def _described(session: Session, valid: Sequence[EvaluationRow]) -> str:
+    """What best/ holds, for people."""
+    progress = session.progress
+    if progress.best_model in ("epoch", "baseline"):
+        return f"best epoch: {progress.best_epoch} of {max(row.epoch for row in valid)}"
+    return f"best: {described(progress.best_model, progress.averaged)}"
+
+
 def report(
     session: Session, tests: Sequence[Tested], comparison: MatchedPairs, seconds: float, opening: str,
     advice: Sequence[str],
@@ -101,7 +101,7 @@ def report(
         results.print(line)
     progress, valid = session.progress, [row for row in session.log.evaluations if row.split == "valid"]
     before = valid[0]
-    after = next(row for row in reversed(valid) if row.step == progress.best_step)
+    after = next(row for row in reversed(valid) if (row.step, row.model) == (progress.best_step, progress.best_model))
     over = {row.split: row.intervals_over for row in (before, *(row for test in tests for row in test.rows))}
     drawn = ", ".join(f"{of} ({split})" for split, of in over.items()) if len(set(over.values())) > 1 else over["valid"]
     title = f"untouched against fine-tuned, normalised, with 95 % intervals by a bootstrap over {drawn}"
@@ -132,8 +132,7 @@ def report(
     for test in tests:
         style = "bold red" if test.comparison.low > 0 else None
         results.print(f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}", style=style)
-    best = f"best epoch: {progress.best_epoch} of {valid[-1].epoch}"
-    results.print(f"{best}; {progress.skipped} updates skipped")
+    results.print(f"{_described(session, valid)}; {progress.skipped} updates skipped")
     for split in (session.valid, *session.tests):
         warning = caveat(split.name, len(split.windows))
         if warning and not any(line.startswith(f"{split.name} has ") for line in advice):

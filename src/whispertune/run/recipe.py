@@ -26,6 +26,7 @@ from whispertune.states.options import StateOptions
 from whispertune.system.fields import Bounds, PositiveInt, Seed
 from whispertune.system.options import DeviceOptions, ProcessOptions
 from whispertune.training.options import (
+    AverageOptions,
     BatchOptions,
     CheckpointOptions,
     OptimizerOptions,
@@ -117,6 +118,7 @@ class Recipe(DeviceOptions, ModelOptions):
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
+    average: AverageOptions = field(default_factory=AverageOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     data: TrainingDataOptions = field(default_factory=TrainingDataOptions)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
@@ -158,6 +160,11 @@ class Recipe(DeviceOptions, ModelOptions):
         if self.lora.rank and self.processes.shard:
             problem = "is true, but with lora.rank there is hardly any optimizer state to shard; leave it out"
             raise RecipeError(problem, field="processes.shard", others=("lora.rank",))
+        if self.average.mix and self.lora.rank:
+            problem = "is given, but goes with no adapter: with lora.rank, lower lora.alpha instead"
+            raise RecipeError(problem, field="average.mix", others=("lora.rank",))
+        if (self.average.mix or self.average.epochs > 1) and self.processes.shard:
+            raise RecipeError("is true, which average.* cannot go with; leave one out", field="processes.shard")
         for entry in self.also_test:
             name, _, data = (part.strip() for part in entry.partition("="))
             if not TEST_NAME.fullmatch(name) or name in ("train", "valid", "test") or not data:

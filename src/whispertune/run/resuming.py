@@ -144,11 +144,11 @@ def lengthen(session: Session, theirs: Recipe) -> None:
     console.print(f"resuming  {recipe.epochs} epochs, where the run started with {theirs.epochs}")
     if progress.trained and progress.best_step == 0 and progress.best_rate is not None:
         # best/ held the untouched model at the end; the epochs to come are compared with the best one before.
-        rows = [row for row in session.log.evaluations if row.split == "valid" and row.model == "epoch"]
+        rows = [row for row in session.log.evaluations if row.split == "valid" and row.model != "baseline"]
         best = [row for row in rows if row.leading_rate == progress.best_rate][-1]
-        progress.best_step, progress.best_epoch = best.step, best.epoch
+        progress.best_step, progress.best_epoch, progress.best_model = best.step, best.epoch, best.model
     progress.trained = progress.finished = False
-    progress.since_best = 0
+    progress.since_best = progress.averaged = 0
     tested = f"{folder.name_of(folder.test)}/"
     progress.kept = {name: digest for name, digest in progress.kept.items() if not name.startswith(tested)}
 
@@ -235,7 +235,10 @@ def _require_best(folder: RunFolder, progress: Progress, digest: str) -> None:
     if folder.best_digest() == digest:
         return
     about = read_about(folder.best)
-    is_newer = about.get("step", 0) > progress.best_step or (progress.trained and about.get("step") == 0)
+    step, model = about.get("step", 0), about.get("model")
+    is_newer = step > progress.best_step or (progress.trained and about.get("step") == 0)
+    # A candidate that was written before a kill, its state not yet.
+    is_newer = is_newer or (step == progress.step and model != "epoch" and not progress.trained)
     if progress.finished or about.get("run") != progress.began.get("run") or not is_newer:
         raise _lost(
             folder, f"{folder.best}: is not the best model of this run, which is of update {progress.best_step}"

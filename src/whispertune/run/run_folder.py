@@ -97,9 +97,11 @@ class RunFolder:
         path = self.path / BEST
         return sha256_of(path) if path.is_file() else ""
 
-    def validation(self, step: int) -> Path:
-        """Hypotheses of the validation after `step` (0: the untouched model)."""
-        return self.path / "valid" / f"step-{step:07d}.jsonl"
+    def validation(self, step: int, model: str = "epoch") -> Path:
+        """Hypotheses of the validation after `step` (0: the untouched model), of the model that the row in
+        metrics.jsonl names."""
+        candidate = "" if model in ("epoch", "baseline") else f"-{model}"
+        return self.path / "valid" / f"step-{step:07d}{candidate}.jsonl"
 
     def has_begun(self) -> bool:
         """Whether a run has written anything here that must not be lost."""

@@ -17,6 +17,7 @@ from whispertune.dataset.splits import Split
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.significance import compare_rows
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
@@ -26,12 +27,14 @@ from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
 from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
-from whispertune.system.files import replacing_folder, write_jsonl
+from whispertune.system.files import read_jsonl, replacing_folder, write_jsonl
 from whispertune.training.adapted_copy import AdaptedCopy
+from whispertune.training.averaging import Averaging
+from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.plan import total_steps
-from whispertune.training.resume import load_state
+from whispertune.training.resume import load_mean, load_state
 from whispertune.training.schedule import Schedule, build_schedule
 from whispertune.training.shards import Shards
 from whispertune.training.thinning import (
@@ -41,7 +44,7 @@ from whispertune.training.thinning import (
     faithful_stride,
     settled_divergence,
 )
-from whispertune.training.trainer import Learner, Trainer, TrainingData
+from whispertune.training.trainer import Trainer
 
 MOST_TRIED = 1000
 """The longest windows, so many of them: among these the ones with most tokens are taken as the most demanding."""
@@ -115,11 +118,17 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
         data.states.prepare([], progress.epoch)
         if stored_valid is not None:
             stored_valid.prepare([], 0)
+    averaging = Averaging(
+        recipe.average, {n: p for n, p in learner.model.named_parameters() if p.requires_grad},
+        lambda: load_checkpoint(recipe.model, base=recipe.base).weights,
+        load_mean(session.folder.state) if session.folder.state.exists() else {},
+    )  # fmt: skip
     trainer = Trainer(
         options=recipe, learner=learner, data=data, progress=progress, state=session.folder.state,
         resume_command=session.folder.resume_command, log=session.log, stop=session.stop, processes=session.processes,
         validate=partial(validate, session, stored_valid), save_best=partial(save_best, session),
-        note_unreadable=session.note_unreadable,
+        note_unreadable=session.note_unreadable, averaging=averaging,
+        is_worse=partial(is_worse_than_best, session),
     )  # fmt: skip
     if recipe.batch.auto and not progress.trained:
         fit_micro_batch(session, trainer)
@@ -140,14 +149,26 @@ def build_learner(session: Session, schedule: Schedule) -> Learner:
     return Learner(model, session.working, shards, optimizer, schedule)
 
 
-def validate(session: Session, stored: StateSource | None, name: str) -> Evaluation:
+def is_worse_than_best(session: Session, model: str) -> bool:
+    """Whether a candidate is worse on valid than the best model so far beyond chance (95 %, matched pairs)."""
+    folder, progress = session.folder, session.progress
+
+    def compare() -> bool:
+        best = read_jsonl(folder.validation(progress.best_step, progress.best_model))
+        return compare_rows(best, read_jsonl(folder.validation(progress.step, model))).low > 0
+
+    return session.processes.from_main(compare)
+
+
+def validate(session: Session, stored: StateSource | None, name: str, model: str) -> Evaluation:
     """Decode the valid split, greedily, with the model as it stands; its hypotheses are kept in the run folder.
 
-    stored: the split's states; None where they are computed at each use. name: of the progress bar.
+    stored: the split's states; None where they are computed at each use. name: of the progress bar. model: as in
+    metrics.jsonl.
     """
     split, folder, progress, options = session.valid, session.folder, session.progress, session.recipe.validation
     whisper = session.working.model
-    model = session.ready.with_parts(whisper.encoder, for_decoding(whisper.decoder, layers=False))
+    ready = session.ready.with_parts(whisper.encoder, for_decoding(whisper.decoder, layers=False))
     if stored is None:
         fetch = session.computed(split, whisper.encoder, session.frames)
     else:
@@ -159,13 +180,13 @@ def validate(session: Session, stored: StateSource | None, name: str) -> Evaluat
             session.stop.check()
 
         (found,) = evaluate_split(
-            split, [SharedStates(fetch, [System("valid", model, [GREEDY])])], frames=session.frames,
+            split, [SharedStates(fetch, [System("valid", ready, [GREEDY])])], frames=session.frames,
             max_tokens=token_caps(split, options, session.ready.tokenizer.max_tokens),
             cut_loops=options.cut_loops, advance=advance_or_stop, processes=session.processes,
         )  # fmt: skip
     session.note_unreadable()
     if session.processes.is_main:
-        path = folder.validation(progress.step)
+        path = folder.validation(progress.step, model)
         progress.kept[folder.name_of(path)] = write_jsonl(path, found.rows())
     return found
 
@@ -196,10 +217,12 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
     console.print(f"batch     {progress.batches.batch_size} utterances at once, {utterances} per update and process")
 
 
-def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | None = None) -> None:
+def save_best(
+    session: Session, weights: dict[str, torch.Tensor], model: str = "epoch", step: int | None = None
+) -> None:
     """Write the model with these weights to best/, replacing its content atomically; with LoRA, adapter/ as well.
 
-    step: the update they are of, if not the latest.
+    model: as in metrics.jsonl. step: the update they are of, if not the latest.
     """
     progress = session.progress
     of_step = progress.step if step is None else step
@@ -212,11 +235,11 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
             weights,
             language=token,
             task=common(tasks) or "transcribe",
-            model_card=model_card(session, of_step),
+            model_card=model_card(session, of_step, model),
             aliases={code: own for code, own in tokens.items() if own != code},
             trained_timestamps=None if step == 0 else session.trains_timestamps,
         )
-        write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
+        write_checksums(folder, digests, step=of_step, model=model, run=progress.began.get("run", ""))
     if isinstance(session.working, AdaptedCopy):
         with replacing_folder(session.folder.adapter) as folder:
             digests = save_adapter(
@@ -226,7 +249,7 @@ def save_best(session: Session, weights: dict[str, torch.Tensor], step: int | No
                 generation=read_json(session.folder.best / "generation_config.json"),
                 untouched=step == 0,
             )
-            write_checksums(folder, digests, step=of_step, run=progress.began.get("run", ""))
+            write_checksums(folder, digests, step=of_step, model=model, run=progress.began.get("run", ""))
     progress.kept[BEST] = session.folder.best_digest()
 
 

@@ -85,6 +85,23 @@ class BatchOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AverageOptions(Options):
+    """Averaged weights, as further candidates for the best model after the last epoch."""
+
+    epochs: PositiveInt = 1
+    """Average the weights after the last so many epochs; 1 for none. Saved states hold one more copy of the weights."""
+
+    mix: tuple[float, ...] = ()
+    """Mixtures of the untouched model and the fine-tuned one (averaged, if `epochs` says so): a share of 0.75 takes
+    three quarters of the fine-tuning. Several may be tried: [0.5,0.75]. They forget less of what the model could do
+    before."""
+
+    def check(self) -> None:
+        if not all(0 < share < 1 for share in self.mix):
+            raise RecipeError(f"is {list(self.mix)}; each share must be above 0 and below 1", field="mix")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
     """How often the state that a resume needs is saved."""
 
@@ -112,6 +129,8 @@ class TrainingOptions(Protocol):
     def frames(self) -> FrameOptions: ...
     @property
     def validation(self) -> ValidationOptions: ...
+    @property
+    def average(self) -> AverageOptions: ...
     @property
     def checkpoint(self) -> CheckpointOptions: ...
 

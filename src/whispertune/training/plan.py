@@ -122,3 +122,8 @@ def total_steps(num_windows: int, batches: BatchPlan, epochs: int, max_steps: in
     """Optimiser updates of the whole run, if none is skipped."""
     planned = epochs * steps_per_epoch(num_windows, batches)
     return planned if max_steps is None else min(planned, max_steps)
+
+
+def last_epoch(num_windows: int, batches: BatchPlan, epochs: int, max_steps: int | None) -> int:
+    """The number of the epoch in which a run ends."""
+    return epochs if max_steps is None else min(epochs, -(-max_steps // steps_per_epoch(num_windows, batches)))

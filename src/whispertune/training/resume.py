@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +33,7 @@ class Progress:
     step: optimiser updates done. epoch: the current one, from 1. position: its steps done, skipped ones too.
     validated: whether the validation that is due at this position has been done.
     best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`. since_best: validations after it.
+    averaged: epochs in the mean of the weights.
     metrics_size, metrics_sha256: of the part of metrics.jsonl that belongs to this state.
     kept: path within the run folder -> sha256, of the files that were written once and are read again.
     began: `recipe` (dotted fields), `sha256` of model and data, `precision`, `processes`, at the start of the run.
@@ -52,7 +53,9 @@ class Progress:
     best_rate: float | None = None
     best_step: int = 0
     best_epoch: int = 0
+    best_model: str = "epoch"
     since_best: int = 0
+    averaged: int = 0
     trained: bool = False
     finished: bool = False
     metrics_size: int = 0
@@ -82,7 +85,11 @@ class Alone:
 
 
 def _state_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    owners: Owners,
+    mean: Mapping[str, Tensor],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Name in the state's file -> (parameter, tensor), the same in every process.
 
@@ -98,6 +105,8 @@ def _state_tensors(
                 tensors[f"{key}/{name}"] = parameter, parameter.detach()
             elif key in optimizer.state.get(parameter, {}):
                 tensors[f"{key}/{name}"] = parameter, optimizer.state[parameter][key]
+        if name in mean:
+            tensors[f"mean/{name}"] = parameter, mean[name]
     return tensors
 
 
@@ -107,14 +116,17 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     owners: Owners | None = None,
+    mean: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Write trainable parameters, optimiser state and progress to one file, atomically.
+
+    mean: of the parameters, by name (`Averaging.mean`).
 
     Raises:
         StorageError: if the disk is full or gone; the state before stays whole.
     """
     owners = owners or Alone()
-    tensors = _state_tensors(model, optimizer, progress, owners)
+    tensors = _state_tensors(model, optimizer, progress, owners, mean)
     try:
         with replacing_file(path) as temporary:
             save_file(
@@ -135,7 +147,7 @@ def save_state(
 
 def hand_over_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners) -> None:
     """Send this process's part to the main process, which is in `save_state`."""
-    tensors = _state_tensors(model, optimizer, progress, owners)
+    tensors = _state_tensors(model, optimizer, progress, owners, {})
     for name in writing_order({name: tensor for name, (_, tensor) in tensors.items()}):
         owners.to_main(*tensors[name])
 
@@ -246,6 +258,13 @@ def load_state(
                     "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device, copy=True),
                 }
     return progress
+
+
+def load_mean(path: Path) -> dict[str, Tensor]:
+    """The mean of the weights in a saved state, by parameter name; empty if there is none."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in list(file.keys()) if name.startswith("mean/")]
+        return {name.removeprefix("mean/"): file.get_tensor(name).clone() for name in names}
 
 
 class StopSignal:

@@ -9,55 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from whispertune.dataset.splits import Split
 from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
-from whispertune.states.computed import StateSource
 from whispertune.system.console import Advance, console, progress_bar
 from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.precision import exact_dtype, send
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.targets import Target, collate_targets
+from whispertune.training.averaging import Averaging, described
+from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.metrics import EvaluationRow, Row, RunLog, SkippedRow, UpdateRow
 from whispertune.training.options import TrainingOptions
-from whispertune.training.plan import Step, balance_step, epoch_plan
+from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
 from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
-from whispertune.training.schedule import Schedule
-from whispertune.training.shards import Shards
-from whispertune.training.working_copy import WorkingCopy
 
 GROW_LOSS_SCALE_EVERY = 2000
 LARGEST_LOSS_SCALE = 2.0**16
-
-
-@dataclass(frozen=True, slots=True)
-class Learner:
-    """The model as it learns: `model` holds the float32 parameters that do (the whole model, or an adapter), `working`
-    computes, `optimizer` updates those parameters that `shards` says are this process's, at the rate of `schedule`."""
-
-    model: nn.Module
-    working: WorkingCopy
-    shards: Shards
-    optimizer: torch.optim.AdamW
-    schedule: Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """What it learns from.
-
-    copies: of each window in a batch (2 where clean and augmented ones go side by side).
-    targets(index, epoch): of each copy of a window, all as long as the split's own.
-    """
-
-    split: Split
-    states: StateSource
-    targets: Callable[[int, int], Sequence[Target]]
-    copies: int
-    pad_id: int
 
 
 @dataclass(slots=True)
@@ -65,8 +35,10 @@ class Trainer:
     """One run of training: everything that was prepared, and the loop over it.
 
     progress: where the run stands; it holds the `BatchPlan`. state: the file that it is saved to, for `resume_command`.
-    validate(name): decodes the valid split with the model as it stands, `name` being shown beside the progress bar.
-    save_best(weights): writes them to best/.
+    validate(name, model): decodes the valid split with the model as it stands, `name` being shown beside the progress
+    bar, `model` as in metrics.jsonl.
+    save_best(weights, model): writes them to best/.
+    is_worse(model): whether a candidate that was just validated is worse than the best so far beyond chance.
     note_unreadable: called by all processes together in a step in which a window's audio could not be decoded;
     missing_tokens, missing_windows: of such windows, in this process's share of the step.
     """
@@ -79,9 +51,11 @@ class Trainer:
     resume_command: str
     log: RunLog
     stop: StopSignal
-    validate: Callable[[str], Evaluation]
-    save_best: Callable[[dict[str, Tensor]], None]
+    validate: Callable[[str, str], Evaluation]
+    save_best: Callable[[dict[str, Tensor], str], None]
     note_unreadable: Callable[[], None]
+    averaging: Averaging
+    is_worse: Callable[[str], bool]
     processes: Processes = ALONE
     trainable: list[Tensor] = field(init=False)
     last_saved: float = field(init=False)
@@ -111,6 +85,7 @@ class Trainer:
                     f"stopped early in epoch {progress.epoch - 1}: {progress.since_best} validations without a lower "
                     "error rate (validation.patience)"
                 )
+            self._try_averages()
             progress.trained = True
             self.save()
         except Exception as error:
@@ -157,8 +132,19 @@ class Trainer:
                 self._run_step(plan[progress.position], advance)
         if not progress.validated or progress.best_rate is None:
             self._validate()
+        last = last_epoch(len(split.num_samples), progress.batches, self.options.epochs, self.options.max_steps)
+        if self.averaging.counts(epoch, last):
+            progress.averaged += 1
+            self.averaging.add(progress.averaged)
         progress.epoch, progress.position = epoch + 1, 0
         self._save_if_due()
+
+    def _try_averages(self) -> None:
+        """Validate averages and mixtures of weights, after the last epoch; a resume does all of them again."""
+        averaged = self.progress.averaged
+        for model in self.averaging.names(averaged):
+            with self.averaging.trying(model, averaged, self.learner.working.refresh):
+                self._validate_as(model, described(model, averaged))
 
     def _validation_is_due(self) -> bool:
         every = self.options.validation.every_steps
@@ -294,39 +280,51 @@ class Trainer:
         return min(LARGEST_LOSS_SCALE, scale * 2) if grows else scale
 
     def _validate(self, *, baseline: bool = False) -> None:
-        progress, learner = self.progress, self.learner
+        progress = self.progress
         name = "untouched model" if baseline else f"epoch {progress.epoch}/{self.options.epochs}"
-        learner.working.release()  # decoding's caches take its place
-        give_back_freed_memory()
-        found = self.validate(name)
-        give_back_freed_memory()
-        epoch = 0 if baseline else progress.epoch
-        self.log.write(
-            EvaluationRow(
-                step=progress.step, epoch=epoch, split="valid", model="baseline" if baseline else "epoch",
-                frames=self.options.frames.selection, **found.summary(),
-            )
-        )  # fmt: skip
-        notes = f", {found.loops} loops cut" if found.loops else ""
-        notes += f", {found.capped} cut at the cap" if found.capped else ""
-        # Ties go to the newer one: it has seen more.
-        is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)
-        if is_best:
-            weights = learner.shards.weights(learner.working.weights())
-            if self.processes.is_main:
-                self.save_best(weights)
-            del weights
-            is_tie = progress.best_rate == found.score.leading
-            notes += ", as good as the best so far, and newer: kept" if is_tie else ", best so far"
-            progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
+        is_best = self._validate_as("baseline" if baseline else "epoch", name)
         progress.since_best = 0 if is_best or baseline else progress.since_best + 1
-        console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
         progress.validated = True
         self.log.settle()
         if is_best:
             self.save()  # a run killed before would repeat these updates, on a GPU not bit by bit: best/ is not theirs
         else:
             self._save_if_due()
+
+    def _validate_as(self, model: str, name: str) -> bool:
+        """Validate the model as it stands, and save it if it is the best so far; whether it is.
+
+        model: as in metrics.jsonl. name: for people.
+        """
+        progress, learner, baseline = self.progress, self.learner, model == "baseline"
+        learner.working.release()  # decoding's caches take its place
+        give_back_freed_memory()
+        found = self.validate(name, model)
+        give_back_freed_memory()
+        epoch = 0 if baseline else progress.epoch if model == "epoch" else progress.epoch - 1
+        self.log.write(
+            EvaluationRow(
+                step=progress.step, epoch=epoch, split="valid", model=model,
+                frames=self.options.frames.selection, **found.summary(),
+            )
+        )  # fmt: skip
+        notes = f", {found.loops} loops cut" if found.loops else ""
+        notes += f", {found.capped} cut at the cap" if found.capped else ""
+        # Ties go to the newer one: it has seen more. An average has less of chance in it than the luckiest epoch has.
+        is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)
+        is_best = is_best or (model == "average" and not self.is_worse(model))
+        if is_best:
+            weights = learner.shards.weights(learner.working.weights())
+            if self.processes.is_main:
+                self.save_best(weights, model)
+            del weights
+            rate, before = found.score.leading, progress.best_rate
+            kept = "as good as the best so far, and newer" if rate == before else "worse by no more than chance"
+            notes += ", best so far" if before is None or rate < before else f", {kept}: kept"
+            progress.best_rate, progress.best_step, progress.best_epoch = found.score.leading, progress.step, epoch
+            progress.best_model = model
+        console.print(f"{name}: valid {found.rates()}, loss {found.loss:.3f}{notes}")
+        return is_best
 
     def _save_if_due(self) -> None:
         every = self.options.checkpoint.every_steps
@@ -342,7 +340,8 @@ class Trainer:
         learner, progress = self.learner, self.progress
         if self.processes.is_main:
             progress.metrics_size, progress.metrics_sha256 = self.log.settled()
-            save_state(self.state, learner.model, learner.optimizer, progress, learner.shards)
+            mean = self.averaging.mean
+            save_state(self.state, learner.model, learner.optimizer, progress, learner.shards, mean)
         elif learner.shards.sharded:
             hand_over_state(learner.model, learner.optimizer, progress, learner.shards)
         self.last_saved = time.monotonic()
