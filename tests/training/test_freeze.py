@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -30,6 +31,8 @@ FROZEN = {
     "decoder:0": r"model\.encoder\.",
     "decoder:1": rf"model\.encoder\.|{DECODER_BOTTOM}",
     "encoder:-1": ENCODER_BOTTOM,
+    "auto": r"model\.encoder\.(conv1|conv2)\.",
+    "auto,embeddings": rf"model\.encoder\.(conv1|conv2)\.|{TOKENS}",
     "encoder:-2": r"model\.encoder\.(conv1|conv2)\.",
     "decoder:-0": r"model\.encoder\.",
     "encoder,embeddings": rf"model\.encoder\.|{TOKENS}",
@@ -82,6 +85,13 @@ def test_lower_and_upper_layers_are_the_encoder(num_layers: int) -> None:
     encoder.upper(num_layers, below.states, below.log_weights, below.num_frames).sum().backward()
     assert encoder.conv1.weight.grad is None
     assert [layer.fc1.weight.grad is not None for layer in encoder.layers] == [n >= num_layers for n in range(2)]
+
+
+@pytest.mark.parametrize(("layers", "frozen"), [(1, 0), (4, 1), (6, 2), (12, 4), (32, 10)])
+def test_auto_freezes_the_lower_third(layers: int, frozen: int) -> None:
+    whisper = tiny_whisper(config=dataclasses.replace(CONFIG, encoder_layers=layers))
+    apply_freeze(whisper, "auto")
+    assert frozen_encoder_layers(whisper) == frozen
 
 
 def test_a_second_call_starts_afresh() -> None:

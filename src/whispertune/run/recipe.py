@@ -93,8 +93,9 @@ class Recipe(DeviceOptions, ModelOptions):
 
     freeze: str = "encoder"
     """What to freeze: encoder, none, encoder:N (its convolutions and first N layers) or decoder:N (the encoder, and
-    position embeddings and layers below N of the decoder); -N means all but the last N layers. Append `,embeddings` to
-    freeze the token embeddings, too."""
+    position embeddings and layers below N of the decoder); -N means all but the last N layers. `auto` freezes the lower
+    third of the encoder: more accurate than a frozen encoder, and two epochs of it take a little longer than four.
+    Append `,embeddings` to freeze the token embeddings, too."""
 
     recompute: bool = False
     """Activation checkpointing: recompute activations inside the layers in the backward pass instead of keeping them.

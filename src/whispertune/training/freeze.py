@@ -19,6 +19,8 @@ def apply_freeze(model: Whisper, freeze: str) -> tuple[int, int]:
     """
     what, encoder_layers, decoder_layers, embeddings = parse_freeze(freeze)
     encoder, decoder = model.encoder, model.decoder
+    if what == "auto":
+        encoder_layers = len(encoder.layers) // 3
     model.requires_grad_(True)
     encoder.embed_positions.requires_grad_(False)
     for name, value, layers in (

@@ -136,9 +136,9 @@ class TrainingOptions(Protocol):
 
 
 FREEZE_HELP = (
-    "`encoder`, `none`, `encoder:N` (its convolutions and first N layers), `decoder:N` (the encoder and the "
-    "decoder's position embeddings and layers below N), where -N means all but the last N layers; `,embeddings` behind "
-    "it freezes the token embeddings too"
+    "`encoder`, `none`, `auto` (the lower third of the encoder), `encoder:N` (its convolutions and first N layers), "
+    "`decoder:N` (the encoder and the decoder's position embeddings and layers below N), where -N means all but the "
+    "last N layers; `,embeddings` behind it freezes the token embeddings too"
 )
 
 
@@ -150,10 +150,10 @@ def parse_freeze(freeze: str) -> tuple[str, int | None, int | None, bool]:
     """
     # Twelve digits: more no model has, and Python refuses thousands.
     match = re.fullmatch(
-        r"(encoder|none|encoder:(-?\d{1,12})|decoder:(-?\d{1,12}))(,embeddings)?", freeze.replace(" ", "")
+        r"(encoder|none|auto|encoder:(-?\d{1,12})|decoder:(-?\d{1,12}))(,embeddings)?", freeze.replace(" ", "")
     )
     if match is None:
-        near = difflib.get_close_matches(freeze, ("encoder", "none"), 1)
+        near = difflib.get_close_matches(freeze, ("encoder", "none", "auto"), 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise RecipeError(f"is {freeze!r}{meant}; it takes {FREEZE_HELP}", field="freeze")
     encoder, decoder = (None if layers is None else int(layers) for layers in match.group(2, 3))
