@@ -191,6 +191,11 @@ def test_any_value_in_any_column(folder: Path, data: st.DataObject) -> None:
     reads_or_says_why(path)
 
 
+EAF = b"""<ANNOTATION_DOCUMENT><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="100"/>
+<TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="900"/></TIME_ORDER><TIER TIER_ID="t"><ANNOTATION>
+<ALIGNABLE_ANNOTATION ANNOTATION_ID="x" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>S</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+
 FILES: dict[str, dict[str, bytes]] = {
     "csv": {"rows.csv": b"id,audio,text,end,channel\na,a.wav,\"S\xc3\xac, no.\",0.9,0\nb,a.wav,x,,\n"},
     "csv of a spreadsheet": {"rows.csv": b"sep=;\r\naudio;text;end\r\na.wav;\"S;\";0,5\r\n"},
@@ -203,6 +208,9 @@ FILES: dict[str, dict[str, bytes]] = {
     "subtitles": {"a.srt": SUBTITLES.encode()},
     "web subtitles": {"a.vtt": b"WEBVTT\n\nNOTE x\n\n" + SUBTITLES.replace(",", ".").encode()},
     "text": {"a.txt": b"S\xc3\xac.\n"},
+    "labels": {"a.txt": b"0.1\t0.5\tS\xc3\xac.\n0.5\t0.9\tNo.\n"},
+    "textgrid": {"a.TextGrid": b'"ooTextFile"\n"TextGrid"\n0 1\n<exists>\n1\n"IntervalTier" "a" 0 1 1\n0.1 0.9 "S"\n'},
+    "eaf": {"a.eaf": EAF},
     "audiofolder": {"metadata.csv": b"file_name,text\na.wav,S\xc3\xac.\n"},
     "tar": {"rows.tar": packed(FLAT)},
     "saved data set": {

@@ -14,7 +14,8 @@ DESCRIPTION = """Fine-tune a pretrained Whisper model on your own speech.
      installed), a Hub id (openai/whisper-base), another run's folder, or packaged:whisper-base (the weights of the
      `demo` extra)
   F  a CSV, TSV or JSONL manifest with columns `audio` and `text`; a folder of Common Voice, LibriSpeech, Kaldi,
-     audiofolder, saved `datasets`, or recordings with .txt, .srt or .vtt beside them; lhotse cuts;
+     audiofolder, saved `datasets`, or recordings with .txt, .srt, .vtt, .TextGrid or .eaf beside them;
+     'talks [tier=utterance speaker=participant]' (of Praat and ELAN); lhotse cuts;
      shards-{000..010}.tar; hub:NAME (on the Hub); several of these as 'A [language=it weight=2] + B [split=dev]'
 
 Every flag below is also a field of the recipe; flags override RECIPE.yaml. Relative paths in a recipe are looked up in

@@ -54,11 +54,13 @@ class Reading:
     """How the user wants a corpus to be read.
 
     columns: names of columns, where they are not the usual ones. audio_root: the folder that audio paths are relative
-    to (None: the format's own).
+    to (None: the format's own). tier: of annotations, the one with the transcript; speaker: where it says who speaks.
     """
 
     columns: Named = ()
     audio_root: str | None = None
+    tier: str | None = None
+    speaker: str | None = None
 
     def base(self, usual: Path | str) -> str:
         """The folder that audio paths are relative to; `usual` unless the user names one.
@@ -80,6 +82,12 @@ class Reading:
         if self.columns:
             named = ", ".join("=".join(pair) for pair in self.columns)
             raise ManifestError(f"{corpus}: columns {named} is given, but this format has no columns; leave it out")
+
+    def require_no_tiers(self, corpus: Path | str) -> None:
+        """Raise ManifestError if a tier or its speakers are chosen for a format without tiers."""
+        for name, value in (("tier", self.tier), ("speaker", self.speaker)):
+            if value is not None:
+                raise ManifestError(f"{corpus}: {name} {value} is given, but there are no tiers in it; leave it out")
 
     def require_no_root(self, corpus: Path | str) -> None:
         """Raise ManifestError if a folder of recordings is given for a format that contains them."""

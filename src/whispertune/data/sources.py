@@ -3,7 +3,7 @@
     read_utterances("train", "cv-corpus/it + calls.csv [language=it weight=2]")
 
 Several are joined by ` + ` (with spaces). `[key=value …]` after one sets its language, its weight in training, its
-split, the number of its first rows to use (Hub only), or how it is read (`audio_root`, `columns`).
+split, the number of its first rows to use (Hub only), or how it is read (`audio_root`, `columns`, `tier`, `speaker`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from whispertune.data.readers.manifest import JSON_LINES, add_manifest, ending_o
 from whispertune.data.readers.tables import DELIMITERS
 from whispertune.data.readers.tar_shards import add_shard, expand_shards
 from whispertune.data.readers.transcript_folder import (
-    SUBTITLES,
-    add_subtitles,
+    TIMED,
+    add_transcript,
     add_transcript_folder,
     holds_transcripts,
+    is_transcript,
     recordings_in,
 )
 from whispertune.data.reading import AS_USUAL, Named, Reading, parse_columns
@@ -44,7 +45,9 @@ from whispertune.system.files import sha256_of
 OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
 
 MOST_LINE_BYTES = 1 << 20
-KEYS = ("split", "language", "weight", "first", "audio_root", "columns")
+KEYS = ("split", "language", "weight", "first", "audio_root", "columns", "tier", "speaker")
+WITH_SPACES = ("audio_root", "tier", "speaker")
+"""Options whose values may hold spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,13 @@ class Source:
     first: int | None = None
     audio_root: str | None = None
     columns: Named | None = None
+    tier: str | None = None
+    speaker: str | None = None
 
     def reading(self, usual: Reading) -> Reading:
         """Its own reading options, else the usual ones."""
-        return Reading(usual.columns if self.columns is None else self.columns, self.audio_root or usual.audio_root)
+        columns = usual.columns if self.columns is None else self.columns
+        return Reading(columns, self.audio_root or usual.audio_root, self.tier, self.speaker)
 
 
 def parse_sources(described: str) -> list[Source]:
@@ -81,8 +87,12 @@ def _parse_source(part: str, described: str) -> Source:
     match = OPTIONS.fullmatch(part)
     if match is None:
         return Source(part)
-    path, given = match[1], dict(option.partition("=")[::2] for option in match[2].replace(",", " ").split())
-    for name, value in given.items():
+    options = re.split(r"[\s,]+(?=\w+=)", match[2].strip())
+    path, given = match[1], dict(option.partition("=")[::2] for option in options)
+    for name, value in list(given.items()):
+        if name not in WITH_SPACES and (further := re.split(r"[\s,]+", value.strip(" ,"))[1:]):
+            raise ManifestError(f"{part}: unknown option {further[0]!r}; choose from {', '.join(KEYS)}")
+        given[name] = value = value.strip(" ,")
         if name not in KEYS:
             raise ManifestError(f"{part}: unknown option {name!r}; choose from {', '.join(KEYS)}")
         if not value:
@@ -102,6 +112,8 @@ def _parse_source(part: str, described: str) -> Source:
         None if first is None else int(first),
         given.get("audio_root"),
         parse_columns(given["columns"]) if "columns" in given else None,
+        given.get("tier"),
+        given.get("speaker"),
     )
 
 
@@ -205,23 +217,27 @@ def _add_source(source: Source, name: str, utterances: Utterances, reading: Read
             _add_folder(path, name, asked, utterances, reading)
             continue
         require_no_split(path, asked)
+        if not is_transcript(path):
+            reading.require_no_tiers(path)
         if is_shard:
             add_shard(path, utterances, reading)
         elif holds_cuts(path):
             add_cuts(path, utterances, reading)
-        elif path.suffix.lower() in SUBTITLES:
-            add_subtitles(path, utterances, reading)
+        elif is_transcript(path):
+            add_transcript(path, utterances, reading)
         elif not is_manifest(path):
             endings = ", ".join((*DELIMITERS, *JSON_LINES))
             raise ManifestError(
-                f"{path}: unknown ending {path.suffix.lower()!r}; a manifest is one of {endings}, subtitles are one "
-                f"of {', '.join(SUBTITLES)}, shards are .tar"
+                f"{path}: unknown ending {path.suffix.lower()!r}; a manifest is one of {endings}, a transcript with "
+                f"times one of {', '.join(TIMED)} or Audacity's labels (.txt), shards are .tar"
             )
         else:
             add_manifest(path, utterances, reading)
 
 
 def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances, reading: Reading) -> None:
+    if not holds_transcripts(path):
+        reading.require_no_tiers(path)
     if is_arrow_folder(path):
         add_arrow_folder(path, name, utterances, reading, asked=asked)
     elif is_kaldi(path):
@@ -246,7 +262,8 @@ def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances
     else:
         raise ManifestError(
             f"{path}: is a folder without a corpus of a supported format (Common Voice's *.tsv with clips/, "
-            "*.trans.txt, metadata.csv, a saved data set, wav.scp, *.tar, recordings beside .txt, .srt or .vtt); "
+            "*.trans.txt, metadata.csv, a saved data set, wav.scp, *.tar, recordings beside .txt, .srt, .vtt, "
+            ".TextGrid or .eaf); "
             "give a manifest file"
         )
 

@@ -68,7 +68,7 @@ def spelled(source: Source, *, split: str | None) -> str:
     columns = None if source.columns is None else ";".join("=".join(pair) for pair in source.columns)
     options = {
         "split": split, "language": source.language, "first": source.first, "audio_root": source.audio_root,
-        "columns": columns,
+        "columns": columns, "tier": source.tier, "speaker": source.speaker,
     }  # fmt: skip
     given = " ".join(f"{name}={value}" for name, value in options.items() if value is not None)
     return f"{source.path} [{given}]" if given else source.path
