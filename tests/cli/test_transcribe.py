@@ -77,7 +77,7 @@ def test_formats_folders_and_names(command: Command, tiny_model: Path, recording
     outcome = command(arguments(tiny_model, recordings, "--format", "all", "--output", output, "--n_best=2"))
     assert outcome.status == 0, outcome.err
     found = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
-    kinds = ("json", "srt", "txt", "vtt")
+    kinds = ("TextGrid", "eaf", "json", "labels.txt", "srt", "tsv", "txt", "vtt")
     assert found == [".recordings.jsonl", *(f"b/one.{kind}" for kind in kinds), *(f"one.{kind}" for kind in kinds)]
     content = json.loads((output / "one.json").read_text(encoding="utf-8"))
     assert content["language"] == "it"

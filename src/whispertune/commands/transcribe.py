@@ -11,6 +11,7 @@ from whispertune.checkpoints.generation import TRAINED_TIMESTAMPS, own_language
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
+from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.loading import load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
@@ -23,6 +24,9 @@ from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import were_launched
 from whispertune.text.languages import language_name
+
+ENDINGS = {"textgrid": "TextGrid", "audacity": "labels.txt"}
+"""Of files, where they differ from the name of the format."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -133,7 +137,7 @@ def _decode(
         under = f" under the token of {language_name(borrowed)}" if borrowed != language else ""
         origin = f"{language} ({language_name(language)}){under}, {origin}"
     console.print(f"language  {origin}")
-    if {"srt", "vtt"} & set(options.formats) and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
+    if set(options.formats) - {"txt", "json"} and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
         console.print(
             "times     this model was trained on clips without timestamps: subtitles may be off by seconds, or all on "
             "whole ones; train with --windows.stitched_share 0.15, or on recordings with the times of their segments",
@@ -184,7 +188,7 @@ def _missing(output: Path | None, name: str, options: TranscribeOptions) -> dict
     """The files that are still to be written for a recording, by format. Raises OSError if one is impossible."""
     if output is None:
         return {"": Path()}
-    files = {kind: output / f"{name}.{kind}" for kind in options.formats}
+    files = {kind: output / f"{name}.{ENDINGS.get(kind, kind)}" for kind in options.formats}
     return {kind: path for kind, path in files.items() if not path.exists() or options.overwrite}
 
 
@@ -199,6 +203,10 @@ def _write(transcript: Transcript, job: _Job, options: TranscribeOptions) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "json":
             content = as_json(transcript, audio=job.audio, model=options.model, n_best=options.n_best)
+        elif kind == "eaf":
+            content = as_eaf(transcript, job.audio, path.parent)
+        elif kind in ANNOTATIONS:
+            content = ANNOTATIONS[kind](transcript)
         else:
             content = WRITERS[kind](transcript, options.subtitles)
         write_text(path, content)

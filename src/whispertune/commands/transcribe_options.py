@@ -18,7 +18,7 @@ from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT, PositiveInt
 from whispertune.system.options import DeviceOptions
 
-USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format txt,srt,vtt,json] [--output DIR]
+USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format srt,json,textgrid,…] [--output DIR]
        [--field value …]
        AUDIO is a file, a folder (all audio in it and its folders) or a pattern such as 'talks/*.mp3'"""
 
@@ -48,7 +48,9 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
     """Folder for the transcripts; without it they are printed."""
 
     format: str = "txt"
-    """Format of the files: txt, srt, vtt, json, several of them separated by commas, or all."""
+    """Format of the files: txt, srt, vtt, json, tsv (as openai-whisper's), textgrid (Praat), eaf (ELAN), audacity
+    (NAME.labels.txt), several of them separated by commas, or all. Praat's and ELAN's have a tier for each channel that
+    is transcribed separately."""
 
     overwrite: bool = False
     """Replace files that exist already."""

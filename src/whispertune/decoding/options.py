@@ -10,7 +10,7 @@ from whispertune.system.fields import Bounds, Options, PositiveInt, Seed
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_INITIAL = 1.0
 """Seconds: a window's first segment begins no later (openai-whisper's default)."""
-FORMATS = ("txt", "srt", "vtt", "json")
+FORMATS = ("txt", "srt", "vtt", "json", "tsv", "textgrid", "eaf", "audacity")
 Beams = Annotated[int, Bounds(ge=1, le=64)]
 
 

@@ -28,6 +28,8 @@ AUDIO = frozenset(
 VIDEO = frozenset((".mp4", ".webm", ".mkv", ".mov"))
 TIERS = (".textgrid", ".eaf")
 TIMED = (".srt", ".vtt", *TIERS)
+LABELS = ".labels.txt"
+"""End of the names of Audacity's labels as `transcribe` writes them; NAME.txt is read as well."""
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # as in talk.it.vtt
 
 
@@ -174,6 +176,8 @@ def _names(file: Path, path: Path) -> Iterator[tuple[str, str | None]]:
         for name in media_names(read_bytes(file)):
             yield _key(path.with_name(name)), None
     yield _key(path), None
+    if path.name.lower().endswith(LABELS):
+        yield unicodedata.normalize("NFC", str(path)[: -len(LABELS)]), None
     name, dot, language = path.stem.rpartition(".")
     if dot and name and LANGUAGE.fullmatch(language):
         yield unicodedata.normalize("NFC", str(path.parent / name)), language
@@ -191,7 +195,7 @@ def _transcripts(folder: Path) -> dict[str, list[tuple[Path, str | None]]]:
 
 def _transcript(audio: Path, beside: list[tuple[Path, str | None]]) -> tuple[Path, str | None]:
     """A recording's transcript and the language in its name; those with times take precedence over .txt."""
-    found = [entry for entry in beside if entry[0].suffix.lower() in TIMED] or beside
+    found = [entry for entry in beside if entry[0].name.lower().endswith((*TIMED, LABELS))] or beside
     if len(found) != 1:
         several = f"several transcripts ({', '.join(path.name for path, _ in found)})" if found else "no transcript"
         remedy = "keep only one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
