@@ -26,7 +26,8 @@ import torch
 from common import DATA, ROOT, add_common, cut_manifest, markdown, percent, publish
 
 from whispertune.decoding.options import GREEDY
-from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.decode import SharedStates, System
+from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
 from whispertune.evaluation.significance import matched_pairs
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.encoder_states import plan_states

@@ -34,7 +34,7 @@ MOMENTS = {
     "evaluate": [
         ("whispertune.decoding.loading", "load_checkpoint"),
         ("whispertune.dataset.inspection", "load_utterance"),
-        ("whispertune.evaluation.evaluate", "_decode_chunk"),
+        ("whispertune.evaluation.decode", "_Chunk.decode"),
         ("whispertune.commands.evaluate", "write_jsonl"),
         ("whispertune.system.files", "fsync_path"),
     ],
@@ -55,7 +55,7 @@ MOMENTS = {
     ],
 }
 CASES = [(command, *moment) for command in COMMANDS for moment in MOMENTS[command]]
-FAST = {"_decode_chunk", "stream_waveform", "load_utterance", "save_huggingface"}
+FAST = {"_Chunk.decode", "stream_waveform", "load_utterance", "save_huggingface"}
 
 
 def arguments(workspace: Workspace, command: str, output: Path) -> list[str]:

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_whisper import random_whisper, ready_to_search, small_config
 
+from whispertune.decoding import transcriber as transcriber_module
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.sampling import sample_search
-from whispertune.decoding.transcriber import Transcriber
+from whispertune.decoding.transcriber import Transcriber, windows_at_once
 from whispertune.errors import RecipeError
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.cache import DecoderCache
+from whispertune.model.cache import DecoderCache, rows_to_keep
 from whispertune.states.computed import EncoderStates
 
 CPU = torch.device("cpu")
@@ -93,6 +94,30 @@ def test_greedy_rows_are_what_they_are_alone(
     found = greedy_search(decoder, prefilled, RULES, EOT, limits[:rows], cut_loops=cut_loops)
     for row, hypothesis in enumerate(found):
         assert_same(hypothesis, reference_greedy(decoder, states.select([row]), limits[row], cut_loops))
+
+
+def test_how_many_windows_a_gpu_decodes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is free: large-v3 in bf16 on 1500 frames takes 0.4 GB a window (its own 448 tokens counted twice)."""
+    layers, width = 32, 1280
+    gpu = SimpleNamespace(
+        embed_tokens=SimpleNamespace(weight=torch.empty(1, width, dtype=torch.bfloat16, device="meta")),
+        embed_positions=SimpleNamespace(num_embeddings=448), layers=[None] * layers,
+    )  # fmt: skip
+    found = []
+    for gigabytes in (60, 12, 3, 0.1):
+        monkeypatch.setattr(transcriber_module, "free_memory_on", lambda device, free=gigabytes: int(free * 1e9))
+        found.append([windows_at_once(gpu, 1500, beam) for beam in (1, 8)])
+    assert found == [[64, 16], [8, 4], [2, 1], [1, 1]]
+    assert [windows_at_once(DECODERS[0], 1500, beam) for beam in (1, 8, 100)] == [64, 8, 1]
+
+
+def test_rows_leave_a_gpus_batch_by_halves() -> None:
+    gpu, cpu = torch.device("meta"), torch.device("cpu")
+    assert rows_to_keep(range(3, 36), 64, gpu) is None
+    assert rows_to_keep(range(3, 35), 64, gpu) == list(range(3, 35))
+    assert rows_to_keep([5, 60], 64, gpu) == [*range(15), 60]  # filled up with finished ones
+    assert rows_to_keep([5], 16, gpu) is None
+    assert (rows_to_keep([0, 2, 3], 4, cpu), rows_to_keep(range(4), 5, cpu)) == ([0, 2, 3], None)
 
 
 def test_greedy_may_end_at_its_very_limit() -> None:

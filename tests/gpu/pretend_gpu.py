@@ -38,6 +38,10 @@ waits: Counter[str] = Counter()
 """How often the CPU waited for the device, by what for and where."""
 
 
+shapes: dict[str, Counter[tuple[int, int, int]]] = {"training": Counter(), "inference": Counter()}
+"""How often attention ran on each (rows, queries, keys) on the device, with and without gradients."""
+
+
 def _wait(what: str) -> None:
     frame = sys._getframe()
     while frame.f_back is not None and "/whispertune/" not in frame.f_code.co_filename:
@@ -150,6 +154,9 @@ class _Functions(TorchFunctionMode):
             key = args[1] if isinstance(args[1], tuple) else (args[1],)
             sent = (torch.tensor(part).to(args[0].device) if isinstance(part, list) else part for part in key)
             return func(args[0], tuple(sent))
+        if func is torch.nn.functional.scaled_dot_product_attention and isinstance(args[0], FarTensor):
+            kind = "training" if torch.is_grad_enabled() else "inference"
+            shapes[kind][args[0].shape[0], args[0].shape[2], args[1].shape[2]] += 1
         if func is torch.Tensor.pin_memory:
             return args[0]
         return func(*args, **kwargs)

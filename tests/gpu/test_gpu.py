@@ -143,6 +143,15 @@ with pretend_gpu.pretended() as device:
     assert subprocess.run([sys.executable, "-c", code], check=True).returncode == 0
 
 
+def test_few_attention_shapes() -> None:
+    """As many as a GPU that plans each anew would plan in the demo's run of 4 epochs, and in one validation of it."""
+    command = [sys.executable, str(HERE / "demo_shapes.py")]
+    met = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert 0 < len(met["training"]) <= 12  # 125 without rounding
+    assert 0 < len(met["steps"]) <= 12  # 180 without rounding
+    assert len(met["validation"]) <= 20  # with the prompts, and the transcripts read for the loss
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_there() -> None:
     """`pytest -m gpu` must not pass for want of one."""

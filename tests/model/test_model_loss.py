@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from whispertune.model.loss import summed_nll
 from whispertune.model.options import LossOptions
 from whispertune.model.whisper import inference_copy
 from whispertune.text.targets import IGNORE_INDEX
+from whispertune.training.trainer import FIRST_LOSS_SCALE
 
 DECODER = random_whisper().decoder
 MASKED_LOGIT = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
@@ -100,3 +103,30 @@ def test_projection_in_blocks_is_the_product(monkeypatch: pytest.MonkeyPatch) ->
     out = torch.full((5, 61), torch.nan)
     loss_module._project(hidden, weight, out)
     torch.testing.assert_close(out, hidden @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_of_unlikely_tokens_do_not_vanish_in_half_precision(smoothing: float) -> None:
+    """Against float64: tokens of probabilities from 1e-9 on, by the scale that a run starts with, over 400 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary, width = 40, 64
+    weight = (0.3 * torch.randn(vocabulary, width, generator=generator)).half()
+    # Hidden states whose logits fall evenly over the tokens.
+    wanted = torch.linspace(0, -19.5, vocabulary, dtype=torch.float64).expand(16, -1)
+    hidden = torch.linalg.lstsq(weight.double(), wanted.T).solution.T[None].half()
+    labels = torch.zeros(1, 16, dtype=torch.long)
+    outer, found = FIRST_LOSS_SCALE / 400, {}
+    for dtype in (torch.float16, torch.float64):
+        decoder = copy.deepcopy(DECODER)
+        decoder.embed_tokens = torch.nn.Embedding.from_pretrained(weight.to(dtype), freeze=False)
+        rows = hidden.to(dtype).clone().requires_grad_()
+        (summed_nll(decoder, rows, labels, smoothing) * outer).backward()
+        found[dtype] = decoder.embed_tokens.weight.grad.double()
+        with torch.no_grad():
+            logits = rows.double()[0] @ weight.double().T
+    probs = logits.softmax(-1).mean(0)
+    assert 1e-9 < float(probs.min()) < 5e-9  # what is tested is there
+    assert int((probs < 6e-8).sum()) >= 5
+    for token in range(vocabulary):
+        ours, exact = found[torch.float16][token], found[torch.float64][token]
+        assert float((ours - exact).norm()) < 0.2 * float(exact.norm())

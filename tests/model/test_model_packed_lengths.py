@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whispertune.model import packed_lengths as rows_module
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.packed_lengths import PackedLengths, attend_by_row, attend_padded
+from whispertune.model.packed_lengths import PackedLengths, attend_by_row, attend_padded, few_lengths
 
 HEADS, WIDTH = 2, 8
 row_sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=4)
@@ -60,8 +60,8 @@ def test_outputs_and_gradients_follow_the_definition(
     if causal:
         sizes = [(queries, queries) for queries, _ in sizes]
     queries, keys = (
-        PackedLengths(tuple(q for q, _ in sizes), multiple),
-        PackedLengths(tuple(k for _, k in sizes), multiple),
+        PackedLengths(tuple(q for q, _ in sizes), multiple, least=2 * multiple),
+        PackedLengths(tuple(k for _, k in sizes), multiple, least=2 * multiple),
     )
     inputs = [
         draw(rows.total, WIDTH, seed=seed + number).requires_grad_()
@@ -122,3 +122,11 @@ def test_the_decoder_computes_a_row_as_if_it_were_alone() -> None:
         )
         torch.testing.assert_close(together[row, :length], alone[0], rtol=1e-5, atol=1e-5)
         assert not together[row, length:].any()
+
+
+def test_few_lengths() -> None:
+    assert [few_lengths(n, 32) for n in (1, 32, 33, 64, 100, 448)] == [32, 32, 64, 64, 128, 512]
+    assert [few_lengths(n, 256) for n in (1, 300, 1025, 1500)] == [256, 512, 1536, 1536]
+    assert len({few_lengths(n, 256) for n in range(1, 1501)}) == 4
+    rows = [len(PackedLengths((3,) * n).with_few_rows().sizes) for n in (1, 2, 3, 4, 5, 8, 9, 64)]
+    assert rows == [1, 2, 4, 4, 8, 8, 16, 64]

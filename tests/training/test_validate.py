@@ -39,9 +39,11 @@ from whispertune.dataset.splits import Split
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import LogitRules
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
+from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import score_corpus
-from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.model.cache import DecoderCache
@@ -273,6 +275,45 @@ def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
         assert ours.loss == pytest.approx(own.loss, rel=1e-6)
         assert [h.tokens for h in ours.hypotheses] == [h.tokens for h in own.hypotheses]
         assert [h.log_prob for h in ours.hypotheses] == pytest.approx([h.log_prob for h in own.hypotheses], rel=1e-5)
+
+
+@pytest.mark.parametrize("failing", ["prefill", "search_windows"])
+def test_when_memory_runs_out_half_as_many_windows_are_decoded_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: str
+) -> None:
+    """For a chunk of 20, with searches that are done and others that are not; the same is found, and nothing twice."""
+    decoder = tiny_whisper().decoder
+    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [1.0 + n % 3 for n in range(20)])
+    states = random_states([20 + n for n in range(20)])
+    advanced: list[int] = []
+
+    def evaluated() -> list[Evaluation]:
+        advanced.clear()
+        return evaluate_split(
+            split, shared(states.fetch, decoder, GREEDY, SearchOptions(beam_size=3)),
+            frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=advanced.append,
+        )  # fmt: skip
+
+    roomy = evaluated()
+    original = getattr(Transcriber, failing)
+
+    def cramped(self: Transcriber, windows: Any, *arguments: Any, **named: Any) -> Any:
+        num_windows = len(arguments[0])
+        if num_windows > 6 and (failing == "prefill" or self.search.beam_size > 1):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, windows, *arguments, **named)
+
+    monkeypatch.setattr(Transcriber, failing, cramped)
+    capsys.readouterr()
+    tight = evaluated()
+    assert sum(advanced) == 40
+    assert capsys.readouterr().err.count("20 windows at once take more memory than there is; 10 from here on") == 1
+    for ours, theirs in zip(tight, roomy, strict=True):
+        assert [h.tokens for h in ours.hypotheses] == [h.tokens for h in theirs.hypotheses]
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
+    monkeypatch.setattr(Transcriber, failing, lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluated()
 
 
 # Which checkpoint is kept.

@@ -18,8 +18,9 @@ from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
+from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import compare
-from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
 from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.evaluation.probes.report import Probes, probe_tables

@@ -9,6 +9,7 @@ import torch
 from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail, to_lists
 from whispertune.decoding.timestamps import TimestampRules
+from whispertune.model.cache import rows_to_keep
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
 
@@ -62,11 +63,11 @@ def greedy_search(
             staying.append(position)
         if not staying:
             break
-        # Fewer rows make every later step cheaper, but dropping rows copies the cache: drop a quarter at a time.
-        if len(staying) <= 0.75 * len(rows):
-            kept = torch.tensor(staying)
+        going_on = rows_to_keep(staying, len(rows), device)
+        if going_on is not None:
+            kept = torch.tensor(going_on)
             cache.select(kept, kept)
-            rows = [rows[position] for position in staying]
+            rows = [rows[position] for position in going_on]
             chosen = chosen[send(kept, device)]
             if history is not None:
                 history.select(kept)

@@ -32,6 +32,11 @@ class Prefill:
     _cache: DecoderCache
     last: bool = False
 
+    @property
+    def num_frames(self) -> int:
+        """Frames of each window, padding included."""
+        return self._cache.cross_keys[0].shape[2]
+
     def fork(self) -> tuple[DecoderCache, Tensor]:
         """Cache and hidden states for one search. Several searches may follow one another, but not overlap."""
         cache = self._cache

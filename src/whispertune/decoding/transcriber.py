@@ -20,15 +20,38 @@ from whispertune.decoding.prefill import Prefill, prefill
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.features.options import DENSE, FrameOptions
+from whispertune.model.attention import FEWEST_FRAMES
+from whispertune.model.packed_lengths import few_lengths
+from whispertune.model.whisper import Decoder
 from whispertune.states.computed import ComputedStates, EncoderStates, WindowFeatures, encode, window_features
+from whispertune.system.environment import free_memory_on
 
 ROWS_AT_ONCE = 64
 """Rows (windows x beams) decoded side by side."""
+ROWS_AT_ONCE_ON_GPU = 256
+WINDOWS_AT_ONCE_ON_GPU = 64
+"""The most on a GPU, where memory decides (`windows_at_once`)."""
+MEMORY_SHARE = 0.5
+"""Of a GPU's free memory, what the keys and values of windows that are decoded side by side may take."""
 WINDOWS_AT_ONCE = 8
 """Windows that `Transcriber.transcribe` holds the states of at once."""
 
 PrefilledWindows = Sequence[tuple[Sequence[int], Prefill]]
 """Batches of windows whose prompts the decoder has seen, each with its windows' places among all of them."""
+
+
+def windows_at_once(decoder: Decoder, num_frames: int, beam_size: int) -> int:
+    """Windows of so many frames to decode side by side: a power of two on a GPU, by what is free there.
+
+    It decides how long decoding takes and, but for rounding, nothing else.
+    """
+    weight = decoder.embed_tokens.weight
+    if weight.device.type == "cpu":
+        return max(1, ROWS_AT_ONCE // beam_size)
+    kept = few_lengths(num_frames, FEWEST_FRAMES) + 2 * beam_size * decoder.embed_positions.num_embeddings
+    one = 2 * len(decoder.layers) * weight.shape[1] * weight.element_size() * kept  # keys and values; own ones moved
+    fit = max(1, int(MEMORY_SHARE * free_memory_on(weight.device) / one))
+    return min(WINDOWS_AT_ONCE_ON_GPU, max(1, ROWS_AT_ONCE_ON_GPU // beam_size), 1 << (fit.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +129,9 @@ class Transcriber:
         by_length: dict[int, list[int]] = {}
         for row, prompt in enumerate(prompts):
             by_length.setdefault(len(prompt), []).append(row)
-        size = self._windows_at_once
-        batches = [rows[at : at + size] for rows in by_length.values() for at in range(0, len(rows), size)]
         decoder = self.model.whisper.decoder
+        size = windows_at_once(decoder, states.states.shape[1], self.search.beam_size)
+        batches = [rows[at : at + size] for rows in by_length.values() for at in range(0, len(rows), size)]
         return [
             (rows, prefill(decoder, states if len(batches) == 1 else states.select(rows), [prompts[i] for i in rows]))
             for rows in batches
@@ -122,8 +145,8 @@ class Transcriber:
         max_tokens: B. last: whether no other search of these windows follows: this one then uses up their memory.
         """
         results: dict[int, Hypothesis] = {}
-        size = self._windows_at_once
         for windows, batch in prefilled:
+            size = windows_at_once(self.model.whisper.decoder, batch.num_frames, self.search.beam_size)
             for first in range(0, len(windows), size):
                 part = range(first, min(first + size, len(windows)))
                 chosen = replace(batch, last=last) if len(part) == len(windows) else batch.select(part)
@@ -145,7 +168,3 @@ class Transcriber:
     def text(self, hypothesis: Hypothesis) -> str:
         """What a hypothesis says, without timestamps and outer spaces."""
         return self.model.tokenizer.decode(hypothesis.tokens).strip()
-
-    @property
-    def _windows_at_once(self) -> int:
-        return max(1, ROWS_AT_ONCE // self.search.beam_size)

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-import torch
-
 from whispertune.dataset.splits import Split
-from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import SearchOptions
-from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber
+from whispertune.evaluation.decode import Decoded, SharedStates, System, decode_split
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.options import ValidationOptions
-from whispertune.features.frames import select_frames
 from whispertune.features.options import FrameOptions
-from whispertune.model.loss import summed_nll
-from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 from whispertune.system.console import percent
-from whispertune.system.precision import send
 from whispertune.system.processes import ALONE, Pace, Processes, balance
-from whispertune.text.targets import MAX_TOKENS, Target, collate_targets
+from whispertune.text.targets import MAX_TOKENS
 
-CHUNK_FRAMES = 8_000
-"""Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
-CHUNK_WINDOWS = 32
-LOSS_ROWS = 8
-"""Windows whose transcripts the decoder reads at once, for the loss."""
 SPARE_TOKENS = 10
 """Tokens that a hypothesis may have beyond its rate."""
 SAMPLES_A_WINDOW = 24_000
@@ -56,26 +43,6 @@ def token_caps(split: Split, options: ValidationOptions | None, max_tokens: int 
         # Half a second is added so that a one-word clip does not set the rate for all.
         rate = 2 * max(n / (s + 0.5) for n, s in zip(lengths, seconds, strict=True))
     return [min(limit, SPARE_TOKENS + math.ceil(rate * s)) for limit, s in zip(room, seconds, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """A model and the searches that it is scored with: they share what its decoder makes of a window, and its loss."""
-
-    name: str
-    model: ReadyModel
-    searches: Sequence[SearchOptions]
-
-
-@dataclass(frozen=True, slots=True)
-class SharedStates:
-    """The source of the encoder states of a split's windows, and the systems that decode them.
-
-    fetch: yields the states of windows (their indices in the split), in the decoders' type and on their device.
-    """
-
-    fetch: Callable[[Sequence[int]], EncoderStates]
-    systems: Sequence[System]
 
 
 @dataclass(frozen=True)
@@ -172,33 +139,6 @@ class Evaluation:
         ]
 
 
-@torch.inference_mode()
-def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[Target], pad_id: int) -> float:
-    """Summed negative log-likelihood of the target tokens of these B windows."""
-    order = list(range(len(targets)))
-    if len(order) > LOSS_ROWS:
-        order.sort(key=lambda row: -len(targets[row].input_ids))
-    total = 0.0
-    for first in range(0, len(order), LOSS_ROWS):
-        rows = order[first : first + LOSS_ROWS]
-        input_ids, labels = collate_targets([targets[row] for row in rows], pad_id)
-        part = prefilled if len(rows) == len(order) else prefilled.select(rows)
-        hidden = decoder.read(send(input_ids, prefilled.hidden.device), part.empty_cache())
-        total += float(summed_nll(decoder, hidden, labels))
-    return total
-
-
-def _chunks(split: Split, frames: FrameOptions) -> Iterator[list[int]]:
-    """Yield the windows whose states are held at once, the longest windows first."""
-    order = split.longest_first()
-    begin = 0
-    while begin < len(order):
-        most_frames = len(select_frames(split.num_samples[order[begin]], frames).positions)
-        end = begin + max(1, min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames))
-        yield order[begin:end]
-        begin = end
-
-
 def evaluate_split(
     split: Split,
     shared: Sequence[SharedStates],
@@ -224,7 +164,7 @@ def evaluate_split(
     searched = [(system, search) for source in shared for system in source.systems for search in system.searches]
     pace = Pace(advance, len(mine) * len(searched), len(split.windows) * len(searched))
     caps = [max_tokens[i] for i in mine]
-    decoded = processes.share(partial(_decode, part, here, frames, caps, cut_loops, pace))
+    decoded = processes.share(partial(decode_split, part, here, frames, caps, cut_loops, pace))
 
     def score() -> list[Evaluation]:
         return [
@@ -241,78 +181,8 @@ def _fetch_part(
     return fetch([part[index] for index in indices])
 
 
-@dataclass(slots=True)
-class _Decoded:
-    """The outputs of one search for some windows of a split. hypotheses: by window; loss: their sum (nats)."""
-
-    hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
-    loss: float = 0.0
-    seconds: float = 0.0
-
-
-def _decode(
-    split: Split,
-    shared: Sequence[SharedStates],
-    frames: FrameOptions,
-    max_tokens: Sequence[int],
-    cut_loops: bool,
-    advance: Callable[[int], None],
-) -> list[_Decoded]:
-    """Decode all windows of a split with each search of each system."""
-    nested = [[[_Decoded() for _ in system.searches] for system in source.systems] for source in shared]
-    every = [decoded for systems in nested for searches in systems for decoded in searches]
-    for chunk in _chunks(split, frames):
-        fetched: list[EncoderStates] = []
-        for source, systems in zip(shared, nested, strict=True):
-            started = time.perf_counter()
-            fetched.append(source.fetch(chunk))
-            systems[0][0].seconds += time.perf_counter() - started
-        missing = {row for states in fetched for row in states.unreadable}
-        if missing:
-            advance(len(missing) * len(every))
-            readable = [row for row in range(len(chunk)) if row not in missing]
-            if not readable:
-                continue
-            chunk = [chunk[row] for row in readable]
-            fetched = [states.select(readable) for states in fetched]
-        for source, systems, states in zip(shared, nested, fetched, strict=True):
-            for system, decoded in zip(source.systems, systems, strict=True):
-                _decode_chunk(split, chunk, states, system, decoded, max_tokens, cut_loops, advance)
-    return every
-
-
-def _decode_chunk(
-    split: Split,
-    chunk: Sequence[int],
-    states: EncoderStates,
-    system: System,
-    decoded: Sequence[_Decoded],
-    max_tokens: Sequence[int],
-    cut_loops: bool,
-    advance: Callable[[int], None],
-) -> None:
-    """Decode these windows with each search of one system; its prefilled prompts take much memory until it returns."""
-    started = time.perf_counter()
-    targets = [split.targets[i] for i in chunk]
-    prompts = [target.input_ids[: target.prompt_length] for target in targets]
-    transcribers = [Transcriber(system.model, search, cut_loops=cut_loops) for search in system.searches]
-    widest = min(transcribers, key=lambda transcriber: transcriber.search.beam_size)
-    prefilled = widest.prefill(states, prompts)
-    decoder, pad_id = system.model.whisper.decoder, system.model.checkpoint.pad_token_id
-    loss = sum(teacher_forced_nll(decoder, batch, [targets[i] for i in rows], pad_id) for rows, batch in prefilled)
-    for transcriber, found in zip(transcribers, decoded, strict=True):
-        hypotheses = transcriber.search_windows(
-            prefilled, [max_tokens[i] for i in chunk], last=transcriber is transcribers[-1]
-        )
-        found.hypotheses.update(zip(chunk, hypotheses, strict=True))
-        found.loss += loss
-        found.seconds += time.perf_counter() - started
-        advance(len(chunk))
-        started = time.perf_counter()
-
-
 def _score(
-    split: Split, system: System, search: SearchOptions, shares: Sequence[Sequence[int]], decoded: Sequence[_Decoded]
+    split: Split, system: System, search: SearchOptions, shares: Sequence[Sequence[int]], decoded: Sequence[Decoded]
 ) -> Evaluation:
     """One search's evaluation of the whole split, from what it found in each process's share."""
     hypotheses = {

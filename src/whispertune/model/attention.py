@@ -21,6 +21,9 @@ RowAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 FRAMES_MULTIPLE = 64
 TOKENS_MULTIPLE = 16
 """Packed frames and tokens are padded to a multiple of these."""
+FEWEST_FRAMES = 256
+FEWEST_TOKENS = 32
+"""Lengths to which the shortest rows are padded in a GPU's attention (`few_lengths`)."""
 
 PADDING_LOG_WEIGHT = MASKED_LOGIT
 """Log weight of a padding frame: large and negative, but finite in float16 too."""
@@ -34,7 +37,9 @@ def attention_bias(log_weights: Tensor | None, dtype: torch.dtype) -> Tensor | N
 def frame_rows(rows: Tensor, num_frames: Sequence[int] | None) -> PackedLengths:
     """The lengths of rows (B, K, …) in kept frames; num_frames: None if no row is padded."""
     num_rows, longest = rows.shape[:2]
-    return PackedLengths((longest,) * num_rows if num_frames is None else tuple(num_frames), FRAMES_MULTIPLE)
+    return PackedLengths(
+        (longest,) * num_rows if num_frames is None else tuple(num_frames), FRAMES_MULTIPLE, FEWEST_FRAMES
+    )
 
 
 class Attention(nn.Module):

@@ -5,6 +5,7 @@ Shapes: B rows, U utterances (B = U x beams in beam search), K kept frames, D wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from whispertune.system.precision import send
 
 CACHE_TOKENS = 64
 """The cache grows by this many tokens per row."""
+FEWEST_ROWS = 16
+"""Rows below which a GPU's batch is not made smaller."""
 
 
 @dataclass(slots=True)
@@ -69,8 +72,11 @@ class DecoderCache:
         utterances = None if utterances is None else send(utterances, device)
         for name in ("self_keys", "self_values"):
             old = getattr(self, name)
-            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
-            new[:, :, :, :used] = old[:, rows, :, :used]
+            if device.type == "cpu":
+                new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
+                new[:, :, :, :used] = old[:, rows, :, :used]
+            else:  # whole, as attention looks at the unused part, too, masked
+                new = old[:, rows]
             setattr(self, name, new)
         self.padding = None if self.padding is None else self.padding[rows]
         if utterances is not None:
@@ -80,8 +86,27 @@ class DecoderCache:
             self.cross_bias = None if self.cross_bias is None else self.cross_bias[utterances]
 
 
-def causal_mask(begin: int, end: int, padding: Tensor) -> Tensor:
-    """A bias (B, 1, end - begin, end) that masks each row's `padding` (B,) and future tokens for the new tokens."""
-    keys = torch.arange(end, device=padding.device)
-    seen = (keys <= keys[begin:, None]) & (keys >= padding[:, None, None])
+def rows_to_keep(staying: Sequence[int], num_rows: int, device: torch.device) -> Sequence[int] | None:
+    """Which of a batch's rows to go on with when only some are still running (`staying`); None for all.
+
+    Fewer rows make later steps cheaper, but dropping rows copies the cache. On a CPU a quarter at a time is dropped. On
+    a GPU the batch is halved, from powers of two on, so that few shapes occur, and filled up with finished rows.
+    """
+    if device.type == "cpu":
+        return staying if len(staying) <= 0.75 * num_rows else None
+    size = max(FEWEST_ROWS, 2 ** (len(staying) - 1).bit_length())
+    if 2 * size > num_rows:
+        return None
+    running = set(staying)
+    finished = [row for row in range(num_rows) if row not in running]
+    return sorted([*staying, *finished[: size - len(staying)]])
+
+
+def causal_mask(begin: int, end: int, padding: Tensor, visible: int) -> Tensor:
+    """A bias (B, 1, end - begin, visible) that masks each row's `padding` (B,) and future tokens for the new tokens.
+
+    visible: keys that attention looks at, at least `end`.
+    """
+    keys = torch.arange(visible, device=padding.device)
+    seen = (keys <= keys[begin:end, None]) & (keys >= padding[:, None, None])
     return torch.where(seen, 0.0, MASKED_LOGIT)[:, None]

@@ -18,6 +18,9 @@ ROWS_AT_ONCE = 64
 """Positions whose float32 logits are in memory at once."""
 ROWS_AT_ONCE_ON_GPU = 512
 """The same on a GPU, where launching a kernel for few rows does not pay (100 MB)."""
+HALF_SCALE = 2.0**10
+"""In fp16 the gradient of the logits is kept times this: a probability below 3e-8 would be rounded to 0 otherwise, and the
+scale of the loss, which is applied later, could not bring it back. Above 3e-11 none is."""
 WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 
@@ -103,7 +106,7 @@ class _VocabularyNLL(torch.autograd.Function):
             total += nll
             gradient = probs.sub_(smoothing / num_classes) if smoothing else probs
             gradient.scatter_add_(1, own[:, None], gradient.new_full((1, 1), smoothing - 1).expand(len(own), 1))
-            rows.copy_(gradient)
+            rows.copy_(gradient.mul_(HALF_SCALE) if logits.dtype == torch.float16 else gradient)
         ctx.memory, ctx.taken = memory, taken
         ctx.save_for_backward(hidden, weight, logits)
         return total
@@ -112,6 +115,8 @@ class _VocabularyNLL(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (outer,) = gradients
         hidden, weight, to_logits = ctx.saved_tensors
+        if to_logits.dtype == torch.float16:
+            outer = outer / HALF_SCALE
         # Scaling the smaller factor of each product scales the product.
         to_hidden = to_logits @ weight * outer.to(hidden.dtype) if ctx.needs_input_grad[0] else None
         to_weight = None

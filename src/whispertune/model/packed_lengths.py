@@ -7,7 +7,7 @@ separately: on a CPU row by row, on a GPU in one kernel over padded rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,16 +28,23 @@ class PackedLengths:
     """The lengths of packed rows.
 
     The end is padded to a multiple of `multiple`, as kernels are prepared anew for each new size, which costs time and
-    memory.
+    memory. least: the shortest length that a GPU's attention pads rows to.
     """
 
     sizes: tuple[int, ...]
     multiple: int = 1
+    least: int = 1
 
     @property
     def total(self) -> int:
         """Packed length, padding included."""
         return -(-sum(self.sizes) // self.multiple) * self.multiple
+
+    def with_few_rows(self) -> PackedLengths:
+        """With empty rows at the end: 1, 2, 4 or a multiple of 8."""
+        rows = len(self.sizes)
+        few = 1 << (rows - 1).bit_length() if rows <= 4 else -(-rows // 8) * 8
+        return replace(self, sizes=self.sizes + (0,) * (few - rows))
 
     def starts(self, length: int, device: torch.device) -> Tensor:
         """(B, 1): offset of each row in a flattened (B, length) batch."""
@@ -74,6 +81,22 @@ def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
         return send(torch.cat(parts), device)
 
 
+def few_lengths(length: int, least: int) -> int:
+    """`least`, doubled until it is no smaller than `length`; from 1024 on a multiple of 512 (1500 frames -> 1536).
+
+    GPUs pad rows to these, so that few shapes occur: attention is then computed on up to twice the length, and
+    everything else on the length itself.
+    """
+    while least < length:
+        least = 2 * least if least < 1024 else least + 512
+    return least
+
+
+def padded_length(length: int, least: int, device: torch.device) -> int:
+    """The length that rows are padded to: on a GPU one of few; on a CPU no more than needed."""
+    return length if device.type == "cpu" else few_lengths(length, least)
+
+
 def attend_by_row(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
     query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, *, causal: bool = False,
@@ -98,8 +121,18 @@ def attend_padded(
     query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
     query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
 ) -> Tensor:  # fmt: skip
-    """The same in one fused kernel over padded rows, for GPUs."""
+    """The same in one fused kernel over padded rows, for GPUs.
+
+    Rows are padded to few lengths and batches to few numbers of rows, so that few shapes ever occur; but not keys that
+    fill a batch, as their padding would need a bias, which excludes the fastest kernels.
+    """
     num_queries, num_keys = max(query_rows.sizes), max(key_rows.sizes)
+    ragged = log_weights is not None or min(key_rows.sizes) < num_keys
+    if causal or ragged or query_rows.sizes != key_rows.sizes:
+        num_queries = few_lengths(num_queries, query_rows.least)
+    if causal or ragged:
+        num_keys = few_lengths(num_keys, key_rows.least)
+        query_rows, key_rows = query_rows.with_few_rows(), key_rows.with_few_rows()
     q = query_rows.pad(query, num_queries)
     k, v = (key_rows.pad(x, num_keys) for x in (keys, values))
     bias = None

@@ -21,10 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from whispertune.model.attention import TOKENS_MULTIPLE, Attention, RowAttention, attention_bias, frame_rows
-from whispertune.model.cache import DecoderCache, causal_mask
+from whispertune.model.attention import (
+    FEWEST_FRAMES,
+    FEWEST_TOKENS,
+    TOKENS_MULTIPLE,
+    Attention,
+    RowAttention,
+    attention_bias,
+    frame_rows,
+)
+from whispertune.model.cache import CACHE_TOKENS, DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
-from whispertune.model.packed_lengths import PackedLengths, attend_by_row
+from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, attend_by_row, padded_length
 from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_memory import StepMemory
 from whispertune.system.precision import LIMITED
@@ -198,7 +206,7 @@ class Decoder(nn.Module):
         """
         length = input_ids.shape[1]
         sizes = tuple(num_tokens) if num_tokens is not None else (length,) * len(input_ids)
-        tokens = PackedLengths(sizes, TOKENS_MULTIPLE)
+        tokens = PackedLengths(sizes, TOKENS_MULTIPLE, FEWEST_TOKENS)
         frames = frame_rows(states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
@@ -229,6 +237,9 @@ class Decoder(nn.Module):
 
     def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:
         """An empty cache; cross-attention keys and values are computed here, once."""
+        if log_weights is not None:  # dense windows all have one length
+            more = padded_length(states.shape[1], FEWEST_FRAMES, states.device) - states.shape[1]
+            states, log_weights = F.pad(states, (0, 0, 0, more)), F.pad(log_weights, (0, more), value=MASKED_LOGIT)
         blocks = self.blocks()
         num_heads = blocks[0].self_attn.num_heads
         width = states.shape[-1] // num_heads
@@ -266,11 +277,13 @@ class Decoder(nn.Module):
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
         num_new = end - begin
+        visible = padded_length(end, CACHE_TOKENS, input_ids.device) if num_new == 1 else end
         bias = None
         positions = torch.arange(begin, end, device=input_ids.device)
-        if cache.padding is not None or (begin and num_new > 1):  # else the kernel's own causal mask suffices
+        # Else the kernel's own causal mask suffices.
+        if cache.padding is not None or visible > end or (begin and num_new > 1):
             padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
-            bias = causal_mask(begin, end, padding).to(cache.self_keys.dtype)
+            bias = causal_mask(begin, end, padding, visible).to(cache.self_keys.dtype)
         if cache.padding is not None:
             # A finished row continues as long as others do; its position does not matter then.
             positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
@@ -282,8 +295,8 @@ class Decoder(nn.Module):
             cache.self_values[index, :, :, begin:end] = values
             x = x + layer.self_attn(
                 normed,
-                cache.self_keys[index, :, :, :end],
-                cache.self_values[index, :, :, :end],
+                cache.self_keys[index, :, :, :visible],
+                cache.self_values[index, :, :, :visible],
                 bias,
                 causal=bias is None and num_new > 1,
             )

@@ -16,7 +16,8 @@ from whispertune.checkpoints.peft import lasting_name, save_adapter
 from whispertune.dataset.splits import Split
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import GREEDY
-from whispertune.evaluation.evaluate import Evaluation, SharedStates, System, evaluate_split, token_caps
+from whispertune.evaluation.decode import SharedStates, System
+from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
 from whispertune.evaluation.significance import compare_rows
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding

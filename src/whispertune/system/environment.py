@@ -80,6 +80,14 @@ def free_memory() -> int:
     return free
 
 
+def free_memory_on(device: torch.device) -> int:
+    """Bytes that this process can still take on a device; on a GPU also what PyTorch holds there and does not use."""
+    if device.type != "cuda":
+        return free_memory()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
 def _page_cache(cgroup: Path) -> int:
     try:
         lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()

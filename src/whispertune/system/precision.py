@@ -122,6 +122,9 @@ def resolve_precision(precision: PrecisionName, device: torch.device) -> Precisi
     if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < _TF32_CAPABILITY):
         raise RecipeError("precision is tf32, which needs an NVIDIA GPU of compute capability 8.0; use fp32 or auto")
     rounding = "tf32" if precision == "tf32" else "ieee"
+    if device.type == "cuda":
+        # It plans attention anew for each shape that it has not met, which takes up to a second, and shapes here vary.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.fp32_precision = rounding
     torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
     name: str = precision

@@ -47,9 +47,12 @@ def make_target(
     return Target(sequence[:-1], tuple(labels), len(prompt))
 
 
-def collate_targets(targets: Sequence[Target], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Decoder input and labels, (B, T) each, padded at the end with `pad_id` and `IGNORE_INDEX`."""
-    num_tokens = max(len(target.input_ids) for target in targets)
+def collate_targets(targets: Sequence[Target], pad_id: int, at_least: int = 0) -> tuple[Tensor, Tensor]:
+    """Decoder input and labels, (B, T) each, padded at the end with `pad_id` and `IGNORE_INDEX`.
+
+    T is the length of the longest, or `at_least`.
+    """
+    num_tokens = max(at_least, *(len(target.input_ids) for target in targets))
     input_ids = torch.full((len(targets), num_tokens), pad_id)
     labels = torch.full((len(targets), num_tokens), IGNORE_INDEX)
     for row, target in enumerate(targets):

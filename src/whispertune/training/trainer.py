@@ -27,6 +27,7 @@ from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
 from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
 
 GROW_LOSS_SCALE_EVERY = 2000
+FIRST_LOSS_SCALE = 2.0**13
 LARGEST_LOSS_SCALE = 2.0**16
 
 
@@ -67,7 +68,7 @@ class Trainer:
         self.trainable = [p for p in self.learner.model.parameters() if p.requires_grad]
         self.last_saved = time.monotonic()
         if self.learner.working.dtype == torch.float16 and self.progress.loss_scale is None:
-            self.progress.loss_scale = LARGEST_LOSS_SCALE
+            self.progress.loss_scale = FIRST_LOSS_SCALE
 
     def run(self) -> None:
         """Train to the end; whatever ends it early, the state has been saved if it is consistent."""

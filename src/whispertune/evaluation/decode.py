@@ -1,0 +1,205 @@
+"""Decode a split with each search of each system, in chunks of windows that memory has room for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from whispertune.dataset.splits import Split
+from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.options import SearchOptions
+from whispertune.decoding.prefill import Prefill
+from whispertune.decoding.rules import Hypothesis
+from whispertune.decoding.transcriber import Transcriber, windows_at_once
+from whispertune.features.frames import select_frames
+from whispertune.features.options import FrameOptions
+from whispertune.model.attention import FEWEST_TOKENS
+from whispertune.model.loss import summed_nll
+from whispertune.model.packed_lengths import few_lengths
+from whispertune.model.whisper import Decoder
+from whispertune.states.computed import EncoderStates
+from whispertune.system.console import console
+from whispertune.system.precision import send
+from whispertune.text.targets import Target, collate_targets
+
+CHUNK_FRAMES = 8_000
+"""Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
+CHUNK_WINDOWS = 32
+LOSS_ROWS = 8
+LOSS_ROWS_ON_GPU = 64
+"""Windows whose transcripts the decoder reads at once, for the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A model and the searches that it is scored with: they share what its decoder makes of a window, and its loss."""
+
+    name: str
+    model: ReadyModel
+    searches: Sequence[SearchOptions]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStates:
+    """The source of the encoder states of a split's windows, and the systems that decode them.
+
+    fetch: yields the states of windows (their indices in the split), in the decoders' type and on their device.
+    """
+
+    fetch: Callable[[Sequence[int]], EncoderStates]
+    systems: Sequence[System]
+
+
+@dataclass(slots=True)
+class Decoded:
+    """The outputs of one search for some windows of a split. hypotheses: by window; loss: their sum (nats)."""
+
+    hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
+    loss: float = 0.0
+    seconds: float = 0.0
+
+
+def decode_split(
+    split: Split,
+    shared: Sequence[SharedStates],
+    frames: FrameOptions,
+    max_tokens: Sequence[int],
+    cut_loops: bool,
+    advance: Callable[[int], None],
+) -> list[Decoded]:
+    """Decode all windows of a split with each search of each system."""
+    nested = [[[Decoded() for _ in system.searches] for system in source.systems] for source in shared]
+    every = [decoded for systems in nested for searches in systems for decoded in searches]
+    room = Room()
+    for chunk in chunks_of(split, frames, shared[0].systems[0].model.whisper.decoder, room):
+        fetched: list[EncoderStates] = []
+        for source, systems in zip(shared, nested, strict=True):
+            started = time.perf_counter()
+            fetched.append(source.fetch(chunk))
+            systems[0][0].seconds += time.perf_counter() - started
+        missing = {row for states in fetched for row in states.unreadable}
+        if missing:
+            advance(len(missing) * len(every))
+            readable = [row for row in range(len(chunk)) if row not in missing]
+            if not readable:
+                continue
+            chunk = [chunk[row] for row in readable]
+            fetched = [states.select(readable) for states in fetched]
+        for source, systems, states in zip(shared, nested, fetched, strict=True):
+            for system, decoded in zip(source.systems, systems, strict=True):
+                _Chunk(split, max_tokens, cut_loops, advance, room).decode(chunk, states, system, decoded)
+    return every
+
+
+@dataclass(slots=True)
+class Room:
+    """How many windows have been found to fit in memory at once; None as long as all did."""
+
+    windows: int | None = None
+
+    def halve(self, tried: int) -> int:
+        """Half of what has just not fitted, from now on; the user is told the first time."""
+        if self.windows is None:
+            console.print(
+                f"decoding  {tried} windows at once take more memory than there is; {tried // 2} from here on",
+                style="yellow",
+            )
+        self.windows = tried // 2
+        return self.windows
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What decoding a chunk of a split's windows takes besides them."""
+
+    split: Split
+    max_tokens: Sequence[int]
+    cut_loops: bool
+    advance: Callable[[int], None]
+    room: Room
+
+    def decode(self, chunk: Sequence[int], states: EncoderStates, system: System, decoded: Sequence[Decoded]) -> None:
+        """Decode these windows with each search of one system, half of them at a time if memory runs out.
+
+        Hypotheses don't depend on that, but for rounding.
+        """
+        searches = list(zip(system.searches, decoded, strict=True))
+        try:
+            self._search(chunk, states, system, searches)
+            return
+        except torch.OutOfMemoryError:
+            if len(chunk) == 1:
+                raise
+        # Only here, as the exception holds the memory of what failed.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = self.room.halve(len(chunk))
+        left = replace(system, searches=[search for search, _ in searches])
+        for first in range(0, len(chunk), half):
+            part = range(first, min(first + half, len(chunk)))
+            self.decode([chunk[row] for row in part], states.select(part), left, [found for _, found in searches])
+
+    def _search(
+        self,
+        chunk: Sequence[int],
+        states: EncoderStates,
+        system: System,
+        searches: list[tuple[SearchOptions, Decoded]],
+    ) -> None:
+        """Do the searches and take those that are done off the list."""
+        started = time.perf_counter()
+        targets = [self.split.targets[i] for i in chunk]
+        prompts = [target.input_ids[: target.prompt_length] for target in targets]
+        widest = Transcriber(system.model, min(system.searches, key=lambda search: search.beam_size))
+        prefilled = widest.prefill(states, prompts)
+        decoder, pad_id = system.model.whisper.decoder, system.model.checkpoint.pad_token_id
+        loss = sum(teacher_forced_nll(decoder, batch, [targets[i] for i in rows], pad_id) for rows, batch in prefilled)
+        while searches:
+            search, found = searches[0]
+            transcriber = Transcriber(system.model, search, cut_loops=self.cut_loops)
+            hypotheses = transcriber.search_windows(
+                prefilled, [self.max_tokens[i] for i in chunk], last=len(searches) == 1
+            )
+            found.hypotheses.update(zip(chunk, hypotheses, strict=True))
+            found.loss += loss
+            found.seconds += time.perf_counter() - started
+            self.advance(len(chunk))
+            del searches[0]
+            started = time.perf_counter()
+
+
+@torch.inference_mode()
+def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[Target], pad_id: int) -> float:
+    """Summed negative log-likelihood of the target tokens of these B windows."""
+    order = list(range(len(targets)))
+    on_cpu = prefilled.hidden.device.type == "cpu"
+    at_once = LOSS_ROWS if on_cpu else LOSS_ROWS_ON_GPU
+    if len(order) > at_once:
+        order.sort(key=lambda row: -len(targets[row].input_ids))
+    total = 0.0
+    for first in range(0, len(order), at_once):
+        rows = order[first : first + at_once]
+        num_tokens = max(len(targets[row].input_ids) for row in rows)
+        if not on_cpu:
+            num_tokens = min(few_lengths(num_tokens, FEWEST_TOKENS), decoder.embed_positions.num_embeddings)
+        input_ids, labels = collate_targets([targets[row] for row in rows], pad_id, num_tokens)
+        part = prefilled if len(rows) == len(order) else prefilled.select(rows)
+        hidden = decoder.read(send(input_ids, prefilled.hidden.device), part.empty_cache())
+        total += float(summed_nll(decoder, hidden, labels))
+    return total
+
+
+def chunks_of(split: Split, frames: FrameOptions, decoder: Decoder, room: Room) -> Iterator[list[int]]:
+    """Yield the windows whose states are held at once, the longest windows first; `room` may shrink meanwhile."""
+    order = split.longest_first()
+    on_cpu = decoder.embed_tokens.weight.device.type == "cpu"
+    begin = 0
+    while begin < len(order):
+        most_frames = len(select_frames(split.num_samples[order[begin]], frames).positions)
+        fit = min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames) if on_cpu else windows_at_once(decoder, most_frames, 1)
+        end = begin + max(1, fit if room.windows is None else min(fit, room.windows))
+        yield order[begin:end]
+        begin = end
