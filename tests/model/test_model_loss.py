@@ -13,7 +13,7 @@ from whispertune.model.loss import summed_nll
 from whispertune.model.options import LossOptions
 from whispertune.model.whisper import inference_copy
 from whispertune.text.targets import IGNORE_INDEX
-from whispertune.training.trainer import FIRST_LOSS_SCALE
+from whispertune.training.loss_scale import FIRST_LOSS_SCALE
 
 DECODER = random_whisper().decoder
 MASKED_LOGIT = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from whispertune.features.frames import select_frames
 from whispertune.features.log_mel import WINDOW_SAMPLES
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.states import computed
 from whispertune.states.computed import (
     BATCH_FRAMES,
     LOOK_AHEAD,
@@ -181,3 +183,24 @@ def test_rows_and_types() -> None:
     dense = EncoderStates(torch.randn(3, 4, 2), None)
     assert dense.select([1]).log_weights is None
     assert dense.to(torch.device("cpu"), torch.float32).log_weights is None
+
+
+def test_when_memory_runs_out_half_of_the_windows_are_encoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give the same states, rows of different lengths and an unreadable one among them."""
+    encoder = random_whisper().encoder
+    generator = np.random.default_rng(0)
+    windows = [generator.standard_normal(3200 * n).astype(np.float32) for n in (9, 5, 7, 2, 3)]
+    features = [window_features(w, 80, FrameOptions(), readable=n != 3) for n, w in enumerate(windows)]
+    whole = computed.encode_frozen(encoder, features)
+    encode = computed.encode
+
+    def cramped(encoder: Any, some: Any) -> EncoderStates:
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(encoder, some)
+
+    monkeypatch.setattr(computed, "encode", cramped)
+    halved = computed.encode_frozen(encoder, features)
+    assert (halved.num_frames, halved.unreadable) == (whole.num_frames, whole.unreadable)
+    torch.testing.assert_close(halved.states, whole.states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(halved.log_weights, whole.log_weights)

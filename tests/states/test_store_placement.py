@@ -13,11 +13,10 @@ from store_samples import KEY
 from whispertune.errors import RecipeError
 from whispertune.model.config import WhisperConfig
 from whispertune.states import cache, placement
-from whispertune.states.computed import EncoderStates
+from whispertune.states.computed import EncoderStates, one_behind_the_other
 from whispertune.states.files import StateFolder
 from whispertune.states.options import StateOptions
 from whispertune.states.placement import ENCODING_SHARE, FEWEST_VIEWS, choose_place, stored_views
-from whispertune.states.views import one_behind_the_other
 from whispertune.system.environment import free_memory
 
 GB = 10**9

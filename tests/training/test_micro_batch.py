@@ -8,12 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import Samples, metrics, progress_of, step_rows, weights_of
+from training_samples import (
+    Samples,
+    make_trainer,
+    metrics,
+    progress_of,
+    random_states,
+    step_rows,
+    tiny_targets,
+    tiny_whisper,
+    weights_of,
+)
 
 from whispertune.errors import TrainingError
 from whispertune.run import stages
 from whispertune.training import micro_batch
 from whispertune.training.micro_batch import largest_micro_batch
+from whispertune.training.plan import BatchPlan
 from whispertune.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -114,3 +125,60 @@ def test_a_resumed_run_keeps_the_size(samples: Samples, tmp_path: Path, monkeypa
     assert samples.train_run(run, **settings) == 0
     assert progress_of(run)["batches"] == {"batch_size": 3, "accumulation": 1}
     assert len(step_rows(run)) == 8
+
+
+@pytest.mark.parametrize("fits", [2, 1])
+def test_when_memory_runs_out_in_training_micro_batches_are_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fits: int
+) -> None:
+    """In the second update, after one of its micro-batches; the updates stay the same, and nothing is counted twice."""
+    rows, weights = {}, {}
+    for name, limit in (("roomy", 99), ("tight", fits)):
+        whisper = tiny_whisper()
+        trainer = make_trainer(
+            tmp_path / name, whisper, random_states([9 + n for n in range(16)]),
+            tiny_targets([3 + n for n in range(16)]), batch_size=4, accumulation=2,
+        )  # fmt: skip
+        original, calls = trainer.backward, 0
+
+        def backward(batch: list[int], *given: Any, limit: int = limit, original: Any = original) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if calls > 3 and len(batch) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return original(batch, *given)
+
+        monkeypatch.setattr(Trainer, "backward", lambda self, *given, backward=backward: backward(*given))
+        trainer.run()
+        monkeypatch.undo()
+        rows[name], weights[name] = step_rows(tmp_path / name), whisper.state_dict()
+    assert trainer.progress.batches == BatchPlan(4, 2).recut(fits)
+    told = capsys.readouterr().err
+    assert told.count("take more memory than there is") == {2: 1, 1: 2}[fits]
+    for ours, theirs in zip(rows["tight"], rows["roomy"], strict=True):
+        assert [ours[key] for key in ("step", "tokens", "utterances")] == [
+            theirs[key] for key in ("step", "tokens", "utterances")
+        ]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    for name, weight in weights["tight"].items():
+        torch.testing.assert_close(weight, weights["roomy"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_one_window_that_does_not_fit_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tmp_path, tiny_whisper(), random_states([9, 9]), tiny_targets([3, 4]), batch_size=2)
+    monkeypatch.setattr(Trainer, "backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.run()
+    assert trainer.progress.batches.batch_size == 1
+
+
+def test_on_a_gpu_the_largest_is_tried_first() -> None:
+    tried: list[int] = []
+
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > 4:
+            raise torch.OutOfMemoryError
+
+    assert largest_micro_batch(16, attempt, torch.device("cuda")) == 4
+    assert tried == [16, 8, 4]

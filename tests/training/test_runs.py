@@ -39,6 +39,7 @@ from whispertune.run import stages
 from whispertune.states.computed import ComputedStates, EncoderStates
 from whispertune.system.files import read_jsonl
 from whispertune.text.targets import Target, collate_targets
+from whispertune.training import loss_scale
 from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
@@ -132,18 +133,18 @@ def test_a_process_that_owns_no_parameter_updates_nothing(tmp_path: Path, monkey
 def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "GROW_LOSS_SCALE_EVERY", 2)
+    monkeypatch.setattr(loss_scale, "GROW_EVERY", 2)
     trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=64.0))
     trainer.run()
     assert trainer.progress.step == 4
     assert trainer.progress.loss_scale == 64.0 * 4
-    monkeypatch.setattr(trainer_module, "LARGEST_LOSS_SCALE", 128.0)
+    monkeypatch.setattr(loss_scale, "LARGEST_LOSS_SCALE", 128.0)
     trainer = fp16_trainer(tmp_path / "b", Progress(BATCHES, loss_scale=64.0))
     trainer.run()
     assert trainer.progress.loss_scale == 128.0
-    # It starts at the largest, and never falls below 1.
+    # It starts at 2^13, and never falls below 1.
     trainer = fp16_trainer(tmp_path / "c", Progress(BATCHES))
-    assert trainer.progress.loss_scale == 128.0
+    assert trainer.progress.loss_scale == 2.0**13
     monkeypatch.setattr(shards_module, "clip_gradients", lambda parameters, max_norm: math.inf)
     trainer = fp16_trainer(tmp_path / "d", Progress(BATCHES, loss_scale=2.0))
     trainer.run()

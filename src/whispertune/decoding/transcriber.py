@@ -23,7 +23,7 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.attention import FEWEST_FRAMES
 from whispertune.model.packed_lengths import few_lengths
 from whispertune.model.whisper import Decoder
-from whispertune.states.computed import ComputedStates, EncoderStates, WindowFeatures, encode, window_features
+from whispertune.states.computed import ComputedStates, EncoderStates, WindowFeatures, encode_frozen, window_features
 from whispertune.system.environment import free_memory_on
 
 ROWS_AT_ONCE = 64
@@ -102,7 +102,7 @@ class Transcriber:
 
     def encode(self, features: Sequence[WindowFeatures]) -> EncoderStates:
         """Encoder states of these windows as one batch."""
-        return encode(self.model.whisper.encoder, features)
+        return encode_frozen(self.model.whisper.encoder, features)
 
     def room(self, prompt: Sequence[int]) -> int:
         """Tokens that fit into the decoder after a prompt."""

@@ -19,8 +19,8 @@ ROWS_AT_ONCE = 64
 ROWS_AT_ONCE_ON_GPU = 512
 """The same on a GPU, where launching a kernel for few rows does not pay (100 MB)."""
 HALF_SCALE = 2.0**10
-"""In fp16 the gradient of the logits is kept times this: a probability below 3e-8 would be rounded to 0 otherwise, and the
-scale of the loss, which is applied later, could not bring it back. Above 3e-11 none is."""
+"""In fp16 the gradient of the logits is kept times this: otherwise probabilities below 3e-8 would be rounded to 0, and
+the scale of the loss, which is applied later, could not bring them back. So only those below 3e-11 are."""
 WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 

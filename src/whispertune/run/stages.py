@@ -131,7 +131,8 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
         note_unreadable=session.note_unreadable, averaging=averaging,
         is_worse=partial(is_worse_than_best, session),
     )  # fmt: skip
-    if recipe.batch.auto and not progress.trained:
+    auto = session.device.type != "cpu" if recipe.batch.auto is None else recipe.batch.auto
+    if auto and not progress.trained:
         fit_micro_batch(session, trainer)
     return trainer
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Protocol
 
 import numpy as np
@@ -116,6 +117,45 @@ def encode(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderState
     return EncoderStates(encoder(*inputs, log_weights, num_frames), log_weights, num_frames, unreadable)
 
 
+@torch.no_grad()
+def encode_frozen(encoder: Encoder, features: Sequence[WindowFeatures]) -> EncoderStates:
+    """As `encode`, without gradients; half of the windows at a time if a GPU's memory runs out."""
+    try:
+        return encode(encoder, features)
+    except torch.OutOfMemoryError:
+        if len(features) == 1:
+            raise
+    # Only here, as the exception holds the memory of what failed.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(features) // 2
+    return one_behind_the_other([encode_frozen(encoder, part) for part in (features[:half], features[half:])])
+
+
+def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
+    """Concatenate the rows of all parts, padded to one number of frames, on the device and in the type of the last."""
+    device, dtype = parts[-1].states.device, parts[-1].states.dtype
+    longest = max(part.states.shape[1] for part in parts)
+    begins = accumulate((part.states.shape[0] for part in parts), initial=0)
+    unreadable = tuple(begin + row for begin, part in zip(begins, parts, strict=False) for row in part.unreadable)
+    num_frames = tuple(chain.from_iterable(part.num_frames or _all_frames(part) for part in parts))
+    if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
+        rows = torch.cat([send(part.states, device).to(dtype) for part in parts])
+        return EncoderStates(rows, None, num_frames, unreadable)
+    states, log_weights = [], []
+    for part in parts:
+        behind = (0, longest - part.states.shape[1])
+        weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
+        states.append(torch.nn.functional.pad(send(part.states, device).to(dtype), (0, 0, *behind)))
+        log_weights.append(torch.nn.functional.pad(send(weights, device), behind, value=PADDING_LOG_WEIGHT))
+    return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames, unreadable)
+
+
+def _all_frames(part: EncoderStates) -> tuple[int, ...]:
+    num_rows, longest = part.states.shape[:2]
+    return (longest,) * num_rows
+
+
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:
     """Group windows for encoding, longest first; depends only on their lengths (samples) and the options."""
     num_frames = count_frames(num_samples, frames)
@@ -189,5 +229,4 @@ class ComputedStates:
         features = [copy for copies in zip(*rows, strict=True) for copy in copies]
         if self._trained:
             return encode(self._encoder, features)
-        with torch.no_grad():
-            return encode(self._encoder, features)
+        return encode_frozen(self._encoder, features)

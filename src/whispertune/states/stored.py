@@ -156,7 +156,7 @@ class StoredStates:
                     if len(window.positions) != self.layout.num_frames[index]:
                         raise DataError(f"window {index}: its audio changed during the run; start it again")
                 with torch.inference_mode():
-                    encoded = states.encode(encoder, ready).states.to("cpu")
+                    encoded = states.encode_frozen(encoder, ready).states.to("cpu")
                     rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
                     rows = rows.to(self.layout.dtype)
                 self._keep(number, rows, whole=not damaged)

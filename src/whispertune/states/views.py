@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain
 
-import torch
-
-from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.whisper import Encoder
-from whispertune.states.computed import EncoderStates, StateSource
+from whispertune.states.computed import EncoderStates, StateSource, one_behind_the_other
 from whispertune.states.stored import StoredStates
-from whispertune.system.precision import send
 
 
 class StoredViews:
@@ -70,27 +65,3 @@ class SideBySide:
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         return one_behind_the_other([source.fetch(indices, view) for source in self._sources])
-
-
-def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
-    """Concatenate the rows of all parts, padded to one number of frames, on the device and in the type of the last."""
-    device, dtype = parts[-1].states.device, parts[-1].states.dtype
-    longest = max(part.states.shape[1] for part in parts)
-    begins = accumulate((part.states.shape[0] for part in parts), initial=0)
-    unreadable = tuple(begin + row for begin, part in zip(begins, parts, strict=False) for row in part.unreadable)
-    num_frames = tuple(chain.from_iterable(part.num_frames or _all_frames(part) for part in parts))
-    if all(part.log_weights is None and part.states.shape[1] == longest for part in parts):
-        rows = torch.cat([send(part.states, device).to(dtype) for part in parts])
-        return EncoderStates(rows, None, num_frames, unreadable)
-    states, log_weights = [], []
-    for part in parts:
-        behind = (0, longest - part.states.shape[1])
-        weights = torch.zeros(part.states.shape[:2]) if part.log_weights is None else part.log_weights
-        states.append(torch.nn.functional.pad(send(part.states, device).to(dtype), (0, 0, *behind)))
-        log_weights.append(torch.nn.functional.pad(send(weights, device), behind, value=PADDING_LOG_WEIGHT))
-    return EncoderStates(torch.cat(states), torch.cat(log_weights), num_frames, unreadable)
-
-
-def _all_frames(part: EncoderStates) -> tuple[int, ...]:
-    num_rows, longest = part.states.shape[:2]
-    return (longest,) * num_rows

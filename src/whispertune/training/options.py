@@ -79,9 +79,9 @@ class OptimizerOptions(Options):
 class BatchOptions(Options):
     """How an update is split into micro-batches."""
 
-    auto: bool = False
+    auto: bool | None = None
     """Find the largest micro-batch that fits in memory by trying. An update keeps its batch_size x accumulation
-    utterances but is computed in as few micro-batches as possible."""
+    utterances but is computed in as few micro-batches as possible. By default on GPUs alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,11 +105,11 @@ def epoch_plan(
 def balance_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
     """Each process's micro-batches of a step: about equal in length (samples), equal in windows give or take one.
 
-    One process does the step as it is planned. A step with fewer windows than processes leaves some with none.
+    One process does the step in its order. A step with fewer windows than processes leaves some with none.
     """
-    if processes == 1:
-        return [step]
     members = [index for batch in step for index in batch]
+    if processes == 1:
+        return [[members[first : first + batch_size] for first in range(0, len(members), batch_size)]]
     costs = [num_samples[index] + SAMPLES_A_WINDOW for index in members]
     shares = []
     for places in balance(costs, processes, most=-(-len(members) // processes)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whispertune.errors import Interrupted, ProcessLost, StorageError, TrainingError, WhispertuneError
+from whispertune.errors import Interrupted, ProcessLost, StorageError, WhispertuneError
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
 from whispertune.system.console import Advance, console, progress_bar
@@ -21,14 +21,12 @@ from whispertune.system.processes import ALONE, Processes
 from whispertune.text.targets import Target, collate_targets
 from whispertune.training.averaging import Averaging, described
 from whispertune.training.learner import Learner, TrainingData
+from whispertune.training.loss_scale import FIRST_LOSS_SCALE, adapted, too_many_skipped
 from whispertune.training.metrics import EvaluationRow, Row, RunLog, SkippedRow, UpdateRow
+from whispertune.training.micro_batch import halved
 from whispertune.training.options import TrainingOptions
 from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
 from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
-
-GROW_LOSS_SCALE_EVERY = 2000
-FIRST_LOSS_SCALE = 2.0**13
-LARGEST_LOSS_SCALE = 2.0**16
 
 
 @dataclass(slots=True)
@@ -120,8 +118,7 @@ class Trainer:
         progress, split, seed = self.progress, self.data.split, self.options.seed
         epoch = progress.epoch
         plan = epoch_plan(split.num_samples, progress.batches, seed=seed, epoch=epoch, draws=split.draws)
-        left = plan[progress.position :]
-        self.data.states.prepare([batch for step in left for batch in self._own_share(step)], epoch)
+        self._announce(plan)
         with progress_bar(f"epoch {epoch}/{self.options.epochs}: training", len(plan)) as advance:
             advance(progress.position)
             while progress.position < len(plan) and not self._at_last_step():
@@ -130,7 +127,7 @@ class Trainer:
                     self._validate()
                 if self._out_of_patience():
                     break
-                self._run_step(plan[progress.position], advance)
+                self._run_step(plan, advance)
         if not progress.validated or progress.best_rate is None:
             self._validate()
         last = last_epoch(len(split.num_samples), progress.batches, self.options.epochs, self.options.max_steps)
@@ -151,17 +148,20 @@ class Trainer:
         every = self.options.validation.every_steps
         return every is not None and self.progress.step > 0 and self.progress.step % every == 0
 
-    def _run_step(self, step: Step, advance: Advance) -> None:
+    def _announce(self, plan: Sequence[Step]) -> None:
+        """Name the micro-batches that are left in the epoch, whose states may then be fetched ahead."""
+        left = [batch for step in plan[self.progress.position :] for batch in self._own_share(step)]
+        self.data.states.prepare(left, self.progress.epoch)
+
+    def _run_step(self, plan: Sequence[Step], advance: Advance) -> None:
         started = time.perf_counter()
         progress, data = self.progress, self.data
-        epoch = progress.epoch
+        epoch, step = progress.epoch, plan[progress.position]
         num_tokens = data.copies * sum(data.split.targets[i].num_target_tokens for batch in step for i in batch)
-        self.missing_tokens = self.missing_windows = 0
-        losses = []
-        for batch in self._own_share(step):
-            copies = [data.targets(index, epoch) for index in batch]
-            every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
-            losses.append(self.backward(batch, every, num_tokens))
+        while (losses := self._losses(step, num_tokens)) is None:
+            self.learner.working.release()
+            progress.batches = halved(progress.batches)
+            self._announce(plan)
         # Only now, and once: reading a number from a GPU waits for everything it was asked to do.
         loss = torch.stack(losses).to(exact_dtype(losses[0].device)).sum().item() if losses else 0.0
         # First: on GPUs a process that is gone is only noticed here.
@@ -194,6 +194,21 @@ class Trainer:
         advance(1, note=f"loss {loss / share_there:.3f}" if share_there else "")
         self._save_if_due()
         self.stop.check_together()
+
+    def _losses(self, step: Step, num_tokens: int) -> list[Tensor] | None:
+        """The losses of this process's micro-batches; None if a GPU's memory ran out and smaller ones may fit."""
+        self.missing_tokens = self.missing_windows = 0
+        losses, epoch = [], self.progress.epoch
+        try:
+            for batch in self._own_share(step):
+                copies = [self.data.targets(index, epoch) for index in batch]
+                every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
+                losses.append(self.backward(batch, every, num_tokens))
+            return losses
+        except torch.OutOfMemoryError:  # several processes would have to agree, but the others are a step ahead
+            if self.progress.batches.batch_size == 1 or self.processes.world_size > 1:
+                raise
+            return None
 
     def _own_share(self, step: Step) -> Step:
         """This process's micro-batches of a step; all of them where it is the only one."""
@@ -253,7 +268,7 @@ class Trainer:
             progress.skipped_in_a_row += 1
         learner.optimizer.zero_grad(set_to_none=True)
         if progress.loss_scale is not None:
-            progress.loss_scale = self._adapted_loss_scale(progress.loss_scale, finite)
+            progress.loss_scale = adapted(progress.loss_scale, finite, progress.step)
         return norm if finite else None
 
     def _end_of_update(self) -> None:
@@ -264,21 +279,8 @@ class Trainer:
         """
         self._updating = False
         self.log.settle()
-        progress = self.progress
-        if progress.skipped_in_a_row >= self.options.optimizer.max_skipped_in_a_row:
-            failed = TrainingError(
-                f"{progress.skipped_in_a_row} updates in a row had gradients that are not finite (last at step "
-                f"{progress.step + 1}); lower schedule.peak_lr, or try --precision fp32"
-            )
-            failed.met_by_all = True
-            raise failed
-
-    def _adapted_loss_scale(self, scale: float, finite: bool) -> float:
-        """fp16: halve on overflow, double after many good updates (Micikevicius et al. 2018)."""
-        if not finite:
-            return max(1.0, scale / 2)
-        grows = self.progress.step % GROW_LOSS_SCALE_EVERY == 0
-        return min(LARGEST_LOSS_SCALE, scale * 2) if grows else scale
+        if (skipped := self.progress.skipped_in_a_row) >= self.options.optimizer.max_skipped_in_a_row:
+            raise too_many_skipped(skipped, self.progress.step + 1)
 
     def _validate(self, *, baseline: bool = False) -> None:
         progress = self.progress
