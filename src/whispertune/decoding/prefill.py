@@ -31,11 +31,8 @@ class Prefill:
     no_speech_probs: list[float]
     _cache: DecoderCache
     last: bool = False
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of each window, padding included."""
-        return self._cache.cross_keys[0].shape[2]
+    num_frames: int = 0
+    """Frames of each window, padding included."""
 
     def fork(self) -> tuple[DecoderCache, Tensor]:
         """Cache and hidden states for one search. Several searches may follow one another, but not overlap."""
@@ -56,7 +53,7 @@ class Prefill:
         chosen = torch.tensor(list(rows))
         cache.select(chosen, chosen)
         probs = [self.no_speech_probs[row] for row in rows] if self.no_speech_probs else []
-        return Prefill(hidden[send(chosen, hidden.device)], probs, cache, last=True)
+        return Prefill(hidden[send(chosen, hidden.device)], probs, cache, last=True, num_frames=self.num_frames)
 
 
 @torch.inference_mode()
@@ -89,4 +86,4 @@ def prefill(
     else:
         hidden = decoder.step(tokens, cache)
     cache.num_shared = cache.num_tokens
-    return Prefill(hidden, probs, cache)
+    return Prefill(hidden, probs, cache, num_frames=states.states.shape[1])
