@@ -19,19 +19,18 @@ from typing import TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from whispertune.model.attention import (
     FEWEST_FRAMES,
     FEWEST_TOKENS,
     TOKENS_MULTIPLE,
     Attention,
-    RowAttention,
     attention_bias,
     frame_rows,
 )
 from whispertune.model.cache import CACHE_TOKENS, DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
+from whispertune.model.layers import DecoderLayer, EncoderLayer, call_layer
 from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, attend_by_row, padded_length
 from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_memory import StepMemory
@@ -40,35 +39,10 @@ from whispertune.system.precision import LIMITED
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def call_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
-    """layer(*inputs); with `recompute` its activations are not saved but recomputed in the backward pass."""
-    if recompute and torch.is_grad_enabled():
-        return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False))
-    return cast(Tensor, layer(*inputs))
-
-
 def empty_embedding(size: int, width: int) -> nn.Embedding:
     """An embedding of zeros to load weights into; drawing on `meta`, torch would import 800 modules (1.7 s, 70 MB)."""
     zeros = torch.zeros(size, width)
     return nn.Embedding.from_pretrained(zeros, freeze=False)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward."""
-
-    def __init__(self, d_model: int, num_heads: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(d_model, num_heads)
-        self.self_attn_layer_norm = nn.LayerNorm(d_model)
-        self.fc1 = nn.Linear(d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, d_model)
-        self.final_layer_norm = nn.LayerNorm(d_model)
-
-    def forward(self, x: Tensor, attend: RowAttention) -> Tensor:
-        """x: packed rows (N, D)."""
-        normed = self.self_attn_layer_norm(x)
-        x = x + self.self_attn.by_row(normed, normed, attend)
-        return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
 class Encoder(nn.Module):
@@ -138,30 +112,6 @@ class Encoder(nn.Module):
         """What `lower` leaves out: its output (B, K, D) through the other layers and the final norm; (B, K, D)."""
         frames = frame_rows(states, num_frames)
         return frames.pad(self._through_layers(frames.pack(states), frames, log_weights, num_layers), states.shape[1])
-
-
-class DecoderLayer(nn.Module):
-    """Pre-norm causal self-attention, cross-attention and feed-forward."""
-
-    def __init__(self, d_model: int, num_heads: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(d_model, num_heads)
-        self.self_attn_layer_norm = nn.LayerNorm(d_model)
-        self.encoder_attn = Attention(d_model, num_heads)
-        self.encoder_attn_layer_norm = nn.LayerNorm(d_model)
-        self.fc1 = nn.Linear(d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, d_model)
-        self.final_layer_norm = nn.LayerNorm(d_model)
-
-    def forward(self, x: Tensor, to_self: RowAttention, to_states: Callable[[Attention, Tensor], Tensor]) -> Tensor:
-        """x: packed rows (N, D). to_states(attention, x): cross-attention to the encoder states."""
-        normed = self.self_attn_layer_norm(x)
-        x = x + self.self_attn.by_row(normed, normed, to_self)
-        x = x + to_states(self.encoder_attn, self.encoder_attn_layer_norm(x))
-        return self.feed_forward(x)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
 
 
 class Decoder(nn.Module):
