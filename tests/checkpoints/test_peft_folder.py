@@ -119,6 +119,21 @@ def test_the_base_by_name_or_given(base: Path, tmp_path: Path) -> None:
     assert load_checkpoint(str(moved)).adapted_from is None
 
 
+def test_an_adapter_on_the_hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = theirs(base, tmp_path)
+    asked: list[str] = []
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    ours = load_checkpoint("someone/whisper-adapter")
+    assert ours.source == "someone/whisper-adapter"
+    assert same_weights(ours, tuned) == 10
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(asked)
+
+
 def rename(adapter: Path, **changed: Any) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
