@@ -22,7 +22,7 @@ def auto_peak_lr(d_model: int) -> float:
 
 LORA_PEAK_LR = 5e-4
 """Peak for LoRA, whose rates are about ten times those of the whole model and hardly follow its width (Schulman et al.
-2025, LoRA Without Regret)."""
+2025, LoRA Without Regret); a short trial is in docs/experiments.md (2026-11-30)."""
 
 
 @dataclass(frozen=True, slots=True)
