@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.errors import AudioError
+from whispertune.errors import AudioError, RunFolderError
 from whispertune.features.frames import select_frames
 from whispertune.features.log_mel import WINDOW_SAMPLES
 from whispertune.features.options import DENSE, FrameOptions
@@ -27,6 +29,8 @@ from whispertune.states.computed import (
     encoding_batches,
     window_features,
 )
+from whispertune.states.stored import StoredStates
+from whispertune.states.views import StoredViews
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))
 from random_whisper import random_whisper
@@ -187,7 +191,7 @@ def test_rows_and_types() -> None:
 
 def test_when_memory_runs_out_half_of_the_windows_are_encoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And give the same states, rows of different lengths and an unreadable one among them."""
-    encoder = random_whisper().encoder
+    encoder = ENCODER
     generator = np.random.default_rng(0)
     windows = [generator.standard_normal(3200 * n).astype(np.float32) for n in (9, 5, 7, 2, 3)]
     features = [window_features(w, 80, FrameOptions(), readable=n != 3) for n, w in enumerate(windows)]
@@ -204,3 +208,33 @@ def test_when_memory_runs_out_half_of_the_windows_are_encoded_at_once(monkeypatc
     assert (halved.num_frames, halved.unreadable) == (whole.num_frames, whole.unreadable)
     torch.testing.assert_close(halved.states, whole.states, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(halved.log_weights, whole.log_weights)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_stored_states_are_read_ahead_for_a_gpu(device: str) -> None:
+    """In the announced order, a few batches at a time; other batches, and errors, come as they would without."""
+    read: list[tuple[int, ...]] = []
+
+    class Store:
+        def fetch(self, indices: Sequence[int]) -> EncoderStates:
+            read.append(tuple(indices))
+            if 9 in indices:
+                raise RunFolderError("was cut short")
+            return EncoderStates(torch.tensor(indices)[:, None, None].float(), None)
+
+    views = StoredViews(2, lambda number: cast(StoredStates, Store()), torch.device(device))
+    batches = [[1, 2], [3], [4, 5], [9], [6]]
+    views.prepare(batches, 3)
+    if device == "meta":
+        deadline = time.monotonic() + 30
+        while len(read) < computed.LOOK_AHEAD and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert read == ([(1, 2), (3,)] if device == "meta" else [])
+    found = []
+    for batch in (*batches[:2], [7, 8], *batches[2:]):  # one that was not announced
+        try:
+            found.append(views.fetch(batch, 3).states.flatten().tolist())
+        except RunFolderError:
+            found.append([9.0])
+    assert found == [[1, 2], [3], [7, 8], [4, 5], [9], [6]]
+    assert sorted(read) == sorted([(7, 8), *(tuple(batch) for batch in batches)])  # nothing twice

@@ -42,10 +42,11 @@ class RunStates:
         session = self.session
         if self.place == "off" or (session.augmenter and not self.views and session.copies == 1):
             return self._computed(session.copies_of)
-        clean = self._completed(StoredViews(1, lambda _: self._stored(session.train, self.train, "train")))
+        device = session.device
+        clean = self._completed(StoredViews(1, lambda _: self._stored(session.train, self.train, "train"), device))
         if session.augmenter is None:
             return clean
-        augmented = self._completed(StoredViews(self.views, self._stored_view))
+        augmented = self._completed(StoredViews(self.views, self._stored_view, device))
         if not self.views:
             augmented = self._computed(lambda index, view: [session.augmented_features(index, view)])
         return SideBySide([clean, augmented]) if session.copies == 2 else augmented
@@ -54,7 +55,9 @@ class RunStates:
         """The states of the valid split; None if they are to be computed each time."""
         if self.place == "off":
             return None
-        return self._completed(StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid")))
+        return self._completed(
+            StoredViews(1, lambda _: self._stored(self.session.valid, self.valid, "valid"), self.session.device)
+        )
 
     def _completed(self, stored: StateSource) -> StateSource:
         """Stored states as the decoder reads them: through the encoder layers that learn, if any do."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ class EncoderStates:
         """A copy on a device, with states in `dtype`."""
         weights = None if self.log_weights is None else send(self.log_weights, device)
         return EncoderStates(send(self.states, device).to(dtype), weights, self.num_frames, self.unreadable)
+
+    def pinned(self) -> EncoderStates:
+        """The same in page-locked memory, from which copies to an NVIDIA GPU don't wait."""
+        return replace(self, states=self.states.pin_memory())
 
     def select(self, rows: Sequence[int]) -> EncoderStates:
         """Only these rows."""
@@ -180,6 +184,38 @@ Batch = tuple[tuple[int, ...], int]
 """Windows, and the view."""
 
 
+class LookAhead:
+    """Work on batches that are announced, begun before they are asked for; it changes no result.
+
+    begin(batch): starts the work on a batch in other threads.
+    """
+
+    def __init__(self, begin: Callable[[Batch], Sequence[Future[Any]]]) -> None:
+        self._begin = begin
+        self._upcoming: deque[Batch] = deque()
+        self._begun: deque[tuple[Batch, Sequence[Future[Any]]]] = deque()
+
+    def announce(self, batches: Iterable[Batch]) -> None:
+        """Begin with the first of these batches, in place of those that were announced before."""
+        for _, futures in self._begun:
+            for future in futures:
+                future.cancel()
+        self._begun.clear()
+        self._upcoming = deque(batches)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        while self._upcoming and len(self._begun) < LOOK_AHEAD:
+            batch = self._upcoming.popleft()
+            self._begun.append((batch, self._begin(batch)))
+
+    def take(self, batch: Batch) -> Sequence[Future[Any]]:
+        """The work on this batch; another one is begun in its place."""
+        futures = self._begun.popleft()[1] if self._begun and self._begun[0][0] == batch else self._begin(batch)
+        self._look_ahead()
+        return futures
+
+
 class ComputedStates:
     """States encoded at each use: for fresh augmentation, a trained encoder, or splits that are used once.
 
@@ -199,33 +235,19 @@ class ComputedStates:
         self._features = features
         self._pool = ThreadPoolExecutor(workers, "features")
         self._trained = trained
-        self._upcoming: deque[Batch] = deque()
-        self._begun: deque[tuple[Batch, list[Future[Sequence[WindowFeatures]]]]] = deque()
+        self._ahead = LookAhead(self._begin)
 
     def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
         """Start computing features of the first of these batches; each `fetch` starts one more."""
-        for _, futures in self._begun:
-            for future in futures:
-                future.cancel()
-        self._begun.clear()
-        self._upcoming = deque((tuple(batch), view) for batch in batches)
-        self._look_ahead()
+        self._ahead.announce((tuple(batch), view) for batch in batches)
 
     def _begin(self, batch: Batch) -> list[Future[Sequence[WindowFeatures]]]:
         indices, view = batch
         return [self._pool.submit(self._features, index, view) for index in indices]
 
-    def _look_ahead(self) -> None:
-        while self._upcoming and len(self._begun) < LOOK_AHEAD:
-            batch = self._upcoming.popleft()
-            self._begun.append((batch, self._begin(batch)))
-
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         """States of these windows: all first copies, then all second ones."""
-        batch = (tuple(indices), view)
-        futures = self._begun.popleft()[1] if self._begun and self._begun[0][0] == batch else self._begin(batch)
-        self._look_ahead()
-        rows = [future.result() for future in futures]
+        rows = [future.result() for future in self._ahead.take((tuple(indices), view))]
         features = [copy for copies in zip(*rows, strict=True) for copy in copies]
         if self._trained:
             return encode(self._encoder, features)

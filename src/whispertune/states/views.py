@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import torch
+
 from whispertune.model.whisper import Encoder
-from whispertune.states.computed import EncoderStates, StateSource, one_behind_the_other
+from whispertune.states.computed import Batch, EncoderStates, LookAhead, StateSource, one_behind_the_other
 from whispertune.states.stored import StoredStates
 
 
 class StoredViews:
-    """K stored views, each encoded on first use; view v is store v modulo K."""
+    """K stored views, each encoded on first use; view v is store v modulo K.
 
-    def __init__(self, num_views: int, open_view: Callable[[int], StoredStates]) -> None:
+    device: of the model. For a GPU a thread reads the batches that `prepare` has announced ahead of their use; on a CPU
+    it would take time from the products.
+    """
+
+    def __init__(self, num_views: int, open_view: Callable[[int], StoredStates], device: torch.device) -> None:
         self._num_views = num_views
         self._open_view = open_view
         self._stores: dict[int, StoredStates] = {}
+        self._device = device
+        self._pool = None if device.type == "cpu" else ThreadPoolExecutor(1, "states")
+        self._ahead = LookAhead(self._begin)
 
     def _store(self, view: int) -> StoredStates:
         number = view % self._num_views
@@ -27,9 +37,23 @@ class StoredViews:
     def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
         """Encode this view now, unless it is already stored."""
         self._store(view)
+        if self._pool is not None:
+            self._ahead.announce((tuple(batch), view) for batch in batches)
+
+    def _begin(self, batch: Batch) -> list[Future[EncoderStates]]:
+        assert self._pool is not None
+        return [self._pool.submit(self._read, self._store(batch[1]), batch[0])]
+
+    def _read(self, store: StoredStates, indices: Sequence[int]) -> EncoderStates:
+        fetched = store.fetch(indices)
+        return fetched.pinned() if self._device.type == "cuda" else fetched
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
-        return self._store(view).fetch(indices)
+        if self._pool is None:
+            return self._store(view).fetch(indices)
+        (future,) = self._ahead.take((tuple(indices), view))
+        found: EncoderStates = future.result()
+        return found
 
 
 class UpperLayers:
