@@ -13,9 +13,11 @@ from whispertune.errors import RunFolderError, StorageError
 from whispertune.system.files import read_jsonl
 from whispertune.training.metrics import EvaluationRow, MetricsFile, Row, RunLog, SkippedRow, UpdateRow
 
+TOOK = {"seconds": 0.5, "audio_rate": 20.0, "memory_gb": 1.5, "seconds_left": 60}
+
 
 def update(step: int) -> UpdateRow:
-    return UpdateRow(step=step, epoch=1, lr=1e-5, loss=0.1 + 0.2, grad_norm=2.5, tokens=7, utterances=2, seconds=0.5)
+    return UpdateRow(step=step, epoch=1, lr=1e-5, loss=0.1 + 0.2, grad_norm=2.5, tokens=7, utterances=2, **TOOK)
 
 
 def evaluation(step: int, **changes: Any) -> EvaluationRow:
@@ -40,13 +42,13 @@ class Kept:
 def test_rows_are_those_of_the_contract(tmp_path: Path) -> None:
     """The README's table and design of the run folder name these fields."""
     file = MetricsFile(tmp_path / "metrics.jsonl")
-    skipped = SkippedRow(step=2, epoch=1, loss_scale=None, tokens=7, utterances=2, seconds=0.5)
+    skipped = SkippedRow(step=2, epoch=1, loss_scale=None, tokens=7, utterances=2, **TOOK)
     for row in (update(1), skipped, evaluation(1)):
         file.write(row)
     first, second, third = read_jsonl(file.path)
-    assert list(first) == ["step", "epoch", "lr", "loss", "grad_norm", "tokens", "utterances", "seconds"]
+    assert list(first) == ["step", "epoch", "lr", "loss", "grad_norm", "tokens", "utterances", *TOOK]
     assert first["loss"] == 0.1 + 0.2
-    assert list(second) == ["step", "epoch", "skipped", "loss", "loss_scale", "tokens", "utterances", "seconds"]
+    assert list(second) == ["step", "epoch", "skipped", "loss", "loss_scale", "tokens", "utterances", *TOOK]
     assert (second["skipped"], second["loss"]) == (True, None)
     assert {"step", "epoch", "split", "wer", "cer", "wer_raw", "loss", "seconds", "model", "frames", "beam_size"} < (
         third.keys()

@@ -40,6 +40,7 @@ from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.metrics import MetricsFile, RunLog
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.options import OptimizerOptions, ScheduleOptions
+from whispertune.training.pace import Pace
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.schedule import build_schedule
@@ -50,6 +51,8 @@ from whispertune.training.working_copy import WorkingCopy
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 import checkpoint_samples
 
+TIMES = ("seconds", "audio_rate", "memory_gb", "seconds_left")
+"""Fields of the rows of metrics.jsonl that no two runs have in common."""
 CLIPS = Path(__file__).parents[2] / "examples" / "italian-prompts"
 CONFIG = checkpoint_samples.CONFIG
 PAD_ID = checkpoint_samples.VOCAB["<|endoftext|>"]
@@ -165,6 +168,7 @@ def make_trainer(
     progress = progress or Progress(BatchPlan(recipe.batch_size, recipe.accumulation))
     lengths = [len(target.input_ids) for target in targets]
     source = states(working.model) if callable(states) else states
+    log = RunLog(MetricsFile(run.metrics))
     return Trainer(
         options=recipe,
         learner=Learner(
@@ -175,13 +179,13 @@ def make_trainer(
             lambda index, epoch: [targets[index]] * copies, copies, PAD_ID,
         ),
         progress=progress, state=run.state, resume_command=run.resume_command,
-        log=RunLog(MetricsFile(run.metrics)), stop=StopSignal(),
+        log=log, stop=StopSignal(),
         validate=lambda name, model: next(evaluations), save_best=save_best, note_unreadable=lambda: None,
         averaging=Averaging(
             recipe.average, {n: p for n, p in whisper.named_parameters() if p.requires_grad},
             lambda: untouched,
         ),
-        is_worse=is_worse,
+        is_worse=is_worse, pace=Pace(recipe, progress, log, lengths, torch.device("cpu")),
     )  # fmt: skip
 
 
@@ -252,7 +256,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that a run leaves behind and that must not depend on how often it was stopped; bits, not values."""
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in metrics(run)]
+    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in metrics(run)]
     state = load_file(run / "last" / "state.safetensors")
     # metrics_size counts the digits of `seconds` as well, which the test's summary has too; the recipe names folders.
     progress = {key: value for key, value in progress_of(run).items() if not key.startswith("metrics_")}

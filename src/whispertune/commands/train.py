@@ -31,9 +31,10 @@ from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
 from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
+from whispertune.run.stage_times import StageTimes
 from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_tests
 from whispertune.run.yaml_fields import load_yaml
-from whispertune.system.console import console, results
+from whispertune.system.console import LogFile, console, logged, results
 from whispertune.system.environment import describe_environment
 from whispertune.system.files import sha256_of
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
@@ -70,12 +71,12 @@ def run(recipe: Recipe) -> int:
         return run_seeds(recipe, run)
     folder = RunFolder(Path(recipe.output))
     keep_freed_memory()
-    with StopSignal().installed() as stop, ExitStack() as held:
+    with StopSignal().installed() as stop, ExitStack() as held, logged() as log:
         try:
             stop.processes = init_processes(recipe.device, recipe.processes)
             console.quiet = results.quiet = not stop.processes.is_main
             stop.processes.from_main(lambda: _claim(folder, held))
-            status = _run(recipe, folder, stop)
+            status = _run(recipe, folder, stop, log)
             stop.processes.barrier()  # the store goes with the main process, so none leaves before the others
             return status
         except Interrupted as signal:
@@ -87,6 +88,7 @@ def run(recipe: Recipe) -> int:
             return Interrupted.exit_status
         except Exception as failure:
             error = _blamed(failure, folder)
+            log.write(f"error: {one_line(str(error))}\n")
             if stop.processes.world_size > 1:
                 return _raise_once(error, stop.processes, folder)
             if error is failure:
@@ -122,7 +124,7 @@ def _raise_once(error: Exception, processes: Processes, folder: RunFolder) -> in
     raise error
 
 
-def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
+def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile) -> int:
     started = time.perf_counter()
     processes = stop.processes
     saved = read_progress(folder.state) if folder.state.exists() else None
@@ -136,11 +138,16 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
         return 0
     began_with = processes.from_main(lambda: _processes_at_start(folder, saved, processes.world_size))
     progress = saved or Progress(BatchPlan(recipe.batch_size, recipe.accumulation * began_with))
-    session = open_session(recipe, folder, stop, processes, progress)
+    times = StageTimes()
+    with times.measured("loading and checking"):
+        session = open_session(recipe, folder, stop, processes, progress)
     _require_same_inputs(session)
     if theirs is not None and is_longer(recipe, theirs) and saved is not None:
         lengthen(session, theirs)
     _record(session, began_with)
+    if processes.is_main:
+        log.open(folder.log)
+        times.open(folder.stages)
     session.log.resume()
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
@@ -149,11 +156,15 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal) -> int:
             f"processes {processes.world_size}, where the run started with {began_with}: an update keeps its "
             f"{progress.batches.windows} utterances"
         )
-    check_thinning(session)
+    with times.measured("comparing thinned with dense"):
+        check_thinning(session)
     give_back_freed_memory()
     if not progress.trained:
-        build_trainer(session, build_run_schedule(session)).run()
+        with times.measured("encoding"):
+            trainer = build_trainer(session, build_run_schedule(session))
+        trainer.run()
         session.working.release()  # the test needs the memory
+        del trainer
     give_back_freed_memory()
     comparison = processes.from_main(lambda: choose_best(session))
     evaluations = evaluate_tests(session) if session.tests else {}

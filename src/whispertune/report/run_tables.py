@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from whispertune.data.utterances import Utterance
@@ -206,27 +207,33 @@ def data_of(run: Run) -> list[Table]:
 
 
 def costs_of(run: Run) -> Table | None:
-    """Time of each stage, and memory if it was logged."""
+    """Time and memory of each stage, as far as they were recorded."""
+    parts: dict[str, list[Row]] = {}
+    for row in run.stages:  # a resumed run has each of them several times
+        parts.setdefault(str(row["stage"]), []).append(row)
     validations = [row for row in run.valid if "seconds" in row]
-    stages: dict[str, Sequence[Row]] = {
+    parts |= {
         f"training, {len(run.updates):,} updates": run.updates,
         f"validation, {len(validations)} times": validations,
         "test": run.tests,
     }
     rows = []
-    for stage, of_stage in stages.items():
+    for stage, of_stage in parts.items():
         seconds = [row["seconds"] for row in of_stage if row.get("seconds") is not None]
         if not seconds:
             continue
         memory = [value for row in of_stage if (value := row.get("memory_gb")) is not None]
-        each = sum(seconds) / len(seconds)
-        rows.append([stage, _clock(sum(seconds)), f"{each:.2f}", f"{max(memory):.2f}" if memory else ""])
+        each = f"{sum(seconds) / len(seconds):.2f}" if len(seconds) > 1 else ""
+        rows.append([stage, _clock(sum(seconds)), each, f"{max(memory):.2f}" if memory else ""])
     if not rows:
         return None
-    note = "Without loading, checking the data and storing encoder states."
-    headings = ["stage", "time", "seconds each", "peak memory, GB"]
+    headings = ["stage", "time", "seconds each", "peak memory so far, GB"]
     if not any(row[3] for row in rows):
         headings, rows = headings[:3], [row[:3] for row in rows]
+    rates = [row["audio_rate"] for row in run.updates if row.get("audio_rate") is not None]
+    note = "Without the time to save states and models, and to write this page."
+    if rates:
+        note += f" Training went through {median(rates):,.0f} hours of audio an hour (median)."
     return Table("Time and memory", headings, rows, (1, 2, 3)[: len(headings) - 1], note)
 
 

@@ -74,6 +74,7 @@ class Run:
     excluded: list[Row]
     damaged: int
     finished: bool | None
+    stages: list[Row] = field(default_factory=list)
 
     @cached_property
     def baseline(self) -> Row | None:
@@ -212,6 +213,7 @@ def read_run(path: Path) -> Run:
         folder, path.resolve().name, recipe, fields, _environment(folder), updates,
         [row for row in scored if row["split"] == "valid"], [row for row in scored if row["split"] != "valid"],
         _read_rows(folder.excluded)[0], damaged, _finished(folder),
+        [row for row in _read_rows(folder.stages)[0] if {"stage", "seconds"} <= row.keys()],
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from whispertune.system.files import make_writable, read_jsonl, write_jsonl, wri
 from whispertune.system.memory import peak_memory
 from whispertune.training.averaging import described
 from whispertune.training.metrics import EvaluationRow
+from whispertune.training.pace import peak_memory_gb
 
 
 def choose_best(session: Session) -> MatchedPairs:
@@ -58,7 +59,12 @@ def record_test(session: Session, name: str, evaluations: Sequence[Evaluation]) 
     for found in evaluations:
         summary = found.summary()
         step, epoch = (progress.best_step, progress.best_epoch) if found.name == "best" else (0, 0)
-        rows.append(EvaluationRow(step=step, epoch=epoch, split=name, model=found.name, frames="dense", **summary))
+        memory = peak_memory_gb(session.device)
+        rows.append(
+            EvaluationRow(
+                step=step, epoch=epoch, split=name, model=found.name, frames="dense", memory_gb=memory, **summary
+            )
+        )
         session.log.write(rows[-1])
         summaries[f"{found.name}_{'greedy' if found.beam_size == 1 else 'beam'}"] = summary
     pretrained, chosen = evaluations[len(evaluations) // 2 - 1], evaluations[-1]

@@ -85,6 +85,16 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def log(self) -> Path:
+        """What the console showed."""
+        return self.path / "log.txt"
+
+    @property
+    def stages(self) -> Path:
+        """The time and memory of each stage."""
+        return self.path / "stages.jsonl"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         return (self.path, self.state.parent, self.test, self.path / "valid")
 
@@ -111,7 +121,7 @@ class RunFolder:
         """Whether there are files here that belong neither to a run nor to one that was refused before it started."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
-        ours = {self.excluded, self.environment, self.lock}
+        ours = {self.excluded, self.environment, self.lock, self.log, self.stages}
         if self.environment.exists():  # a recipe.yaml without it was put here by the user
             ours.add(self.recipe)
         files = (path for path in self.path.rglob("*") if not path.is_dir() and not TEMPORARY.fullmatch(path.name))

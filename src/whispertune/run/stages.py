@@ -34,6 +34,7 @@ from whispertune.training.averaging import Averaging
 from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
+from whispertune.training.pace import Pace
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import load_mean, load_state
 from whispertune.training.schedule import Schedule, build_schedule
@@ -124,12 +125,15 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
         lambda: load_checkpoint(recipe.model, base=recipe.base).weights,
         load_mean(session.folder.state) if session.folder.state.exists() else {},
     )  # fmt: skip
+    beam = {split.name for split in [session.test] if split is not None and recipe.search.beam_size > 1}
+    test_windows = sum(2 * len(split.windows) * (1 + (split.name in beam)) for split in session.tests)
     trainer = Trainer(
         options=recipe, learner=learner, data=data, progress=progress, state=session.folder.state,
         resume_command=session.folder.resume_command, log=session.log, stop=session.stop, processes=session.processes,
         validate=partial(validate, session, stored_valid), save_best=partial(save_best, session),
         note_unreadable=session.note_unreadable, averaging=averaging,
         is_worse=partial(is_worse_than_best, session),
+        pace=Pace(recipe, progress, session.log, session.train.num_samples, session.device, test_windows),
     )  # fmt: skip
     auto = session.device.type != "cpu" if recipe.batch.auto is None else recipe.batch.auto
     if auto and not progress.trained:

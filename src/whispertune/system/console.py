@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.control import Control
+from rich.live_render import LiveRender
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,8 +39,42 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+class LogFile:
+    """Takes the lines that a command prints: held back until the file is opened, so that none is made for nothing."""
+
+    def __init__(self) -> None:
+        self._held = [f"--- {datetime.now().astimezone().isoformat(' ', 'seconds')}\n"]
+        self._path: Path | None = None
+
+    def write(self, text: str) -> None:
+        """Append text, if the log is kept."""
+        if self._path is None:
+            self._held.append(text)
+            return
+        with suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)  # a log that cannot be written fails no run
+
+    def open(self, path: Path) -> None:
+        """Append everything to this file, from what was held back on."""
+        self._path, held = path, self._held
+        self._held = []
+        self.write("".join(held))
+
+
 class EscapingConsole(Console):
-    """A console that escapes control sequences in names and transcripts."""
+    """A console that escapes control sequences in names and transcripts. log_file: takes its lines as well."""
+
+    log_file: LogFile | None = None
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        is_bar = any(isinstance(shown, Control | LiveRender) for shown in objects)
+        if self.log_file is not None and not self.quiet and not is_bar:
+            plain = EscapingConsole(
+                file=io.StringIO(), width=LOG_WIDTH, highlight=False, soft_wrap=True, markup=False, emoji=False
+            )
+            plain.print(*objects, **options)
+            self.log_file.write(plain.file.getvalue())  # type: ignore[attr-defined]
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, keep="\n\t"), **options)
@@ -44,6 +83,19 @@ class EscapingConsole(Console):
 # No markup and no emoji, as paths and transcripts may contain [brackets] and :words:.
 console = EscapingConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 results = EscapingConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+LOG_WIDTH = 120
+
+
+@contextmanager
+def logged() -> Iterator[LogFile]:
+    """Keep what both consoles print, during the block, in a file that the caller opens."""
+    console.log_file = results.log_file = log = LogFile()
+    try:
+        yield log
+    finally:
+        console.log_file = results.log_file = None
 
 
 class Advance(Protocol):
@@ -73,7 +125,14 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
             if note:
                 bar.update(task, note=note)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            if console.log_file is not None and not console.quiet:
+                shown = bar.tasks[0]
+                seconds, note = shown.elapsed or 0.0, shown.fields["note"]
+                line = f"{description:<26} {shown.completed:g}/{total} in {seconds:.0f} s  {note}".rstrip()
+                console.log_file.write(f"{printable(line)}\n")
 
 
 def wrapped(text: str, first: str = "", later: str = "", width: int = 78) -> list[str]:

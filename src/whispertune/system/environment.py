@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from importlib.metadata import version
+import subprocess
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
     """
     return {
         "whispertune": whispertune.__version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "libsndfile": soundfile.__libsndfile_version__,
@@ -49,6 +52,31 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
         "seed": seed,
         "sha256": digests,
     }
+
+
+def commit() -> str | None:
+    """The commit of whispertune's source, with `+` if files have changed since; None if it is unknown.
+
+    That of a clone, if it is run from there, otherwise that which pip recorded for an installation from git.
+    """
+    source = Path(whispertune.__file__).parents[2]
+    if (source / ".git").exists():
+        try:
+            found, changed = (
+                subprocess.run(
+                    ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=5, check=True
+                ).stdout.strip()
+                for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src"])
+            )
+            return found + ("+" if changed else "")
+        except (OSError, subprocess.SubprocessError):
+            return None
+    try:
+        recorded = json.loads(distribution("whispertune").read_text("direct_url.json") or "{}")
+        found = recorded.get("vcs_info", {}).get("commit_id")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def free_memory() -> int:

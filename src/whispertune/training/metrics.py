@@ -24,6 +24,7 @@ class UpdateRow:
 
     step: its number, from 1. loss: nats per target token before the update. grad_norm: before clipping. tokens: target
     tokens. utterances: windows, stitched ones counting once, without `keep_original` copies. seconds: of this update.
+    audio_rate: seconds of audio per second. memory_gb: peak so far. seconds_left: of the whole run, about.
     """
 
     step: int
@@ -34,6 +35,9 @@ class UpdateRow:
     tokens: int
     utterances: int
     seconds: float
+    audio_rate: float
+    memory_gb: float
+    seconds_left: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,9 @@ class SkippedRow:
     tokens: int
     utterances: int
     seconds: float
+    audio_rate: float
+    memory_gb: float
+    seconds_left: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +66,7 @@ class EvaluationRow:
 
     split: `valid`, `test`, or the name of a further test set.
     model: `baseline` (step and epoch 0), `epoch` (a validation within the run) or `best` (of the test).
-    intervals_over: `speakers` or `utterances`; rows of older versions do not say it.
+    intervals_over: `speakers` or `utterances`. memory_gb: peak so far. Rows of older versions lack both.
     """
 
     step: int
@@ -82,6 +89,7 @@ class EvaluationRow:
     beam_size: int
     seconds: float
     intervals_over: str = "utterances"
+    memory_gb: float | None = None
 
 
 Row = UpdateRow | SkippedRow | EvaluationRow

@@ -25,6 +25,7 @@ from whispertune.training.loss_scale import FIRST_LOSS_SCALE, adapted, too_many_
 from whispertune.training.metrics import EvaluationRow, Row, RunLog, SkippedRow, UpdateRow
 from whispertune.training.micro_batch import halved
 from whispertune.training.options import TrainingOptions
+from whispertune.training.pace import Pace, peak_memory_gb, shown_update
 from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
 from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
 
@@ -55,6 +56,7 @@ class Trainer:
     note_unreadable: Callable[[], None]
     averaging: Averaging
     is_worse: Callable[[str], bool]
+    pace: Pace
     processes: Processes = ALONE
     trainable: list[Tensor] = field(init=False)
     last_saved: float = field(init=False)
@@ -177,21 +179,21 @@ class Trainer:
         progress.position += 1
         tokens = num_tokens - round(missing[0])
         utterances = sum(len(batch) for batch in step) - round(missing[1])
+        took = self.pace.measure(step, time.perf_counter() - started)
         row: Row
         if norm is None:
             row = SkippedRow(
-                step=number, epoch=epoch, loss_scale=progress.loss_scale, tokens=tokens, utterances=utterances,
-                seconds=round(time.perf_counter() - started, 4),
-            )  # fmt: skip
+                step=number, epoch=epoch, loss_scale=progress.loss_scale, tokens=tokens, utterances=utterances, **took
+            )
         else:
             progress.validated = False
             row = UpdateRow(
                 step=number, epoch=epoch, lr=self.learner.schedule(number), loss=loss / share_there, grad_norm=norm,
-                tokens=tokens, utterances=utterances, seconds=round(time.perf_counter() - started, 4),
+                tokens=tokens, utterances=utterances, **took,
             )  # fmt: skip
         self.log.write(row)
         self._end_of_update()
-        advance(1, note=f"loss {loss / share_there:.3f}" if share_there else "")
+        advance(1, note=shown_update(loss / share_there if share_there else None, took))
         self._save_if_due()
         self.stop.check_together()
 
@@ -308,7 +310,7 @@ class Trainer:
         self.log.write(
             EvaluationRow(
                 step=progress.step, epoch=epoch, split="valid", model=model,
-                frames=self.options.frames.selection, **found.summary(),
+                frames=self.options.frames.selection, memory_gb=peak_memory_gb(self.pace.device), **found.summary(),
             )
         )  # fmt: skip
         notes = f", {found.loops} loops cut" if found.loops else ""
