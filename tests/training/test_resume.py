@@ -100,7 +100,7 @@ MOMENTS = {
     "writing best/": Moment("whispertune.run.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
     "between best/ and its state": Moment("whispertune.run.stages", "save_huggingface", 2, "after"),
-    "choosing the best": Moment("whispertune.run.outcome", "matched_pairs", 1),
+    "choosing the best": Moment("whispertune.run.outcome", "compare_rows", 1),
     "in the test": Moment(*SEARCH, 5),
     "between the test's rows and its files": Moment("whispertune.run.outcome", "write_jsonl", 1),
 }
@@ -242,7 +242,7 @@ STOPS = {
     "writing the state": Moment("whispertune.training.resume", "save_file", 4, "before", signal.SIGTERM),
     "control and c, reading the model": Moment("whispertune.run.session", "load_model", 1, "before", signal.SIGINT),
     "choosing between the best epoch and the untouched model": Moment(
-        "whispertune.run.outcome", "matched_pairs", 1, "before", signal.SIGTERM
+        "whispertune.run.outcome", "compare_rows", 1, "before", signal.SIGTERM
     ),
     "control and c, writing best/": Moment("whispertune.run.stages", "save_huggingface", 1, "after", signal.SIGINT),
     "the test": Moment(*SEARCH, 4, "before", signal.SIGTERM),

@@ -352,8 +352,14 @@ class Runner:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self.log.write_text("")
-        cache = os.environ["XDG_CACHE_HOME"]  # of this test
-        job = {"arguments": arguments, "moment": moment and asdict(moment), "log": str(self.log), "cache": cache}
+        passed_on = ("XDG_CACHE_HOME", "WANDB_", "MLFLOW_")  # of this test
+        environment = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
+        job = {
+            "arguments": arguments,
+            "moment": moment and asdict(moment),
+            "log": str(self.log),
+            "environment": environment,
+        }
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
@@ -382,7 +388,7 @@ def serve() -> None:
             with Path(job["log"]).open("a", encoding="utf-8") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
-                os.environ["XDG_CACHE_HOME"] = job["cache"]
+                os.environ.update(job["environment"])
                 try:
                     if job["moment"] is not None:
                         strike(Moment(**job["moment"]))

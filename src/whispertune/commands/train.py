@@ -24,6 +24,7 @@ from whispertune.report.run_page import write_report
 from whispertune.report.runs import read_run
 from whispertune.report.summary import summarise
 from whispertune.run.flags import parse_fields
+from whispertune.run.loggers import open_loggers, require_loggers
 from whispertune.run.model_card import write_card
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.outcome import choose_best, record_test, report
@@ -76,7 +77,7 @@ def run(recipe: Recipe) -> int:
             stop.processes = init_processes(recipe.device, recipe.processes)
             console.quiet = results.quiet = not stop.processes.is_main
             stop.processes.from_main(lambda: _claim(folder, held))
-            status = _run(recipe, folder, stop, log)
+            status = _run(recipe, folder, stop, log, held)
             stop.processes.barrier()  # the store goes with the main process, so none leaves before the others
             return status
         except Interrupted as signal:
@@ -124,7 +125,7 @@ def _raise_once(error: Exception, processes: Processes, folder: RunFolder) -> in
     raise error
 
 
-def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile) -> int:
+def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile, held: ExitStack) -> int:
     started = time.perf_counter()
     processes = stop.processes
     saved = read_progress(folder.state) if folder.state.exists() else None
@@ -136,6 +137,7 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile) -> i
         where = folder.test if (folder.test / "summary.json").exists() else folder.metrics
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
+    require_loggers(recipe.loggers)
     began_with = processes.from_main(lambda: _processes_at_start(folder, saved, processes.world_size))
     progress = saved or Progress(BatchPlan(recipe.batch_size, recipe.accumulation * began_with))
     times = StageTimes()
@@ -149,6 +151,11 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile) -> i
         log.open(folder.log)
         times.open(folder.stages)
     session.log.resume()
+    if processes.is_main:
+        loggers = open_loggers(folder, recipe, session.log.settled_rows() if recipe.loggers else [])
+        for logger in loggers:
+            held.callback(logger.close)
+        session.log.attach(loggers)
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
     if processes.world_size != began_with:

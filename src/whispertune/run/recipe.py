@@ -37,6 +37,7 @@ from whispertune.training.options import (
 FREE_TO_CHANGE = (
     "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
     "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard", "report",
+    "log",
     "card.license", "card.data_license", "deterministic", "base",
 )  # fmt: skip
 """Fields that decide no result (`processes.shard` and `deterministic` but for rounding; of `base` the content is
@@ -108,6 +109,10 @@ class Recipe(DeviceOptions, ModelOptions):
     report: bool = True
     """Write RUN/report.html at the end of the run, as `whispertune report RUN` does."""
 
+    log: str | None = None
+    """Further loggers, separated by commas: tensorboard (event files in RUN/tensorboard), wandb, mlflow. Each needs the
+    extra of its name; wandb and mlflow are set up by their own environment variables."""
+
     batch: BatchOptions = field(default_factory=BatchOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
@@ -139,6 +144,11 @@ class Recipe(DeviceOptions, ModelOptions):
         return f"LoRA of rank {lora.rank}, alpha {lora.resolved_alpha:g}, targets {lora.targets}, where {lora.where}"
 
     @property
+    def loggers(self) -> list[str]:
+        """The names in `log`."""
+        return [name.strip() for name in (self.log or "").split(",") if name.strip()]
+
+    @property
     def each_seed(self) -> list[int]:
         """The seeds of `seeds`."""
         return [int(part) for part in (self.seeds or "").split(",") if part.strip()]
@@ -146,6 +156,9 @@ class Recipe(DeviceOptions, ModelOptions):
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)
+        if unknown := set(self.loggers) - {"tensorboard", "wandb", "mlflow"}:
+            problem = f"is {self.log!r}; {min(unknown)!r} is not among tensorboard, wandb and mlflow"
+            raise RecipeError(problem, field="log")
         if self.seeds is not None:
             parts = [part.strip() for part in self.seeds.split(",")]
             if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts) or len(set(map(int, parts))) < len(parts):

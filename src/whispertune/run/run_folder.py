@@ -95,6 +95,11 @@ class RunFolder:
         return self.path / "stages.jsonl"
 
     @property
+    def loggers(self) -> Path:
+        """The run's ids at other programs' loggers."""
+        return self.path / "loggers.json"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         return (self.path, self.state.parent, self.test, self.path / "valid")
 
@@ -121,7 +126,7 @@ class RunFolder:
         """Whether there are files here that belong neither to a run nor to one that was refused before it started."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
-        ours = {self.excluded, self.environment, self.lock, self.log, self.stages}
+        ours = {self.excluded, self.environment, self.lock, self.log, self.stages, self.loggers}
         if self.environment.exists():  # a recipe.yaml without it was put here by the user
             ours.add(self.recipe)
         files = (path for path in self.path.rglob("*") if not path.is_dir() and not TEMPORARY.fullmatch(path.name))

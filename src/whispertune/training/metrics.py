@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -140,6 +141,16 @@ class MetricsFile:
         if self.path.exists():
             os.truncate(self.path, size)
 
+    def rows(self, size: int) -> list[Row]:
+        """The rows in its first `size` bytes that are as this version writes them."""
+        found: list[Row] = []
+        for line in self.path.read_bytes()[:size].split(b"\n") if size else []:
+            with suppress(ValueError, TypeError):
+                fields = json.loads(line)
+                kind = EvaluationRow if "split" in fields else SkippedRow if "skipped" in fields else UpdateRow
+                found.append(kind(**fields))
+        return found
+
     def evaluations(self, size: int) -> list[EvaluationRow]:
         """The evaluations in its first `size` bytes.
 
@@ -170,6 +181,14 @@ class RunLog:
         self.evaluations = file.evaluations(size)
         self._file, self._settled = file, size
         self._sinks: Sequence[Sink] = (file, *sinks) if writes else ()
+
+    def attach(self, sinks: Sequence[Sink]) -> None:
+        """Hand later rows to these sinks as well."""
+        self._sinks = (*self._sinks, *sinks)
+
+    def settled_rows(self) -> list[Row]:
+        """All rows up to the state that the run resumes from."""
+        return self._file.rows(self._settled)
 
     def resume(self) -> None:
         """Drop what the file holds behind the state that the run resumes from."""
