@@ -19,7 +19,7 @@ from whispertune.report.runs import read_run
 from whispertune.run.recipe import Recipe
 from whispertune.system import environment
 from whispertune.system.files import read_jsonl
-from whispertune.training.pace import TESTED_WINDOW, Pace, shown_update
+from whispertune.training.pace import TESTED_WINDOW, Cost, Pace, shown_update
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress
 
@@ -34,11 +34,11 @@ def pace(progress: Progress, **fields: Any) -> Pace:
 def test_the_rest_is_updates_validations_and_test() -> None:
     progress = Progress(BatchPlan(2, 2), step=2, epoch=1, position=2)
     found = pace(progress)
-    cost = found.measure([[0, 1], [2, 3]], 0.5)
-    assert (cost["seconds"], cost["audio_rate"]) == (0.5, 8.0)
+    cost = found.measure([[0, 1], [2, 3]], 0.5, 40, [10.0, 1.0])
+    assert (cost["tokens"], cost["utterances"], cost["seconds"], cost["audio_rate"]) == (30, 3, 0.5, 8.0)
     test = TESTED_WINDOW * 8 / 12 * 6
     assert cost["seconds_left"] == round(7 * 0.5 + 3 * 6 + test)
-    found.measure([[0]], 1.5)  # the mean of the two is 1 s
+    found.measure([[0]], 1.5, 9)  # the mean of the two is 1 s
     assert found.seconds_left() == pytest.approx(7 * 1.0 + 3 * 6 + test)
     progress.epoch, progress.position = 4, 0  # only the test is left
     assert found.seconds_left() == pytest.approx(test)
@@ -46,12 +46,13 @@ def test_the_rest_is_updates_validations_and_test() -> None:
 
 def test_the_rest_of_a_run_of_few_updates() -> None:
     found = pace(Progress(BatchPlan(2, 2), step=2, epoch=1, position=2), max_steps=4)
-    found.measure([[0]], 1.0)
+    found.measure([[0]], 1.0, 9)
     assert found.seconds_left() == pytest.approx(2 * 1.0 + 1 * 6 + TESTED_WINDOW * 8 / 12 * 6)
 
 
 def test_an_update_on_the_console() -> None:
-    shown = shown_update(1.25, {"seconds": 1.0, "audio_rate": 1234.4, "memory_gb": 2.04, "seconds_left": 5400})
+    cost = Cost(tokens=1, utterances=1, seconds=1.0, audio_rate=1234.4, memory_gb=2.04, seconds_left=5400)
+    shown = shown_update(1.25, cost)
     assert shown == "loss 1.250, 1,234 x real time, 2.0 GB, 90 min in all"
 
 

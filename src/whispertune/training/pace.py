@@ -23,12 +23,14 @@ TESTED_WINDOW = 2.0
 
 
 class Cost(TypedDict):
-    """What an update took: the last fields of its row.
+    """What an update worked through, and what it took: the last fields of its row.
 
     audio_rate: seconds of audio per second, so hours of audio an hour. memory_gb: peak so far. seconds_left: of the
     whole run, about.
     """
 
+    tokens: int
+    utterances: int
     seconds: float
     audio_rate: float
     memory_gb: float
@@ -54,11 +56,17 @@ class Pace:
     test_windows: int = 0
     _recent: deque[float] = field(init=False, default_factory=lambda: deque(maxlen=RECENT))
 
-    def measure(self, step: Step, seconds: float) -> Cost:
-        """The cost of an update that took so long; to be called after `progress` has moved past it."""
+    def measure(self, step: Step, seconds: float, tokens: int, missing: Sequence[float] = (0, 0)) -> Cost:
+        """The cost of an update that took so long; to be called after `progress` has moved past it.
+
+        tokens: target tokens of all its windows. missing: of these, those of audio that could not be decoded; and the
+        number of such windows.
+        """
         self._recent.append(seconds)
         audio = sum(self.num_samples[index] for batch in step for index in batch) / SAMPLE_RATE
         return Cost(
+            tokens=tokens - round(missing[0]),
+            utterances=sum(map(len, step)) - round(missing[1]),
             seconds=round(seconds, 4),
             audio_rate=round(audio / max(seconds, 1e-9), 1),
             memory_gb=peak_memory_gb(self.device),

@@ -177,20 +177,20 @@ class Trainer:
         self._updating = True
         norm = self._update(share_there)
         progress.position += 1
-        tokens = num_tokens - round(missing[0])
-        utterances = sum(len(batch) for batch in step) - round(missing[1])
-        took = self.pace.measure(step, time.perf_counter() - started)
+        took = self.pace.measure(step, time.perf_counter() - started, num_tokens, missing)
         row: Row
         if norm is None:
-            row = SkippedRow(
-                step=number, epoch=epoch, loss_scale=progress.loss_scale, tokens=tokens, utterances=utterances, **took
-            )
+            row = SkippedRow(step=number, epoch=epoch, loss_scale=progress.loss_scale, **took)
         else:
             progress.validated = False
             row = UpdateRow(
-                step=number, epoch=epoch, lr=self.learner.schedule(number), loss=loss / share_there, grad_norm=norm,
-                tokens=tokens, utterances=utterances, **took,
-            )  # fmt: skip
+                step=number,
+                epoch=epoch,
+                lr=self.learner.schedule(number),
+                loss=loss / share_there,
+                grad_norm=norm,
+                **took,
+            )
         self.log.write(row)
         self._end_of_update()
         advance(1, note=shown_update(loss / share_there if share_there else None, took))
