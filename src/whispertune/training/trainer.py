@@ -183,14 +183,8 @@ class Trainer:
             row = SkippedRow(step=number, epoch=epoch, loss_scale=progress.loss_scale, **took)
         else:
             progress.validated = False
-            row = UpdateRow(
-                step=number,
-                epoch=epoch,
-                lr=self.learner.schedule(number),
-                loss=loss / share_there,
-                grad_norm=norm,
-                **took,
-            )
+            rate, mean = self.learner.schedule(number), loss / share_there
+            row = UpdateRow(step=number, epoch=epoch, lr=rate, loss=mean, grad_norm=norm, **took)
         self.log.write(row)
         self._end_of_update()
         advance(1, note=shown_update(loss / share_there if share_there else None, took))
