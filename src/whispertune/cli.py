@@ -15,6 +15,7 @@ from whispertune import __version__
 from whispertune.errors import WhispertuneError, one_line
 
 COMMANDS = {
+    "init": "look at a folder of recordings, and say what to do with it",
     "train": "fine-tune a Whisper model on your own speech",
     "resume": "continue a run where it stopped",
     "evaluate": "decode data and score the output: WER and CER",
@@ -38,6 +39,7 @@ usage: whispertune COMMAND … (whispertune COMMAND --help shows its flags)
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 
 first steps:
+  whispertune init recordings/
   whispertune check train.csv valid.csv --language it --output check
   whispertune train --model openai/whisper-base --train train.csv --valid valid.csv --language it --output runs/first
   whispertune evaluate --model runs/first --data test.csv --language it
