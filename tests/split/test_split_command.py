@@ -115,6 +115,16 @@ def test_an_utterance_keeps_its_side_in_the_same_folder(tmp_path: Path, capsys: 
     assert "had other options, so this one is new" in capsys.readouterr().out
 
 
+def test_rows_that_are_marked_as_wrong_are_left_out(tmp_path: Path) -> None:
+    manifest = invented(tmp_path, 100)
+    (tmp_path / "marked.csv").write_text("id,reason\nu3,noise\nu9,\n")
+    arguments = ["split", str(manifest), "--output", str(tmp_path / "o"), "--exclude", str(tmp_path / "marked.csv")]
+    assert main(arguments) == 0
+    left = {row["id"]: row["reason"] for row in lines(tmp_path / "o" / "excluded.jsonl")}
+    assert left == {"u3": "noise (marked.csv)", "u9": "marked as wrong (marked.csv)"}
+    assert sides(tmp_path / "o").keys() == {f"u{row}" for row in range(100)} - left.keys()
+
+
 def test_hours_and_one_side_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["split", str(invented(tmp_path, 600)), "--output", str(tmp_path / "o"), "--test=0.1h", "--valid=0"]
     assert main(arguments) == 0

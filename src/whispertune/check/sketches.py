@@ -63,9 +63,13 @@ def _stirred_characters() -> Hashes:
 
 def mixed(values: Hashes) -> Hashes:
     """Mix bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)  # from here on in place, which takes two thirds of the time
+    values += np.uint64(0x9E3779B97F4A7C15)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 def sketches_of(codes: Hashes, counts: Ints) -> Hashes:

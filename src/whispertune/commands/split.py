@@ -8,6 +8,7 @@ from typing import Any
 
 from whispertune.check.cleaned import require_expressible
 from whispertune.commands.split_options import SplitOptions
+from whispertune.data.marked import read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Shared, Utterances
@@ -40,10 +41,14 @@ def main(arguments: Sequence[str]) -> int:
     make_writable(folder)
     plan = Plan(options.by, options.texts, options.seed, options.wishes)
     earlier, record = earlier_split(folder, plan)
+    marked = None if options.reading.exclude is None else read_marked(options.reading.exclude)
+    excluded = {} if marked is None else marked.reasons(rows)
+    if marked is not None and (line := marked.unmatched()) is not None:
+        console.print(line, style="yellow")
     with progress_bar("reading", len(rows)) as advance:
         found = divide(
             rows, plan, source_namer(rows), earlier=earlier, workers=options.reading.workers, advance=advance,
-            earlier_texts=record.get("texts") if earlier else None,
+            earlier_texts=record.get("texts") if earlier else None, excluded=excluded,
         )  # fmt: skip
     figures: dict[str, Any] = {
         "plan": as_record(plan), "texts": found.texts, "sides": side_figures(found, plan),

@@ -57,13 +57,14 @@ def divide(
     *,
     earlier: Sequence[tuple[int, Utterances]] = (),
     earlier_texts: Texts | None = None,
+    excluded: Mapping[int, str] | None = None,
     workers: int = 2,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Division:
     """Divide rows as planned.
 
     earlier: (side, rows) of the manifests of an earlier split with the same plan, whose rows keep their sides;
-    earlier_texts: how it dealt with repeated texts.
+    earlier_texts: how it dealt with repeated texts. excluded: rows to leave out, and why.
 
     Raises:
         DataError: if a side cannot be filled at all, with the reason and what to do.
@@ -91,9 +92,10 @@ def divide(
     modes: list[Texts] = ["together", "apart"] if plan.texts == "auto" else [plan.texts]
     if earlier_texts is not None or plan.by == "text":
         modes = [earlier_texts or "together"]
-    best = _divided(rows, facts, known, plan, modes[0], seconds)
+    excluded = excluded or {}
+    best = _divided(rows, facts, known, plan, modes[0], seconds, excluded)
     if best[0] > FAR_OFF and modes[1:]:
-        best = min(best, _divided(rows, facts, known, plan, modes[1], seconds), key=lambda found: found[0])
+        best = min(best, _divided(rows, facts, known, plan, modes[1], seconds, excluded), key=lambda found: found[0])
     _, sides, groups, mode, reasons = best
     _require_all(plan, sides, facts, groups)
     kept = int(((known[: len(rows)] == sides) & (sides >= 0)).sum())
@@ -101,15 +103,23 @@ def divide(
 
 
 def _divided(
-    rows: Utterances, facts: Facts, known: Sides, plan: Plan, mode: Texts, seconds: Seconds
+    rows: Utterances,
+    facts: Facts,
+    known: Sides,
+    plan: Plan,
+    mode: Texts,
+    seconds: Seconds,
+    excluded: Mapping[int, str],
 ) -> tuple[float, Sides, Groups, Texts, dict[int, str]]:
     """How far the worst side is from its wish (a share of it); sides, groups, the mode, and why rows are left out."""
     ties = {"span": overlapping(facts)} if plan.by == "text" else {"recording": facts.recordings}
+    gone = np.isin(np.arange(len(known)), list(excluded))  # they tie nothing together
     if plan.by == "speaker":
-        ties["speaker"] = facts.speakers
+        ties["speaker"] = np.where(gone, -1, facts.speakers)
     if mode == "together":
-        ties["text"] = facts.texts
+        ties["text"] = np.where(gone, -1, facts.texts)
     groups = group_rows(ties, known, facts.draws)
+    groups.of[gone] = -1
     of, num_groups = groups.of[: len(rows)], len(groups.sides)
     usable = of >= 0
     counts: Sizes = np.bincount(of[usable], minlength=num_groups).astype(np.float64)
@@ -123,7 +133,7 @@ def _divided(
     chosen = np.full(num_groups + 1, UNKNOWN, np.int8)
     chosen[present] = choose_sides(sized, plan.wishes)
     sides = chosen[of]  # the last one for rows of no group
-    reasons = {row: reason for row, reason in groups.reasons.items() if row < len(rows)}
+    reasons = {row: reason for row, reason in groups.reasons.items() if row < len(rows)} | dict(excluded)
     if mode == "apart":
         reasons |= _leave_out_repeats(sides, facts)
     misses = [

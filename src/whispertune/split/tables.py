@@ -45,7 +45,7 @@ def side_table(found: Division, plan: Plan) -> Table:
     figures = side_figures(found, plan)
     table = Table(title=f"{counted(len(found.rows), 'utterance')}, divided by {plan.by}", title_justify="left")
     table.add_column("", no_wrap=True)
-    for name in ("utterances", "share", "asked for", "duration", "recordings", "speakers"):
+    for name in ("rows", "share", "asked", "duration", "recordings", "speakers"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in figures.items():
         table.add_row(

@@ -198,6 +198,8 @@ def _transcript(audio: Path, beside: list[tuple[Path, str | None]]) -> tuple[Pat
     found = [entry for entry in beside if entry[0].name.lower().endswith((*TIMED, LABELS))] or beside
     if len(found) != 1:
         several = f"several transcripts ({', '.join(path.name for path, _ in found)})" if found else "no transcript"
-        remedy = "keep only one" if found else f"write {audio.stem}.txt or .srt, or remove the recording"
+        remedy = "keep only one" if found else (
+            f"write {audio.stem}.txt or .srt, or remove the recording (where the folder is given as --audio_root too, "
+            "recordings without a transcript are ignored)")  # fmt: skip
         raise ManifestError(f"{several} beside it; {remedy}", file=audio)
     return found[0]
