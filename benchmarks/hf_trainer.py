@@ -1,4 +1,4 @@
-"""transformers' Seq2SeqTrainer on a model folder, measured; started by seq2seq_trainer.py and shapes_gpu.py.
+"""transformers' Seq2SeqTrainer on a model folder, measured; started by seq2seq_trainer.py.
 
 Its best settings: frozen encoder (`freeze_encoder()`: no graph is built there), autocast, SDPA, fused AdamW, no
 checkpoints written, features computed once into files (its users' `dataset.map`), no loader workers (a batch loads

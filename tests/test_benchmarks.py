@@ -214,3 +214,39 @@ def test_clean_corpora_get_no_errors_from_a_folder_named_relatively(
     rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| the same | 0  |")]
     assert len(rows) == 5
     assert all("| 0  |" in row for row in rows)
+
+
+def test_the_script_for_a_gpu_runs_without_one(tmp_path: Path) -> None:
+    """Every part of it, on a model of no size; nothing is written but the table that was asked for."""
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--tiny", f"--table={tmp_path / 'gpu.md'}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=600)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu.md"]
+    table = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    for what in (
+        "weights as a bias", "weights as features", "encode 2 x 6 s", "a token, dense", "a token, thinned",
+        "frozen, states stored", "frozen, states fresh", "LoRA", "full", "transformers, frozen", "transformers, full",
+        "ours is quicker",
+    ):  # fmt: skip
+        assert what in table
+    assert "out of memory" not in table
+    assert "no time left" not in table
+
+
+def test_the_script_for_a_gpu_keeps_its_budget(script: Callable[[str], ModuleType]) -> None:
+    bench = script("gpu").Bench(torch.device("cpu"), torch.float32, budget=-1.0, repeats=1)
+    bench.case("small", "encoding", lambda: pytest.fail("no time is left"))
+    bench.budget = 100.0
+    bench.case("small", "training", lambda: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    assert [row[2] for row in bench.rows] == ["no time left", "out of memory"]
+
+
+def test_weights_as_features_are_exact(script: Callable[[str], ModuleType]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 2, n, 64, generator=generator) for n in (5, 9))
+    weights = torch.rand(2, 9, generator=generator) * 6
+    for dtype, most in ((torch.float32, 1e-6), (torch.bfloat16, 0.03), (torch.float16, 3e-3)):
+        exact = torch.nn.functional.scaled_dot_product_attention(
+            *(x.to(dtype).double() for x in (q, k, k)), attn_mask=weights.double()[:, None, None]
+        )
+        found = script("gpu").folded(*(x.to(dtype) for x in (q, k, k)), weights)
+        assert float((found.double() - exact).abs().max()) < most
