@@ -62,6 +62,8 @@ def group_rows(ties: dict[str, Numbers], earlier: Sides, draws: npt.NDArray[np.u
     else:
         for other in columns[1:]:
             both = np.unique((columns[0] * size + other)[other >= 0])
+            recurs = np.bincount(both % size, minlength=1) > 1  # what is in one place only joins nothing
+            both = both[recurs[both % size]]
             for one, another in zip((both // size).tolist(), (both % size).tolist(), strict=True):
                 sets.join(one, another)
     roots = np.fromiter(map(sets.find, columns[0].tolist()), np.int64, len(earlier))

@@ -14,6 +14,8 @@ from whispertune.data.utterances import Utterances
 from whispertune.split.sets import DisjointSets
 
 CHUNK_ROWS = 4_000
+SKETCHED = 500
+"""Texts that are sketched together: their characters fit in a CPU's cache."""
 NEAR = 0.18
 """Share of the spoken characters in which two texts may differ and still be nearly the same. `check` reports texts that
 differ in 15 %, spaces included."""
@@ -50,7 +52,7 @@ def similar_texts(sources: Sequence[Utterances]) -> tuple[Numbers, Numbers]:
 
 def _near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of different texts that are nearly the same; where many are, a chain of them."""
-    chunks = (texts[begin : begin + CHUNK_ROWS] for begin in range(0, len(texts), CHUNK_ROWS))
+    chunks = (texts[begin : begin + SKETCHED] for begin in range(0, len(texts), SKETCHED))
     sketches = np.concatenate([np.zeros((0, NUM_HASHES), np.uint64), *map(text_sketches, chunks)])
     # In the order of the texts, so that that of the rows does not matter.
     long = sorted((number for number, text in enumerate(texts) if len(text) >= SHINGLE), key=texts.__getitem__)
