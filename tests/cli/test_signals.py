@@ -45,7 +45,7 @@ MOMENTS = {
     ],
     "check": [
         ("whispertune.check.audio", "load_utterance"),
-        ("whispertune.check.page", "page"),
+        ("whispertune.report.check_page", "page"),
         ("whispertune.system.files", "fsync_path"),
     ],
     "export": [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import report_samples
 
+from whispertune import cli
 from whispertune.data.marked import read_marked
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.report.comparison import compare
@@ -54,7 +55,7 @@ def opened(browser: Browser, path: Path, width: int = 1280) -> Page:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: request.url.startswith(("data:", "file:")) or faults.append(request.url))
     page.goto(path.as_uri())
-    page.wait_for_selector(".controls:visible")
+    page.wait_for_selector("footer")
     assert faults == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     return page
@@ -66,6 +67,17 @@ def test_both_kinds_of_pages(browser: Browser, file: Path, seeds: list[Path], tm
     compared = tmp_path / "compared.html"
     compared.write_text(compare([read_run(path) for path in seeds]).page(), encoding="utf-8")
     assert opened(browser, compared, width).locator("#clips > li").count() == 15
+
+
+def test_the_page_of_check(browser: Browser, file: Path, tmp_path: Path) -> None:
+    rows = next(file.parent.parent.glob("rows-*.csv"))
+    marked = tmp_path / "marked.csv"
+    marked.write_text(f"id\n{read_manifest(rows)[0].id}\n", encoding="utf-8")
+    assert cli.main(["check", str(rows), "--language=it", f"--exclude={marked}", f"--output={tmp_path}"]) == 2
+    for width in (400, 1280):
+        page = opened(browser, tmp_path / "check.html", width)
+        page.click("a[href='#marked']")
+        assert page.locator("#marked").is_visible()
 
 
 def test_search_and_order(browser: Browser, file: Path) -> None:

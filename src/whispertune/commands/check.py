@@ -14,7 +14,6 @@ from whispertune.check.figures import data_figures
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
 from whispertune.check.misfits import misfits
 from whispertune.check.model_based import Opinion, ask_model, judge
-from whispertune.check.page import page
 from whispertune.check.results import CheckResults, summary, write_findings
 from whispertune.check.sets import repeated_ids, same_audio, same_text, shared_speakers, special_tokens
 from whispertune.check.terminal import print_report
@@ -31,6 +30,7 @@ from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
+from whispertune.report.check_page import page
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
