@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -248,6 +249,17 @@ def test_utterances_of_one_recording_by_text() -> None:
     found = divide(rows, plan("text"), lambda kind: kind.source)
     assert Counter(found.sides.tolist()) == {TEST: 10, VALID: 10, TRAIN: 80}
     assert all(found.sides[n] == found.sides[n + 1] for n in range(0, 100, 2))
+
+
+def test_copies_of_a_recording_stay_on_one_side(tmp_path: Path) -> None:
+    rows = Utterances()
+    for number in range(100):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(bytes([number // 2]) * 200_000)
+        rows.add(id=str(number), audio=str(path), text=a_text(2 * number), source="a.csv", row=number)
+    found = divide(rows, plan(), lambda kind: kind.source)
+    assert all(found.sides[n] == found.sides[n + 1] for n in range(0, 100, 2))
+    assert Counter(found.sides.tolist()) == {TEST: 10, VALID: 10, TRAIN: 80}
 
 
 def test_why_a_wish_cannot_be_met() -> None:

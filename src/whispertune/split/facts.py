@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,10 @@ from whispertune.errors import AudioError
 from whispertune.split.texts import Numbers, similar_texts
 
 CHUNK_ROWS = 50_000
+MOST_FILES = 20_000
+"""Most recordings that are compared with each other, to find copies of a file under another name."""
+PART = 1 << 16
+"""Bytes at the beginning, in the middle and at the end of files of the same size that are compared."""
 SHORT = 20
 """Spoken characters; shorter texts (yes, good morning) are what many people say, not what a model learns by heart."""
 Key = TypeVar("Key")
@@ -29,10 +34,10 @@ Seconds = npt.NDArray[np.float64]
 class Facts:
     """Facts about n rows: those of the corpus, then those of the manifests of an earlier split.
 
-    recordings, speakers, texts: (n,) numbers, equal for rows of the same recording (symbolic links resolved), the same
-    speaker, (nearly) the same text; -1: none. channels: (n,), -1: all. starts, ends: (n,) seconds; an end of -1 is the
-    end of the file. letters: (n,) spoken characters. strata: (n,) index into `names`, the (language, source) of a row.
-    draws: (n,) hash of seed and id.
+    recordings, speakers, texts: (n,) numbers, equal for rows of the same recording (symbolic links resolved; of up to
+    20,000 also copies of its file), the same speaker, (nearly) the same text; -1: none. channels: (n,), -1: all.
+    starts, ends: (n,) seconds; an end of -1 is the end of the file. letters: (n,) spoken characters. strata: (n,) index
+    into `names`, the (language, source) of a row. draws: (n,) hash of seed and id.
     """
 
     recordings: Numbers
@@ -80,6 +85,7 @@ def facts_of(
             advance(len(part))
     texts, letters = similar_texts(sources) if compare_texts else (np.full(num_rows, -1), np.zeros(num_rows, np.int64))
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    joined["recordings"] = _originals(list(recordings.numbers))[joined["recordings"]]
     joined["speakers"] = np.where(joined["speakers"] == speakers.numbers.get(None), -1, joined["speakers"])
     ordered = sorted(strata.numbers)
     ranks = np.argsort(np.argsort([ordered.index(name) for name in strata.numbers]))
@@ -137,6 +143,27 @@ def durations(rows: Utterances, workers: int, *, most_files: int | None) -> Seco
     for row, place in places.items():
         seconds[row] = lengths[place] - starts[row]
     return seconds
+
+
+def _originals(paths: Sequence[str]) -> Numbers:
+    """(m,) for each file the number of the first with the same content, where there are few enough to compare."""
+    numbers = np.arange(len(paths), dtype=np.int64)
+    if len(paths) > MOST_FILES:
+        return numbers
+    by_size: dict[int, list[int]] = {}
+    for number, path in enumerate(paths):
+        with suppress(OSError, ValueError):
+            by_size.setdefault(os.stat(path).st_size, []).append(number)  # noqa: PTH116 - called often
+    first: dict[tuple[int, bytes], int] = {}
+    for size, alike in by_size.items():
+        for number in alike if len(alike) > 1 else ():
+            with suppress(OSError), open(paths[number], "rb") as file:  # noqa: PTH123
+                digest = blake2b()
+                for place in (0, size // 2, max(0, size - PART)):
+                    file.seek(place)
+                    digest.update(file.read(PART))
+                numbers[number] = first.setdefault((size, digest.digest()), number)
+    return numbers
 
 
 class _Numbering(Generic[Key]):
