@@ -76,6 +76,19 @@ def test_tiers_of_some_recordings(command: Command, tiny_model: Path) -> None:
     assert rows + len(Path("splits/valid.jsonl").read_text("utf-8").splitlines()) == 4
 
 
+def test_transcripts_in_another_folder(command: Command, tiny_model: Path) -> None:
+    write_interviews(Path("corpus"), 4, 1)
+    for folder, ending in (("texts", "srt"), ("sound", "wav")):
+        Path("corpus", folder, "day 1").mkdir(parents=True)
+        for path in list(Path("corpus").glob(f"*.{ending}")):
+            path.rename(Path("corpus", folder, "day 1", path.name))
+    found = command(["init", "corpus", "--language=it"])
+    assert "transcripts 4 (.srt), none beside a recording of its name" in found.out
+    assert "recordings, and transcripts in another folder" in found.out
+    lines = follow(found, command, tiny_model)
+    assert all("--audio_root 'corpus/sound/day 1'" in line for line in lines)
+
+
 def test_recordings_alone(command: Command, tiny_model: Path) -> None:
     for row in example_rows("test", 2):
         copied(row, Path("field notes/day 1"))

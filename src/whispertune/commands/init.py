@@ -18,7 +18,7 @@ from whispertune.data.readers.kaldi import is_kaldi
 from whispertune.data.readers.librispeech import transcripts_in
 from whispertune.data.reading import Reading
 from whispertune.data.splits_of_sources import as_data, as_flags, every_split
-from whispertune.data.survey import Headers, Survey, Table, read_some_headers, survey, tier_choice
+from whispertune.data.survey import Headers, Survey, Table, matching_folders, read_some_headers, survey, tier_choice
 from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         spoken_language(options.language, options.language_token)  # raises if this is no language
     found = survey(folder)
     headers = read_some_headers(found.recordings)
-    tiers, choice = tier_choice(found.transcripts)
+    tiers, choice = tier_choice(found.transcripts or found.apart)
     for line in described(found, headers, tiers):
         results.print(one_line(line))
     corpus = recognised(found, choice)
@@ -109,6 +109,9 @@ def described(found: Survey, headers: Headers, tiers: dict[str, int]) -> Iterato
         kinds = ", ".join(f"{count:,} {ending.lstrip('.')}" for ending, count in found.timed.most_common())
         rest = f"; {counted(found.untranscribed, 'recording')} without" if found.untranscribed else ""
         yield f"transcripts {kinds}{rest}"
+    elif found.apart:
+        kinds = ", ".join(dict.fromkeys(path.suffix for path in found.apart))
+        yield f"transcripts {len(found.apart):,} ({kinds}), none beside a recording of its name"
     if tiers:
         shown = ", ".join(f"{name} (in {count})" for name, count in list(tiers.items())[:MOST_SHOWN])
         yield f"tiers       {shown}{f' and {len(tiers) - MOST_SHOWN} more' if len(tiers) > MOST_SHOWN else ''}"
@@ -138,6 +141,12 @@ def recognised(found: Survey, tiers: str | None) -> Corpus | None:
     usable = [table for table in found.tables if not table.fault and not table.is_missing]
     if usable:
         return _of_tables(usable, few)
+    if not found.transcripts and (folders := matching_folders(found)) is not None:
+        texts, sounds = map(str, folders)
+        source = f"{texts} [tier={tiers}]" if tiers else texts
+        return Corpus(
+            "recordings, and transcripts in another folder", {"": [source]}, Reading(audio_root=sounds), few=few
+        )
     if found.transcripts:
         # With a folder of recordings named, those without a transcript are no error.
         reading = Reading(audio_root=path if found.untranscribed else None)

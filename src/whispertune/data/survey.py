@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import AUDIO_SUFFIXES
-from whispertune.data.readers.eaf import read_eaf
+from whispertune.data.readers.eaf import media_names, read_eaf
 from whispertune.data.readers.manifest import is_manifest, manifest_rows
 from whispertune.data.readers.textgrid import read_textgrid
 from whispertune.data.readers.tiers import Tier
@@ -62,8 +62,9 @@ class Table:
 class Survey:
     """What lies in a folder. Paths are below it.
 
-    transcripts: those with times and plain texts that have the name of a recording; timed: how many of each ending.
-    untranscribed: number of recordings without any. languages: in names of transcripts, as in talk.it.srt.
+    transcripts: those with times and plain texts that have the name of a recording beside them; timed: how many of each
+    ending. apart: those with times in another folder than a recording. untranscribed: number of recordings without any.
+    languages: in names of transcripts, as in talk.it.srt.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Survey:
     recordings: list[Path] = field(default_factory=list)
     transcripts: list[Path] = field(default_factory=list)
     timed: Counter[str] = field(default_factory=Counter)
+    apart: list[Path] = field(default_factory=list)
     untranscribed: int = 0
     languages: set[str] = field(default_factory=set)
     tables: list[Table] = field(default_factory=list)
@@ -132,6 +134,18 @@ def read_some_headers(recordings: Sequence[Path]) -> Headers:
     return headers
 
 
+def matching_folders(found: Survey) -> tuple[Path, Path] | None:
+    """The folder of transcripts and that of recordings, where both are alike: texts/day 1/a.srt, sound/day 1/a.wav."""
+    if not found.apart or not found.recordings:
+        return None
+    folders = [Path(os.path.commonpath([path.parent for path in paths])) for paths in (found.apart, found.recordings)]
+    texts, sounds = (
+        {path.relative_to(folder).with_suffix("") for path in paths}
+        for folder, paths in zip(folders, (found.apart, found.recordings), strict=True)
+    )
+    return (folders[0], folders[1]) if texts & sounds else None
+
+
 def tier_choice(transcripts: Sequence[Path]) -> tuple[Counter[str], str | None]:
     """How many of these annotations have each tier with text; and what to choose, if some have several.
 
@@ -175,13 +189,17 @@ def _match(found: Survey, texts: Sequence[Path]) -> None:
         if stem not in stems and dot and base in stems and LANGUAGE.fullmatch(language):
             found.languages.add(language)
             stem = base
+        if stem not in stems and ending == ".eaf" and len(done) < MOST_ANNOTATIONS:  # it may name its recording
+            named = (str(path.with_name(name).with_suffix("")) for name in media_names(read_bytes(path)))
+            stem = next((name for name in named if name in stems), stem)
         if stem in stems:
             done.add(stem)
-        if stem in stems or ending == ".eaf":  # which may name its recording
             found.transcripts.append(path)
             found.timed[ending] += 1
-        else:
+        elif ending == ".txt":
             found.others[ending] += 1
+        else:
+            found.apart.append(path)
     found.untranscribed = sum(str(path.with_suffix("")) not in done for path in found.recordings)
 
 

@@ -11,7 +11,7 @@ from whispertune.data.readers.hub_data import PREFIX
 from whispertune.data.reading import Reading
 from whispertune.data.rows import exists
 from whispertune.data.sources import Source, parse_sources
-from whispertune.data.splits_of_sources import as_flags, splits_of
+from whispertune.data.splits_of_sources import as_flags, spelled, splits_of
 from whispertune.errors import DataError
 
 SHARE = re.compile(r"[0-9]*\.?[0-9]+ ?(%|h|min)?")
@@ -45,7 +45,7 @@ def require_divided(train: str, valid: str, test: str | None, language: Sequence
         for source in parse_sources(given):
             other = seen.setdefault(_key(source), name)
             if other != name and not (source.split is None and _has_splits(source)):
-                command = splitting_command([source.path], language, reading)
+                command = splitting_command([spelled(source, split=source.split)], language, reading)
                 raise DataError(
                     f"--{other} and --{name} are both {source.path}, so that {name} would measure what was learnt by "
                     f"heart; first divide it: {command}"
