@@ -13,7 +13,7 @@ from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
 from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf
 from whispertune.decoding.channels import channel_names, on_one_time_line
-from whispertune.decoding.loading import load_model, ready_to_decode
+from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript
 from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
@@ -118,24 +118,8 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
 def _decode(
     jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: TranscriptIndex | None
 ) -> None:
-    device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    ready = ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
-    language, origin = None, "detected in each recording"
-    if options.language is not None:
-        language, origin = ready.tokenizer.spoken_language(options.language, options.language_token), "as asked for"
-    elif ready.tokenizer.multilingual:
-        if (language := own_language(ready.checkpoint.generation)) is not None:
-            origin = "what the model was trained on"
-    else:
-        origin = "English, the only language of this model"
-    token = options.language_token or language
-    if token is not None or options.task != "transcribe":
-        ready.tokenizer.prompt_tokens(token or "en", options.task)  # refuses what this model does not know
-    if language is not None:
-        borrowed = ready.tokenizer.token_language(token or language)
-        under = f" under the token of {language_name(borrowed)}" if borrowed != language else ""
-        origin = f"{language} ({language_name(language)}){under}, {origin}"
+    ready = loaded(options)
+    long_form, origin = long_form_of(ready, options)
     console.print(f"language  {origin}")
     if set(options.formats) - {"txt", "json"} and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
         console.print(
@@ -143,16 +127,13 @@ def _decode(
             "whole ones; train with --windows.stitched_share 0.15, or on recordings with the times of their segments",
             style="yellow",
         )
-    long_form = LongForm(
-        ready, search=options.search, options=options.windows, language=language, token=token, task=options.task,
-        frames=options.frames,
-    )  # fmt: skip
     if output is None and not results.encoding.startswith("utf"):
         console.print(
             f"standard output is {results.encoding}: characters that it lacks are written as \\x… and \\u…; "
             "PYTHONUTF8=1 in the environment makes it UTF-8, and --output writes files in UTF-8",
             style="yellow",
         )
+    precision = resolve_precision(options.precision, resolve_device(options.device))
     items = [(job, channel) for job in jobs for channel in job.channels]
     hours = sum(job.seconds for job in jobs) / 3600
     console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision.name}")
@@ -182,6 +163,41 @@ def _decode(
             job.parts.clear()
     if output is not None:
         results.print(f"transcripts: {output}")
+
+
+def loaded(options: TranscribeOptions) -> ReadyModel:
+    """The model, ready to decode."""
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    return ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
+
+
+def long_form_of(ready: ReadyModel, options: TranscribeOptions) -> tuple[LongForm, str]:
+    """What transcribes, and the language with its origin, for people.
+
+    Raises:
+        RecipeError: for a language or task that the model does not know.
+    """
+    language, origin = None, "detected in each recording"
+    if options.language is not None:
+        language, origin = ready.tokenizer.spoken_language(options.language, options.language_token), "as asked for"
+    elif ready.tokenizer.multilingual:
+        if (language := own_language(ready.checkpoint.generation)) is not None:
+            origin = "what the model was trained on"
+    else:
+        origin = "English, the only language of this model"
+    token = options.language_token or language
+    if token is not None or options.task != "transcribe":
+        ready.tokenizer.prompt_tokens(token or "en", options.task)  # refuses what this model does not know
+    if language is not None:
+        borrowed = ready.tokenizer.token_language(token or language)
+        under = f" under the token of {language_name(borrowed)}" if borrowed != language else ""
+        origin = f"{language} ({language_name(language)}){under}, {origin}"
+    made = LongForm(
+        ready, search=options.search, options=options.windows, language=language, token=token, task=options.task,
+        frames=options.frames,
+    )  # fmt: skip
+    return made, origin
 
 
 def _missing(output: Path | None, name: str, options: TranscribeOptions) -> dict[str, Path]:

@@ -1,0 +1,6 @@
+from whispertune.api import Model as Model
+from whispertune.api import Run as Run
+from whispertune.api import load as load
+from whispertune.api import train as train
+
+__version__: str
