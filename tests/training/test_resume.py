@@ -99,6 +99,7 @@ MOMENTS = {
     "before the state is renamed": Moment("whispertune.training.resume", "save_file", 5, "after"),
     "writing best/": Moment("whispertune.run.stages", "save_huggingface", 2, "amid"),
     "between the renames of best/": Moment("pathlib", "Path.rename", 2, "after"),
+    "between best/ and adapter/": Moment("whispertune.run.stages", "save_adapter", 2),
     "between best/ and its state": Moment("whispertune.run.stages", "save_huggingface", 2, "after"),
     "choosing the best": Moment("whispertune.run.outcome", "compare_rows", 1),
     "in the test": Moment(*SEARCH, 5),
@@ -117,7 +118,8 @@ def killed_then_resumed(
 
 
 SLOW_MOMENTS = (
-    "validating the untouched model", "before the state is renamed", "between best/ and its state", "choosing the best"
+    "validating the untouched model", "before the state is renamed", "between best/ and adapter/",
+    "between best/ and its state", "choosing the best",
 )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def test_killed_and_resumed(reference: Reference, runner: Runner, tmp_path: Path
         ("encoder learns", "writing best/"),
         ("bf16", "between micro-batches"),
         ("lora", "between micro-batches"),
-        ("lora", "writing best/"),
+        ("lora", "between best/ and adapter/"),
     ],
 )
 def test_killed_and_resumed_otherwise_configured(
