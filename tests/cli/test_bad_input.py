@@ -280,7 +280,7 @@ def test_damaged_state(copied_run: Workspace, refused: Refused) -> None:
 
 
 def test_unknown_device(workspace: Workspace, refused: Refused) -> None:
-    refused(workspace.train("--device=abacus"), "device is 'abacus'", "auto, cpu, cuda or cuda:N")
+    refused(workspace.train("--device=abacus"), "device is 'abacus'", "auto, cpu, cuda, cuda:N or mps")
     refused(workspace.evaluate("--device=abacus"), "device is 'abacus'")
 
 

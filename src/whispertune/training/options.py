@@ -136,9 +136,9 @@ class TrainingOptions(Protocol):
 
 
 FREEZE_HELP = (
-    "`encoder`, `none`, `auto` (the lower third of the encoder), `encoder:N` (its convolutions and first N layers), "
-    "`decoder:N` (the encoder and the decoder's position embeddings and layers below N), where -N means all but the "
-    "last N layers; `,embeddings` behind it freezes the token embeddings too"
+    "`encoder`, `none`, `auto` (the encoder's lower third), `encoder:N` (its convolutions and first N layers) or "
+    "`decoder:N` (the encoder and the decoder below its layer N), -N being all but the last N; `,embeddings` behind it "
+    "freezes token embeddings too"
 )
 
 
