@@ -131,6 +131,8 @@ def test_refused_flags(flags: list[str], parts: list[str]) -> None:
 
 
 BAD_VALUES = {
+    "average.epochs": ["0", "x", "1.5"],
+    "average.mix": ["[0]", "[1]", "[0.5,2]", "0.5", "[x]"],
     "epochs": ["x", "1.5", "null", "0", "-1", "[1]", "{}", "", "true", "1e30", "10000000000000000000000"],
     "max_steps": ["0", "x"],
     "seed": ["-1", "x"],

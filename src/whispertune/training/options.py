@@ -137,8 +137,8 @@ class TrainingOptions(Protocol):
 
 FREEZE_HELP = (
     "`encoder`, `none`, `auto` (the encoder's lower third), `encoder:N` (its convolutions and first N layers) or "
-    "`decoder:N` (the encoder and the decoder below its layer N), -N being all but the last N; `,embeddings` behind it "
-    "freezes token embeddings too"
+    "`decoder:N` (the encoder and the decoder below its layer N), -N being all but the last N; `,embeddings` freezes "
+    "these, too"
 )
 
 
