@@ -19,6 +19,7 @@ from whispertune.decoding.options import GREEDY
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
 from whispertune.evaluation.significance import compare_rows
+from whispertune.features.frames import select_frames
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
@@ -28,10 +29,12 @@ from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
 from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
+from whispertune.system.environment import free_memory_on
 from whispertune.system.files import read_jsonl, replacing_folder, write_jsonl
 from whispertune.training.adapted_copy import AdaptedCopy
 from whispertune.training.averaging import Averaging
 from whispertune.training.learner import Learner, TrainingData
+from whispertune.training.memory_use import MicroBatch, described, training_memory
 from whispertune.training.micro_batch import largest_micro_batch
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.pace import Pace
@@ -138,6 +141,8 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
     auto = session.device.type != "cpu" if recipe.batch.auto is None else recipe.batch.auto
     if auto and not progress.trained:
         fit_micro_batch(session, trainer)
+    if session.device.type != "cpu" and not progress.trained:
+        report_memory(session, trainer)
     return trainer
 
 
@@ -308,3 +313,23 @@ def _evaluate_test(session: Session, split: Split, models: Mapping[str, ReadyMod
         )  # fmt: skip
     session.note_unreadable()
     return found
+
+
+def report_memory(session: Session, trainer: Trainer) -> None:
+    """Say what a step will take on a GPU, by its longest windows."""
+    split, model = session.train, session.ready.whisper
+    longest = heapq.nlargest(MOST_TRIED, range(len(split.windows)), key=split.num_samples.__getitem__)
+    batch = MicroBatch(
+        rows=trainer.progress.batches.batch_size * session.copies,
+        frames=len(select_frames(split.num_samples[longest[0]], session.frames).positions),
+        tokens=max(len(split.targets[index].input_ids) for index in longest),
+    )
+    learning = sum(parameter.numel() for parameter in trainer.trainable)
+    adapted = isinstance(session.working, AdaptedCopy)
+    use = training_memory(
+        session.ready.checkpoint.config, batch, total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=0 if adapted else learning, adapter=learning if adapted else 0,
+        element=session.precision.dtype.itemsize, encoder_learns=not session.frozen, recompute=session.recipe.recompute,
+    )  # fmt: skip
+    fits, line = described(use, free_memory_on(session.device))
+    console.print(f"memory    {line}", style=None if fits else "yellow")
