@@ -23,6 +23,7 @@ COMMANDS = {
     "transcribe": "transcribe recordings of any length: text, subtitles, JSON",
     "report": "show a run, or compare several: a page, plots, tables",
     "check": "check data before you spend compute on it",
+    "tune": "search for the settings that give the best model",
     "split": "divide a corpus into train, valid and test that leak nothing",
     "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }

@@ -6,6 +6,7 @@
     │   └── ProcessLost           another process of this run has died or is stuck
     ├── StorageError              the disk filled up or failed while a run went on
     ├── Interrupted               a signal asked the run to stop; its state is saved
+    ├── Stopped                   a search has seen enough of a run; nothing is saved
     └── UserError                 exit status 2: the input is at fault, and the line says what to do
         ├── ManifestError         a manifest, its columns or its rows
         ├── AudioError            an audio file that cannot be used
@@ -80,6 +81,10 @@ class StorageError(WhispertuneError):
 
 class Interrupted(WhispertuneError):  # noqa: N818 - not a fault
     """A signal asked the run to stop."""
+
+
+class Stopped(WhispertuneError):  # noqa: N818 - not a fault
+    """A sink of a run's rows ends the run on purpose: it is not to be resumed, and no state is saved."""
 
 
 class UserError(WhispertuneError):

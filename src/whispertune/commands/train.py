@@ -40,6 +40,7 @@ from whispertune.system.environment import describe_environment
 from whispertune.system.files import sha256_of
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import Processes, init_processes
+from whispertune.training.metrics import Sink
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
 
@@ -66,8 +67,11 @@ def main(arguments: Sequence[str]) -> int:
     return run(recipe)
 
 
-def run(recipe: Recipe) -> int:
-    """Start the run, or take it up where it stopped; with `seeds`, one run for each."""
+def run(recipe: Recipe, sinks: Sequence[Sink] = ()) -> int:
+    """Start the run, or take it up where it stopped; with `seeds`, one run for each.
+
+    sinks: receive the rows of metrics.jsonl as well.
+    """
     if recipe.seeds is not None:
         return run_seeds(recipe, run)
     folder = RunFolder(Path(recipe.output))
@@ -77,7 +81,7 @@ def run(recipe: Recipe) -> int:
             stop.processes = init_processes(recipe.device, recipe.processes)
             console.quiet = results.quiet = not stop.processes.is_main
             stop.processes.from_main(lambda: _claim(folder, held))
-            status = _run(recipe, folder, stop, log, held)
+            status = _run(recipe, folder, stop, log, held, sinks)
             stop.processes.barrier()  # the store goes with the main process, so none leaves before the others
             return status
         except Interrupted as signal:
@@ -125,7 +129,9 @@ def _raise_once(error: Exception, processes: Processes, folder: RunFolder) -> in
     raise error
 
 
-def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile, held: ExitStack) -> int:
+def _run(
+    recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile, held: ExitStack, sinks: Sequence[Sink]
+) -> int:
     started = time.perf_counter()
     processes = stop.processes
     saved = read_progress(folder.state) if folder.state.exists() else None
@@ -155,7 +161,7 @@ def _run(recipe: Recipe, folder: RunFolder, stop: StopSignal, log: LogFile, held
         loggers = open_loggers(folder, recipe, session.log.settled_rows() if recipe.loggers else [])
         for logger in loggers:
             held.callback(logger.close)
-        session.log.attach(loggers)
+        session.log.attach([*loggers, *sinks])
     if progress.step:
         console.print(f"resuming  at update {progress.step}, epoch {progress.epoch}")
     if processes.world_size != began_with:

@@ -106,6 +106,11 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
         "epochs",
         "metrics.jsonl in the run folder has every figure, one row per update",
     ),
+    (
+        "tune",
+        "epochs",
+        "the section `tune` is for `whispertune tune`; leave it out, or train the best.yaml of a search",
+    ),
     ("use_lora use_peft peft", "lora.rank", "write --lora.rank 32"),
     (
         "load_in_8bit load_in_4bit",

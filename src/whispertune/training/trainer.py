@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whispertune.errors import Interrupted, ProcessLost, StorageError, WhispertuneError
+from whispertune.errors import Interrupted, ProcessLost, Stopped, StorageError, WhispertuneError
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
 from whispertune.system.console import Advance, console, progress_bar
@@ -97,7 +97,7 @@ class Trainer:
         """Save the state before an error ends the run, if it is consistent and the processes it needs are there."""
         # Sharded, a lost process has taken its part with it, and one that fails alone would wait for the others' parts.
         together = isinstance(error, WhispertuneError) and error.met_by_all and not error.others_lost
-        if self._updating or (self.learner.shards.sharded and not together):
+        if isinstance(error, Stopped) or self._updating or (self.learner.shards.sharded and not together):
             return
         try:
             self.save()

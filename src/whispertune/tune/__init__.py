@@ -1,0 +1,1 @@
+"""A search for better settings: trials on the validation set, pruned early, the winner confirmed on more seeds."""
