@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from training_samples import Moment, Runner, Samples, metrics
 
+from whispertune import cli
+from whispertune.commands import train
+from whispertune.errors import Stopped
 from whispertune.run.flags import parse_fields
 from whispertune.run.recipe import Recipe
 from whispertune.run.yaml_fields import load_yaml
+from whispertune.training.metrics import EvaluationRow, Row
 
 SPACE = ("--space=schedule.peak_lr=1e-5..1e-2 log", "--space=loss.label_smoothing=0|0.1")
 
@@ -60,3 +65,42 @@ def test_killed_twice(samples: Samples, runner: Runner, tmp_path: Path) -> None:
     # The recipe can be trained.
     recipe = parse_fields(Recipe, load_yaml(output / "best.yaml"), [], command="train")
     assert recipe.output == str(output / "tuned")
+
+
+def test_a_run_that_a_sink_ends_saves_no_state(samples: Samples, tmp_path: Path) -> None:
+    class Ends:
+        def write(self, row: Row) -> None:
+            if isinstance(row, EvaluationRow) and row.model == "epoch":
+                raise Stopped("pruned")
+
+    fields = dict(flag.removeprefix("--").split("=", 1) for flag in samples.arguments(tmp_path / "run")[1:])
+    with pytest.raises(Stopped, match="pruned"):
+        train.run(parse_fields(Recipe, fields, [], command="train"), [Ends()])
+    assert [row["model"] for row in metrics(tmp_path / "run") if "split" in row] == ["baseline", "epoch"]
+    assert not (tmp_path / "run" / "last" / "state.safetensors").exists()
+
+
+def test_refusals(samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(command: list[str]) -> str:
+        assert cli.main(command) == 2
+        return capsys.readouterr().err.strip()
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert refused(arguments(samples, tmp_path)) == (
+        f"error: --output {tmp_path} is neither empty nor holds a search; choose another folder"
+    )
+    output = tmp_path / "search"
+    assert "trials is 0; it must be at least 1" in refused(arguments(samples, output, "--trials=0"))
+    assert "another --space sets" in refused(arguments(samples, output, SPACE[0]))
+    # The recipe cannot be trained: the error is that of train, and the same command goes on once it is mended.
+    missing = arguments(samples, output, train=tmp_path / "missing.csv")
+    assert "missing.csv" in refused(missing)
+    message = refused(arguments(samples, output))
+    assert "holds a search of another recipe or space: train (" in message
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for flag in ("--trials N", "--minutes NUMBER", "--space TEXT", "--schedule.peak_lr"):
+        assert flag in shown
