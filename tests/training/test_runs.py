@@ -34,7 +34,7 @@ from training_samples import (
 from whispertune import cli
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.decoding.loading import load_model
-from whispertune.model import whisper as whisper_module
+from whispertune.model import layers
 from whispertune.run import stages
 from whispertune.states.computed import ComputedStates, EncoderStates
 from whispertune.system.files import read_jsonl
@@ -275,14 +275,14 @@ def test_recomputed_activations_change_no_result(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = whisper_module.checkpoint
+    original = layers.checkpoint
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         return original(*arguments, **named)
 
-    monkeypatch.setattr(whisper_module, "checkpoint", counted)
+    monkeypatch.setattr(layers, "checkpoint", counted)
     runs = [tmp_path / name for name in ("kept", "again")]
     for run, recompute in zip(runs, (False, True), strict=True):
         assert samples.train_run(run, freeze="none", epochs=1, recompute=recompute) == 0
