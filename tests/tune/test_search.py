@@ -182,7 +182,7 @@ def test_the_recipe_as_it_is_is_never_pruned(tmp_path: Path) -> None:
         runs_with(Pruning(judge, 0, lambda: False, to_the_end=False))
 
 
-def test_minutes(tmp_path: Path) -> None:
+def test_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, began = Runs(by_smoothing, seconds=0.1), time.monotonic()
     found = searched(tmp_path, runs, WEIGHT_DECAY, trials=1000, minutes=0.05)
     assert 2 <= len(found["trials"]) < 30
@@ -190,6 +190,7 @@ def test_minutes(tmp_path: Path) -> None:
     # There is no time for more than the recipe as it is.
     found = searched(tmp_path / "short", runs, WEIGHT_DECAY, trials=1000, minutes=1e-6)
     assert [trial["trial"] for trial in found["trials"]] == [0]
+    assert "the time was up after 1 of 1000 trials" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trial_that_runs_when_the_time_is_up_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,8 +107,8 @@ def conclude(search: Search, run: Train, command: str) -> None:
         write_text(search.path / "summary.json", json.dumps(_summary(search, confirmed, chosen), indent=2) + "\n")
     finally:
         os.close(held)
-    if search.time_is_up():
-        results.print("\n".join(wrapped("the time was up; the same command, or one with more --minutes, goes on")))
+    if search.cut_short():
+        results.print("\n".join(wrapped(search.cut_short())), style="yellow")
     if confirmed is None or chosen:
         results.print(f"model: {search.folder(chosen).best}")
     results.print(f"best recipe: {path}")

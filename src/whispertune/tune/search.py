@@ -98,6 +98,17 @@ class Search:
         default = next((trial for trial in done if trial.number == 0), None)
         return 2 * sum(float(trial.user_attrs[SECONDS]) for trial in (*done[:1], *([default] if default else [])))
 
+    def cut_short(self) -> str:
+        """Why there were fewer trials than asked for, if the time was up."""
+        minutes, done = self._options.minutes, len(self.trials())
+        if minutes is None or done >= self._options.trials or not self.time_is_up():
+            return ""
+        return (
+            f"the time was up after {done} of {self._options.trials} trials: of --minutes {minutes:g}, about "
+            f"{self.seconds_to_confirm() / 60:.1f} are set aside to confirm the winner; the same command with more "
+            "--minutes goes on with the search"
+        )
+
     def run(self) -> None:
         """Run trials until there are enough of them or the time is up.
 
