@@ -148,7 +148,7 @@ def test_nothing_is_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "nothing beats the recipe as it is: no trial has a lower" in " ".join(capsys.readouterr().out.split())
 
 
-def test_trials_that_lag_behind_are_pruned(tmp_path: Path) -> None:
+def test_trials_that_lag_behind_are_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def slow(recipe: Recipe, epoch: int) -> list[int]:
         return [9 - epoch if recipe.optimizer.weight_decay == 0.01 else 9] * UTTERANCES
 
@@ -156,6 +156,7 @@ def test_trials_that_lag_behind_are_pruned(tmp_path: Path) -> None:
     assert [(trial["state"], trial["note"]) for trial in found["trials"]] == [("complete", None)] + 3 * [
         ("pruned", "pruned")
     ]
+    assert capsys.readouterr().out.count("pruned at 90.0 % after epoch ") == 3
     for number, epochs in ((0, 4), (1, 1)):
         assert len((tmp_path / f"trial-{number:04d}" / "metrics.jsonl").read_text().splitlines()) == epochs
 
@@ -199,7 +200,7 @@ def test_a_trial_that_runs_when_the_time_is_up_ends(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(search, "time_is_up", lambda: next(asked, True))
     search.run()
     states = [(trial.state.name, trial.user_attrs.get("note")) for trial in search.trials()]
-    assert states == [("COMPLETE", None), ("PRUNED", "time is up")]
+    assert states == [("COMPLETE", None), ("PRUNED", "out of time")]
 
 
 def _search_in_a_process(path: Path, log: Path) -> None:

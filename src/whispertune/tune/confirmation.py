@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.table import Table
 
 from whispertune.evaluation.significance import MatchedPairs, matched_pairs
@@ -17,7 +17,7 @@ from whispertune.run.recipe import to_yaml
 from whispertune.run.run_folder import RunFolder
 from whispertune.system.console import console, percent, results, wrapped
 from whispertune.system.files import write_text
-from whispertune.tune.search import NOTE, SECONDS, Search, for_trial, scored
+from whispertune.tune.search import NOTE, SECONDS, Search, ended_early, for_trial, scored
 from whispertune.tune.trial_runs import Scored, Train, free_space, train
 
 FRESH_SEEDS = 2
@@ -125,18 +125,13 @@ def _print_trials(search: Search) -> None:
     table.add_column("settings", overflow="fold")
     for trial in [*done, *(trial for trial in search.trials() if trial.state != TrialState.COMPLETE)]:
         reached = (
-            percent(trial.value) if trial.state == TrialState.COMPLETE and trial.value is not None else _end(trial)
+            percent(trial.value)
+            if trial.state == TrialState.COMPLETE and trial.value is not None
+            else ended_early(trial)
         )
         settings = search.settings(search.recipe(trial.number, trial.params))
         table.add_row(str(trial.number), reached, f"{trial.user_attrs.get(SECONDS, 0):.0f}", settings)
     results.print(table)
-
-
-def _end(trial: FrozenTrial) -> str:
-    """Why a trial has no result."""
-    if trial.state == TrialState.PRUNED:
-        return f"{trial.user_attrs.get(NOTE, 'pruned')}, epoch {trial.last_step}"
-    return "failed"
 
 
 def _print_confirmed(search: Search, confirmed: Confirmed | None) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from whispertune.errors import Stopped
 from whispertune.training.metrics import EvaluationRow, Row
 
-PRUNED, TIME = "pruned", "time is up"
+PRUNED, TIME = "pruned", "out of time"
 
 
 class Judge(Protocol):

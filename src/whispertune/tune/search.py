@@ -184,7 +184,8 @@ class Search:
         if note:
             trial.set_user_attr(NOTE, note)
         self.study.tell(trial, value, state=state)
-        console.print(f"trial     {number}: {note or self._standing(number)}")
+        ended = ended_early(self.study.get_trials(deepcopy=False)[number]) or self._standing(number)
+        console.print(f"trial     {number}: {ended}")
 
     def settings(self, recipe: Recipe) -> str:
         """The settings of a trial, for people."""
@@ -210,6 +211,16 @@ class Search:
 def scored(trial: FrozenTrial) -> Scored:
     """The model of a trial that got to its end."""
     return Scored(**trial.user_attrs[SCORED])
+
+
+def ended_early(trial: FrozenTrial) -> str:
+    """Where and why a trial ended before its end; empty if it did not."""
+    if trial.state == TrialState.COMPLETE:
+        return ""
+    note = str(trial.user_attrs.get(NOTE, "failed"))
+    if trial.state == TrialState.FAIL or trial.last_step is None:
+        return note
+    return f"{note} at {percent(trial.intermediate_values[trial.last_step])} after epoch {trial.last_step}"
 
 
 def for_trial(recipe: Recipe, folder: RunFolder) -> Recipe:
