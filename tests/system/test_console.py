@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whispertune.cli import main
-from whispertune.system.console import EscapingConsole, printable
+from whispertune.system.console import EscapingConsole, console, printable, progress_bar
 
 
 @given(st.text(st.characters(codec=None)))
@@ -57,3 +57,18 @@ def test_an_output_in_another_encoding_loses_no_text() -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"\u2026" in done.stdout  # the ellipsis of the usage
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, "loss 1.234"), (150, "loss 1.234, 21 x real time")])
+def test_a_bar_shows_what_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, shown: str
+) -> None:
+    """Counts and times are not pushed out by a long note."""
+    monkeypatch.setattr(console, "width", width)
+    with progress_bar("epoch 1/1: training", 21) as advance:
+        for _ in range(21):
+            advance(1, note="loss 1.234, 21 x real time")
+    line = capsys.readouterr().err.splitlines()[-1].rstrip()
+    assert line.endswith(f"left 0:00:00 {shown}")
+    assert "21/21" in line
+    assert len(line) <= width

@@ -53,7 +53,7 @@ def test_the_rest_of_a_run_of_few_updates() -> None:
 def test_an_update_on_the_console() -> None:
     cost = Cost(tokens=1, utterances=1, seconds=1.0, audio_rate=1234.4, memory_gb=2.04, seconds_left=5400)
     shown = shown_update(1.25, cost)
-    assert shown == "loss 1.250, 1,234 x real time, 2.0 GB, 90 min in all"
+    assert shown == "loss 1.250, 1,234 x real time, 2.0 GB, run ends in 90 min"
 
 
 @pytest.fixture(scope="module")

@@ -134,10 +134,11 @@ def report(
         if row.capped:
             name = f"{row.split}, {row.model}, beam {row.beam_size}"
             results.print(f"{name}: {row.capped} ran into the bound on tokens (loops)")
-    results.print(f"valid {before.leading} changed by {comparison.in_points()}")
+    results.print("\n".join(wrapped(f"valid {before.leading} changed by {comparison.in_points()}")))
     for test in tests:
         style = "bold red" if test.comparison.low > 0 else None
-        results.print(f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}", style=style)
+        changed = f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}"
+        results.print("\n".join(wrapped(changed)), style=style)
     results.print(f"{_described(session, valid)}; {progress.skipped} updates skipped")
     for split in (session.valid, *session.tests):
         warning = caveat(split.name, len(split.windows))

@@ -104,6 +104,10 @@ class Advance(Protocol):
     def __call__(self, amount: int = 1, note: str = "") -> None: ...
 
 
+ROOM_FOR_NOTES = 130
+"""Columns from which on a progress bar has room for a whole note; with fewer, its first part is shown."""
+
+
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Advance]:
     """A progress bar; if the output is not a terminal, one line when it is done."""
@@ -114,16 +118,17 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[shown]}"),
         console=console,
     )
     with bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, note="", shown="")
 
         def advance(amount: int = 1, note: str = "") -> None:
             bar.update(task, advance=amount)
             if note:
-                bar.update(task, note=note)
+                short = note if console.width >= ROOM_FOR_NOTES else note.partition(",")[0]
+                bar.update(task, note=note, shown=short)
 
         try:
             yield advance

@@ -93,10 +93,10 @@ class Pace:
 
 
 def shown_update(loss: float | None, cost: Cost) -> str:
-    """An update for the progress bar."""
+    """An update for the progress bar, which shows the part before the comma alone where it has little room."""
     left = cost["seconds_left"]
     time = f"{left} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.1f} h"
     known = [] if loss is None else [f"loss {loss:.3f}"]
     return ", ".join(
-        [*known, f"{cost['audio_rate']:,.0f} x real time", f"{cost['memory_gb']:.1f} GB", f"{time} in all"]
+        [*known, f"{cost['audio_rate']:,.0f} x real time", f"{cost['memory_gb']:.1f} GB", f"run ends in {time}"]
     )
