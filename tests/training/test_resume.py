@@ -160,6 +160,18 @@ def test_killed_between_its_first_files_it_starts_again(
     assert outcome(tmp_path / "run") == reference.outcome("stored")
 
 
+def test_killed_between_the_first_validation_and_its_row(reference: Reference, runner: Runner, tmp_path: Path) -> None:
+    """The transcripts are on disk, metrics.jsonl is not yet."""
+    arguments = reference.arguments("stored", tmp_path / "run")
+    moment = Moment("whispertune.run.stages", "write_jsonl", 1, "after")
+    assert runner(arguments, moment) == -signal.SIGKILL, runner.log.read_text()
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    assert (tmp_path / "run/valid/step-0000000.jsonl").exists()
+    for command in (["resume", str(tmp_path / "run")], arguments):
+        assert runner(command) == 0, runner.log.read_text()
+    assert outcome(tmp_path / "run") == reference.outcome("stored")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -120,7 +120,7 @@ class RunFolder:
 
     def has_begun(self) -> bool:
         """Whether a run has written anything here that must not be lost."""
-        return any(path.exists() for path in (self.metrics, self.state, self.best))
+        return any(path.exists() for path in (self.metrics, self.state, self.best, self.validation(0)))
 
     def holds_something_else(self) -> bool:
         """Whether there are files here that belong neither to a run nor to one that was refused before it started."""
