@@ -99,7 +99,7 @@ def _print_error(error: BaseException, status: int, message: str = "") -> int:
 
 
 def share_cores(environment: MutableMapping[str, str]) -> None:
-    """Have idle threads give their core to other programs soon, unless the user has chosen; before torch is loaded."""
+    """Have idle threads give their core to other programs soon, unless the user has chosen. Before torch is imported."""
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
 
