@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import sys
-from collections.abc import MutableMapping
 from types import FrameType
 from typing import NoReturn
 
@@ -27,10 +26,6 @@ COMMANDS = {
     "split": "divide a corpus into train, valid and test that leak nothing",
     "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
 }
-
-SPINS = "10000"
-"""Turns that an idle thread waits for the others before it sleeps (GOMP_SPINCOUNT). With the default, a few hundred
-thousand, each product waits for the thread whose core another program uses (benchmarks/busy_core.py)."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 NO_MEMORY = (
@@ -98,12 +93,6 @@ def _print_error(error: BaseException, status: int, message: str = "") -> int:
     return status
 
 
-def share_cores(environment: MutableMapping[str, str]) -> None:
-    """Have idle threads give their core to other programs soon, unless the user has chosen. Before torch is imported."""
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", SPINS)
-
-
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -115,7 +104,6 @@ def entry_point() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # by default nothing would be cleared up
         signal.signal(signal.SIGTERM, _interrupt)
-    share_cores(os.environ)
     status = main()
     processes = sys.modules.get("whispertune.system.processes")
     if processes is not None:
