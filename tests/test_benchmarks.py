@@ -250,3 +250,17 @@ def test_weights_as_features_are_exact(script: Callable[[str], ModuleType]) -> N
         )
         found = script("gpu").folded(*(x.to(dtype) for x in (q, k, k)), weights)
         assert float((found.double() - exact).abs().max()) < most
+
+
+def test_accuracy_counts_a_loop_once_and_compares_runs(script):
+    accuracy = script("accuracy")
+    looped = {"errors": [144, 1, 0], "words": [1, 4, 5]}
+    assert accuracy.wer(looped) == 0.2
+    assert accuracy.raw_wer(looped) == 14.5
+    assert accuracy.loops(looped) == 1
+    theirs = [{"it": {"errors": [2] * 40, "words": [10] * 40}}] * 2
+    ours = [{"it": {"errors": [1] * 40, "words": [10] * 40}}] * 2
+    assert accuracy.relative_change(ours, theirs, ["it", "it"]) == "-50.0 % (-50.0 to -50.0); -50.0 to -50.0"
+    halves = [{"it": {"errors": [1] * 40, "words": [10] * 40}}, {"it": {"errors": [2] * 40, "words": [10] * 40}}]
+    shown = accuracy.relative_change(halves, theirs, ["it", "it"])
+    assert shown.startswith("-25.0 % (-342.6 to +292.6)")  # Student's t with one degree of freedom

@@ -177,6 +177,17 @@ def test_resumed_to_the_bit(samples: Samples, runner: Runner, tmp_path: Path) ->
         assert outcome(run) == expected, moment
 
 
+def test_killed_in_the_test_behind_them(samples: Samples, runner: Runner, tmp_path: Path) -> None:
+    """Training is over, and candidates are not tried again: their rows must be there."""
+    fields: dict[str, object] = {**AVERAGED, "test": samples.test, "search__beam_size": 1}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert runner(samples.arguments(whole, **fields)) == 0, runner.log.read_text()
+    moment = Moment("whispertune.run.stages", "_evaluate_test", 1)
+    assert runner(samples.arguments(run, **fields), moment) == -signal.SIGKILL, runner.log.read_text()
+    assert runner(["resume", str(run)]) == 0, runner.log.read_text()
+    assert outcome(run) == outcome(whole)
+
+
 def test_more_epochs_average_anew(samples: Samples, tmp_path: Path) -> None:
     fields = {**AVERAGED, "average__mix": None}
     assert samples.train_run(tmp_path / "long", **{**fields, "epochs": 4}) == 0

@@ -66,7 +66,8 @@ class EvaluationRow:
     """One model with one search, scored on one split: the model's place in the run, and `Evaluation.summary`.
 
     split: `valid`, `test`, or the name of a further test set.
-    model: `baseline` (step and epoch 0), `epoch` (a validation within the run) or `best` (of the test).
+    model: `baseline` (step and epoch 0), `epoch` (a validation within the run), `average` or `mixed-SHARE` (after the
+    last epoch, `training/averaging.py`), or `best` (of the test).
     intervals_over: `speakers` or `utterances`. memory_gb: peak so far. Rows of older versions lack both.
     """
 

@@ -145,6 +145,7 @@ class Trainer:
         for model in self.averaging.names(averaged):
             with self.averaging.trying(model, averaged, self.learner.working.refresh):
                 self._validate_as(model, described(model, averaged))
+        self.log.settle()
 
     def _validation_is_due(self) -> bool:
         every = self.options.validation.every_steps
