@@ -5,6 +5,7 @@ Its examples are the same in every run. `pytest --examples 5000 TEST` draws so m
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import checkpoint_samples
 
 from whispertune.checkpoints.tokenizer_files import build_tokenizer, complete_tokenizer
 from whispertune.dataset.transcripts import TextSettings
+from whispertune.states import cache, placement
 from whispertune.text.tokenizer import Tokenizer
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -45,11 +47,14 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(autouse=True)
-def state_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's runs put their stores."""
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return cache / "whispertune" / "states"
+def state_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's runs put their stores, on a disk with room, however full that of the machine is."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    for module in (cache, placement):
+        monkeypatch.setattr(module, "free_bytes", lambda path: 10**12)
+    yield folder / "whispertune" / "states"
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

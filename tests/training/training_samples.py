@@ -33,6 +33,7 @@ from whispertune.model.whisper import Whisper, build_whisper
 from whispertune.run import stages
 from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
+from whispertune.states import cache
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.text.targets import Target, make_target
 from whispertune.training.averaging import Averaging
@@ -373,6 +374,7 @@ def prepare_server() -> None:
     for command in ("train", "resume"):
         importlib.import_module(f"whispertune.commands.{command}")
     stages.CHECKED_WINDOWS = 2  # as in conftest.py
+    cache.SPARE_BYTES = 0  # states are stored however full the disk is
     validate.MAX_TOKENS = 40  # a random model does not end by itself, and the final test has no other bound
     # PyTorch imports a second's worth of modules when the first optimiser is made.
     build_optimizer(torch.nn.Linear(1, 1), OptimizerOptions()).zero_grad()
