@@ -27,7 +27,9 @@ def on_windows(arguments: list[str], *, code: str = "") -> subprocess.CompletedP
     if code:
         start = f"import sys; sys.path.insert(0, {str(HERE)!r}); import pretend_windows; pretend_windows.pretend()\n"
         command = [sys.executable, "-c", start + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def test_every_command_starts() -> None:
