@@ -129,7 +129,7 @@ def main() -> None:
         found = {
             "encoding": seconds_of(encode_all),
             "training epoch": seconds_of(lambda: train_an_epoch(trainer)),
-            "validation": seconds_of(lambda: trainer.validate("valid")),
+            "validation": seconds_of(lambda: trainer.validate("valid", "epoch")),
         }
         name = session.precision.name
     rows = []
