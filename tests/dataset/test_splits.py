@@ -30,6 +30,8 @@ from whispertune.dataset.transcripts import TextSettings, leaves_something
 from whispertune.dataset.windows import single_windows, window_waveform
 from whispertune.errors import DataError, ManifestError, RecipeError
 from whispertune.text.normalizer import normalizer_for
+from whispertune.text.options import TextOptions
+from whispertune.text.rules import TextRules
 from whispertune.text.targets import IGNORE_INDEX
 from whispertune.text.tokenizer import Tokenizer
 
@@ -562,3 +564,23 @@ def test_a_segment_with_unusable_text_is_left_out_alone(tmp_path: Path, text: Te
         split = load_split("train", merged_rows(read, text, options), text, options, advance=len_of)
         assert [window.text for window in split.windows] == texts
         assert [exclusion.row for exclusion in split.excluded] == excluded
+
+
+def test_rules_rewrite_texts_before_they_are_judged(tmp_path: Path, text: TextSettings, tokenizer: Tokenizer) -> None:
+    """Targets hold the rewritten text, tokens that enclose times are kept, and the transcript is still there."""
+    times = "<|0.00|>Uno!<|0.40|><|0.50|>DUE.<|0.90|>"
+    path = write(tmp_path, "train", ["a1.wav,Tre TRE.", "a2.wav,!!!", f"a3.wav,{times}"])
+    ruled = replace(text, rules=TextRules(TextOptions(case="lower", punctuation="drop")))
+    for check in ("all", "headers"):
+        split = load(path, ruled, check_audio=check)
+        assert [window.text for window in split.windows] == ["tre tre", "uno due"]
+        assert [window.utterances[0].transcript for window in split.windows] == ["Tre TRE.", "Uno! DUE."]
+        assert [segment.text for segment in split.windows[1].utterances[0].segments] == ["uno", "due"]
+        assert [exclusion.row for exclusion in split.excluded] == [3]
+        target = split.targets[0]
+        assert tokenizer.decode(list(target.input_ids[target.prompt_length :])) == " tre tre"
+
+
+def test_tokens_that_a_user_added_are_not_rewritten(text: TextSettings) -> None:
+    ruled = replace(text, rules=TextRules(TextOptions(case="lower", punctuation="drop")))
+    assert ruled.rewrite("Ma <|RIDE|>, dai! <|RIDE|>", "it") == "ma <|RIDE|> dai <|RIDE|>"

@@ -256,11 +256,13 @@ def _require_same_inputs(session: Session) -> None:
 
 
 def _digests(session: Session) -> dict[str, str]:
-    """sha256 of the model, of its settings, of what each split was read from, and of the list of marked rows."""
+    """sha256 of the model, of its settings, of what each split was read from, of marked rows and replacements."""
     splits = {split.name: split.fingerprint for split in session.splits}
     checkpoint, exclude = session.ready.checkpoint, session.recipe.data.exclude
-    marked = {} if exclude is None else {EXCLUDE: sha256_of(Path(exclude))}
-    return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits, **marked}
+    replacements = session.recipe.text.replacements
+    lists = {EXCLUDE: exclude, "text.replacements": replacements}
+    read = {name: sha256_of(Path(path)) for name, path in lists.items() if path is not None}
+    return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits, **read}
 
 
 def _record(session: Session, began_with: int) -> None:

@@ -48,6 +48,8 @@ class Utterance:
     """The line in the manifest where the row starts, from 1 (a CSV's header is line 1)."""
     segments: tuple[TimedText, ...] = ()
     """The segments it was joined from (`data.merge_segments`) or that its timestamp tokens mark, in order of time."""
+    transcript: str | None = None
+    """The text as the source has it, where the rules of `text.*` changed it."""
 
 
 class Shared(NamedTuple):
@@ -102,10 +104,9 @@ class Utterances(Sequence[Utterance]):
     def append(self, one: Utterance) -> None:
         """Add an utterance."""
         self.add(
-            id=one.id, audio=str(one.audio), text=write_times(one.segments) or one.text, start=one.start,
-            end=one.end, language=one.language,
-            task=one.task, speaker=one.speaker, prompt=one.prompt, channel=one.channel, within=one.within,
-            weight=one.weight, source=one.source, row=one.row,
+            id=one.id, audio=str(one.audio), text=write_times(one.segments) or one.text, start=one.start, end=one.end,
+            language=one.language, task=one.task, speaker=one.speaker, prompt=one.prompt, channel=one.channel,
+            within=one.within, weight=one.weight, source=one.source, row=one.row,
         )  # fmt: skip
 
     def add(
@@ -178,9 +179,8 @@ class Utterances(Sequence[Utterance]):
         self._rows.extend(rows)
 
     def _number(self, shared: Shared) -> int:
-        number = self._numbers.get(shared)
-        if number is None:
-            number = self._numbers[shared] = len(self._shared)
+        number = self._numbers.setdefault(shared, len(self._shared))
+        if number == len(self._shared):
             self._shared.append(shared)
         return number
 

@@ -41,13 +41,13 @@ from whispertune.errors import DataError
 from whispertune.features.log_mel import SAMPLE_RATE
 from whispertune.system.lazy import Lazy
 from whispertune.system.processes import ALONE, Processes
-from whispertune.text import normalizer, targets
+from whispertune.text import normalizer, rules, targets
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.text.targets import Target
 
 MOST_DECODED = 20_000
 """Largest number of rows of which `data.check_audio: auto` decodes every one."""
-JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, timed_text)
+JUDGING: tuple[ModuleType, ...] = (transcripts, targets, normalizer, rules, timed_text)
 """The modules that decide whether a text can be a target; their results are cached in the index."""
 MOST_INSPECTED = 20_000
 """Most rows that are read to distinguish segments of recordings from clips."""
@@ -135,10 +135,13 @@ class Split:
         return np.zeros(num_samples, np.float32), False
 
     def clip(self, index: int, language: str) -> dict[str, Any]:
-        """What a report groups errors by: the window's seconds, the language of its text, its speaker if known."""
-        speaker = self.windows[index].utterances[0].speaker
+        """What a report groups errors by: the window's seconds, the language of its text, its speaker if known; and the
+        transcript, where the rules of `text.*` changed it."""
+        first = self.windows[index].utterances[0]
+        speaker, transcript = first.speaker, first.transcript
         seconds = round(self.num_samples[index] / SAMPLE_RATE, 3)
-        return {"duration": seconds, "language": language, **({"speaker": speaker} if speaker else {})}
+        more = {"speaker": speaker} if speaker else {}
+        return {"duration": seconds, "language": language, **more, **({"transcript": transcript} if transcript else {})}
 
     def part(self, indices: Sequence[int]) -> Split:
         """A split of these windows only, for decoding."""
@@ -295,7 +298,7 @@ def load_split(
         keys.setdefault(inspections[index % world_size].keys[index // world_size], rows[index])
     kinds = rows.kind_numbers[kept].tolist()
     codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
-    windows = Lazy(len(kept), lambda i: single_windows([rows[int(kept[i])]])[0])
+    windows = Lazy(len(kept), lambda i: single_windows([text.rewritten(rows[int(kept[i])])])[0])
     return Split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
         [codes[kind] for kind in kinds], keys, excluded, len(rows), len(marks),
@@ -308,7 +311,10 @@ def load_split(
 def _judged(rows: Utterances, text: TextSettings) -> str:
     """Everything that decides, beside the rows, which of their texts are valid targets."""
     languages = plain_languages(rows, text)
-    return repr([languages, sha256(rows.kind_numbers.tobytes()).hexdigest(), sources_of(JUDGING), unidata_version])
+    judged = [languages, sha256(rows.kind_numbers.tobytes()).hexdigest(), sources_of(JUDGING), unidata_version]
+    if text.rules is not None:
+        judged.append(sha256(repr(text.rules).encode("utf-8", "surrogatepass")).hexdigest())
+    return repr(judged)
 
 
 def require_usable(splits: Sequence[Split], options: DataOptions, *, flag: str = "--data.max_excluded") -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Protocol
 
 from whispertune.data.timed_text import TIME, TOKEN
@@ -14,6 +15,7 @@ from whispertune.dataset.windows import Window
 from whispertune.errors import RecipeError
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.normalizer import normalizer_for
+from whispertune.text.rules import TextRules
 from whispertune.text.targets import Target, make_target
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
@@ -51,6 +53,8 @@ class TextSettings:
     prompt_loss: bool = False
     language_token: str | None = None
     """The Whisper language whose token is used for `language`, which Whisper does not have."""
+    rules: TextRules | None = None
+    """How texts are rewritten before they become targets (`rewritten`)."""
     known_prompts: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
     """Cache of (language, task) pairs that this model has."""
     known_codes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -99,20 +103,42 @@ class TextSettings:
         """Code of the language whose token is used for the row."""
         return self.token_for(self.language_of(utterance))
 
+    def rewrite(self, text: str, written: str) -> str:
+        """A text by the rules; tokens such as <|laugh|>, which users add, stay. written: its language."""
+        rules = self.rules
+        if rules is None:
+            return text
+        if "<|" not in text:
+            return rules(text, written).strip()
+        places = [(match.start(), match.end()) for match in TOKEN.finditer(text)]
+        bounds = [0, *(place for both in places for place in both), len(text)]
+        parts = [text[begin:end] for begin, end in pairwise(bounds)]
+        return "".join(part if i % 2 else rules(part, written) for i, part in enumerate(parts)).strip()
+
+    def rewritten(self, row: Utterance) -> Utterance:
+        """The row with its text as the rules write it; the same row if they change nothing."""
+        if self.rules is None:
+            return row
+        written = self.written_in(self.language_of(row), row.task)
+        segments = tuple(part._replace(text=self.rewrite(part.text, written)) for part in row.segments)
+        text = " ".join(part.text for part in segments if part.text) if segments else self.rewrite(row.text, written)
+        return row if text == row.text else replace(row, text=text, segments=segments, transcript=row.text)
+
     def unusable(self, row: HasText, *, keep_empty: bool = False) -> str | None:
         """Why a transcript can't be a target; None if it can. keep_empty: accept one without any text.
 
         Raises:
             RecipeError: if language or task is unknown, or no language is given.
         """
-        language, words = self.language_code_of(row.language), row.text
+        language = self.language_code_of(row.language)
         written = self.written_in(language, row.task)
-        for what, content in (("text", words), ("prompt", row.prompt or "")):
+        words = self.rewrite(row.text, written)
+        for what, content in (("text", row.text), ("prompt", row.prompt or "")):
             if (token := special_token(content, self.tokenizer)) is not None:
                 return f"special token {token!r} in the {what}; {remedy_of(token)}"
-        if not (words == "" and keep_empty) and not leaves_something(words, written):
-            reason = "empty text" if not words.strip() else "text is empty after normalisation"
-            return f"{reason}: {words[:40]!r}"
+        if not (row.text == "" and keep_empty) and not leaves_something(words, written):
+            reason = "text is empty after normalisation" if row.text.strip() else "empty text"
+            return f"{reason}: {row.text[:40]!r}"
         if row.prompt is None and self.surely_fits(words):
             self.require_prompt(language, row.task or self.task)
             return None
@@ -138,6 +164,10 @@ class TextSettings:
 
     def surely_usable_rows(self, words: Sequence[str], languages: Sequence[str | None]) -> list[bool]:
         """`surely_usable` for many transcripts, faster than one by one; False where the language is None."""
+        if self.rules is not None:
+            words = [
+                text if code is None else self.rewrite(text, code) for text, code in zip(words, languages, strict=True)
+            ]
         found: list[bool] = []
         short = (self.max_tokens - MOST_PROMPT_TOKENS) // 4  # a character has at most 4 bytes, hence at most 4 tokens
         for begin in range(0, len(words), BLOCK_ROWS):

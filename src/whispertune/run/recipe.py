@@ -25,6 +25,7 @@ from whispertune.run.yaml_fields import flatten
 from whispertune.states.options import StateOptions
 from whispertune.system.fields import Bounds, PositiveInt, Seed
 from whispertune.system.options import DeviceOptions, ProcessOptions
+from whispertune.text.options import TextOptions
 from whispertune.training.options import (
     AverageOptions,
     BatchOptions,
@@ -127,6 +128,7 @@ class Recipe(DeviceOptions, ModelOptions):
     average: AverageOptions = field(default_factory=AverageOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     data: TrainingDataOptions = field(default_factory=TrainingDataOptions)
+    text: TextOptions = field(default_factory=TextOptions)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
     card: CardOptions = field(default_factory=CardOptions)
 
@@ -210,7 +212,7 @@ def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, An
         return beside if relative and not exists(here) and exists(there) else path
 
     moved = dict(fields)
-    for name in ("model", "base", "augment.noise.folder", "data.exclude"):
+    for name in ("model", "base", "augment.noise.folder", "data.exclude", "text.replacements"):
         if isinstance(moved.get(name), str):
             moved[name] = found(moved[name])
 

@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "excluded.jsonl"
 
     @property
+    def text_changes(self) -> Path:
+        """What the rules of `text.*` changed."""
+        return self.path / "text_changes.jsonl"
+
+    @property
     def best(self) -> Path:
         return self.path / "best"
 
@@ -126,7 +131,7 @@ class RunFolder:
         """Whether there are files here that belong neither to a run nor to one that was refused before it started."""
         if not self.path.is_dir() or (self.has_begun() and self.recipe.exists()):
             return False
-        ours = {self.excluded, self.environment, self.lock, self.log, self.stages, self.loggers}
+        ours = {self.excluded, self.text_changes, self.environment, self.lock, self.log, self.stages, self.loggers}
         if self.environment.exists():  # a recipe.yaml without it was put here by the user
             ours.add(self.recipe)
         files = (path for path in self.path.rglob("*") if not path.is_dir() and not TEMPORARY.fullmatch(path.name))
@@ -195,6 +200,7 @@ class RunFolder:
         """Remove everything of a run that was refused, except the list of the excluded rows that were the reason."""
         with suppress(OSError):
             self.lock.unlink()
+            self.text_changes.unlink(missing_ok=True)
             if self.excluded.exists() and not self.excluded.stat().st_size:
                 self.excluded.unlink()
         for folder in reversed(list(made)):

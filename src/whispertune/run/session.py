@@ -26,6 +26,7 @@ from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Encoder
 from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
+from whispertune.run.text_changes import report_text_changes
 from whispertune.run.undivided import require_divided
 from whispertune.states.computed import (
     ComputedStates,
@@ -38,6 +39,7 @@ from whispertune.system.files import write_jsonl
 from whispertune.system.precision import Precision, make_deterministic, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import language_name
+from whispertune.text.rules import read_rules
 from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
 from whispertune.training.freeze import apply_freeze, encoder_is_frozen, frozen_encoder_layers
 from whispertune.training.metrics import MetricsFile, RunLog
@@ -234,8 +236,10 @@ def open_session(
         if (borrowed := text.token_for(language)) != language:
             console.print(f"language  {language}, under the token of {language_name(borrowed)}")
     marked = read_marked(recipe.data.exclude) if recipe.data.exclude else None
+    writing = dataclasses.replace(text, rules=read_rules(recipe.text))
+    rewritten = [*manifests, *recipe.also_tests] if recipe.text.references else ["train"]
     splits = {
-        name: _load(name, manifest, text, recipe, stop, processes, marked)
+        name: _load(name, manifest, writing if name in rewritten else text, recipe, stop, processes, marked)
         for name, manifest in (manifests | recipe.also_tests).items()
     }
     if marked is not None and (line := marked.unmatched()) is not None:
@@ -252,6 +256,9 @@ def open_session(
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
+    if writing.rules is not None:
+        path = folder.text_changes if processes.is_main else None
+        report_text_changes([splits[name] for name in rewritten], writing, path)
     contents = not folder.state.exists()  # on a resume they have been compared, and changed data is refused
     compared = require_no_leaks(
         list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check
@@ -281,11 +288,8 @@ def open_session(
     for half in (session.working.model.encoder, session.working.model.decoder):
         half.recompute = recipe.recompute
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    threads = (
-        f", {processes.world_size} processes{threads}{' each' if threads else ''}"
-        if processes.world_size > 1
-        else threads
-    )
+    if processes.world_size > 1:
+        threads = f", {processes.world_size} processes{threads}{' each' if threads else ''}"
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn ({recipe.what_learns})")
     console.print(f"device    {device}, {precision.name}{threads}")
     for split in splits.values():

@@ -1,0 +1,72 @@
+"""What the rules of `text.*` changed: counted, shown, and listed, so that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from whispertune.dataset.splits import Split
+from whispertune.dataset.transcripts import TextSettings
+from whispertune.errors import one_line
+from whispertune.system.console import console
+from whispertune.system.files import replacing_file
+from whispertune.text.rules import TextRules
+
+SHOWN = 3
+"""Examples to print of each split."""
+WIDTH = 60
+"""Characters of a text to print."""
+
+
+def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path | None) -> None:
+    """Print how many transcripts each rule changed, with the first examples, and write all of them to `path`.
+
+    text: with the rules. splits: those whose transcripts were rewritten by them. path: None writes nothing.
+    """
+    assert text.rules is not None
+    lines: list[str] = []
+    for split in splits:
+        counts: Counter[str] = Counter()
+        examples: list[str] = []
+        total = 0
+        for row in _changes(split, text, text.rules):
+            counts.update(row["rules"])
+            if row["before"] != row["after"]:
+                total += 1
+                if len(examples) < SHOWN:
+                    examples.append(f"{_short(row['before'])} -> {_short(row['after'])}")
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        flagged = counts.pop("digits", None)
+        by_rule = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+        console.print(
+            f"text      {split.name}: {total:,} of {len(split.windows):,} transcripts rewritten"
+            + (f" ({by_rule})" if by_rule else "")
+            + ("" if flagged is None else f"; {flagged:,} hold digits")
+        )
+        for example in examples:
+            console.print(f"          {example}")
+    if path is not None:
+        with (
+            replacing_file(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.writelines(lines)
+        console.print(f"text      all {len(lines):,} are listed in {path}; the data itself is never changed")
+
+
+def _changes(split: Split, text: TextSettings, rules: TextRules) -> Iterator[dict[str, Any]]:
+    """The lines of text_changes.jsonl."""
+    for window in split.windows:
+        row = window.utterances[0]
+        before = row.text if row.transcript is None else row.transcript
+        names = rules.applied(before, text.written_in(text.language_of(row), row.task))[1]
+        if row.transcript is not None or "digits" in names:
+            yield {"split": split.name, "id": row.id, "rules": names, "before": before, "after": row.text}
+
+
+def _short(text: str) -> str:
+    shown = one_line(text)
+    return repr(shown if len(shown) <= WIDTH else f"{shown[: WIDTH - 1]}…")
