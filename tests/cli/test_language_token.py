@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cli_samples import Command, Workspace
 
 
@@ -71,3 +72,31 @@ def test_what_is_refused(workspace: Workspace, refused: Callable[..., str]) -> N
     refused(workspace.train("--language=sc", without=["language"]), "unknown language 'sc'")
     refused(workspace.train("--language=sc", "--language_token=xx", without=["language"]), "unknown language 'xx'")
     refused(workspace.train("--language_token=it", without=["language"]), "language_token", "without language")
+
+
+def test_check_suggests_whose_token_to_borrow(workspace: Workspace, command: Command, tmp_path: Path) -> None:
+    """Each figure is the loss that `evaluate` gives for the same clips under the same token."""
+    workspace.train("--max_steps=1")  # writes the manifests
+    data, out = str(workspace.folder / "valid.csv"), tmp_path / "out"
+    outcome = command(["check", data, f"--model={workspace.model}", "--language=Sardinian", f"--output={out}"])
+    assert outcome.status in (0, 2), outcome.err
+    found = json.loads((out / "summary.json").read_text(encoding="utf-8"))["language_tokens"]
+    losses = {code: loss for code, loss, _, _ in found["losses"]}
+    assert (found["language"], found["clips"], len(losses)) == ("sc", 3, 99)
+    assert found["suggested"] == min(losses, key=lambda code: losses[code]) == found["losses"][0][0]
+    assert found["losses"][0][2] == 0
+    assert f"--language sc --language_token {found['suggested']}" in outcome.out
+    assert "tokens a character" in outcome.out
+    assert "Sardinian has no token" in (out / "check.html").read_text(encoding="utf-8")
+    for code in ("it", found["suggested"]):
+        scored = tmp_path / f"scored-{code}"
+        flags = [f"--output={scored}", "--language=sc", f"--language_token={code}", "--frames.selection=thinned"]
+        assert command(workspace.evaluate(*flags)).status == 0
+        loss = json.loads((scored / "summary.json").read_text(encoding="utf-8"))["loss"]
+        assert losses[code] == pytest.approx(loss, abs=2e-3)
+
+
+def test_check_without_a_model_says_how_to_find_it(refused: Callable[..., str], workspace: Workspace) -> None:
+    workspace.train("--max_steps=1")
+    error = refused(["check", str(workspace.folder / "valid.csv"), "--language=sc"])
+    assert "whispertune check F --language sc --model M measures which one is best" in error

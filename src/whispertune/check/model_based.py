@@ -90,8 +90,8 @@ def ask_model(
     states_of.prepare(batches)
     for batch in batches:
         states = states_of.fetch(batch)
-        with_audio = _token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
-        without = _token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
+        with_audio = token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
+        without = token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
         for index, informed, guessed in zip(batch, with_audio, without, strict=True):
             nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
             unsupported[index] = unsupported_share((guessed - informed)[:-1])  # without the end of text
@@ -111,9 +111,7 @@ def ask_model(
     ]
 
 
-def _token_nlls(
-    ready: ReadyModel, states: EncoderStates, rows: Sequence[int], targets: Sequence[Target]
-) -> list[Array]:
+def token_nlls(ready: ReadyModel, states: EncoderStates, rows: Sequence[int], targets: Sequence[Target]) -> list[Array]:
     """Negative log-likelihood of each target token in nats. rows: row of `states` for each target."""
     found: list[Array] = []
     for begin in range(0, len(targets), 16):

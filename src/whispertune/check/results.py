@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from whispertune.check.audio import AudioFacts
+from whispertune.check.borrowing import TokenLosses
 from whispertune.check.findings import MEANINGS, Finding, Source, field_of
 from whispertune.check.model_based import Opinion
 from whispertune.check.sets import locate, source_of
@@ -27,13 +28,15 @@ RARE_TOKENS = 3
 
 @dataclass(slots=True)
 class CheckResults:
-    """The results of a check. opinions: a model's, by row, if one was used."""
+    """The results of a check. opinions: a model's, by row, if one was used. borrowing: its loss under each language's
+    token, if it has none for the language spoken."""
 
     sources: Sequence[Source]
     findings: list[Finding]
     texts: TextFacts
     audio: AudioFacts | None
     opinions: dict[int, Opinion] = field(default_factory=dict)
+    borrowing: TokenLosses | None = None
 
     @property
     def num_rows(self) -> int:
@@ -146,6 +149,7 @@ def summary(report: CheckResults, tokenizer: Tokenizer | None) -> dict[str, Any]
             for source in report.sources
         ],
         "characters": character_costs(report.texts, tokenizer) if tokenizer else None,
+        "language_tokens": report.borrowing.summary() if report.borrowing else None,
     }  # fmt: skip
 
 

@@ -10,14 +10,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from whispertune.check.borrowing import TokenLosses
 from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS
 from whispertune.check.results import CheckResults, finding_rows, place_of
 from whispertune.errors import one_line
 from whispertune.system.console import results
+from whispertune.text.languages import language_name
+from whispertune.text.targets import MAX_TOKENS
 
-SHOWN, OF_A_KIND = 12, 3
-"""Most findings to print, in total and of one kind."""
+SHOWN, OF_A_KIND, SHOWN_TOKENS = 12, 3, 5
+"""Most findings to print, in total and of one kind; most languages whose tokens may be borrowed."""
 REFUSED = ("bad_row", "repeated_id")
 """Kinds that train refuses too; printed in full, as the remedy is at the end."""
 
@@ -42,6 +45,8 @@ def print_report(report: CheckResults, figures: Mapping[str, Any], output: Path 
         results.print(f"{as_duration(figures['seconds'])} of audio (rows by sample rate: {rates}){speakers}")
         if any(is_narrow(int(rate)) for rate in figures["sample_rates"]):
             results.print("recordings below 16 kHz lack frequencies that Whisper uses (telephone quality)")
+    if report.borrowing is not None:
+        _print_borrowing(report.borrowing)
     results.print(f"{report.num_errors:,} of {counted(total, 'row')} {'has' if total == 1 else 'have'} errors")
     if output is not None:
         results.print(one_line(f"all findings: {output / 'check.jsonl'}"))
@@ -65,6 +70,28 @@ def worst_findings(report: CheckResults, most: int) -> list[dict[str, Any]]:
 def _in_turn(kinds: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     for place in range(max(map(len, kinds), default=0)):
         yield from (found[place] for found in kinds if place < len(found))
+
+
+def _print_borrowing(found: TokenLosses) -> None:
+    """Which language's token to borrow, with the losses that say so."""
+    name, ranking = language_name(found.language), found.ranking()
+    table = Table(title=f"{name} has no token in this model: the loss with another language's", title_justify="left")
+    for heading in ("", "token of", "nats a token", "more than the first, 95 %"):
+        table.add_column(heading, justify="left" if heading in ("", "token of") else "right")
+    for code, loss, low, high in ranking[:SHOWN_TOKENS]:
+        more = "" if code == found.best else f"{low:.2f} to {high:.2f}"
+        table.add_row(code, language_name(code), f"{loss:.2f}", more)
+    results.print(table)
+    tied = [code for code, _, low, _ in ranking[1:] if low <= 0]
+    clips = counted(len(found.num_tokens), "clip")
+    results.print(f"measured on {clips}, with the tokens of {len(ranking)} languages; borrow that of the first:")
+    results.print(f"       --language {found.language} --language_token {found.best}")
+    if tied:
+        results.print(f"as good, as far as {clips} can tell: {', '.join(tied[:SHOWN_TOKENS])}")
+    results.print(
+        f"texts take {1 / found.characters_a_token:.2f} tokens a character, so that Whisper's {MAX_TOKENS} tokens hold "
+        f"about {round(MAX_TOKENS * found.characters_a_token, -1):,.0f} characters"
+    )
 
 
 def _print_line(line: str, severity: str = "") -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from whispertune.check.audio import AudioFacts, check_audio
+from whispertune.check.borrowing import clips_to_measure, measure_tokens
 from whispertune.check.cleaned import EXCLUDED, cleaned_names, require_expressible, write_cleaned
 from whispertune.check.figures import data_figures
 from whispertune.check.findings import ERRORS, MEANINGS, UNUSABLE, Finding, Role, Source, guessed_role
@@ -37,7 +39,7 @@ from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
 from whispertune.system.precision import resolve_device, resolve_precision
-from whispertune.text.languages import LANGUAGES, spoken_language
+from whispertune.text.languages import LANGUAGES, is_registered, spoken_language
 from whispertune.text.targets import MAX_TOKENS
 from whispertune.text.tokenizer import Tokenizer
 
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
         results.print(one_line(f"cleaned: {path}"))
     if fix is not None:
         results.print(one_line(f"left out, with reasons: {fix / EXCLUDED}"))
+    if report.borrowing is not None:
+        options = replace(options, language_token=report.borrowing.best)
     results.print(next_step(sources, cleaned, report, options))
     return 2 if report.num_errors else 0
 
@@ -161,8 +165,9 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         precision = resolve_precision(options.precision, device)
         ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
-    if ready is not None and options.language is not None:
-        ready.tokenizer.spoken_language(options.language, options.language_token)  # raises if this is no language
+    borrowing = ready is not None and _lacks_token(ready, options)
+    if borrowing:
+        options = replace(options, language_token="en")  # until the best one is known
     if tokenizer is None:
         console.print("tokens not counted: no --model, and the demo extra with Whisper's tokenizer is not installed")
     num_rows = sum(len(source.rows) for source in sources)
@@ -188,7 +193,20 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     findings += shared_speakers(sources, texts)
     report = CheckResults(sources, findings, texts, audio)
     if ready is not None and audio is not None:
-        report.opinions = _opinions(report, ready, options)
+        usable = _usable(report, audio)
+        text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
+        spoken = (
+            [n for n in usable if text.language_of(report.utterance(n)) == text.language_code_of(None)]
+            if borrowing
+            else []
+        )
+        if spoken:
+            chosen = [report.utterance(number) for number in clips_to_measure(audio.seconds, spoken)]
+            with progress_bar("language tokens", len(chosen)) as advance:
+                workers = options.reading.workers
+                report.borrowing = measure_tokens(ready, chosen, text, workers=workers, advance=advance)
+            options = replace(options, language_token=report.borrowing.best)
+        report.opinions = _opinions(report, ready, options, usable)
         for number, opinion in report.opinions.items():
             judged = judge(opinion, report.utterance(number).text)
             if judged is not None:
@@ -210,11 +228,35 @@ def _marked(sources: Sequence[Source], marked: MarkedRows) -> list[Finding]:
     return found
 
 
-def _opinions(report: CheckResults, ready: ReadyModel, options: CheckOptions) -> dict[int, Opinion]:
+def _lacks_token(ready: ReadyModel, options: CheckOptions) -> bool:
+    """Whether the model has no token for the language, and none is borrowed yet.
+
+    Raises:
+        RecipeError: if this is no language.
+    """
+    tokenizer, language = ready.tokenizer, options.language
+    if language is None:
+        return False
+    try:
+        tokenizer.spoken_language(language, options.language_token)
+    except RecipeError:
+        if options.language_token is None and tokenizer.languages and is_registered(language):
+            return True
+        raise
+    return False
+
+
+def _usable(report: CheckResults, audio: AudioFacts) -> list[int]:
+    """Rows that a model can read. Also those with other errors: where a text is too long for its audio, the user wants
+    to see the model's output."""
+    return np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
+
+
+def _opinions(
+    report: CheckResults, ready: ReadyModel, options: CheckOptions, valid: Sequence[int]
+) -> dict[int, Opinion]:
     assert report.audio is not None
     audio = report.audio
-    # Also rows with other errors: where a text is too long for its audio, the user wants to see the model's output.
-    valid = np.flatnonzero(_without(UNUSABLE, report.findings, report.num_rows) & audio.readable).tolist()
     text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
     rows = [report.utterance(number) for number in valid]
     targets = [text.target(window) for window in single_windows(rows)]

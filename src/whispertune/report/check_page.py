@@ -15,9 +15,10 @@ from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError, one_line
 from whispertune.report.rendering import render
 from whispertune.report.tables import Table
+from whispertune.text.languages import language_name
 
-SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED = 8, 3, 40
-"""Examples of each kind, and rows of the ranking, to show."""
+SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED, SHOWN_TOKENS = 8, 3, 40, 20
+"""Examples of each kind, rows of the ranking, and languages whose tokens may be borrowed, to show."""
 MOST_LISTED = 2_000
 """Most findings of a kind on the page; check.jsonl has all."""
 MOST_TEXT = 300
@@ -66,7 +67,7 @@ def page(report: CheckResults, figures: Mapping[str, Any]) -> str:
         "figures": shown,
         "names": list(dict.fromkeys(source.name for source in report.sources)),
         "counts": [(kind, kind in ERRORS, counts, MEANINGS[kind]) for kind, counts in report.counts().items()],
-        "tables": [_sources(figures["sources"]), *_audio(figures)],
+        "tables": [_sources(figures["sources"]), *_audio(figures), *_language_tokens(figures["language_tokens"])],
         "durations": _durations(figures),
         "ranking": list(_ranking(report, players)),
         "kinds": list(_kinds(report, players)),
@@ -118,6 +119,21 @@ def _audio(figures: Mapping[str, Any]) -> Iterator[Table]:
         note += f"; {counted(others, 'other')} with fewer rows" if others else ""
         rows = [[one_line(name), f"{count:,}", as_duration(seconds)] for name, count, seconds in speakers]
         yield Table("Speakers", ["speaker", "rows", "audio"], rows, (1, 2), note)
+
+
+def _language_tokens(found: Mapping[str, Any] | None) -> Iterator[Table]:
+    """The loss under each language's token, for a language that has none."""
+    if found is None:
+        return
+    name, best = language_name(found["language"]), found["suggested"]
+    borrow = f"--language {found['language']} --language_token {best}"
+    note = f"Measured on {counted(found['clips'], 'clip')}. Borrow that of {language_name(best)}: {borrow}"
+    rows = [
+        [code, language_name(code), f"{loss:.3f}", "" if code == best else f"{low:.3f} to {high:.3f}"]
+        for code, loss, low, high in found["losses"][:SHOWN_TOKENS]
+    ]
+    headings = ["", "token of", "nats a token", "more than the first, 95 %"]
+    yield Table(f"{name} has no token: the loss with another language's", headings, rows, (2, 3), note)
 
 
 def _example(report: CheckResults, number: int, found: dict[str, str], players: Players) -> Example:

@@ -205,7 +205,8 @@ def language_code(name_or_code: str) -> str:
         code, name = other
         raise RecipeError(
             f"unknown language '{name_or_code}': Whisper has no token for {name}; borrow that of a similar language, "
-            f"such as: --language {code} --language_token es"
+            f"such as: --language {code} --language_token es (whispertune check F --language {code} --model M measures "
+            "which one is best)"
         )
     nearest = difflib.get_close_matches(_key(name_or_code), [n for n in _NAMES_AND_CODES if len(n) > 3], 3, cutoff=0.75)
     codes = dict.fromkeys(_NAMES_AND_CODES[name] for name in nearest)
@@ -237,6 +238,11 @@ def borrowing_language(name_or_code: str) -> str:
         return other[0]
     code = name_or_code.strip().lower()
     return code if re.fullmatch("[a-z]{2,3}", code) else language_code(name_or_code)
+
+
+def is_registered(name_or_code: str) -> bool:
+    """Whether ISO 639 has this language, by its code or English name."""
+    return _whispers_code(name_or_code) is not None or _other_language(name_or_code) is not None
 
 
 def language_name(code: str) -> str:
