@@ -20,6 +20,7 @@ COMMANDS = {
     "resume": "continue a run where it stopped",
     "evaluate": "decode data and score the output: WER and CER",
     "transcribe": "transcribe recordings of any length: text, subtitles, JSON",
+    "correct": "correct transcripts on a page, those most likely wrong first",
     "report": "show a run, or compare several: a page, plots, tables",
     "check": "check data before you spend compute on it",
     "tune": "search for the settings that give the best model",

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whispertune.check.findings import Finding, Source
-from whispertune.check.results import CheckResults
 from whispertune.check.written import writing
 from whispertune.data.readers.manifest import is_manifest, manifest_rows
 from whispertune.data.reading import KINDS, Columns
@@ -19,6 +18,9 @@ from whispertune.data.sources import holds_cuts, reading_of
 from whispertune.data.timed_text import write_times
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from whispertune.check.results import CheckResults  # imports PyTorch
 
 EXCLUDED = "excluded.jsonl"
 CHUNK_ROWS = 4_000
