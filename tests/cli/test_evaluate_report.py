@@ -9,7 +9,7 @@ from pathlib import Path
 
 import checkpoint_samples
 import pytest
-from cli_samples import Command, Workspace
+from cli_samples import Command, Workspace, write_manifest
 
 from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
@@ -144,6 +144,25 @@ def test_the_command_decodes_a_baseline_beside_the_model(
     assert theirs == ours
     refused = command(workspace.evaluate(f"--baseline={tmp_path / 'absent'}"))
     assert (refused.status, "absent" in refused.error, "decoding" in refused.err) == (2, True, False)
+
+
+def test_sources_and_a_glossary(workspace: Workspace, command: Command, tmp_path: Path) -> None:
+    """Two manifests pooled: their rates beside the mean, and the recall of the terms."""
+    first = write_manifest(workspace.folder / "data.csv", workspace.valid_rows)
+    second = write_manifest(tmp_path / "second.csv", workspace.train_rows[:2])
+    glossary, output = tmp_path / "names.txt", tmp_path / "out"
+    glossary.write_text("# names\n" + workspace.train_rows[0]["text"].split()[0] + "\nTorino\n", "utf-8")
+    pooled = [f"--data={first} + {second}", f"--baseline={workspace.model}", f"--output={output}"]
+    outcome = command(workspace.evaluate(*pooled, f"--glossary={glossary}"))
+    assert outcome.status == 0, outcome.err
+    summary = json.loads((output / "summary.json").read_text("utf-8"))
+    assert summary["by_source"]["groups"]["second.csv"]["utterances"] == 2
+    assert "mean of 2" in outcome.out
+    assert summary["glossary"]["occurrences"] == summary["baseline"]["glossary"]["occurrences"] >= 1
+    assert "occurrences recognised, recall" in outcome.out
+    assert "1 of its 2 terms occur in no transcript" in outcome.out
+    refused = command(workspace.evaluate(f"--glossary={tmp_path / 'absent.txt'}"))
+    assert (refused.status, "absent.txt" in refused.error, "decoding" in refused.err) == (2, True, False)
 
 
 def test_a_baseline_that_lacks_the_language_is_refused_before_anything_is_decoded(

@@ -21,6 +21,7 @@ from whispertune.errors import RecipeError
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
+from whispertune.evaluation.glossary import read_glossary
 from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.evaluation.probes.report import Probes, probe_tables
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     output = None if options.output is None else Path(options.output)
     if output is not None:
         make_writable(output)
+    glossary = None if options.glossary is None else read_glossary(options.glossary)
     keep_freed_memory()
     baseline: Evaluation | None = None
     if options.baseline is not None:  # one that cannot be used fails before anything is decoded
@@ -57,11 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     difference = None if baseline is None else compare(baseline.score, found.score)
     if output is not None:
         about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
-        content = {**about, **found.summary(), **error_summary(found), **probes.summary()}
+        content = {**about, **found.summary(), **error_summary(found, glossary), **probes.summary()}
         if baseline is not None and difference is not None:
-            content |= comparison_summary(baseline, difference)
+            content |= comparison_summary(baseline, difference, glossary)
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    print_report(options.data, options.frames.selection, found, baseline, difference)
+    print_report(options.data, options.frames.selection, found, baseline, difference, glossary)
     for table in probe_tables(probes):
         results.print(table)
     if output is not None:

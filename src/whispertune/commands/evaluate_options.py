@@ -18,8 +18,9 @@ DESCRIPTION = """Decode data with a model and score the output against the trans
 
 Decoding is dense (plain Whisper) and limited only by Whisper's own 448 tokens, as the model will be deployed. WER and
 CER are normalised; below them stand the raw ones (with case and punctuation), each with a 95 % bootstrap interval. The
-report also shows the kinds of errors, outputs that repeat themselves, and the worst clips. --baseline M decodes with
-another model in the same way and reports whether the difference is significant.
+report also shows the kinds of errors, outputs that repeat themselves, the worst clips, and the rates by source and by
+language where there are several. --baseline M decodes with another model in the same way and reports whether the
+difference is significant; --glossary F reports how many of the words that matter to you were recognised.
 
 Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, --long_form
 true into recordings of several minutes, and --hallucination true decodes silence and noise, where nothing is said."""
@@ -37,7 +38,11 @@ class EvaluateOptions(DeviceOptions, ModelOptions):
 
     baseline: str | None = None
     """Another model to decode in the same way, usually the one before fine-tuning. The difference is reported with its
-    interval (paired bootstrap)."""
+    interval (matched pairs)."""
+
+    glossary: str | None = None
+    """Text file of words and phrases that matter, one a line: names, places, products. Their recall is reported (how
+    many of their occurrences were recognised), and how often each was written where it was not said."""
 
     timestamps: bool = False
     """Decode the clips once more, stitched together and with timestamps: report how many outputs have valid ones

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from whispertune.evaluation.error_rates import CorpusScore, Counted, ErrorCounts, UtteranceScore, alignment, total
 from whispertune.evaluation.evaluate import Evaluation
+from whispertune.evaluation.glossary import GlossaryRecall, count_terms
+from whispertune.evaluation.groups import GROUPED_BY, by_group, groups_summary, mean_rate
 from whispertune.evaluation.significance import FEWEST_UTTERANCES, MatchedPairs
 from whispertune.system.console import percent, printable, results
 
 WORST = 3
 """Clips that are shown."""
+MISSED = 8
+"""Terms of the glossary that are shown."""
 SHOWN = 200
 """Characters of an alignment."""
 RATES: dict[str, Counted] = {
@@ -23,8 +28,10 @@ RATES: dict[str, Counted] = {
 }
 
 
-def error_summary(found: Evaluation) -> dict[str, Any]:
-    """For summary.json: the kinds of word errors, normalised, and how many outputs repeat themselves."""
+def error_summary(found: Evaluation, glossary: Sequence[str] | None = None) -> dict[str, Any]:
+    """For summary.json: the kinds of word errors, normalised, how many outputs repeat themselves, rates by source and
+    language where there are several, and the recall of the glossary's terms."""
+    recall = {} if glossary is None else {"glossary": _count_terms(glossary, found).summary()}
     words = found.score.total("words")
     return {
         "substitutions": words.substitutions,
@@ -32,13 +39,17 @@ def error_summary(found: Evaluation) -> dict[str, Any]:
         "insertions": words.insertions,
         "words": words.num_reference,
         "loops": len(found.repeating),
+        **groups_summary(found.score, found.clips),
+        **recall,
     }
 
 
-def comparison_summary(baseline: Evaluation, difference: MatchedPairs) -> dict[str, Any]:
+def comparison_summary(
+    baseline: Evaluation, difference: MatchedPairs, glossary: Sequence[str] | None = None
+) -> dict[str, Any]:
     """For summary.json: the baseline, and the leading rate's difference from it (95 %)."""
     return {
-        "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline)},
+        "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline, glossary)},
         "difference": {"rate": baseline.score.leading_name.lower(), **difference.summary()},
     }
 
@@ -49,6 +60,7 @@ def print_report(
     found: Evaluation,
     baseline: Evaluation | None = None,
     difference: MatchedPairs | None = None,
+    glossary: Sequence[str] | None = None,
 ) -> None:
     """Print the figures, in at most 80 columns except for names. difference: model minus baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
@@ -64,6 +76,12 @@ def print_report(
         )
     if difference is not None:
         results.print(_describe(found.score, difference))
+    for key in GROUPED_BY:
+        if (table := _groups_table(both, key)) is not None:
+            results.print(table)
+    if glossary is not None:
+        for line in _glossary([_count_terms(glossary, evaluation) for evaluation in both]):
+            results.print(line)
     for evaluation in both:
         for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
             results.print(line)
@@ -87,6 +105,49 @@ def _table(evaluations: list[Evaluation]) -> Table:
     table.add_row("loss, nats a token", *(f"{evaluation.loss:.3f}" for evaluation in evaluations))
     table.add_row("seconds", *(f"{evaluation.seconds:.1f}" for evaluation in evaluations))
     return table
+
+
+def _groups_table(evaluations: list[Evaluation], key: str) -> Table | None:
+    """The leading rates of each source or language, and their mean; None if there is only one."""
+    groups = [by_group(evaluation.score, evaluation.clips, key) for evaluation in evaluations]
+    if not groups[0]:
+        return None
+    name = evaluations[0].score.leading_name
+    table = Table(title=f"{name} by {key}, with 95 % intervals", title_justify="left")
+    table.add_column(key)
+    table.add_column("clips", justify="right", no_wrap=True)
+    for heading in ("model", "baseline")[: len(evaluations)]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, score in groups[0].items():
+        others = [scores[group] for scores in groups[1:]]
+        rates = [other.rate_with_interval() for other in (score, *others)]
+        table.add_row(printable(group), str(len(score.utterances)), *rates)
+    table.add_row(f"mean of {len(groups[0])}", "", *(percent(mean_rate(scores)) for scores in groups))
+    return table
+
+
+def _count_terms(glossary: Sequence[str], found: Evaluation) -> GlossaryRecall:
+    return count_terms(glossary, found.score, [str(clip["language"]) for clip in found.clips])
+
+
+def _glossary(recalls: Sequence[GlossaryRecall]) -> list[str]:
+    """The recall of the glossary's terms, and those that the model misses most."""
+    found = recalls[0]
+    if not found.occurrences:
+        return [f"glossary: none of its {len(found.terms)} terms occurs in the transcripts"]
+    lines = []
+    for of, recall in zip(("", "baseline, "), recalls, strict=False):
+        low, high = recall.interval
+        lines.append(
+            f"{of}glossary: {recall.recognised} of {recall.occurrences} occurrences recognised, recall "
+            f"{percent(recall.recall)} ({100 * low:.1f} to {100 * high:.1f}); {recall.false} written where not said"
+        )
+    if missed := found.least_recognised():
+        shown = ", ".join(f"{count.term} ({count.recognised} of {count.occurrences})" for count in missed[:MISSED])
+        lines.append(f"missed: {printable(shown)}" + (", …" if len(missed) > MISSED else ""))
+    if absent := found.absent:
+        lines.append(f"{len(absent)} of its {len(found.terms)} terms occur in no transcript")
+    return lines
 
 
 def _describe(score: CorpusScore, difference: MatchedPairs) -> str:

@@ -14,6 +14,7 @@ from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.decode import Decoded, SharedStates, System, decode_split
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
+from whispertune.evaluation.groups import source_names
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates
@@ -193,6 +194,9 @@ def _score(
     windows, languages = sorted(hypotheses), split.text_languages
     text = Transcriber(system.model, search).text
     clips = [split.clip(i, languages[i]) for i in windows]
+    sources = [split.windows[i].utterances[0].source for i in windows]
+    if len(set(sources)) > 1:
+        clips = [{**clip, "source": name} for clip, name in zip(clips, source_names(sources), strict=True)]
     score = score_corpus(
         [split.windows[i].id for i in windows],
         [split.windows[i].text for i in windows],

@@ -171,6 +171,11 @@ def _of_training(run: Run, found: BeforeAfter | None) -> list[str]:
                 f"{chosen['loss']:.2f} to {last['loss']:.2f}: the run overfits. Fewer epochs are enough; augmentation "
                 "(such as --augment.speed.probability 0.5) or more training data would help."
             )
+    if run.recipe.freeze == "encoder" and not run.recipe.lora.rank and not run.kept_pretrained:
+        lines.append(
+            "The encoder was frozen. Training its upper layers as well (--freeze auto --epochs 2) takes about as long "
+            "as four epochs with a frozen one and, on two languages, made 15 % fewer errors."
+        )
     losses = [row["loss"] for row in run.updates if row.get("loss") is not None]
     if chosen is not None and len(losses) >= 20 and chosen.get("loss") is not None:
         final = fmean(losses[-max(10, len(losses) // 10) :])
