@@ -304,9 +304,33 @@ def test_find_audio(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             find_audio(given)
 
 
+def test_words(command: Command, talking_model: Path, recordings: Path, tmp_path: Path) -> None:
+    """They change no text, follow one another, and joined are what is said in their segment."""
+    found = {}
+    for name, flags in (("plain", []), ("words", ["--word_timestamps=true"])):
+        output = tmp_path / name
+        every = ["--format=json,textgrid,srt", "--max_words=2"] if flags else ["--format=json"]
+        outcome = command(arguments(talking_model, recordings, "--output", output, *TALKS, *flags, *every))
+        assert outcome.status == 0, outcome.err
+        found[name] = json.loads((output / "one.json").read_text(encoding="utf-8"))
+    assert found["plain"]["text"] == found["words"]["text"] != ""
+    assert "words" not in found["plain"]["segments"][0]
+    for segment in found["words"]["segments"]:
+        words = segment["words"]
+        joined, text = "".join(word["text"] for word in words), segment["text"]
+        assert joined.replace("\ufffd", "").strip() == text.replace("\ufffd", "").strip()  # a random model says bytes
+        times = [word[key] for word in words for key in ("start", "end")]
+        assert times == sorted(times)
+        assert times[-1] <= found["words"]["duration"] + 0.02
+        assert all(0 <= word["confidence"] <= 1 for word in words)
+    assert (tmp_path / "words" / "one.TextGrid").read_text(encoding="utf-8").count('"words"') == 1
+    assert len(list(read_cues("x", (tmp_path / "words" / "one.srt").read_text(encoding="utf-8")))) > 1
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--max_words=1"], ["max_words needs the times of words", "--word_timestamps true"]),
         (["--channels=both"], ["channels is 'both'", "mix or separate"]),
         (["--channel_names=a,b"], ["--channels separate"]),
         (["--channels=separate", "--channel_names=a,a"], ["names that differ"]),

@@ -17,6 +17,7 @@ from test_transcript_files import RESULT
 from whispertune.data.sources import read_utterances
 from whispertune.decoding.annotation_files import as_eaf, as_labels, as_textgrid, as_tsv
 from whispertune.decoding.long_form import Segment, Transcript
+from whispertune.decoding.words import Word
 
 Spoken = tuple[int, int, str, str | None]
 """Milliseconds, text, speaker."""
@@ -110,3 +111,19 @@ def test_overlaps_quotes_and_line_ends(folder: Path) -> None:
     nothing = dataclasses.replace(odd, segments=[])
     path.write_text(as_textgrid(nothing), encoding="utf-8")
     assert praat.openTextgrid(str(path), includeEmptyIntervals=False).maxTimestamp == 600
+
+
+def test_words_are_a_tier_of_their_own(folder: Path) -> None:
+    """Those without a duration last a millisecond, and delay the next; each speaker has their own."""
+    words = (Word(1.0, 1.5, " Sì,", 0.9), Word(1.5, 1.5, " no", 0.8), Word(1.5, 2.0, ".", 0.7))
+    made = [
+        Segment(1.0, 2.0, " Sì, no.", (5, 6), 0.0, RESULT, speaker=speaker, words=words) for speaker in (None, "Anna")
+    ]
+    expected = [(1000, 1500, "Sì,"), (1500, 1501, "no"), (1501, 2000, ".")]
+    for segment, tier in zip(made, ("words", "Anna words"), strict=True):
+        said = Transcript([segment], "it", 0.9, 600.0, [])
+        for kind, content in (("TextGrid", as_textgrid(said)), ("eaf", as_eaf(said, folder / "talk.wav", folder))):
+            path = folder / f"talk.{kind}"
+            path.write_text(content, encoding="utf-8")
+            assert [row[:3] for row in read_back(path, f" [tier={tier}]")] == expected
+            path.unlink()

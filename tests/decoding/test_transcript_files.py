@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.options import SubtitleOptions
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcript_files import as_json, as_lines, as_srt, as_txt, as_vtt, clock
+from whispertune.decoding.words import Word
 from whispertune.errors import RecipeError
 
 RESULT = WindowResult(Hypothesis((5, 6), -1.5), "x", 0.2, -0.51234567, 1.25, 0.0123)
@@ -117,7 +120,7 @@ def test_json_holds_times_scores_and_hypotheses() -> None:
     assert content["text"] == "Pronto. A & B <c>, x --> y? Sì."
     assert content["segments"][0] == {
         "id": 0, "start": 0.0, "end": 2.4, "text": "Pronto.", "avg_logprob": -0.5123, "compression_ratio": 1.25,
-        "no_speech_prob": 0.0123, "temperature": 0.2, "window": 0.0,
+        "no_speech_prob": 0.0123, "temperature": 0.2, "confidence": 0.5991, "window": 0.0,
     }  # fmt: skip
     assert content["windows"] == [
         {
@@ -129,6 +132,51 @@ def test_json_holds_times_scores_and_hypotheses() -> None:
         }
     ]
     assert "windows" not in json.loads(as_json(CALL, audio=Path("x"), model="m"))
+
+
+def spoken(*words: tuple[float, float, str], speaker: str | None = None) -> Transcript:
+    """A segment with these words."""
+    made = tuple(Word(start, end, text, 0.87654) for start, end, text in words)
+    text = "".join(word.text for word in made)
+    segment = Segment(made[0].start, made[-1].end, text, (5, 6), 0.0, RESULT, speaker=speaker, words=made)
+    return Transcript([segment], "it", 0.9, 60.0, [])
+
+
+SENTENCE = spoken((1.0, 1.25, " Sì,"), (4.0, 4.5, " A"), (4.5, 4.5, " noi"), (5.0, 6.0, " circuiti"), (6.5, 8.0, " B."))
+
+
+def test_words_in_json() -> None:
+    (segment,) = json.loads(as_json(SENTENCE, audio=Path("x"), model="m"))["segments"]
+    assert segment["words"][0] == {"start": 1.0, "end": 1.25, "text": " Sì,", "confidence": 0.8765}
+    assert "".join(word["text"] for word in segment["words"]).strip() == segment["text"]
+
+
+def times(content: str) -> list[tuple[float, float, str]]:
+    return [(cue.start, cue.end, cue.text) for cue in read_cues("x", content)]
+
+
+@pytest.mark.parametrize("write", [as_srt, as_vtt])
+@pytest.mark.parametrize("speaker", [None, "Anna Rossi"])
+def test_subtitles_by_words(write: Any, speaker: str | None) -> None:
+    """Words apart have their own times; a longer subtitle begins with its first word and ends with its last."""
+    said = replace(SENTENCE, segments=[replace(SENTENCE.segments[0], speaker=speaker)])
+    alone = times(write(said, SubtitleOptions(max_words=1)))
+    assert [cue[:2] for cue in alone] == [(1.0, 1.25), (4.0, 4.5), (5.0, 6.0), (6.5, 8.0)]  # one lasts no time
+    pairs = times(write(said, SubtitleOptions(max_words=2)))
+    assert [cue[:2] for cue in pairs] == [(1.0, 4.5), (5.0, 8.0)]
+    narrow = times(write(said, SubtitleOptions(max_line_width=18, max_line_count=1)))
+    assert len(narrow) == 2
+    assert (narrow[0][0], narrow[1][1]) == (1.0, 8.0)
+    assert {cue[0] for cue in narrow} < {1.0, 4.0, 4.5, 5.0, 6.5}
+    assert {cue[1] for cue in narrow} < {1.25, 4.5, 6.0, 8.0}
+
+
+@given(st.lists(st.text(), min_size=1, max_size=6), st.sampled_from([10, None]), st.sampled_from([1, 2, None]))
+def test_any_words_are_subtitles(texts: list[str], width: int | None, most: int | None) -> None:
+    said = spoken(*((n + 0.25, n + 1.0, text) for n, text in enumerate(texts)))
+    if said.text.strip():
+        content = as_srt(said, SubtitleOptions(max_line_width=width, max_words=most))
+        assert all(a.start <= a.end <= b.start for a, b in pairwise([*read_cues("x", content)]))
 
 
 def test_clock() -> None:

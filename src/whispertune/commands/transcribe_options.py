@@ -36,6 +36,9 @@ files) and refused.
 --channels separate transcribes each channel of a recording by itself and merges them on one time line, each under its
 name: for calls with one speaker per channel.
 
+--word_timestamps true adds to JSON files when each word is said and how confident the model is of it, to Praat's and
+ELAN's a tier of words; subtitles are then split at the times of their words, with --max_words 1 into single words.
+
 A recording that cannot be read, or whose transcript cannot be written, is reported; the others are transcribed, and
 the exit status is 2."""
 
@@ -79,6 +82,8 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
         super().check()
         if self.channel_names is not None and self.channels == "mix":
             raise RecipeError("is given, but the channels are mixed: add --channels separate", field="channel_names")
+        if self.subtitles.max_words is not None and not self.windows.word_timestamps:
+            raise RecipeError("needs the times of words: add --word_timestamps true", field="max_words")
         names = self.names
         if len(set(names)) < len(names) or not all(names):
             raise RecipeError(

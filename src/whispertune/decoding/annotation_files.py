@@ -9,19 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from whispertune.decoding.long_form import Transcript
+from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.transcript_files import LINE_ENDS
+from whispertune.decoding.words import Word
 
 Span = tuple[int, int, str]
 """Start and end in milliseconds, and the text."""
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no XML document may hold."""
 DEFAULT_TIER = "transcript"
+WORD_TIER = "words"
 
 
 def as_textgrid(transcript: Transcript) -> str:
-    """Praat's long text format: a tier of intervals for each speaker, or several where they overlap."""
-    spans = list(_tiers(transcript))
+    """Praat's long text format: a tier of intervals for each speaker, or several where they overlap, and of words."""
+    spans = [(name, those) for name, _, those in _tiers(transcript)]
     last = max([round(transcript.duration * 1000), *(span[1] for _, those in spans for span in those)])
     lines = [
         'File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_seconds(last)}",
@@ -44,7 +46,7 @@ def as_textgrid(transcript: Transcript) -> str:
 def as_eaf(transcript: Transcript, audio: Path, folder: Path) -> str:
     """An annotation document of ELAN's (format 3.0), for a file in `folder`; each speaker is a tier's participant."""
     tiers = list(_tiers(transcript))
-    times = sorted({time for _, spans in tiers for span in spans for time in span[:2]})
+    times = sorted({time for *_, spans in tiers for span in spans for time in span[:2]})
     slots = {time: f"ts{number}" for number, time in enumerate(times, start=1)}
     url = quoteattr(audio.absolute().as_uri())
     beside = quoteattr(Path(os.path.relpath(audio.absolute(), folder.absolute())).as_posix())
@@ -61,8 +63,8 @@ def as_eaf(transcript: Transcript, audio: Path, folder: Path) -> str:
         "</TIME_ORDER>",
     ]
     number = 0
-    for name, spans in tiers:
-        participant = "" if name.startswith(DEFAULT_TIER) else f" PARTICIPANT={quoteattr(NO_XML.sub('', name))}"
+    for name, speaker, spans in tiers:
+        participant = "" if speaker is None else f" PARTICIPANT={quoteattr(NO_XML.sub('', speaker))}"
         lines.append(f'<TIER LINGUISTIC_TYPE_REF="default-lt"{participant} TIER_ID={quoteattr(NO_XML.sub("", name))}>')
         for start, end, text in spans:
             number += 1
@@ -100,9 +102,24 @@ ANNOTATIONS: dict[str, Callable[[Transcript], str]] = {
 def _spans(transcript: Transcript) -> Iterator[tuple[str | None, Span]]:
     """The speaker and the span of each segment with text, at least a millisecond long."""
     for segment in transcript.segments:
-        if text := LINE_ENDS.sub(" ", segment.text.strip()).replace("\t", " "):
-            start = round(segment.start * 1000)
-            yield segment.speaker, (start, max(round(segment.end * 1000), start + 1), text)
+        yield from ((segment.speaker, span) for span in _span(segment))
+
+
+def _span(spoken: Segment | Word) -> Iterator[Span]:
+    if text := LINE_ENDS.sub(" ", spoken.text.strip()).replace("\t", " "):
+        start = round(spoken.start * 1000)
+        yield start, max(round(spoken.end * 1000), start + 1), text
+
+
+def _words(transcript: Transcript) -> Iterator[tuple[str | None, Span]]:
+    """The speaker and the span of each word; one without a duration delays the next by a millisecond."""
+    done: dict[str | None, int] = {}
+    for segment in transcript.segments:
+        for word in segment.words:
+            for start, end, text in _span(word):
+                start = max(start, done.get(segment.speaker, 0))
+                done[segment.speaker] = end = max(end, start + 1)
+                yield segment.speaker, (start, end, text)
 
 
 def _named(transcript: Transcript) -> Iterator[Span]:
@@ -111,17 +128,22 @@ def _named(transcript: Transcript) -> Iterator[Span]:
         yield start, end, text if speaker is None else f"{speaker}: {text}"
 
 
-def _tiers(transcript: Transcript) -> Iterator[tuple[str, list[Span]]]:
-    """(name, spans in order) of a tier for each speaker, or of several where spans overlap."""
-    tiers: dict[str, list[Span]] = {}
-    for speaker, span in sorted(_spans(transcript), key=lambda found: found[1][:2]):
-        base, copy = speaker or DEFAULT_TIER, 1
-        name = base
-        while tiers.get(name) and tiers[name][-1][1] > span[0]:
-            copy += 1
-            name = f"{base} {copy}"
-        tiers.setdefault(name, []).append(span)
-    yield from tiers.items() or [(DEFAULT_TIER, [])]
+def _tiers(transcript: Transcript) -> Iterator[tuple[str, str | None, list[Span]]]:
+    """(name, speaker, spans in order) of a tier for each speaker, or of several where spans overlap; then likewise of
+    their words, where they are known."""
+    tiers: dict[str, tuple[str | None, list[Span]]] = {}
+    for found, kind in ((_spans(transcript), ""), (_words(transcript), WORD_TIER)):
+        for speaker, span in sorted(found, key=lambda one: one[1][:2]):
+            base, copy = " ".join(filter(None, [speaker, kind])) or DEFAULT_TIER, 1
+            name = base
+            while name in tiers and tiers[name][1][-1][1] > span[0]:
+                copy += 1
+                name = f"{base} {copy}"
+            tiers.setdefault(name, (speaker, []))[1].append(span)
+    for name, (speaker, spans) in tiers.items():
+        yield name, speaker, spans
+    if not tiers:
+        yield DEFAULT_TIER, None, []
 
 
 def _without_gaps(spans: list[Span], last: int) -> Iterator[Span]:

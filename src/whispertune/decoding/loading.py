@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from whispertune.checkpoints.generation import ALIASES, own_language
+from whispertune.checkpoints.generation import ALIASES, own_language, upper_heads
 from whispertune.decoding.rules import LogitRules
 from whispertune.errors import CheckpointError
 from whispertune.model.prepacked import for_decoding
@@ -33,6 +33,11 @@ class ReadyModel:
     @property
     def n_mels(self) -> int:
         return self.whisper.config.num_mel_bins
+
+    @property
+    def alignment_heads(self) -> list[list[int]]:
+        """(layer, head) of the decoder's heads that look at the speech of the next token."""
+        return self.checkpoint.generation["alignment_heads"] or upper_heads(self.whisper.config)
 
     def with_parts(self, encoder: Encoder, decoder: Decoder) -> ReadyModel:
         """The same model with another encoder and decoder; nothing is copied."""

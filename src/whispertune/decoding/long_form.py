@@ -17,14 +17,20 @@ from typing import Literal
 
 import torch
 
+from whispertune.decoding.alignment import TokenTimes, align_tokens
 from whispertune.decoding.fallback import WindowResult, decode_with_fallback
 from whispertune.decoding.language import detect_languages
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import FallbackOptions, LongFormOptions
-from whispertune.decoding.segmentation import MEL_FRAMES_PER_SECOND, split_window
+from whispertune.decoding.segmentation import (
+    MEL_FRAMES_PER_SECOND,
+    MEL_FRAMES_PER_TIMESTAMP,
+    split_window,
+)
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.decoding.transcriber import Transcriber
+from whispertune.decoding.words import Word, words_of_spans
 from whispertune.errors import AudioError
 from whispertune.features.log_mel import WINDOW_MEL_FRAMES
 from whispertune.features.options import DENSE, FrameOptions
@@ -41,7 +47,8 @@ class Segment:
     """A stretch of speech. start, end: seconds; tokens: timestamps included; text: as emitted, with its leading space.
 
     window: where its 30 s window begins, in seconds; result: of that window. channel, speaker: the number (from 0) and
-    the name of its channel, where channels are transcribed separately.
+    the name of its channel, where channels are transcribed separately. words: with their times, if they were asked for;
+    joined, they are the text.
     """
 
     start: float
@@ -52,6 +59,7 @@ class Segment:
     result: WindowResult
     channel: int | None = None
     speaker: str | None = None
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,8 @@ class Transcript:
 
 @dataclass(slots=True)
 class _RecordingState:
-    """A recording in progress. seek: the frame at which its next window begins; tokens: all so far, prompt included."""
+    """A recording in progress. seek: the frame at which its next window begins; tokens: all so far, prompt included;
+    spoken: the end of the last word so far, in seconds."""
 
     number: int
     spectrogram: Spectrogram
@@ -89,6 +98,7 @@ class _RecordingState:
     seek: int = 0
     tokens: list[int] = field(default_factory=list)
     forgotten: int = 0
+    spoken: float = 0.0
     segments: list[Segment] = field(default_factory=list)
     alternatives: list[tuple[float, list[tuple[str, float | None, float]]]] = field(default_factory=list)
 
@@ -101,23 +111,40 @@ class _RecordingState:
         """How much of it is done."""
         return int(min(self.seek, self.spectrogram.num_frames) / MEL_FRAMES_PER_SECOND)
 
+    @property
+    def num_frames(self) -> int:
+        """Of the window, in the recording."""
+        return min(WINDOW_MEL_FRAMES, self.spectrogram.num_frames - self.seek)
+
     def take(
-        self, result: WindowResult, transcriber: Transcriber, search: FallbackOptions, options: LongFormOptions
+        self,
+        result: WindowResult,
+        times: TokenTimes | None,
+        transcriber: Transcriber,
+        search: FallbackOptions,
+        options: LongFormOptions,
+        written: str | None,
     ) -> None:
-        """Add a window's segments and advance to the next window."""
-        num_frames = min(WINDOW_MEL_FRAMES, self.spectrogram.num_frames - self.seek)
+        """Add a window's segments and advance to the next window. times: of its text tokens; written: its language."""
         if result.is_silence(search):
-            self.seek += num_frames
+            self.seek += self.num_frames
             return
         begin = self.seek / MEL_FRAMES_PER_SECOND
         ranked = (result.hypothesis, *result.hypothesis.alternatives)
         self.alternatives.append((begin, [(transcriber.text(h), h.score, h.log_prob) for h in ranked]))
         tokenizer = transcriber.model.tokenizer
-        spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, num_frames)
-        for span in spans:
+        spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, self.num_frames)
+        timed: list[tuple[float, float, tuple[Word, ...]]]
+        timed = [(begin + span.start, begin + span.end, ()) for span in spans]
+        if times is not None:
+            timed = words_of_spans(spans, times, tokenizer, written, begin=begin, spoken=self.spoken)
+        for span, (start, end, words) in zip(spans, timed, strict=True):
             text = tokenizer.decode(span.tokens)
+            self.spoken = words[-1].end if words else self.spoken
             if text.strip() and span.start != span.end:
-                self.segments.append(Segment(begin + span.start, begin + span.end, text, span.tokens, begin, result))
+                if start == end:  # a single word without a duration
+                    start, end = begin + span.start, begin + span.end
+                self.segments.append(Segment(start, end, text, span.tokens, begin, result, words=words))
                 self.tokens += span.tokens
         self.seek += done
         if not options.condition_on_previous_text or result.temperature > FORGET_ABOVE:
@@ -220,11 +247,33 @@ class LongForm:
             [min(self._tokenizer.max_tokens // 2, self._transcriber.room(prompt)) for prompt in prompts],
             self._search, seeds=[(progress.spectrogram.num_frames, progress.seek) for progress in working],
         )  # fmt: skip
-        for progress, result in zip(working, results, strict=True):
+        times = self._times(working, states, results) if self._options.word_timestamps else {}
+        for row, (progress, result) in enumerate(zip(working, results, strict=True)):
             before = progress.seconds
-            progress.take(result, self._transcriber, self._search, self._options)
+            written = "en" if self._task == "translate" else progress.language
+            progress.take(result, times.get(row), self._transcriber, self._search, self._options, written)
             advance(progress.seconds - before)
         return failed
+
+    def _times(
+        self, working: list[_RecordingState], states: EncoderStates, results: Sequence[WindowResult]
+    ) -> dict[int, TokenTimes]:
+        """Times of the text tokens of all segments of each window that has any, by the window's place."""
+        tokenizer, texts = self._tokenizer, {}
+        for row, (progress, result) in enumerate(zip(working, results, strict=True)):
+            spans, _ = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, progress.num_frames)
+            text = [token for span in spans for token in tokenizer.text_of(span.tokens)]
+            if text and not result.is_silence(self._search):
+                texts[row] = text
+        if not texts:
+            return {}
+        model, rows = self._transcriber.model, list(texts)
+        found = align_tokens(
+            model.whisper.decoder, tokenizer, states.select(rows), list(texts.values()),
+            [tokenizer.prompt_tokens(self._token or working[row].language, self._task) for row in rows],
+            [working[row].num_frames // MEL_FRAMES_PER_TIMESTAMP for row in rows], model.alignment_heads,
+        )  # fmt: skip
+        return dict(zip(rows, found, strict=True))
 
     def _detect(self, working: list[_RecordingState], states: EncoderStates) -> None:
         """Set the language of recordings that begin without one, as openai-whisper does.

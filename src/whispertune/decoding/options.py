@@ -75,6 +75,11 @@ class LongFormOptions(Options):
     """Let the model predict when each segment begins and ends; without timestamps, each window of 30 s is one
     segment."""
 
+    word_timestamps: bool = False
+    """Find when each word is said and how likely it is, from the attention of the decoder: in JSON files, as a tier of
+    their own in Praat's and ELAN's, and as the times at which subtitles are split. The text stays the same; the
+    times of segments follow those of their words."""
+
     condition_on_previous_text: bool = True
     """Prompt each window with the text before it: names and style stay consistent, but errors may propagate."""
 
@@ -96,5 +101,8 @@ class SubtitleOptions(Options):
     """Maximum width of a line in columns (a Chinese character takes two); null sets no limit."""
 
     max_line_count: Annotated[int, Bounds(ge=1, le=100)] = 2
-    """Maximum number of lines in one subtitle. A longer segment is split into several, and its time is divided among
-    them by the length of their texts."""
+    """Maximum number of lines in one subtitle. A longer segment is split into several; without word timestamps its time
+    is divided among them by the length of their texts."""
+
+    max_words: Annotated[int | None, Bounds(ge=1, le=1000)] = None
+    """Maximum number of words in one subtitle; 1 gives each word its own. Needs word timestamps."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,12 @@ from rich.cells import cell_len
 
 from whispertune.decoding.long_form import Segment, Transcript
 from whispertune.decoding.options import SubtitleOptions
+from whispertune.decoding.words import Word
 
 LINE_ENDS = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 """What some program that reads these files takes for the end of a line; a blank line would end a subtitle."""
+SHORTEST_TIME = 0.001
+"""Seconds: subtitles have their times in milliseconds."""
 SHORTEST_CUE = 0.5
 """Seconds for which a part of a segment is shown at least; nobody can read it in less."""
 
@@ -45,7 +52,7 @@ def as_txt(transcript: Transcript) -> str:
 def as_srt(transcript: Transcript, lines: SubtitleOptions | None = None) -> str:
     """SubRip. An arrow in the text is shortened, as it would be taken for times."""
     cues: list[str] = []
-    for segment in transcript.segments:
+    for segment in _short(transcript.segments, lines):
         for start, end, text in _cues(segment, _text_of(segment).replace("-->", "->"), lines):
             times = f"{clock(start, decimal=',')} --> {clock(end, decimal=',')}"
             cues.append(f"{len(cues) + 1}\n{times}\n{text}\n\n")
@@ -55,7 +62,7 @@ def as_srt(transcript: Transcript, lines: SubtitleOptions | None = None) -> str:
 def as_vtt(transcript: Transcript, lines: SubtitleOptions | None = None) -> str:
     """WebVTT, in which & and < are escaped (W3C), and a channel is a voice."""
     cues = ["WEBVTT\n\n"]
-    for segment in transcript.segments:
+    for segment in _short(transcript.segments, lines):
         voice = "" if segment.speaker is None else f"<v {html.escape(segment.speaker, quote=False)}>"
         for start, end, text in _cues(segment, _one_line(segment.text), lines):
             cues.append(f"{clock(start)} --> {clock(end)}\n{voice}{html.escape(text, quote=False)}\n\n")
@@ -71,22 +78,72 @@ def _text_of(segment: Segment) -> str:
     return text if segment.speaker is None else f"{segment.speaker}: {text}"
 
 
+def _short(segments: Iterable[Segment], lines: SubtitleOptions | None) -> Iterator[Segment]:
+    """The segments, those whose words are known cut to `max_words` words each, which all last some time."""
+    most = None if lines is None else lines.max_words
+    for segment in segments:
+        groups: list[list[Word]] = []
+        for word in segment.words:
+            open_group = groups and (len(groups[-1]) < (most or 1) or groups[-1][-1].end <= groups[-1][0].start)
+            if open_group or (groups and word.end <= word.start):
+                groups[-1].append(word)
+            else:
+                groups.append([word])
+        if most is None or len(groups) < 2:
+            yield segment
+            continue
+        for words in groups:
+            text = "".join(word.text for word in words)
+            yield replace(segment, start=words[0].start, end=words[-1].end, text=text, words=tuple(words))
+
+
 def _cues(segment: Segment, text: str, lines: SubtitleOptions | None) -> Iterator[tuple[float, float, str]]:
     """(start, end, text) of the subtitles that a segment fills.
 
-    Where it fills several, its time is divided in proportion to their lengths: the model gives no times for them.
+    Where it fills several, they have the times of their words; without these, its time is divided in proportion to
+    their lengths.
     """
     lines = SubtitleOptions() if lines is None else lines
     wrapped = _wrapped(text, lines.max_line_width)
     most = max(1, int((segment.end - segment.start) / SHORTEST_CUE))
     number = min(most, -(-len(wrapped) // lines.max_line_count))
     parts = [wrapped[len(wrapped) * n // number : len(wrapped) * (n + 1) // number] for n in range(number)]
-    total, done, start = sum(map(len, wrapped)), 0, segment.start
+    times = list(_times_by_words(segment.words, parts)) if segment.words and number > 1 else []
+    if not times or any(end - start < SHORTEST_TIME for start, end in times):
+        times = list(_times_by_length(segment, parts))
+    for (start, end), part in zip(times, parts, strict=True):
+        yield start, end, "\n".join(part)
+
+
+def _times_by_length(segment: Segment, parts: Sequence[Sequence[str]]) -> Iterator[tuple[float, float]]:
+    total, done, start = sum(len(line) for part in parts for line in part), 0, segment.start
     for part in parts:
         done += sum(map(len, part))
         end = segment.end if part is parts[-1] else segment.start + (segment.end - segment.start) * done / total
-        yield start, end, "\n".join(part)
+        yield start, end
         start = end
+
+
+def _times_by_words(words: Sequence[Word], parts: Sequence[Sequence[str]]) -> Iterator[tuple[float, float]]:
+    """From the first letter of each part to its last; a word's letters share its time."""
+    ends = list(accumulate(_letters(word.text) for word in words))
+    sizes = [sum(map(_letters, part)) for part in parts]
+    first = min(0, ends[-1] - sum(sizes))  # the name of a speaker may come before the words
+
+    def time(letter: int, after: int) -> float:
+        letter = min(max(letter, 0), ends[-1] - 1)
+        place = bisect_right(ends, letter)
+        word, size = words[place], _letters(words[place].text)
+        return word.start + (word.end - word.start) * (letter - ends[place] + size + after) / size
+
+    for size in sizes:
+        start, first = time(first, 0), first + size
+        yield start, max(start, time(first - 1, 1))
+
+
+def _letters(text: str) -> int:
+    """Characters, spaces apart."""
+    return sum(map(len, text.split()))
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:
@@ -185,8 +242,15 @@ def _entry(number: int, segment: Segment) -> dict[str, Any]:
         "compression_ratio": _rounded(segment.result.compression_ratio),
         "no_speech_prob": _rounded(segment.result.no_speech_prob),
         "temperature": segment.result.temperature,
+        "confidence": round(math.exp(segment.result.mean_log_prob), 4),
         "window": round(segment.window, 2),
+        **({"words": [_word(word) for word in segment.words]} if segment.words else {}),
     }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    times = {"start": round(word.start, 2), "end": round(word.end, 2)}
+    return {**times, "text": word.text, "confidence": round(word.confidence, 4)}
 
 
 def _rounded(value: float | None) -> float | None:

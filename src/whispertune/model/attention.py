@@ -5,6 +5,7 @@ Shapes: B rows, U utterances (B = U x beams in beam search), T positions, K kept
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -60,6 +61,11 @@ class Attention(nn.Module):
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of (B, K, D), each (B, H, K, D / H)."""
         return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+
+    def logits(self, x: Tensor, keys: Tensor, heads: Sequence[int]) -> Tensor:
+        """Attention logits (B, len(heads), T, K), float32, of some heads from (B, T, D) to keys (B, H, K, D / H)."""
+        query = self.heads(self.q_proj(x))[:, heads].float()
+        return query @ keys[:, heads].float().transpose(-1, -2) / math.sqrt(query.shape[-1])
 
     def by_row(self, x: Tensor, context: Tensor, rows: RowAttention) -> Tensor:
         """Attend from packed rows (N, D) to the same rows of the packed `context` (K, D); (N, D)."""

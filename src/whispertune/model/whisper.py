@@ -37,6 +37,8 @@ from whispertune.model.step_memory import StepMemory
 from whispertune.system.precision import LIMITED
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Watch = Callable[[int, Tensor], None]
+"""Called with the number of each layer and the input (B, T, D) of its cross-attention."""
 
 
 def empty_embedding(size: int, width: int) -> nn.Embedding:
@@ -215,14 +217,14 @@ class Decoder(nn.Module):
         """
         return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)[:, -1]))
 
-    def read(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+    def read(self, input_ids: Tensor, cache: DecoderCache, watch: Watch | None = None) -> Tensor:
         """Hidden states (B, T, D) of the new tokens (B, T), which are added to the cache.
 
         With whole inputs and an empty cache this equals `forward`.
         """
-        return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)))
+        return cast(Tensor, self.layer_norm(self._extend(input_ids, cache, watch)))
 
-    def _extend(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
+    def _extend(self, input_ids: Tensor, cache: DecoderCache, watch: Watch | None = None) -> Tensor:
         """As `read`, before the final normalisation."""
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
@@ -251,6 +253,8 @@ class Decoder(nn.Module):
                 causal=bias is None and num_new > 1,
             )
             normed = layer.encoder_attn_layer_norm(x)
+            if watch is not None:
+                watch(index, normed)
             keys, values = cache.cross_keys[index], cache.cross_values[index]
             x = x + layer.encoder_attn(normed, keys, values, cache.cross_bias)
             x = layer.feed_forward(x)

@@ -42,6 +42,7 @@ SAME = {
     "lr_scheduler_type": "schedule.name",
     "manifest": "train data",
     "max_epochs": "epochs",
+    "max_words_per_line": "max_words",
     "max_train_steps": "max_steps",
     "mixed_precision": "precision",
     "model_id": "model",
@@ -132,7 +133,6 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
         "no_speech_threshold",
         "there is no voice activity detection; no_speech_threshold decides what is silence",
     ),
-    ("word_timestamps", "timestamps", "segments have timestamps, words have none"),
 )
 """Options without an exact counterpart here: their names, a field that the command must have, and what to do."""
 PHRASES = {name: (needed, advice) for names, needed, advice in ADVICE for name in names.split()}

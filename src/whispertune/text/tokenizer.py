@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,12 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens and timestamps dropped; a broken character becomes U+FFFD."""
-        kept = [self._inner.get(i, i) for i in ids if i < self.eot or i in self._is_text]
+        kept = [self._inner.get(i, i) for i in self.text_of(ids)]
         return str(self._text.decode(kept, skip_special_tokens=False))
+
+    def text_of(self, ids: Iterable[int]) -> list[int]:
+        """The ids that are text, without special tokens and timestamps."""
+        return [i for i in ids if i < self.eot or i in self._is_text]
 
     def text_ids(self, text: str, language: str | None = None) -> list[int]:
         """A transcript's ids as Whisper itself would predict them: with a leading space; [] if blank.

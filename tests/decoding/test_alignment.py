@@ -1,0 +1,73 @@
+"""Paths and medians against their definitions; a batch is what its rows are alone, and the model is left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from checkpoint_samples import TOKENIZER, VOCAB_SIZE
+from hypothesis import given
+from hypothesis import strategies as st
+from random_whisper import random_whisper, small_config
+
+from whispertune.checkpoints.generation import upper_heads
+from whispertune.decoding.alignment import align_tokens, dtw, median_filter
+from whispertune.features.options import DENSE
+from whispertune.states.computed import encode, window_features
+from whispertune.text.tokenizer import Tokenizer
+
+TOKENS = Tokenizer(TOKENIZER)
+CONFIG = small_config(vocab_size=VOCAB_SIZE)
+MODEL = random_whisper(CONFIG, 2)
+
+
+def cheapest(cost: np.ndarray) -> float:
+    """The least sum of any monotonic path, by the recursion."""
+    sums = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
+    sums[0, 0] = 0
+    for i in range(cost.shape[0]):
+        for j in range(cost.shape[1]):
+            sums[i + 1, j + 1] = cost[i, j] + min(sums[i, j], sums[i, j + 1], sums[i + 1, j])
+    return float(sums[-1, -1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 10**6))
+def test_paths_are_the_cheapest(shapes: list[tuple[int, int]], seed: int) -> None:
+    costs = [np.random.default_rng(seed).standard_normal(shape) for shape in shapes]
+    for cost, (rows, columns) in zip(costs, dtw(costs), strict=True):
+        assert (rows[0], columns[0], rows[-1], columns[-1]) == (0, 0, cost.shape[0] - 1, cost.shape[1] - 1)
+        steps = set(zip(np.diff(rows).tolist(), np.diff(columns).tolist(), strict=True))
+        assert steps <= {(0, 1), (1, 0), (1, 1)}
+        assert np.isclose(cost[rows, columns].sum(), cheapest(cost), atol=1e-4)
+
+
+def test_medians_of_seven() -> None:
+    values = torch.randn(3, 5, 60, generator=torch.Generator().manual_seed(0))
+    inside = values.unfold(-1, 7, 1).median(-1).values
+    assert torch.equal(median_filter(values)[..., 3:-3], inside)
+    assert torch.equal(median_filter(values.flip(-1)), median_filter(values).flip(-1))
+    assert torch.equal(median_filter(values[..., :3]), values[..., :3])
+
+
+def test_rows_of_a_batch_are_what_they_are_alone() -> None:
+    draws = np.random.default_rng(0)
+    waveforms = [
+        0.2 * draws.standard_normal(round(16_000 * seconds)).astype(np.float32) for seconds in (3.1, 0.005, 9.7)
+    ]
+    texts = [draws.integers(0, TOKENS.eot, count).tolist() for count in (9, 2, 30)]
+    with torch.inference_mode():
+        states = encode(MODEL.encoder, [window_features(waveform, 80, DENSE) for waveform in waveforms])
+    frames = [len(waveform) // 320 for waveform in waveforms]
+    prompts = [TOKENS.prompt_tokens(None)] * 3
+    shared = (upper_heads(CONFIG),)
+    together = align_tokens(MODEL.decoder, TOKENS, states, texts, prompts, frames, *shared)
+    for row, found in enumerate(together):
+        (alone,) = align_tokens(
+            MODEL.decoder, TOKENS, states.select([row]), [texts[row]], prompts[:1], [frames[row]], *shared
+        )
+        np.testing.assert_allclose(found.bounds, alone.bounds, atol=0.021)
+        np.testing.assert_allclose(found.probs, alone.probs, rtol=1e-3)
+        assert len(found.bounds) == len(texts[row]) + 1
+        assert found.bounds[0] == 0
+        assert (np.diff(found.bounds) >= 0).all()
+        assert found.bounds[-1] <= max(frames[row], 1) / 50
+        assert ((found.probs > 0) & (found.probs <= 1)).all()
