@@ -242,3 +242,7 @@ def test_everything_by_keyboard(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Alt+a")
         settled(page)
         assert client.json("items")["total"] == 6
+        page.keyboard.press("Control+z")
+        settled(page)
+        assert client.json("items")["total"] == 5
+        assert page.inner_text("#fault") == ""

@@ -167,6 +167,17 @@ def test_segments_of_json_lines_keep_words_and_confidence(tmp_path: Path, begun:
     correction.close()
 
 
+def test_rows_that_are_excluded(tmp_path: Path, begun: Any) -> None:
+    write_recording(tmp_path / "a.wav")
+    rows: list[dict[str, object]] = [
+        {"id": n, "audio": "a.wav", "text": n, "start": number, "end": number + 1} for number, n in enumerate("abc")
+    ]
+    (tmp_path / "marked.csv").write_text("id\nb\n", encoding="utf-8")
+    correction, _ = begun(manifest(tmp_path, rows), "--exclude", tmp_path / "marked.csv")
+    assert [segment.text for segment in correction.session.ranked()] == ["a", "c"]
+    correction.close()
+
+
 def test_recordings_that_cannot_be_played_come_last(tmp_path: Path, begun: Any) -> None:
     write_recording(tmp_path / "b.wav")
     (tmp_path / "a.wav").write_bytes(b"no audio")
@@ -195,6 +206,8 @@ def test_refusals(tmp_path: Path, begun: Any, capsys: pytest.CaptureFixture[str]
         ([other, "--format", "docx"], "choose from textgrid"),
         ([other, other, "--output", str(tmp_path / "new2")], "is repeated"),
         (["--output", out, "--port", "70000"], "port"),
+        (["--output", out, "--model", "m"], "was made with no model"),
+        ([other, "--output", str(tmp_path / "new3"), "--exclude", other], "mark segments as unusable"),
     ):
         assert cli.main(["correct", *arguments]) == 2
         assert said in capsys.readouterr().err

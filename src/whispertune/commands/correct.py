@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,10 @@ from whispertune.correct.segments import Segment
 from whispertune.correct.server import application, listening_socket, require_server, serve
 from whispertune.correct.sources import further_of, read_segments, rows_of_json, transcripts_at
 from whispertune.data.audio_files import AUDIO_SUFFIXES, find_audio
+from whispertune.data.marked import read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import ManifestError, RecipeError
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
@@ -122,6 +123,8 @@ def _read(given: Sequence[str], options: CorrectOptions, folder: Path) -> _Found
         if len(audios) < len(given):
             raise RecipeError(f"{audios[0]}: is a recording, and other files are transcripts; correct them one by one")
         jsons, found.by_model = _transcribed(audios, options, folder / HYPOTHESES), True
+    if jsons and options.reading.exclude is not None:
+        raise RecipeError("is for manifests; mark segments as unusable on the page", field="exclude")
     found.scored = bool(jsons) and not found.by_model
     for transcript in jsons:
         for row, segment in rows_of_json(transcript, options.language, reading.audio_root):
@@ -131,8 +134,11 @@ def _read(given: Sequence[str], options: CorrectOptions, folder: Path) -> _Found
     if others:
         rows = read_rows("data", " + ".join(others), reading)
         require_expressible(others[0], rows, "--output")
-        found.rows += rows
-        for extra, further in further_of(rows):
+        left_out = _left_out(rows, options)
+        found.rows += [row for number, row in enumerate(rows) if number not in left_out]
+        for number, (extra, further) in enumerate(further_of(rows)):
+            if number in left_out:
+                continue
             found.extras.append(extra)
             found.further.append(further)
         names = {kind.source.lower() for kind in rows.kinds}
@@ -142,6 +148,17 @@ def _read(given: Sequence[str], options: CorrectOptions, folder: Path) -> _Found
         found.formats.append("textgrid")
     if not found.rows:
         raise RecipeError(f"{given[0]}: holds nothing to correct")
+    return found
+
+
+def _left_out(rows: Utterances, options: CorrectOptions) -> Container[int]:
+    """The rows that `exclude` lists."""
+    if options.reading.exclude is None:
+        return ()
+    marked = read_marked(options.reading.exclude)
+    found = marked.reasons(rows)
+    if (line := marked.unmatched()) is not None:
+        console.print(line, style="yellow")
     return found
 
 
@@ -157,6 +174,7 @@ def _transcribed(audios: Sequence[str], options: CorrectOptions, folder: Path) -
     """Transcripts of recordings by the model, which are kept, so that an interrupted command goes on."""
     from whispertune.commands.transcribe import transcribe
     from whispertune.commands.transcribe_options import TranscribeOptions
+    from whispertune.decoding.options import LongFormOptions
 
     make_writable(folder)
     asked = TranscribeOptions(
@@ -167,6 +185,7 @@ def _transcribed(audios: Sequence[str], options: CorrectOptions, folder: Path) -
         device=options.device,
         precision=options.precision,
         output=str(folder),
+        windows=LongFormOptions(word_timestamps=True),
     )
     transcribe(find_audio(audios), asked, folder)
     return transcripts_at(folder)
@@ -209,6 +228,9 @@ def _require_same(given: Sequence[str], options: CorrectOptions, correction: Cor
             f"{correction.folder} holds a correction of {', '.join(known)}; name another --output, or leave the files "
             "out to go on with that one"
         )
+    if options.model is not None and options.model != correction.facts["model"]:
+        before = correction.facts["model"] or "no model"
+        raise RecipeError(f"is {options.model}, but the order was made with {before}; leave it out", field="model")
 
 
 def _serve(correction: Correction, options: CorrectOptions) -> int:
@@ -229,7 +251,7 @@ def _serve(correction: Correction, options: CorrectOptions) -> int:
         }
 
     snapshots = Snapshots(saver.manifest)
-    app = application(correction, save, snapshots.changed)
+    app = application(correction, save, snapshots.changed, lambda: snapshots.fault)
     listening = listening_socket(options.port)
     with suppress(KeyboardInterrupt):
         serve(app, secrets.token_urlsafe(24), listening, _announcer(correction, options))

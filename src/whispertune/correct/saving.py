@@ -119,8 +119,11 @@ def write_transcripts(correction: Correction, formats: Sequence[str]) -> list[Pa
     names = output_names([Path(audio) for audio in by_audio])
     for name, (audio, numbers) in zip(names, by_audio.items(), strict=True):
         spoken = [
-            Spoken(segment.start, segment.end, segment.text, (), 0.0, unknown, session.recordings[number].channel,
-                   segment.speaker or _channel_name(session.recordings[number].channel))
+            Spoken(
+                start=segment.start, end=segment.end, text=segment.text, tokens=(), window=0.0, result=unknown,
+                channel=session.recordings[number].channel,
+                speaker=segment.speaker or _channel_name(session.recordings[number].channel),
+            )
             for number in numbers for segment in segments[number]
             if segment.status != "unusable" and segment.text.strip()
         ]  # fmt: skip

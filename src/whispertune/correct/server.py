@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from heapq import nlargest
 from importlib.resources import files
@@ -14,7 +15,7 @@ from whispertune.correct.audio import MOST_SECONDS, byte_range, peaks_of, wav_of
 from whispertune.correct.guard import BODY, NONCE, Guard
 from whispertune.correct.journal import Correction, StaleError
 from whispertune.correct.segments import STATUSES, EditError, Segment
-from whispertune.errors import AudioError, RecipeError
+from whispertune.errors import RecipeError, WhispertuneError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -50,10 +51,16 @@ def require_server() -> None:
 
 
 def application(
-    correction: Correction, save: Callable[[], Mapping[str, Any]], changed: Callable[[], None] = lambda: None
+    correction: Correction,
+    save: Callable[[], Mapping[str, Any]],
+    changed: Callable[[], None],
+    fault: Callable[[], str | None],
 ) -> Starlette:
-    """The server's routes; the guard stands before them. save: writes all files, and returns what the page shows of
-    that. changed: called after each edit."""
+    """The server's routes; the guard stands before them.
+
+    save: writes all files, and returns what the page shows of that. changed: called after each edit. fault: why the
+    files could not be written last time.
+    """
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -71,9 +78,7 @@ def application(
                 return handler(request)
             except StaleError:
                 return JSONResponse({"error": "this segment was changed in another tab; it is shown anew"}, 409)
-            except AudioError as error:
-                return JSONResponse({"error": str(error)}, 422)
-            except EditError as error:
+            except (EditError, WhispertuneError) as error:
                 return JSONResponse({"error": str(error)}, 422)
             except OSError as error:
                 return JSONResponse({"error": f"cannot be written: {error.strerror or error}"}, WARNING)
@@ -98,7 +103,7 @@ def application(
         changed = sum(segment.text.strip() != original.get(segment.id) for segment in last)
         return {
             "number": session.number, "counts": session.counts, "undo": session.can_undo, "redo": session.can_redo,
-            "total": len(session.segments), "recent": [changed, len(last)],
+            "total": len(session.segments), "recent": [changed, len(last)], "fault": fault(),
         }  # fmt: skip
 
     def items(request: Request) -> Response:
@@ -157,10 +162,14 @@ def application(
         step = correction.apply(request.scope[BODY])
         changed()
         with correction.lock:
-            return JSONResponse({**state(), "focus": step.focus, "changed": [id_ for id_, _, _ in step.changes]})
+            # What an undone step had added is gone; its id begins with that of the segment beside it.
+            focus = next((id_ for id_ in (step.focus, step.focus.rpartition("~")[0]) if id_ in session.segments), None)
+            return JSONResponse({**state(), "focus": focus, "changed": [id_ for id_, _, _ in step.changes]})
 
     def save_all(_: Request) -> Response:
-        return JSONResponse({**save(), **state()})
+        saved = save()
+        with correction.lock:
+            return JSONResponse({**saved, **state()})
 
     def _named(request: Request) -> Segment:
         found = session.segments.get(request.query_params.get("id", ""))
@@ -233,7 +242,7 @@ def serve(app: Starlette, token: str, listening: socket.socket, ready: Callable[
 
     def wait() -> None:
         while not server.started and not server.should_exit:
-            threading.Event().wait(0.02)
+            time.sleep(0.02)
         if server.started:
             ready(f"http://127.0.0.1:{port}/{token}/")
 

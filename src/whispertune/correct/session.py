@@ -185,7 +185,7 @@ class Session:
         return Step(((old.id, old, first), (second.id, None, second)), second.id)
 
     def _joined(self, first: Segment, edit: Mapping[str, Any]) -> Step:
-        """Joined with the next one of the same speaker; the status is that of the first unless the second is open."""
+        """Joined with the next one of the same speaker; to do again, unless both have the same status."""
         later = [
             other for other in self.of_recording(first.recording)
             if other.id != first.id and other.speaker == first.speaker

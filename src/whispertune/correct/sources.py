@@ -107,7 +107,7 @@ def read_segments(
             end = min(end, known.duration)
         text = UNPRINTABLE.sub(" ", write_times(row.segments) if row.segments else row.text)
         segments.append(Segment(
-            row.id, number, round(row.start, 3), round(max(end, row.start + SHORTEST), 3), text[:MOST_CHARACTERS],
+            row.id, number, round(row.start, 3), round(max(end, row.start + SHORTEST), 3), text,
             row.speaker, row.language, words_of(extra), confidence_of(extra), None,
             UNPRINTABLE.sub(" ", fault or str(extra.get("note") or ""))[:MOST_CHARACTERS],
             "todo" if fault is None else "unusable", rank, None, kept,

@@ -73,6 +73,8 @@ function fault(error) {
 /** One after another, so that each edit knows of those before it. */
 function enqueue(work) {
   queue = queue.then(work).then(() => undefined, async (error) => {
+    $("text").readOnly = false;
+    if (error.stale) $("text").value = state.text; // the other tab's, which `open` shows
     if (error.stale) await Promise.all([load(), state.segment && open(state.segment.id)]).catch(() => undefined);
     fault(error);
   });
@@ -158,6 +160,7 @@ function show(found) {
   $("counts").textContent = `${looked} of ${found.total} looked at: ${done} done, ${skip} skipped, ${unusable} unusable${recent}`;
   $("undo").disabled = !found.undo;
   $("redo").disabled = !found.redo;
+  if (found.fault) fault(new Error(`Edits are kept, but the manifest cannot be written: ${found.fault}`));
 }
 
 function current() {
@@ -177,18 +180,21 @@ async function open(id, keepView = false) {
   let found = await get(`segment?${new URLSearchParams({ id })}`);
   if (state.pad !== 2) found = await get(address("segment", found.segment));
   show(found);
-  const segment = found.segment;
+  const segment = found.segment, typing = state.segment?.id === id && $("text").value !== state.text;
+  const unsaved = $("text").value;
   state.segment = segment;
   state.text = segment.text;
+  $("text").readOnly = false;
   $("editor").hidden = false;
   $("name").textContent = found.recording.name;
   $("place").textContent = `${clock(segment.start)} – ${clock(segment.end)} of ${clock(found.recording.duration)}`;
   for (const [name, value] of [["text", segment.text], ["note", segment.note ?? ""], ["speaker", segment.speaker ?? ""],
     ["start", segment.start.toFixed(3)], ["end", segment.end.toFixed(3)]]) if ($(name).value !== value) $(name).value = value;
+  if (typing) $("text").value = unsaved; // keys pressed while the answer was on its way
   for (const name of ["text", "words", "hypothesis"]) $(name).lang = segment.language ?? "";
   $("hypothesis").hidden = !segment.hypothesis;
   $("hypothesis").textContent = segment.hypothesis ? `The model transcribes: ${segment.hypothesis}` : "";
-  $("saved").textContent = "Saved";
+  $("saved").textContent = typing ? "…" : "Saved";
   drawWords();
   current();
   await draw(found, keepView);
@@ -333,7 +339,8 @@ function structural(edit, next = null) {
     const id = state.segment?.id;
     const found = await apply({ id, ...edit });
     await load();
-    await open(next ?? found.focus, true);
+    const shown = next ?? found.focus ?? state.items[0]?.id;
+    if (shown) await open(shown, true);
   }));
 }
 
@@ -344,6 +351,7 @@ function mark(status, on) {
   const next = on ? state.items.slice(place + 1).find(open_) ?? state.items.find(open_) : null;
   const same = (state.segment.status ?? "todo") === status;
   if (same && next) return flush().then(() => enqueue(() => open(next.id)));
+  if (!same && next) $("text").readOnly = true; // what is typed from now on is meant for the next one
   if (!same) structural({ op: "edit", status }, next?.id ?? id).then(() => $("text").focus());
 }
 
