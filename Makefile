@@ -1,5 +1,6 @@
 # make demo   install, then fine-tune whisper-base on 12 minutes of Italian (SEED=1 takes another seed)
 # make test   install, then run the fast tests
+# make docs   build the documents as a site, in site/index.html
 PYTHON ?= python3
 # The version we develop against; its CPU wheel is small where one is offered. Any torch >= 2.11 does.
 TORCH ?= torch==2.13.0
@@ -10,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEV_STAMP := .venv/.installed-dev
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all lint docs install clean
 
 install: $(STAMP)
 
@@ -41,10 +42,15 @@ test-all: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(DEV_STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documents as a site, in site/; any warning is an error. The extra takes 120 MB.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
