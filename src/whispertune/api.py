@@ -31,6 +31,8 @@ from whispertune.commands import export as export_command
 from whispertune.commands import train as train_command
 from whispertune.commands import transcribe as transcribe_command
 from whispertune.commands.evaluate_options import EvaluateOptions
+from whispertune.commands.export_hub import share
+from whispertune.commands.export_options import HUB, ExportOptions
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.long_form import Transcript
@@ -138,9 +140,27 @@ class Model:
         Raises:
             UserError: whatever is wrong with fields, model or folder.
         """
-        given = {"model": self.name, "to": to, "output": str(output), **_dotted(fields)}
+        given = {**self._source(), "to": to, "output": str(output), **_dotted(fields)}
         export_command.main([f"--{name}={value}" for name, value in given.items()])
         return Path(output)
+
+    def push_to_hub(self, name: str, *, public: bool = False, license: str | None = None) -> str:
+        """Upload the model with its card to the Hugging Face Hub, as USER/NAME; returns its address.
+
+        license: of the model, as the Hub names it, instead of the one in its card.
+
+        Raises:
+            UserError: whatever is wrong with name, token or model.
+            ExportError: if the Hub cannot be reached.
+        """
+        given = {"to": f"{HUB}{name}", "public": public, "license": license}
+        options: ExportOptions = _options(ExportOptions, self._source() | given, "export")
+        card = export_command.card_of(self.name)
+        return share(options, lambda: export_command.prepared(options, None), card)
+
+    def _source(self) -> dict[str, Any]:
+        """The fields that say which model to export."""
+        return {"model": self.name} | {name: self.fields[name] for name in ("base",) if name in self.fields}
 
     def _options(self, kind: type[Any], command: str, fields: Mapping[str, Any]) -> Any:
         return _options(kind, {"model": self.name, **self.fields, **_dotted(fields)}, command)

@@ -25,7 +25,7 @@ COMMANDS = {
     "check": "check data before you spend compute on it",
     "tune": "search for the settings that give the best model",
     "split": "divide a corpus into train, valid and test that leak nothing",
-    "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper",
+    "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper, or upload it",
 }
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")

@@ -57,6 +57,12 @@ def test_values_keep_their_dashes_and_equals_signs() -> None:
     assert parse("--model=--odd").model == "--odd"
 
 
+def test_a_flag_alone_means_true() -> None:
+    assert parse("--loss.prompt_tokens").loss.prompt_tokens
+    assert parse("--loss.prompt_tokens", "--seed=2").loss.prompt_tokens
+    assert not parse("--loss.prompt_tokens", "false").loss.prompt_tokens
+
+
 @pytest.mark.parametrize("again", [["--language=de"], ["--language", "it"]])
 def test_a_flag_is_given_once(again: list[str]) -> None:
     """Taking one of two in silence would train with the other than somebody meant."""
@@ -115,7 +121,6 @@ def test_numbers_and_autos() -> None:
         (["--config=x.yaml"], ["unknown flag --config"]),
         (["--language"], ["--language needs a value"]),
         (["--language", "--epochs=3"], ["--language needs a value"]),
-        (["--loss.prompt_tokens"], ["--loss.prompt_tokens needs a value: true or false"]),
         (["extra"], ["unexpected argument 'extra'"]),
         (["-e", "3"], ["unexpected argument '-e'"]),
         (["--"], ["unexpected argument '--'"]),

@@ -19,6 +19,7 @@ from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.peft import copy_adapter, find_adapter
 from whispertune.checkpoints.runtimes import PACKAGES, require_runtime
+from whispertune.commands.export_hub import share
 from whispertune.commands.export_options import ExportOptions
 from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     flags, audio = take_verify(arguments)
     options = parse_fields(ExportOptions, {}, flags, command="export")
     check_verify(options, audio)
+    if options.repository is not None:
+        share(options, partial(prepared, options, audio), card_of(options.model))
+        return 0
+    assert options.output is not None  # required for every format
     output = Path(options.output).resolve()  # `.` has no name that a folder beside it could be called after
     is_here = output == Path.cwd()
     recover_folder(output)  # so that what a killed export left is checked, too
@@ -58,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.to == "peft":
         fill = partial(copy_adapter, find_adapter(options.model), base=options.base)
     else:
-        fill = prepared(options, audio)
+        _, fill = prepared(options, audio)
     with replacing_folder(output) as folder:
         fill(folder)
         if options.to != "peft" and (card := card_of(options.model)) is not None:
@@ -76,25 +81,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def prepared(options: ExportOptions, audio: list[str] | None) -> Callable[[Path], None]:
-    """Read model and clips; what writes the model into an empty folder and verifies it there."""
-    if options.to == "ctranslate2":
+def prepared(options: ExportOptions, audio: list[str] | None) -> tuple[Checkpoint, Callable[[Path], None]]:
+    """Read model and clips; the model, and what writes it into an empty folder and verifies it there."""
+    if options.format == "ctranslate2":
         require_ctranslate2()
     if audio is not None:
-        require_runtime(options.to)
+        require_runtime(options.format)
     console.print(f"reading   {options.model}")
     tokenizer = None if options.tokenizer is None else expand_home(options.tokenizer)
     checkpoint = load_checkpoint(options.model, tokenizer, options.base)
-    if options.to != "huggingface":
-        require_whispers_vocabulary(checkpoint, PACKAGES[options.to][1])
+    if options.format != "huggingface":
+        require_whispers_vocabulary(checkpoint, PACKAGES[options.format][1])
     clips = [] if audio is None else read_clips(options, audio, checkpoint)
 
     def fill(folder: Path) -> None:
         write(folder, checkpoint, options)
         if clips:
-            verify(options.to, folder, checkpoint, clips, options.task, options.max_different)
+            verify(options.format, folder, checkpoint, clips, options.task, options.max_different)
 
-    return fill
+    return checkpoint, fill
 
 
 def take_verify(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -148,9 +153,9 @@ def card_of(model: str) -> bytes | None:
 
 def write(folder: Path, checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Write the model into an empty folder."""
-    console.print(f"writing   {options.to}, {options.stored}")
+    console.print(f"writing   {options.format}, {options.stored}")
     dtype = {"float16": torch.float16}.get(options.stored, torch.float32)
-    match options.to:
+    match options.format:
         case "huggingface":
             language = own_language(checkpoint.generation)
             task = checkpoint.generation.get("task") or "transcribe"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from whispertune.errors import RecipeError
-from whispertune.run.flags import help_text
-from whispertune.run.options import ModelOptions
+from whispertune.run.flags import help_text, takes
+from whispertune.run.options import CardOptions, ModelOptions
 from whispertune.system.fields import Bounds, PositiveInt, Share
 
 USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai|peft --output DIR [--field value …]
-       … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source"""
+       … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source
+       whispertune export --model M --to hub:USER/NAME [--public] [--license L] [--dry_run]   upload to the Hub"""
+HUB = "hub:"
 
 DESCRIPTION = """Convert a model for other programs: transformers, faster-whisper, whisper.cpp and openai-whisper.
 From a run with LoRA, --to peft writes the adapter alone.
+
+--to hub:USER/NAME uploads a Hugging Face folder with its model card to the Hugging Face Hub, into a private repository
+unless --public is given, with the token of `hf auth login` or HF_TOKEN. An earlier export there is replaced in one
+commit; a repository that holds anything else is refused.
 
 With --verify the exported model is run in its own program, twice, before it is put in place. The first run computes
 what the source model does: greedy search, no timestamps, clips padded with silence. If a transcript differs, both are
@@ -38,12 +45,24 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 class ExportOptions(ModelOptions):
     """Model and format."""
 
-    to: Format
+    to: Format | str
     """Format to write: a Hugging Face folder, CTranslate2 (faster-whisper), ggml (whisper.cpp), OpenAI's .pt, or a LoRA
-    adapter as peft loads it, for which --base may give its base model another name."""
+    adapter as peft loads it, for which --base may give its base model another name. hub:USER/NAME uploads a Hugging
+    Face folder to the Hub."""
 
-    output: str
-    """Folder to write. An earlier export there is replaced; a folder that holds anything else is refused."""
+    output: str | None = None
+    """Folder to write, for every format but hub:. An earlier export there is replaced; a folder that holds anything
+    else is refused."""
+
+    public: bool = False
+    """With hub: let everyone read the repository, not only you or your organisation."""
+
+    license: str | None = None
+    """With hub: the model's licence in the card, as the Hub names it (apache-2.0, cc-by-4.0, other, …), instead of the
+    one that the run was given (card.license)."""
+
+    dry_run: bool = False
+    """With hub: show the files, their sizes and the card, without a token, a network or an upload."""
 
     quantization: Quantization | None = None
     """How weights are stored. Hugging Face and peft take float32; OpenAI float32 (the default) or float16; ggml the
@@ -68,16 +87,52 @@ class ExportOptions(ModelOptions):
 
     def check(self) -> None:
         super().check()
-        choices = _CHOICES[self.to]
+        if self.repository is None:
+            if self.to not in _CHOICES:
+                problem = f"is {self.to!r}; it takes {takes(Format).replace(' or ', ', ')} or hub:USER/NAME"
+                raise RecipeError(problem, field="to")
+            if not (self.output or "").strip():
+                raise RecipeError("--output is missing (the folder to write); see whispertune export --help")
+            for name in ("public", "license", "dry_run"):
+                if getattr(self, name) != getattr(ExportOptions, name):
+                    raise RecipeError("is only for --to hub:USER/NAME", field=name)
+        else:
+            _check_repository_name(self.repository)
+            if self.output is not None:
+                raise RecipeError("is for the other formats; hub: uploads without keeping a folder", field="output")
+            CardOptions(license=self.license)
+        choices = _CHOICES[self.format]
         if self.quantization is not None and self.quantization not in choices:
             raise RecipeError(f"is {self.quantization}; {self.to} takes {' or '.join(choices)}", field="quantization")
-        if self.max_shard_gb is not None and self.to != "huggingface":
+        if self.max_shard_gb is not None and self.format != "huggingface":
             raise RecipeError(f"is for --to huggingface; {self.to} keeps its weights in one file", field="max_shard_gb")
+
+    @property
+    def repository(self) -> str | None:
+        """USER/NAME on the Hub to upload to, if any."""
+        return self.to.removeprefix(HUB) if self.to.startswith(HUB) else None
+
+    @property
+    def format(self) -> str:
+        """The format that is written; what the Hub gets is a Hugging Face folder."""
+        return self.to if self.repository is None else "huggingface"
 
     @property
     def stored(self) -> str:
         """How weights are stored."""
         return self.quantization or ("float16" if self.to == "ggml" else "float32")
+
+
+def _check_repository_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        if "/" in name:
+            return
+    problem = f"is {HUB}{name}; it takes hub:USER/NAME, the name of at most 96 letters, digits, '-', '_' and '.'"
+    raise RecipeError(problem, field="to")
 
 
 def usage() -> str:

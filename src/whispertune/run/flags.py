@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -305,10 +306,11 @@ def _known_field(name: str, known: Mapping[str, Field], complaint: str, command:
 
 
 def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) -> dict[str, Any]:
-    """Values by name, of `--name value` and `--name=value`; dashes in names are underscores."""
+    """Values by name, of `--name value`, `--name=value`, and `--name` alone (true); dashes in names are underscores."""
     values: dict[str, Any] = {}
-    remaining = iter(flags)
-    for flag in remaining:
+    remaining = deque(flags)
+    while remaining:
+        flag = remaining.popleft()
         if not flag.startswith("--") or not flag.strip("-"):
             raise RecipeError(f"unexpected argument {flag!r}; options are given as --field value")
         name, equals, value = flag[2:].partition("=")
@@ -316,10 +318,12 @@ def _read_flags(flags: Sequence[str], known: Mapping[str, Field], command: str) 
         name = SHORT[name] if name not in known and SHORT.get(name) in known else name
         field = _known_field(name, known, f"unknown flag --{name}", command)
         if not equals:
-            following = next(remaining, None)
-            if following is None or following.startswith("--"):
-                raise RecipeError(f"--{name} needs a value: {takes(field.annotation)}")
-            value = following
+            if not remaining or remaining[0].startswith("--"):
+                if field.annotation is not bool:
+                    raise RecipeError(f"--{name} needs a value: {takes(field.annotation)}")
+                value = "true"
+            else:
+                value = remaining.popleft()
         if field.annotation == TEXTS:
             values.setdefault(name, []).append(value)
             continue

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from whispertune.checkpoints.hub import looks_like_id
 from whispertune.checkpoints.packaged import MODELS, PREFIX
 from whispertune.data.readers.hub_data import PREFIX as HUB_DATA
 from whispertune.data.sources import parse_sources
 from whispertune.dataset.splits import Split
+from whispertune.errors import CheckpointError
 from whispertune.run.session import Session
 from whispertune.system.console import percent, printable
 from whispertune.system.files import write_text
@@ -21,11 +26,12 @@ from whispertune.training.metrics import EvaluationRow
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-USAGE = """## How to use it
+MODEL_IS = "`MODEL` is the folder of this model, or its name on the Hub.\n\n"
+USAGE = (
+    f"""## How to use it
 
-`MODEL` is the folder of this model, or its name on the Hub.
-
-With transformers:
+{MODEL_IS}"""
+    + """With transformers:
 
 ```python
 from transformers import pipeline
@@ -49,6 +55,7 @@ With whisper.cpp, after `whispertune export --model MODEL --to ggml --output MOD
 whisper-cli --model MODEL-ggml/ggml-model.bin{flag} audio.wav
 ```
 """
+)
 
 
 def model_card(session: Session, step: int, model: str = "epoch", summary: str = "") -> str:
@@ -84,15 +91,65 @@ def model_card(session: Session, step: int, model: str = "epoch", summary: str =
     data_license = card.data_license or "not stated; state it before you share this model (`card.data_license`)"
     license_ = card.license or "not chosen yet; choose one before you share this model (`card.license`)"
     lines += ["", f"Licence of the data: {data_license}", ""]
-    words = {"generate": "", "keyword": "", "flag": ""}
-    if token:
-        words = {
-            "generate": f', generate_kwargs={{"language": "{token}", "task": "{recipe.task}"}}',
-            "keyword": f', language="{token}", task="{recipe.task}"',
-            "flag": f" --language {token}" + (" --translate" if recipe.task == "translate" else ""),
-        }
-    lines += [USAGE.format(**words), "## Licence", "", f"Licence of the model: {license_}", ""]
+    lines += [_usage(token, recipe.task), "## Licence", "", f"Licence of the model: {license_}", ""]
     return "\n".join(lines)
+
+
+def _usage(language: str | None, task: str) -> str:
+    words = {"generate": "", "keyword": "", "flag": ""}
+    if language:
+        words = {
+            "generate": f', generate_kwargs={{"language": "{language}", "task": "{task}"}}',
+            "keyword": f', language="{language}", task="{task}"',
+            "flag": f" --language {language}" + (" --translate" if task == "translate" else ""),
+        }
+    return USAGE.format(**words)
+
+
+def card_for_hub(
+    card: str | None, repository: str, *, model: str, language: str | None, task: str, license_: str | None
+) -> str:
+    """The card of a model on the Hub: its own, or else one that says how to use it.
+
+    The code of our own cards gets the repository's name in place of MODEL. license_: goes before the card's own.
+
+    Raises:
+        CheckpointError: if the card's metadata cannot be read.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    if card is None:
+        known: dict[str, Any] = {"language": language, "license": license_, "base_model": _base_model(model)}
+        data = ModelCardData(
+            library_name="transformers", pipeline_tag="automatic-speech-recognition", tags=["whisper"],
+            **{field: value for field, value in known.items() if value},
+        )  # fmt: skip
+        name = repository.partition("/")[2]
+        card = f"---\n{data.to_yaml()}\n---\n\n# {name}\n\nA Whisper model.\n\n{_usage(language, task)}"
+    before, ours, after = card.partition(MODEL_IS)
+    if ours:
+        code, heading, rest = after.partition("\n## Licence\n")
+        code = re.sub(r"\bMODEL-", f"{repository.partition('/')[2]}-", code)
+        card = before + re.sub(r"\bMODEL\b", repository, code) + heading + rest
+    if license_ is None:
+        return card
+    card = re.sub("(?m)^Licence of the model: .*$", f"Licence of the model: {license_}", card)
+    try:
+        parsed = ModelCard(card)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{model}: the metadata of its README.md cannot be read ({reason}); correct it") from None
+    setattr(parsed.data, "license", license_)  # noqa: B010 - an attribute of the subclass that a card's data is of
+    return str(parsed)
+
+
+def license_of(card: str) -> str | None:
+    """The licence in a card's metadata."""
+    from huggingface_hub import ModelCard
+
+    with suppress(ValueError, yaml.YAMLError):
+        return getattr(ModelCard(card).data, "license", None)
+    return None
 
 
 def trained_languages(session: Session) -> tuple[str | None, str | None, dict[str, str]]:
