@@ -20,7 +20,6 @@ Fields have the names of the commands' flags, with two underscores in place of a
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,22 +27,26 @@ from typing import Any
 
 from whispertune.commands import evaluate as evaluate_command
 from whispertune.commands import export as export_command
+from whispertune.commands import split as split_command
 from whispertune.commands import train as train_command
 from whispertune.commands import transcribe as transcribe_command
 from whispertune.commands.evaluate_options import EvaluateOptions
 from whispertune.commands.export_hub import share
 from whispertune.commands.export_options import HUB, ExportOptions
 from whispertune.commands.transcribe_options import TranscribeOptions
+from whispertune.data.audio.waveforms import Waveform, load_utterance
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.long_form import Transcript
-from whispertune.errors import AudioError, RecipeError
+from whispertune.errors import AudioError, DataError, RecipeError
 from whispertune.evaluation.evaluate import Evaluation
+from whispertune.report.before_after import leading_counts
 from whispertune.report.runs import read_run
 from whispertune.report.summary import summarise
 from whispertune.run.flags import parse_fields
 from whispertune.run.recipe import Recipe, from_recipes_folder
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.yaml_fields import flatten, load_yaml
+from whispertune.system.files import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,13 @@ class Run:
 
     path: Path
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl: one for each update, one for each evaluation (those have a `split`)."""
-        lines = RunFolder(self.path).metrics.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl: one for each update, one for each evaluation (those have a `split`).
+
+        split: only the evaluations of `valid`, `test`, or another test set.
+        """
+        rows = read_jsonl(RunFolder(self.path).metrics)
+        return rows if split is None else [row for row in rows if row.get("split") == split]
 
     def frame(self) -> Any:
         """The same as a pandas DataFrame; needs pandas."""
@@ -69,6 +75,35 @@ class Run:
         """
         found = summarise(read_run(self.path))
         return "\n".join([found.opening, *(f"- {line}" for line in found.advice)])
+
+    def comparison(self) -> list[dict[str, Any]]:
+        """Each utterance of test (without a test: of valid) before and after training, the most improved ones first.
+
+        Fields: `id`, `reference`, the hypotheses `before` and `after`, and their word errors `errors_before` and
+        `errors_after` (characters for languages that are judged by CER).
+        """
+        found = read_run(self.path).transcripts
+        rows = [
+            {
+                "id": after["id"], "reference": after["reference"],
+                "before": before["hypothesis"], "after": after["hypothesis"],
+                "errors_before": leading_counts(before)[0], "errors_after": leading_counts(after)[0],
+            }
+            for before, after in (found.matched if found is not None else ())
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: row["errors_after"] - row["errors_before"])
+
+    def waveform(self, utterance_id: str) -> Waveform:
+        """The recording of an utterance in `comparison`: (num_samples,) float32 at 16 kHz.
+
+        Raises:
+            UserError: if it is not there, or its recording cannot be read.
+        """
+        run = read_run(self.path)
+        utterances = {} if run.transcripts is None else run.utterances(run.transcripts.split)
+        if utterance_id not in utterances:
+            raise DataError(f"{utterance_id}: no such utterance among those that the run was tested on")
+        return load_utterance(utterances[utterance_id])
 
     def model(self) -> Model:
         """The best model so far."""
@@ -95,6 +130,20 @@ def train(recipe: str | Path | Mapping[str, Any] | None = None, **fields: Any) -
     if train_command.run(parsed):
         raise KeyboardInterrupt(f"stopped; continue with: {RunFolder(Path(parsed.output)).resume_command}")
     return Run(Path(parsed.output))
+
+
+def split_corpus(data: str | Path, output: str | Path, **fields: Any) -> dict[str, Path]:
+    """Divide a corpus as `whispertune split` does; the manifests by name, for `train(**split_corpus(…), …)`.
+
+    data: a manifest or a folder. fields: of the command, such as valid=0.1, test="30min" or by="speaker".
+
+    Raises:
+        UserError: whatever is wrong with fields, data or folder.
+    """
+    given = {"output": str(output), **_dotted(fields)}
+    split_command.main([str(data), *(f"--{name}={value}" for name, value in given.items())])
+    files = {name: Path(output) / f"{name}.jsonl" for name in ("train", "valid", "test")}
+    return {name: file for name, file in files.items() if file.exists()}
 
 
 @dataclass(slots=True)

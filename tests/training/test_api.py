@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from training_samples import CLIPS, Samples, metrics, outcome
 
 import whispertune
+from whispertune.data.audio.waveforms import load_utterance
+from whispertune.data.utterances import Utterance
 from whispertune.errors import RecipeError, UserError
 from whispertune.report.runs import read_run
 from whispertune.report.summary import summarise
@@ -38,6 +42,18 @@ def test_a_run_is_that_of_the_command(run: whispertune.Run, samples: Samples, tm
     assert outcome(run.path)["state"] == outcome(tmp_path / "run")["state"]
     assert run.summary().startswith(summarise(read_run(run.path)).opening)
     assert whispertune.train(**fields(samples, run.path), schedule__peak_lr=1e-3, schedule__warmup_steps=4) == run
+
+
+def test_a_run_before_and_after(run: whispertune.Run, samples: Samples) -> None:
+    assert run.metrics("valid") == [row for row in metrics(run.path) if row.get("split") == "valid"]
+    rows = run.comparison()
+    with samples.valid.open(encoding="utf-8", newline="") as file:
+        given = {row["id"]: row for row in csv.DictReader(file)}
+    assert {row["id"]: row["reference"] for row in rows} == {name: row["text"] for name, row in given.items()}
+    audio = samples.valid.parent / given[rows[0]["id"]]["audio"]
+    assert np.array_equal(run.waveform(rows[0]["id"]), load_utterance(Utterance(id="a", audio=audio, text="")))
+    with pytest.raises(UserError, match="absent: no such utterance"):
+        run.waveform("absent")
 
 
 def test_from_a_recipe(samples: Samples, tmp_path: Path) -> None:
