@@ -360,12 +360,6 @@ def test_a_real_launcher(samples: Samples, tmp_path: Path, launcher: str, death:
     assert not progress["trained"]
 
 
-def test_evaluate_is_refused(samples: Samples, launch: Launcher) -> None:
-    ended = launch(["evaluate", f"--model={samples.model}", f"--data={samples.valid}"], world_size=2)
-    assert ended.statuses == [2, 2]
-    assert "evaluate runs in one process" in ended.errors[0]
-
-
 @pytest.mark.slow
 def test_a_launched_run_ends_well(samples: Samples, tmp_path: Path) -> None:
     """Again and again: the interpreter's end and gloo's threads do not get along, which aborts one process in four."""

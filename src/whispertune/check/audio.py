@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from whispertune.data.audio.waveforms import content_key, load_utterance
 from whispertune.data.utterances import Utterance
 from whispertune.errors import AudioError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
+from whispertune.system.processes import ALONE, Pace, Processes
 
 SILENT_DB = -60.0
 """Peak in dB of full scale below which a clip is silent: 33 steps of 16 bits."""
@@ -50,9 +51,35 @@ class AudioFacts:
 
 
 def check_audio(
-    rows: Sequence[Utterance], *, first: int = 0, workers: int = 2, advance: Callable[[int], None] = lambda _: None
+    rows: Sequence[Utterance],
+    *,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda _: None,
+    processes: Processes = ALONE,
 ) -> tuple[list[Finding], AudioFacts]:
-    """Findings and facts about the audio of these rows. first: index of the first row among all rows of the check."""
+    """Findings and facts about the audio of these rows; each of several processes decodes its share of them."""
+    world_size, own = processes.world_size, rows[processes.rank :: processes.world_size]
+    parts = processes.share(lambda: _check_share(own, workers, Pace(advance, len(own), len(rows))))
+    if world_size == 1:
+        return parts[0]
+    arrays = []
+    for name in (field.name for field in fields(AudioFacts)):
+        of_parts = [getattr(facts, name) for _, facts in parts]
+        whole = np.zeros((len(rows), *of_parts[0].shape[1:]), of_parts[0].dtype)
+        for rank, part in enumerate(of_parts):
+            whole[rank::world_size] = part
+        arrays.append(whole)
+    findings = [
+        replace(finding, row=rank + world_size * finding.row)
+        for rank, (found, _) in enumerate(parts)
+        for finding in found
+    ]
+    return sorted(findings, key=lambda finding: finding.row), AudioFacts(*arrays)
+
+
+def _check_share(
+    rows: Sequence[Utterance], workers: int, advance: Callable[[int], None]
+) -> tuple[list[Finding], AudioFacts]:
     size = len(rows)
     facts = AudioFacts(
         np.zeros(size, bool), np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32),
@@ -65,7 +92,7 @@ def check_audio(
             for row, found in enumerate(pool.map(_inspect, rows[begin : begin + CHUNK_ROWS]), start=begin):
                 advance(1)
                 if isinstance(found, str):
-                    findings.append(Finding(first + row, "unreadable_audio", found))
+                    findings.append(Finding(row, "unreadable_audio", found))
                     continue
                 measures, key = found
                 facts.readable[row] = True
@@ -73,7 +100,7 @@ def check_audio(
                 facts.pitch[row], facts.keys[row] = measures.pitch, key
                 facts.spectra[row] = measures.spectrum
                 facts.fingerprints[row] = np.frombuffer(measures.fingerprint, np.uint8)
-                findings += (Finding(first + row, kind, detail) for kind, detail in judge(measures))
+                findings += (Finding(row, kind, detail) for kind, detail in judge(measures))
     return findings, facts
 
 

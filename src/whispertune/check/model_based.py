@@ -9,8 +9,9 @@ knows the language.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates, encoding_batches
+from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets
 
 THINNED = FrameOptions()
@@ -79,36 +81,44 @@ def ask_model(
     *,
     workers: int,
     advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> list[Opinion]:
-    """The model's opinion of each utterance, on thinned windows."""
+    """The model's opinion of each utterance, on thinned windows; several processes share the batches."""
     transcriber = Transcriber(ready, GREEDY, THINNED, cut_loops=True, workers=workers)
     silence = transcriber.encode([transcriber.features(np.zeros(SAMPLE_RATE, np.float32))])
     states_of = transcriber.states(lambda index: transcriber.features(load_utterance(utterances[index])))
-    nlls, own, texts = [0.0] * len(utterances), [0.0] * len(utterances), [""] * len(utterances)
-    support, unsupported = [0.0] * len(utterances), [0.0] * len(utterances)
     batches = encoding_batches([round(16_000 * s) for s in seconds], THINNED)
-    states_of.prepare(batches)
-    for batch in batches:
-        states = states_of.fetch(batch)
-        with_audio = token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
-        without = token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
-        for index, informed, guessed in zip(batch, with_audio, without, strict=True):
-            nlls[index], support[index] = float(informed.mean()), float((guessed - informed).mean())
-            unsupported[index] = unsupported_share((guessed - informed)[:-1])  # without the end of text
-        prompts = [targets[i].input_ids[: targets[i].prompt_length] for i in batch]
-        bounds = [
-            min(transcriber.room(prompt), int(SPARE_TOKENS + TOKENS_A_SECOND * seconds[i]))
-            for i, prompt in zip(batch, prompts, strict=True)
-        ]
-        for index, found in zip(batch, transcriber.decode(states, prompts, bounds), strict=True):
-            own[index] = -found.mean_log_prob
-            texts[index] = transcriber.text(found)
-        advance(len(batch))
+
+    def ask(own: Sequence[int]) -> Iterator[list[Opinion]]:
+        """Opinions of the windows of these batches, with no CER yet."""
+        mine = [batches[number] for number in own]
+        pace = Pace(advance, sum(map(len, mine)), len(utterances))
+        states_of.prepare(mine)
+        for batch in mine:
+            states = states_of.fetch(batch)
+            with_audio = token_nlls(ready, states, range(len(batch)), [targets[i] for i in batch])
+            without = token_nlls(ready, silence, [0] * len(batch), [targets[i] for i in batch])
+            prompts = [targets[i].input_ids[: targets[i].prompt_length] for i in batch]
+            bounds = [
+                min(transcriber.room(prompt), int(SPARE_TOKENS + TOKENS_A_SECOND * seconds[i]))
+                for i, prompt in zip(batch, prompts, strict=True)
+            ]
+            decoded = transcriber.decode(states, prompts, bounds)
+            yield [
+                Opinion(
+                    float(informed.mean()), -found.mean_log_prob, 0.0, transcriber.text(found),
+                    float((guessed - informed).mean()),
+                    unsupported_share((guessed - informed)[:-1]),  # without the end of text
+                )
+                for informed, guessed, found in zip(with_audio, without, decoded, strict=True)
+            ]  # fmt: skip
+            pace(len(batch))
+
+    found = processes.divide([sum(seconds[i] for i in batch) for batch in batches], ask)
+    opinions = dict(zip(chain.from_iterable(batches), chain.from_iterable(found), strict=True))
+    texts = [opinions[i].hypothesis for i in range(len(utterances))]
     scores = score_corpus([u.id for u in utterances], [u.text for u in utterances], texts, languages).utterances
-    return [
-        Opinion(nll, ours, score.characters.rate, *others)
-        for nll, ours, score, *others in zip(nlls, own, scores, texts, support, unsupported, strict=True)
-    ]
+    return [replace(opinions[i], cer=score.characters.rate) for i, score in enumerate(scores)]
 
 
 def token_nlls(ready: ReadyModel, states: EncoderStates, rows: Sequence[int], targets: Sequence[Target]) -> list[Array]:

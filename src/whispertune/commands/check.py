@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from whispertune.check.text import check_texts
 from whispertune.check.written import require_replaceable, writing
 from whispertune.checkpoints.packaged import packaged_tokenizer
 from whispertune.commands.check_options import CheckOptions
+from whispertune.commands.launched import share_out
 from whispertune.data.marked import MarkedRows, read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
@@ -39,6 +41,7 @@ from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
 from whispertune.system.precision import resolve_device, resolve_precision
+from whispertune.system.processes import ALONE, Processes
 from whispertune.text.languages import LANGUAGES, is_registered, spoken_language
 from whispertune.text.targets import MAX_TOKENS
 from whispertune.text.tokenizer import Tokenizer
@@ -50,21 +53,21 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune check ARGUMENTS`."""
     files, flags = read_arguments(arguments)
     options = parse_fields(CheckOptions, {}, flags, command="check")
-    output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
     if options.language is not None and options.model is None:  # a model may have languages of its own
         spoken_language(options.language, options.language_token)  # raises if this is no language
+    remedy = "start the same command again"
+    return share_out(lambda processes: _check(files, options, processes), options.device, options.processes, remedy)
+
+
+def _check(files: Sequence[str], options: CheckOptions, processes: Processes) -> int:
+    output, fix = (None if path is None else Path(path) for path in (options.output, options.fix))
     sources = open_sources(files, options)
-    inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
-    inputs |= {source.path for source in sources}
-    if output is not None:
-        names = ["check.jsonl", "summary.json", "check.html", *(["ranking.jsonl"] if options.model else [])]
-        require_replaceable("--output", output, names, inputs)
-    if fix is not None:
-        require_replaceable("--fix", fix, [*cleaned_names(sources), EXCLUDED], inputs)
-    for flag, folder in (("--output", output), ("--fix", fix)):
-        if folder is not None:
-            make_writable(folder, flag)
-    tokenizer, report = check(sources, options)
+    if processes.world_size > 1:
+        processes.require_same("data", [source.rows.fingerprint for source in sources])
+    processes.from_main(lambda: _require_writable(sources, options, output, fix))
+    tokenizer, report = check(sources, options, processes)
+    if not processes.is_main:
+        return 2 if report.num_errors else 0
     figures = data_figures(report, options.reading.workers)
     if output is not None:
         write_findings(report, output)
@@ -83,6 +86,20 @@ def main(arguments: Sequence[str]) -> int:
         options = replace(options, language_token=report.borrowing.best)
     results.print(next_step(sources, cleaned, report, options))
     return 2 if report.num_errors else 0
+
+
+def _require_writable(sources: Sequence[Source], options: CheckOptions, output: Path | None, fix: Path | None) -> None:
+    """Refuse folders that cannot be written, or that hold what is not ours, before anything is computed."""
+    inputs = {Path(kind.source) for source in sources for kind in source.rows.kinds if kind.source}
+    inputs |= {source.path for source in sources}
+    if output is not None:
+        names = ["check.jsonl", "summary.json", "check.html", *(["ranking.jsonl"] if options.model else [])]
+        require_replaceable("--output", output, names, inputs)
+    if fix is not None:
+        require_replaceable("--fix", fix, [*cleaned_names(sources), EXCLUDED], inputs)
+    for flag, folder in (("--output", output), ("--fix", fix)):
+        if folder is not None:
+            make_writable(folder, flag)
 
 
 def next_step(sources: Sequence[Source], cleaned: Sequence[Path], report: CheckResults, options: CheckOptions) -> str:
@@ -157,11 +174,16 @@ def open_sources(files: Sequence[str], options: CheckOptions) -> list[Source]:
     return sources
 
 
-def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer | None, CheckResults]:
-    """All findings: of texts first, then of audio, between splits, and by a model."""
+def check(
+    sources: Sequence[Source], options: CheckOptions, processes: Processes = ALONE
+) -> tuple[Tokenizer | None, CheckResults]:
+    """All findings: of texts first, then of audio, between splits, and by a model.
+
+    Several processes share the audio and what the model computes; all get every finding.
+    """
     ready = None
     if options.model is not None:
-        device = resolve_device(options.device)
+        device = processes.device or resolve_device(options.device)
         precision = resolve_precision(options.precision, device)
         ready = ready_to_decode(load_model(options.model, device, precision.dtype))
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
@@ -182,7 +204,7 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
     if not options.no_audio:
         with progress_bar("audio", num_rows) as advance:
             rows = [row for source in sources for row in source.rows]
-            found, audio = check_audio(rows, workers=options.reading.workers, advance=advance)
+            found, audio = check_audio(rows, workers=options.reading.workers, advance=advance, processes=processes)
         findings += found
         findings += misfits(sources, texts, audio, _without(ERRORS, findings, num_rows) & audio.readable)
     findings += repeated_ids(sources)
@@ -203,10 +225,12 @@ def check(sources: Sequence[Source], options: CheckOptions) -> tuple[Tokenizer |
         if spoken:
             chosen = [report.utterance(number) for number in clips_to_measure(audio.seconds, spoken)]
             with progress_bar("language tokens", len(chosen)) as advance:
-                workers = options.reading.workers
-                report.borrowing = measure_tokens(ready, chosen, text, workers=workers, advance=advance)
+                measured = partial(
+                    measure_tokens, ready, chosen, text, workers=options.reading.workers, advance=advance
+                )
+                report.borrowing = processes.from_main(measured)
             options = replace(options, language_token=report.borrowing.best)
-        report.opinions = _opinions(report, ready, options, usable)
+        report.opinions = _opinions(report, ready, options, usable, processes)
         for number, opinion in report.opinions.items():
             judged = judge(opinion, report.utterance(number).text)
             if judged is not None:
@@ -253,7 +277,7 @@ def _usable(report: CheckResults, audio: AudioFacts) -> list[int]:
 
 
 def _opinions(
-    report: CheckResults, ready: ReadyModel, options: CheckOptions, valid: Sequence[int]
+    report: CheckResults, ready: ReadyModel, options: CheckOptions, valid: Sequence[int], processes: Processes
 ) -> dict[int, Opinion]:
     assert report.audio is not None
     audio = report.audio
@@ -263,7 +287,7 @@ def _opinions(
     with progress_bar("asking the model", len(rows)) as advance:
         opinions = ask_model(
             ready, rows, targets, [text.language_of(row) for row in rows], audio.seconds[valid].tolist(),
-            workers=options.reading.workers, advance=advance,
+            workers=options.reading.workers, advance=advance, processes=processes,
         )  # fmt: skip
     return dict(zip(valid, opinions, strict=True))
 

@@ -9,7 +9,7 @@ from whispertune.errors import RecipeError
 from whispertune.run.flags import help_text
 from whispertune.run.options import LanguageOptions
 from whispertune.system.fields import FLAT
-from whispertune.system.options import DeviceOptions
+from whispertune.system.options import DeviceOptions, SharingOptions
 
 USAGE = """whispertune check F… [--train F --valid F --test F] [--language L] [--model M] [--output DIR] [--fix DIR]
                          [--no-audio] [--field value …]"""
@@ -47,6 +47,7 @@ class CheckOptions(DeviceOptions, LanguageOptions):
     """Whisper model that finds transcripts that are likely wrong, in any form that `evaluate` reads."""
 
     reading: ReadingOptions = field(default_factory=ReadingOptions, metadata=FLAT)
+    processes: SharingOptions = field(default_factory=SharingOptions)
 
     def check(self) -> None:
         super().check()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 from whispertune.checkpoints.generation import own_language
 from whispertune.commands.evaluate_options import EvaluateOptions
 from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
+from whispertune.commands.launched import share_out
 from whispertune.data.marked import read_marked
 from whispertune.data.sources import read_rows
 from whispertune.dataset.exclusions import excluded_summary
@@ -17,7 +19,6 @@ from whispertune.dataset.splits import Split, load_split, merged_rows, require_e
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
 from whispertune.decoding.transcriber import Transcriber
-from whispertune.errors import RecipeError
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
@@ -32,30 +33,35 @@ from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, write_jsonl, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
-from whispertune.system.processes import were_launched
+from whispertune.system.processes import ALONE, Pace, Processes
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune evaluate ARGUMENTS`."""
     options = parse_fields(EvaluateOptions, {}, arguments, command="evaluate")
-    if were_launched():
-        raise RecipeError("evaluate runs in one process; start it without torchrun or accelerate launch")
+    remedy = "start the same command again"
+    return share_out(lambda processes: _evaluate(options, processes), options.device, options.processes, remedy)
+
+
+def _evaluate(options: EvaluateOptions, processes: Processes) -> int:
     output = None if options.output is None else Path(options.output)
     if output is not None:
-        make_writable(output)
+        processes.from_main(lambda: make_writable(output))
     glossary = None if options.glossary is None else read_glossary(options.glossary)
     keep_freed_memory()
     baseline: Evaluation | None = None
     if options.baseline is not None:  # one that cannot be used fails before anything is decoded
-        _language(load_model(options.baseline, resolve_device(options.device)), options)
-    found, probes, excluded, language = evaluate(options, output)
+        _language(load_model(options.baseline, processes.device or resolve_device(options.device)), options)
+    found, probes, excluded, language = evaluate(options, output, processes)
     if options.baseline is not None:
         beside = replace(
             options, model=options.baseline, base=None, baseline=None, language=options.language or language,
             timestamps=False, long_form=False, hallucination=False,
         )  # fmt: skip
         console.print(f"baseline: {options.baseline}")
-        baseline = evaluate(beside, None if output is None else output / "baseline")[0]
+        baseline = evaluate(beside, None if output is None else output / "baseline", processes)[0]
+    if not processes.is_main:
+        return 0
     difference = None if baseline is None else compare(baseline.score, found.score)
     if output is not None:
         about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
@@ -71,8 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Evaluation, Probes, int, str | None]:
-    """Load, decode and score, and run the probes that were asked for.
+def evaluate(
+    options: EvaluateOptions, output: Path | None = None, processes: Processes = ALONE
+) -> tuple[Evaluation, Probes, int, str | None]:
+    """Load, decode and score, and run the probes that were asked for; several processes share all of it.
 
     Returns the evaluation, the probes' results, the number of rows that were left out, and the language. Rows left out
     are written to `output` before anything is decoded, and hypotheses before any probe runs.
@@ -81,8 +89,8 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         UserError: whatever is wrong with options, model or data.
     """
     if output is not None:
-        make_writable(output)
-    device = resolve_device(options.device)
+        processes.from_main(lambda: make_writable(output))
+    device = processes.device or resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     read = read_rows("data", options.data, options.reading.reading)
     ready = ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
@@ -93,12 +101,15 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
     rows = merged_rows(read, text, options.reading)
     marked = read_marked(options.reading.exclude) if options.reading.exclude else None
     with progress_bar("checking", len(rows)) as advance:
-        split = load_split("data", rows, text, options.reading, advance=advance, marked=marked)
+        pace = Pace(advance, len(rows) // processes.world_size, len(rows))
+        split = load_split("data", rows, text, options.reading, advance=pace, marked=marked, processes=processes)
+    if processes.world_size > 1:
+        processes.require_same("model or data", (ready.checkpoint.digest, split.fingerprint))
     if marked is not None and (line := marked.unmatched()) is not None:
         console.print(f"left out  {line}", style="yellow")
     for line in excluded_summary(split.excluded):
         console.print(f"left out  {line}", style="yellow")
-    if output is not None:
+    if output is not None and processes.is_main:
         write_jsonl(output / "excluded.jsonl", [asdict(exclusion) for exclusion in split.excluded])
     if split.excluded:
         where = "--output DIR lists them" if output is None else f"listed in {output / 'excluded.jsonl'}"
@@ -112,17 +123,19 @@ def evaluate(options: EvaluateOptions, output: Path | None = None) -> tuple[Eval
         (found,) = evaluate_split(
             split, [SharedStates(states.fetch, [system])], frames=options.frames,
             max_tokens=token_caps(split, None, ready.tokenizer.max_tokens), cut_loops=False, advance=advance,
+            processes=processes, whole_chunks=True,
         )  # fmt: skip
-    unreadable = split.unreadable.learn(split.unreadable.take())
+    unreadable = split.unreadable.learn(chain.from_iterable(processes.all_gather(split.unreadable.take())))
     for exclusion in unreadable:
         console.print(f"left out  {exclusion.file}, row {exclusion.row}: {exclusion.reason}", style="yellow")
-    if output is not None and unreadable:
+    if output is not None and unreadable and processes.is_main:
         write_jsonl(output / "excluded.jsonl", map(asdict, [*split.excluded, *unreadable]))
     require_enough(split, options.reading, flag="--max_excluded")
-    if output is not None:
+    if output is not None and processes.is_main:
         write_jsonl(output / "hypotheses.jsonl", found.rows())
     there = split.part(found.windows) if unreadable else split
-    return found, _probe(options, transcriber, there, text, found), len(split.excluded) + len(unreadable), language
+    probes = _probe(options, transcriber, there, text, found, processes)
+    return found, probes, len(split.excluded) + len(unreadable), language
 
 
 def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
@@ -135,23 +148,24 @@ def _language(ready: ReadyModel, options: EvaluateOptions) -> str | None:
 
 
 def _probe(
-    options: EvaluateOptions, transcriber: Transcriber, split: Split, text: TextSettings, found: Evaluation
-) -> Probes:
+    options: EvaluateOptions, transcriber: Transcriber, split: Split, text: TextSettings, found: Evaluation,
+    processes: Processes,
+) -> Probes:  # fmt: skip
     probes = Probes()
     if options.timestamps:
         windows = windows_with_boundaries(split, text, options.seed)
         with progress_bar("timestamps", len(windows)) as advance:
-            probes.timestamps = measure_timestamps(transcriber, windows, text, advance)
+            probes.timestamps = measure_timestamps(transcriber, windows, text, advance, processes)
     if options.long_form:
         recordings = long_recordings(split, options.seed)
         with progress_bar("long form, seconds", sum(int(r.seconds) for r in recordings)) as advance:
-            probes.long_form = measure_long_form(recordings, long_form_of(transcriber, text), advance)
+            probes.long_form = measure_long_form(recordings, long_form_of(transcriber, text), advance, processes)
     if options.hallucination:
         first = split.windows[0]
         with progress_bar("silence and noise", len(SOUND_KINDS) * WINDOWS_A_KIND) as advance:
             probes.hallucination = measure_hallucination(
                 transcriber, text.prompt(replace(first, utterances=(replace(first.utterances[0], prompt=None),))),
-                split.text_languages[0], seed=options.seed, advance=advance,
+                split.text_languages[0], seed=options.seed, advance=advance, processes=processes,
             )  # fmt: skip
         probes.stuck = len(found.repeating), found.capped
         probes.outputs = len(found.hypotheses)

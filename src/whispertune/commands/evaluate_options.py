@@ -10,7 +10,7 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.flags import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT, Seed
-from whispertune.system.options import DeviceOptions
+from whispertune.system.options import DeviceOptions, SharingOptions
 
 USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
 
@@ -62,6 +62,7 @@ class EvaluateOptions(DeviceOptions, ModelOptions):
     search: SearchOptions = field(default_factory=SearchOptions, metadata=FLAT)
     reading: DataOptions = field(default_factory=DataOptions, metadata=FLAT)
     frames: FrameOptions = field(default_factory=lambda: DENSE)
+    processes: SharingOptions = field(default_factory=SharingOptions)
 
 
 def usage() -> str:

@@ -10,16 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+from whispertune.commands.launched import raise_once
 from whispertune.commands.train_seeds import run_seeds
-from whispertune.errors import (
-    Interrupted,
-    ProcessLost,
-    RunFolderError,
-    StorageError,
-    WhispertuneError,
-    is_disk_failure,
-    one_line,
-)
+from whispertune.errors import Interrupted, RunFolderError, StorageError, is_disk_failure, one_line
 from whispertune.report.run_page import write_report
 from whispertune.report.runs import read_run
 from whispertune.report.summary import summarise
@@ -39,7 +32,7 @@ from whispertune.system.console import LogFile, console, logged, results
 from whispertune.system.environment import describe_environment
 from whispertune.system.files import sha256_of
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
-from whispertune.system.processes import Processes, init_processes
+from whispertune.system.processes import init_processes
 from whispertune.training.metrics import Sink
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
@@ -95,7 +88,7 @@ def run(recipe: Recipe, sinks: Sequence[Sink] = ()) -> int:
             error = _blamed(failure, folder)
             log.write(f"error: {one_line(str(error))}\n")
             if stop.processes.world_size > 1:
-                return _raise_once(error, stop.processes, folder)
+                return raise_once(error, stop.processes, f"continue with: {folder.resume_command}")
             if error is failure:
                 raise
             raise error from None
@@ -116,17 +109,6 @@ def _claim(folder: RunFolder, held: ExitStack) -> None:
     if folder.holds_something_else():
         raise RunFolderError(f"--output {folder.path} is neither empty nor a run; choose another folder")
     held.enter_context(folder.claimed())
-
-
-def _raise_once(error: Exception, processes: Processes, folder: RunFolder) -> int:
-    """Raise the error in the one process that reports it; in the others return the exit status."""
-    if not processes.should_report():
-        return error.exit_status if isinstance(error, WhispertuneError) else 1
-    if isinstance(error, ProcessLost):
-        raise ProcessLost(f"{error}; continue with: {folder.resume_command}") from None
-    if isinstance(error, WhispertuneError) and not processes.is_main:
-        raise type(error)(f"{processes.name}: {error}") from None
-    raise error
 
 
 def _run(

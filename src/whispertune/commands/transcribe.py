@@ -6,15 +6,19 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from whispertune.checkpoints.generation import TRAINED_TIMESTAMPS, own_language
+from whispertune.commands.launched import share_out
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
 from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
-from whispertune.decoding.long_form import LongForm, Transcript
+from whispertune.decoding.long_form import LongForm, Transcript, batches_of
 from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
 from whispertune.run.flags import parse_fields, split_arguments
@@ -22,30 +26,38 @@ from whispertune.system.console import console, printable, progress_bar, results
 from whispertune.system.files import make_writable, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
-from whispertune.system.processes import were_launched
+from whispertune.system.processes import ALONE, Pace, Processes, balance
 from whispertune.text.languages import language_name
 
 ENDINGS = {"textgrid": "TextGrid", "audacity": "labels.txt"}
 """Of files, where they differ from the name of the format."""
+LEAST_SECONDS = 30.0
+"""Cost of a recording in seconds, at least: a whole window is decoded."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune transcribe ARGUMENTS`; 2 if any recording could not be transcribed."""
     given, flags = split_arguments(arguments)
     options = parse_fields(TranscribeOptions, {}, flags, command="transcribe")
-    if were_launched():
-        raise RecipeError("transcribe runs in one process; start it without torchrun or accelerate launch")
-    audios = find_audio(given)
     output = None if options.output is None else Path(options.output)
-    if output is not None:
-        make_writable(output)
-    keep_freed_memory()
-    return 2 if transcribe(audios, options, output) else 0
+
+    def work(processes: Processes) -> int:
+        if processes.world_size > 1 and output is None:
+            raise RecipeError("is missing; several processes write their transcripts into a folder", field="output")
+        keep_freed_memory()
+        audios = processes.from_main(lambda: find_audio(given))
+        return 2 if transcribe(audios, options, output, processes) else 0
+
+    remedy = "what is written is kept; give the same command again for the others"
+    return share_out(work, options.device, options.processes, remedy)
 
 
 @dataclass(slots=True)
 class _Job:
-    """A recording that is still to be transcribed. files: to be written, by format; parts: its channels done so far."""
+    """A recording that is still to be transcribed.
+
+    files: to be written, by format. parts: its channels done so far. problem: why it could not be transcribed.
+    """
 
     audio: Path
     name: str
@@ -54,7 +66,11 @@ class _Job:
     channels: tuple[int | None, ...] = (None,)
     names: Sequence[str] = ()
     parts: dict[int | None, Transcript] = field(default_factory=dict)
-    failed: bool = False
+    problem: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.problem is not None
 
     def transcript(self) -> Transcript | None:
         """The whole transcript, once every channel is done."""
@@ -65,26 +81,35 @@ class _Job:
         return on_one_time_line(self.names, [self.parts[channel] for channel in self.channels])
 
 
-def transcribe(audios: Sequence[Path], options: TranscribeOptions, output: Path | None) -> int:
-    """Transcribe, and print or write; returns how many recordings could not be.
+def transcribe(
+    audios: Sequence[Path], options: TranscribeOptions, output: Path | None, processes: Processes = ALONE
+) -> int:
+    """Transcribe, and print or write; returns how many recordings could not be. Several processes share them.
 
     Raises:
         UserError: whatever is wrong with options, model or output folder.
         StorageError: if the disk is full or gone, so that the other recordings would fail, too.
     """
+    jobs = processes.from_main(lambda: _jobs(audios, options, output))
+    wanted = [job for job in jobs if job.files and not job.failed]
+    if output is not None and (done := sum(not job.files and not job.failed for job in jobs)):
+        console.print(f"{done} of {len(jobs)} are there already and kept; --overwrite true transcribes them again")
+    if wanted:
+        _decode(wanted, options, output, processes)
+    failures = sum(job.failed for job in jobs)
+    if failures:
+        console.print(f"{failures} of {len(jobs)} recordings could not be transcribed, see above", style="red")
+    return failures
+
+
+def _jobs(audios: Sequence[Path], options: TranscribeOptions, output: Path | None) -> list[_Job]:
+    if output is not None:
+        make_writable(output)
     known = None if output is None else TranscriptIndex(output)
     jobs = [_Job(audio, name, {}) for name, audio in zip(output_names(audios), audios, strict=True)]
     for job in jobs:
         _prepare(job, options, output, known)
-    wanted = [job for job in jobs if job.files and not job.failed]
-    if output is not None and (done := sum(not job.files and not job.failed for job in jobs)):
-        console.print(f"{done} of {len(audios)} are there already and kept; --overwrite true transcribes them again")
-    if wanted:
-        _decode(wanted, options, output, known)
-    failures = sum(job.failed for job in jobs)
-    if failures:
-        console.print(f"{failures} of {len(audios)} recordings could not be transcribed, see above", style="red")
-    return failures
+    return jobs
 
 
 def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: TranscriptIndex | None) -> None:
@@ -115,10 +140,10 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
         _fail_to_write(job, error)
 
 
-def _decode(
-    jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, known: TranscriptIndex | None
-) -> None:
-    ready = loaded(options)
+def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, processes: Processes) -> None:
+    """Transcribe and write; each process its share of the batches."""
+    device = processes.device or resolve_device(options.device)
+    ready = loaded(options, device)
     long_form, origin = long_form_of(ready, options)
     console.print(f"language  {origin}")
     if set(options.formats) - {"txt", "json"} and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
@@ -133,41 +158,72 @@ def _decode(
             "PYTHONUTF8=1 in the environment makes it UTF-8, and --output writes files in UTF-8",
             style="yellow",
         )
-    precision = resolve_precision(options.precision, resolve_device(options.device))
+    precision = resolve_precision(options.precision, device)
     items = [(job, channel) for job in jobs for channel in job.channels]
+    audios, seconds = [job.audio for job, _ in items], [job.seconds for job, _ in items]
+    batches = batches_of(audios, seconds, options.windows.batch_size)
+    costs = [sum(max(LEAST_SECONDS, seconds[place]) for place in batch) for batch in batches]
+    shares = balance(costs, processes.world_size)
+    own = [batches[number] for number in sorted(shares[processes.rank])]
     hours = sum(job.seconds for job in jobs) / 3600
     console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision.name}")
-    with progress_bar("transcribing, seconds", sum(int(job.seconds) for job, _ in items)) as advance:
-        for place, found in long_form.transcribe(
-            [job.audio for job, _ in items], advance, channels=[channel for _, channel in items]
-        ):
-            job, channel = items[place]
-            if isinstance(found, AudioError):
-                if not job.failed:  # once, even if another channel fails as well
-                    _fail(job, str(found))
-                continue
-            job.parts[channel] = found
-            transcript = job.transcript()
-            if transcript is None:
-                continue
-            if len(job.parts) > 1 and len({part.text for part in job.parts.values()}) == 1 and transcript.segments:
-                console.print(f"{job.audio}: its channels hold the same; --channels mix takes less time")
-            if known is None:
-                _show(transcript, job.audio, several=len(jobs) > 1)
-            else:
-                try:
-                    known.add(job.name, job.audio)
-                    _write(transcript, job, options)
-                except OSError as error:
-                    _fail_to_write(job, error)
-            job.parts.clear()
+    if len(batches) < processes.world_size:
+        console.print(
+            f"only {len(batches)} of the {processes.world_size} processes will have work: they share batches of "
+            f"{options.windows.batch_size} recordings; a smaller --batch_size makes more of them",
+            style="yellow",
+        )
+    known = None if output is None else TranscriptIndex(output)
+    total = sum(map(int, seconds))
+    with progress_bar("transcribing, seconds", total) as advance:
+
+        def work() -> tuple[dict[str, str], dict[str, Any]]:
+            """What went wrong, by the recording's name, and the entries of those that are done."""
+            pace = Pace(advance, sum(int(seconds[place]) for batch in own for place in batch), total)
+            channels = [channel for _, channel in items]
+            for place, found in long_form.transcribe(audios, pace, channels=channels, batches=own):
+                job, channel = items[place]
+                if isinstance(found, AudioError):
+                    if not job.failed:  # once, even if another channel fails as well
+                        _fail(job, str(found))
+                    continue
+                job.parts[channel] = found
+                _finish(job, options, known, several=len(jobs) > 1)
+            problems = {job.name: job.problem for job in jobs if job.problem is not None}
+            return problems, {} if known is None else known.added
+
+        done = processes.share(work)
+    for problems, _ in done:
+        for job in jobs:
+            if not job.failed and job.name in problems:  # in another process, which prints nothing
+                _fail(job, problems[job.name])
+    if known is not None and processes.is_main:
+        known.settle([added for _, added in done])
     if output is not None:
         results.print(f"transcripts: {output}")
 
 
-def loaded(options: TranscribeOptions) -> ReadyModel:
-    """The model, ready to decode."""
-    device = resolve_device(options.device)
+def _finish(job: _Job, options: TranscribeOptions, known: TranscriptIndex | None, *, several: bool) -> None:
+    """Print or write a transcript, if all its channels are done. several: whether it is not the only recording."""
+    transcript = job.transcript()
+    if transcript is None:
+        return
+    if len(job.parts) > 1 and len({part.text for part in job.parts.values()}) == 1 and transcript.segments:
+        console.print(f"{job.audio}: its channels hold the same; --channels mix takes less time")
+    if known is None:
+        _show(transcript, job.audio, several=several)
+    else:
+        try:
+            known.add(job.name, job.audio)
+            _write(transcript, job, options)
+        except OSError as error:
+            _fail_to_write(job, error)
+    job.parts.clear()
+
+
+def loaded(options: TranscribeOptions, device: torch.device | None = None) -> ReadyModel:
+    """The model, ready to decode. device: in place of the options' own."""
+    device = device or resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     return ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
 
@@ -229,7 +285,7 @@ def _write(transcript: Transcript, job: _Job, options: TranscribeOptions) -> Non
 
 
 def _fail(job: _Job, problem: str) -> None:
-    job.failed = True
+    job.problem = problem
     console.print(f"not transcribed: {printable(problem)}", style="red")
 
 

@@ -16,7 +16,7 @@ from whispertune.features.options import DENSE, FrameOptions
 from whispertune.run.flags import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT, PositiveInt
-from whispertune.system.options import DeviceOptions
+from whispertune.system.options import DeviceOptions, SharingOptions
 
 USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format srt,json,textgrid,…] [--output DIR]
        [--field value …]
@@ -77,6 +77,7 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
     windows: LongFormOptions = field(default_factory=LongFormOptions, metadata=FLAT)
     subtitles: SubtitleOptions = field(default_factory=SubtitleOptions, metadata=FLAT)
     frames: FrameOptions = field(default_factory=lambda: DENSE)
+    processes: SharingOptions = field(default_factory=SharingOptions)
 
     def check(self) -> None:
         super().check()

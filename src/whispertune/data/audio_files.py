@@ -6,12 +6,13 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from whispertune.errors import RecipeError
+from whispertune.system.files import write_text
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au"),
@@ -76,13 +77,17 @@ def output_names(audios: Sequence[Path]) -> list[str]:
 
 
 class TranscriptIndex:
-    """Which recording each transcript in a folder is of, kept in a JSONL file in that folder."""
+    """Which recording each transcript in a folder is of, kept in a JSONL file in that folder.
+
+    added: the entries of this session, by name.
+    """
 
     FILE = ".recordings.jsonl"
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / self.FILE
         self._known: dict[str, dict[str, Any]] = {}
+        self.added: dict[str, dict[str, Any]] = {}
         for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.exists() else []:
             with suppress(json.JSONDecodeError):  # an incomplete line, left by a killed process
                 entry = json.loads(line)
@@ -97,9 +102,16 @@ class TranscriptIndex:
         """Record that the transcript `name` is of `audio`. Raises OSError if that cannot be written."""
         entry = _described(name, audio)
         if self._known.get(name) != entry:
-            self._known[name] = entry
+            self._known[name] = self.added[name] = entry
             with self._file.open("a", encoding="utf-8") as file:
                 file.write("\n" + json.dumps(entry))  # starts a new line after an incomplete one
+
+    def settle(self, added: Iterable[Mapping[str, dict[str, Any]]]) -> None:
+        """Write the file anew, sorted by name. added: by the processes that have written transcripts."""
+        for entries in added:
+            self._known |= entries
+        with suppress(OSError):  # what was appended serves as well
+            write_text(self._file, "".join(f"\n{json.dumps(self._known[name])}" for name in sorted(self._known)))
 
 
 def _described(name: str, audio: Path) -> dict[str, Any]:

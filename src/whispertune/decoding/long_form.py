@@ -38,6 +38,8 @@ from whispertune.states.computed import EncoderStates, WindowFeatures
 
 FORGET_ABOVE = 0.5
 """Text sampled at a higher temperature does not serve as a prompt for the next window."""
+LEAST_BATCHES = 64
+"""Batches that recordings are divided into before one has more of them than run side by side."""
 OPEN_AHEAD = 2
 """Recordings that are opened ahead, while the model computes."""
 
@@ -155,6 +157,22 @@ class _RecordingState:
         return Transcript(self.segments, self.language or "", self.language_prob, duration, self.alternatives)
 
 
+def batches_of(audios: Sequence[Path], seconds: Sequence[float], batch_size: int) -> list[list[int]]:
+    """Recordings (their indices) that run side by side, the longest ones first; a file's channels stay together.
+
+    A batch is what several processes share, so it does not depend on their number. Lengths within one are similar, so
+    that few recordings wait for a longer one; with very many recordings a batch is longer, and refilled as they end.
+    """
+    order = sorted(range(len(audios)), key=lambda index: (-seconds[index], index))
+    size = batch_size * max(1, len(order) // (LEAST_BATCHES * batch_size))
+    batches: list[list[int]] = []
+    for place, index in enumerate(order):
+        if not batches or (len(batches[-1]) >= size and audios[index] != audios[order[place - 1]]):
+            batches.append([])
+        batches[-1].append(index)
+    return [sorted(batch) for batch in batches]
+
+
 class LongForm:
     """Transcribes recordings of any length with a model, on its device and in its type.
 
@@ -189,26 +207,30 @@ class LongForm:
         advance: Callable[[int], None] = lambda seconds: None,
         *,
         channels: Sequence[int | None] | None = None,
+        batches: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """Yield (its index in `audios`, its transcript) for each recording as it is finished, or the error if it cannot
         be read.
 
         channels: the channel to transcribe of each; None (the default) takes the mean of all. advance: called with the
-        seconds of audio done. Which recordings run side by side depends on `audios` and the options alone.
+        seconds of audio done. batches: indices of the recordings to transcribe (default: all, as one batch). Which
+        recordings run side by side depends on their batch and the options alone.
         """
         n_mels = self._transcriber.model.n_mels
-        upcoming = iter(enumerate(zip(audios, channels or [None] * len(audios), strict=True)))
-        opening: deque[tuple[int, Future[Spectrogram]]] = deque()
+        batches = [range(len(audios))] if batches is None else batches
+        upcoming = iter([(number, index) for number, batch in enumerate(batches) for index in batch])
+        opening: deque[tuple[int, int, Future[Spectrogram]]] = deque()
         active: list[_RecordingState] = []
+        current = 0
         with ThreadPoolExecutor(OPEN_AHEAD, "audio") as pool:
             while True:
                 while len(active) < self._options.batch_size:
                     while len(opening) < OPEN_AHEAD and (entry := next(upcoming, None)) is not None:
-                        number, (audio, channel) = entry
-                        opening.append((number, pool.submit(Spectrogram, audio, n_mels, channel)))
-                    if not opening:
+                        channel = None if channels is None else channels[entry[1]]
+                        opening.append((*entry, pool.submit(Spectrogram, audios[entry[1]], n_mels, channel)))
+                    if not opening or (active and opening[0][0] != current):
                         break
-                    number, future = opening.popleft()
+                    current, number, future = opening.popleft()
                     try:
                         active.append(
                             _RecordingState(number, future.result(), self._language, tokens=list(self._prompt))

@@ -7,8 +7,9 @@ long form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from whispertune.model.packed_lengths import few_lengths
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import ComputedStates, EncoderStates, WindowFeatures, encode_frozen, window_features
 from whispertune.system.environment import free_memory_on
+from whispertune.system.processes import ALONE, Pace, Processes
 
 ROWS_AT_ONCE = 64
 """Rows (windows x beams) decoded side by side."""
@@ -77,20 +79,24 @@ class Transcriber:
         *,
         advance: Callable[[int], None],
         at_once: int = WINDOWS_AT_ONCE,
+        processes: Processes = ALONE,
     ) -> list[Hypothesis]:
         """All steps: one hypothesis for each prompt, bounded by the decoder's room alone.
 
         waveform(i): (num_samples,) at 16 kHz of window i. at_once: windows encoded together. advance: called with the
-        number of windows done.
+        number of windows done. Several processes share the batches, and all get every hypothesis.
         """
         states = self.states(lambda index: self.features(waveform(index)))
         batches = [range(first, min(first + at_once, len(prompts))) for first in range(0, len(prompts), at_once)]
-        states.prepare(batches)
-        found: list[Hypothesis] = []
-        for batch in batches:
-            found += self.decode(states.fetch(batch), [prompts[index] for index in batch])
-            advance(len(batch))
-        return found
+
+        def work(own: Sequence[int]) -> Iterator[list[Hypothesis]]:
+            states.prepare([batches[number] for number in own])
+            pace = Pace(advance, sum(len(batches[number]) for number in own), len(prompts))
+            for batch in (batches[number] for number in own):
+                yield self.decode(states.fetch(batch), [prompts[index] for index in batch])
+                pace(len(batch))
+
+        return list(chain.from_iterable(processes.divide([len(batch) for batch in batches], work)))
 
     def features(self, waveform: np.ndarray, readable: bool = True) -> WindowFeatures:
         """Features of one window's waveform (num_samples,) at 16 kHz; readable: whether it is that of a recording."""

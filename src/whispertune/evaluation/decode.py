@@ -55,10 +55,13 @@ class SharedStates:
 
 @dataclass(slots=True)
 class Decoded:
-    """The outputs of one search for some windows of a split. hypotheses: by window; loss: their sum (nats)."""
+    """The outputs of one search for some windows of a split.
+
+    hypotheses: by window. losses: summed (nats) over the windows that were decoded together, by the first of them.
+    """
 
     hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
-    loss: float = 0.0
+    losses: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -164,7 +167,7 @@ class _Chunk:
                 prefilled, [self.max_tokens[i] for i in chunk], last=len(searches) == 1
             )
             found.hypotheses.update(zip(chunk, hypotheses, strict=True))
-            found.loss += loss
+            found.losses[chunk[0]] = loss
             found.seconds += time.perf_counter() - started
             self.advance(len(chunk))
             del searches[0]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 from whispertune.dataset.splits import Split
 from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber
-from whispertune.evaluation.decode import Decoded, SharedStates, System, decode_split
+from whispertune.evaluation.decode import Decoded, Room, SharedStates, System, chunks_of, decode_split
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.groups import source_names
 from whispertune.evaluation.options import ValidationOptions
@@ -149,16 +150,23 @@ def evaluate_split(
     cut_loops: bool,
     advance: Callable[[int], None],
     processes: Processes = ALONE,
+    whole_chunks: bool = False,
 ) -> list[Evaluation]:
     """Decode and score a split with each search of each system, in their order.
 
     Windows whose audio cannot be decoded are left out for all. Several processes share the windows by their length, the
     main one scores them all, and every process returns the same. frames: of the states. max_tokens: for each window.
     cut_loops: whether greedy search stops a hypothesis that repeats itself. advance: called with 1 for each window and
-    search.
+    search. whole_chunks: whether windows that one process would decode together stay together, so that rounding is the
+    same, too; otherwise the shares are more even.
     """
-    costs = [samples + SAMPLES_A_WINDOW for samples in split.num_samples]
-    shares = [sorted(share) for share in balance(costs, processes.world_size)]
+    units: Sequence[Sequence[int]] = [[index] for index in range(len(split.windows))]
+    if whole_chunks and processes.world_size > 1:
+        decoder = shared[0].systems[0].model.whisper.decoder
+        units = processes.from_main(lambda: list(chunks_of(split, frames, decoder, Room())))
+    costs = [sum(split.num_samples[index] + SAMPLES_A_WINDOW for index in unit) for unit in units]
+    # Each share's windows, sorted again by their length, fall into the same chunks: only the last of all is not full.
+    shares = [sorted(chain.from_iterable(units[n] for n in share)) for share in balance(costs, processes.world_size)]
     mine = shares[processes.rank]
     part = split if processes.world_size == 1 else split.part(mine)
     here = [replace(source, fetch=partial(_fetch_part, source.fetch, mine)) for source in shared]
@@ -191,6 +199,9 @@ def _score(
         for share, part in zip(shares, decoded, strict=True)
         for place, hypothesis in part.hypotheses.items()
     }
+    losses = {
+        share[place]: loss for share, part in zip(shares, decoded, strict=True) for place, loss in part.losses.items()
+    }
     windows, languages = sorted(hypotheses), split.text_languages
     text = Transcriber(system.model, search).text
     clips = [split.clip(i, languages[i]) for i in windows]
@@ -210,7 +221,7 @@ def _score(
         beam_size=search.beam_size,
         score=score,
         hypotheses=[hypotheses[i] for i in windows],
-        loss=sum(part.loss for part in decoded) / max(1, num_tokens),
+        loss=sum(losses[i] for i in split.longest_first() if i in losses) / max(1, num_tokens),
         seconds=max(part.seconds for part in decoded),
         windows=windows,
         clips=clips,

@@ -25,6 +25,15 @@ class DeviceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharingOptions(Options):
+    """Several processes that share rows or recordings, started by torchrun or accelerate launch."""
+
+    timeout_minutes: Annotated[float, Bounds(gt=0, le=24 * 60)] = 24 * 60.0
+    """End the command if one process is still at work this many minutes after another has done its share. A process
+    that has died is noticed at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcessOptions(Options):
     """Several processes, started by torchrun or accelerate launch."""
 

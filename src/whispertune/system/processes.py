@@ -1,4 +1,4 @@
-"""Data-parallel processes of a run and their collective operations.
+"""Data-parallel processes of a command and their collective operations.
 
 `torchrun` or `accelerate launch` starts the command once per process. Each holds the whole model, and they share the
 work: windows are distributed by cost, gradients are all-reduced, one process writes. `training/shards.py` shards the
@@ -11,9 +11,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from whispertune.errors import ProcessLost, RecipeError, TrainingError, WhispertuneError
-from whispertune.system.options import ProcessOptions
+from whispertune.system.options import ProcessOptions, SharingOptions
 from whispertune.system.precision import gpu_is_usable
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ def were_launched() -> bool:
     return world_size > 1
 
 
-def init_processes(device: str, options: ProcessOptions) -> Processes:
+def init_processes(device: str, options: ProcessOptions | SharingOptions) -> Processes:
     """Initialise the process group, if a launcher has started several processes; `device` is the recipe's.
 
     Raises:
@@ -184,12 +185,16 @@ class Processes:
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """The result of `make`, which only the main process calls, broadcast to all."""
+        """The result of `make`, which only the main process calls, broadcast to all; so is a WhispertuneError."""
         if self.world_size == 1:
             return make()
-        value: list[Any] = [make() if self.is_main else None]
+        value: list[Any] = [_attempt(make) if self.is_main else None]
         self._collect(dist.broadcast_object_list, value, src=0, group=self.control)
-        made: T = value[0]
+        made: T
+        made, failure = value[0]
+        if failure is not None:
+            failure.met_by_all = True
+            raise failure
         return made
 
     def barrier(self) -> None:
@@ -203,13 +208,7 @@ class Processes:
         """
         if self.world_size == 1:
             return [work()]
-        mine: tuple[T | None, WhispertuneError | None]
-        try:
-            mine = work(), None
-        except ProcessLost:
-            raise
-        except WhispertuneError as error:
-            mine = None, error
+        mine = _attempt(work)
         try:
             everyone = self.all_gather(mine)
         except ProcessLost:
@@ -222,6 +221,16 @@ class Processes:
                 failure.met_by_all = True
                 raise failure
         return [result for result, _ in everyone]  # type: ignore[misc]
+
+    def divide(self, costs: Sequence[float], work: Callable[[Sequence[int]], Iterable[T]]) -> list[T]:
+        """The result for each item, by its index; each process works on a share of the items of about the same cost.
+
+        work: given the indices of a share, ascending, the result for each of them in turn.
+        """
+        shares = [sorted(share) for share in balance(costs, self.world_size)]
+        parts = self.share(lambda: list(work(shares[self.rank])))
+        results = dict(zip(chain.from_iterable(shares), chain.from_iterable(parts), strict=True))
+        return [results[index] for index in range(len(costs))]
 
     def require_same(self, what: str, value: object) -> None:
         """Make sure that a value is the same in all processes.
@@ -266,6 +275,16 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, WhispertuneError | None]:
+    """Its result, or the error that all processes are to be told of."""
+    try:
+        return work(), None
+    except ProcessLost:
+        raise
+    except WhispertuneError as error:
+        return None, error
 
 
 def end(status: int) -> None:

@@ -11,6 +11,7 @@ from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.evaluation.probes.sounds import SOUND_KINDS, generate_sound
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
+from whispertune.system.processes import ALONE, Processes
 
 SOUND_SECONDS = 60
 """Of each kind: two windows."""
@@ -63,7 +64,13 @@ class Hallucination:
 
 
 def measure_hallucination(
-    transcriber: Transcriber, prompt: Sequence[int], language: str, *, seed: int, advance: Callable[[int], None]
+    transcriber: Transcriber,
+    prompt: Sequence[int],
+    language: str,
+    *,
+    seed: int,
+    advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> Hallucination:
     """Decode generated silence and noise, 60 s of each kind, in windows of 30 s.
 
@@ -75,7 +82,7 @@ def measure_hallucination(
         for sound in sounds.values()
         for number in range(WINDOWS_A_KIND)
     ]
-    found = transcriber.transcribe(windows.__getitem__, [prompt] * len(windows), advance=advance)
+    found = transcriber.transcribe(windows.__getitem__, [prompt] * len(windows), advance=advance, processes=processes)
     texts = [transcriber.text(hypothesis) for hypothesis in found]
     results = []
     for number, kind in enumerate(SOUND_KINDS):

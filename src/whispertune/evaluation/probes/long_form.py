@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +16,13 @@ from whispertune.data.audio.waveforms import load_utterance, probe_audio
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
-from whispertune.decoding.long_form import LongForm
+from whispertune.decoding.long_form import LongForm, batches_of
 from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import AudioError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.features.log_mel import SAMPLE_RATE
+from whispertune.system.processes import ALONE, Pace, Processes
 from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 
 SILENCES = (0.5, 4.0)
@@ -166,20 +168,35 @@ def _joined_clips(split: Split, seed: int) -> list[LongRecording]:
 
 
 def measure_long_form(
-    recordings: Sequence[LongRecording], transcribe: Transcribe, advance: Callable[[int], None]
+    recordings: Sequence[LongRecording],
+    transcribe: Transcribe,
+    advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> LongFormResult:
     """Transcribe recordings and score each as one text; joined clips are written to a temporary folder meanwhile.
+
+    Several processes share the recordings, and all get the result.
 
     Raises:
         AudioError: if a clip cannot be read.
     """
-    texts: dict[str, str] = {}
+    batches: list[list[LongRecording]] = []
+    for kind in dict.fromkeys((recording.language, recording.task) for recording in recordings):
+        members = [recording for recording in recordings if (recording.language, recording.task) == kind]
+        audios, seconds = [Path(one.id) for one in members], [one.seconds for one in members]
+        found = batches_of(audios, seconds, LongFormOptions().batch_size)
+        batches += [[members[place] for place in batch] for batch in found]
+    costs = [sum(recording.seconds for recording in batch) for batch in batches]
     with TemporaryDirectory(prefix="whispertune-") as folder:
-        for kind in dict.fromkeys((recording.language, recording.task) for recording in recordings):
-            members = [recording for recording in recordings if (recording.language, recording.task) == kind]
-            files = [_file(recording, Path(folder)) for recording in members]
-            said = transcribe(files, *kind, advance)
-            texts |= {recording.id: text for recording, text in zip(members, said, strict=True)}
+
+        def work(own: Sequence[int]) -> Iterator[Sequence[str]]:
+            pace = Pace(advance, int(sum(costs[number] for number in own)), int(sum(costs)))
+            for batch in (batches[number] for number in own):
+                files = [_file(recording, Path(folder)) for recording in batch]
+                yield transcribe(files, batch[0].language, batch[0].task, pace)
+
+        said = chain.from_iterable(processes.divide(costs, work))
+    texts = {recording.id: text for recording, text in zip(chain.from_iterable(batches), said, strict=True)}
     score = score_corpus(
         [recording.id for recording in recordings],
         [recording.reference for recording in recordings],

@@ -19,6 +19,7 @@ from whispertune.decoding.timestamps import TimestampRules
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
+from whispertune.system.processes import ALONE, Processes
 from whispertune.text.tokenizer import NUM_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
 PAUSES = (0.3, 1.5)
@@ -146,7 +147,11 @@ def windows_with_boundaries(split: Split, text: TextSettings, seed: int) -> list
 
 
 def measure_timestamps(
-    transcriber: Transcriber, windows: Sequence[Window], text: TextSettings, advance: Callable[[int], None]
+    transcriber: Transcriber,
+    windows: Sequence[Window],
+    text: TextSettings,
+    advance: Callable[[int], None],
+    processes: Processes = ALONE,
 ) -> TimestampResult:
     """Decode windows of known boundaries with timestamps. advance: called with the number of windows done."""
     tokenizer = transcriber.model.tokenizer
@@ -154,6 +159,7 @@ def measure_timestamps(
         lambda index: window_waveform(windows[index]),
         [text.prompt(window, timestamps=True) for window in windows],
         advance=advance,
+        processes=processes,
     )
     outputs, errors, found, boundaries = [], [], 0, 0
     for window, hypothesis in zip(windows, hypotheses, strict=True):
