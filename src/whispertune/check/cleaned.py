@@ -13,6 +13,7 @@ from whispertune.check.findings import Finding, Source
 from whispertune.check.written import writing
 from whispertune.data.readers.manifest import is_manifest, manifest_rows
 from whispertune.data.reading import KINDS, Columns
+from whispertune.data.remote import as_path
 from whispertune.data.rows import Row
 from whispertune.data.sources import holds_cuts, reading_of
 from whispertune.data.timed_text import write_times
@@ -114,7 +115,7 @@ class Records:
     def of(self, source: str, number: int) -> Row | None:
         """The row of this number (`Utterance.row`) of a source; None if that is not a manifest."""
         if source != self._source:
-            path = Path(source)
+            path = as_path(source)
             is_read = path.is_file() and is_manifest(path) and not holds_cuts(path)
             self._source, self._last = source, None
             reading = reading_of(self._utterances, path)

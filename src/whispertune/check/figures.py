@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from whispertune.check.results import CheckResults
 from whispertune.data.audio.waveforms import SAMPLE_RATE, probe_audio
+from whispertune.data.remote import as_path
 from whispertune.errors import AudioError
 
 MOST_SPEAKERS = 30
@@ -64,7 +64,7 @@ def _sample_rates(report: CheckResults, workers: int) -> Counter[int]:
 
     def rate_of(place: tuple[str, tuple[int, int] | None]) -> int:
         try:
-            return probe_audio(Path(place[0]), within=place[1])[1]
+            return probe_audio(as_path(place[0]), within=place[1])[1]
         except AudioError:  # it was readable a moment ago
             return 0
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from whispertune.commands.launched import raise_once
 from whispertune.commands.train_seeds import run_seeds
+from whispertune.data.remote import as_path, content_sha256
 from whispertune.errors import Interrupted, RunFolderError, StorageError, is_disk_failure, one_line
 from whispertune.report.run_page import write_report
 from whispertune.report.runs import read_run
@@ -30,7 +31,6 @@ from whispertune.run.stages import build_run_schedule, build_trainer, check_thin
 from whispertune.run.yaml_fields import load_yaml
 from whispertune.system.console import LogFile, console, logged, results
 from whispertune.system.environment import describe_environment
-from whispertune.system.files import sha256_of
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import init_processes
 from whispertune.training.metrics import Sink
@@ -243,7 +243,7 @@ def _digests(session: Session) -> dict[str, str]:
     checkpoint, exclude = session.ready.checkpoint, session.recipe.data.exclude
     replacements = session.recipe.text.replacements
     lists = {EXCLUDE: exclude, "text.replacements": replacements}
-    read = {name: sha256_of(Path(path)) for name, path in lists.items() if path is not None}
+    read = {name: content_sha256(as_path(path)) for name, path in lists.items() if path is not None}
     return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits, **read}
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from whispertune.data.remote import as_path, is_remote
 from whispertune.errors import RecipeError
 from whispertune.system.files import write_text
 
@@ -37,7 +38,14 @@ def find_audio(given: Sequence[str]) -> list[Path]:
 
 
 def _matching(text: str) -> list[Path]:
-    path = Path(text)
+    path = as_path(text)
+    if is_remote(text) and glob.has_magic(text) and not text.startswith("http"):
+        folder, name = path.parent, path.name
+        if not (matches := sorted(folder.glob(name))):
+            raise RecipeError(f"{text}: no object matches this pattern; check the URL")
+        return matches
+    if is_remote(text) and path.suffix.lower() in AUDIO_SUFFIXES:
+        return [path]
     try:
         if path.is_dir():
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
@@ -60,8 +68,9 @@ def output_names(audios: Sequence[Path]) -> list[str]:
     The file's own stem if it is unique; else with the folders below the one that all recordings share; else with its
     own suffix too. Raises RecipeError for recordings that are still not distinct.
     """
-    shared = Path(os.path.commonpath([_real(path).parent for path in audios])) if audios else Path()
-    below = [_real(path).relative_to(shared) for path in audios]
+    whole = [Path("/", *_real(path).parts) for path in audios]  # a URL as if it were a folder: /s3:/bucket/a.wav
+    shared = Path(os.path.commonpath([path.parent for path in whole])) if audios else Path()
+    below = [path.relative_to(shared) for path in whole]
     names = [path.stem for path in audios]
     for longer in ([str(path.with_suffix("")) for path in below], [str(path) for path in below]):
         # Names that differ only in case are one file on some systems.
@@ -131,4 +140,4 @@ def _same_recording(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _real(path: Path) -> Path:
     """The path without symbolic links; `Path.resolve` would raise RuntimeError where they go in circles."""
-    return Path(os.path.realpath(path))
+    return path if is_remote(str(path)) else Path(os.path.realpath(path))

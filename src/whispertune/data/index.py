@@ -15,6 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,8 @@ import soundfile
 from whispertune.data import plain_rows, reading, rows, utterances
 from whispertune.data.audio import av_decoder, containers, sound_files
 from whispertune.data.audio import waveforms as audio
-from whispertune.data.readers import manifest, nested, tables
+from whispertune.data.readers import manifest, nested, tables, tar_shards
+from whispertune.data.remote import RemotePath, content_sha256
 from whispertune.data.utterances import Utterances
 from whispertune.errors import RecipeError
 from whispertune.system.files import ABANDONED_AFTER
@@ -38,8 +40,10 @@ FEWEST_ROWS = 20_000
 """Smaller corpora are read again in a moment, so they are not cached."""
 MOST_BYTES = 4 * 10**9
 """Total size of all entries; the least recently used are evicted first."""
-READING: tuple[ModuleType, ...] = (manifest, nested, plain_rows, reading, rows, tables, utterances)
+READING: tuple[ModuleType, ...] = (manifest, nested, plain_rows, reading, rows, tables, tar_shards, utterances)
 PROBING: tuple[ModuleType, ...] = (audio, containers, av_decoder, sound_files, utterances)
+REQUESTS = 16
+"""Shards whose versions are asked for at once."""
 Columns = dict[str, npt.NDArray[Any]]
 Headers = npt.NDArray[np.int64]
 """(m, 5) for m files: samples per channel and sample rate of the recording, size and modification time (ns) of its
@@ -66,16 +70,31 @@ def index_folder() -> Path:
 def rows_key(described: str, manifests: Sequence[Path]) -> str | None:
     """The cache key of the rows of these manifests; None if the rows depend on more than the manifests' bytes."""
     parts: list[object] = [described, sources_of(READING)]
+    shards: list[RemotePath] = []
     for path in manifests:
         folder = path.absolute().parent
+        if isinstance(path, RemotePath) and path.suffix == ".tar":
+            shards.append(path)
+            continue
         if (folder / "clips").is_dir():  # the audio's path then depends on which files exist
             return None
         try:
-            with path.open("rb") as file:
-                parts.append([str(folder), hashlib.file_digest(file, "sha256").hexdigest()])
+            parts.append([str(folder), content_sha256(path)])
         except OSError:  # its reader will report it
             return None
+    with ThreadPoolExecutor(REQUESTS, "shards") as pool:
+        versions = list(pool.map(_version, shards))
+    if not all(versions):
+        return None
+    parts.append([[str(path), version] for path, version in zip(shards, versions, strict=True)])
     return _key("rows", parts)
+
+
+def _version(path: RemotePath) -> str:
+    try:
+        return path.version()
+    except OSError:  # its reader will report it
+        return ""
 
 
 def indexed_rows(key: str) -> Utterances | None:
@@ -84,9 +103,9 @@ def indexed_rows(key: str) -> Utterances | None:
     return None if columns is None else Utterances.from_columns(columns)
 
 
-def index_rows(key: str, read: Utterances) -> None:
-    """Store rows for `indexed_rows`, if there are enough of them."""
-    if len(read) >= FEWEST_ROWS:
+def index_rows(key: str, read: Utterances, *, few_too: bool = False) -> None:
+    """Store rows for `indexed_rows`, if there are enough of them, or few take long to read as well."""
+    if len(read) >= FEWEST_ROWS or few_too:
         _save(key, read.columns())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whispertune.data.readers.manifest import JSON_LINES, ending_of, json_records, opened_text
+from whispertune.data.remote import as_path
 from whispertune.data.rows import shown
 from whispertune.data.segments import Rows
 from whispertune.errors import ManifestError, refuse
@@ -60,7 +61,7 @@ def read_marked(path: str) -> MarkedRows:
     Raises:
         ManifestError: if it cannot be read, or a row has no id.
     """
-    found = MarkedRows(Path(path), {})
+    found = MarkedRows(as_path(path), {})
     for number, row in _rows(found.path):
         id_ = row.get("id")
         if id_ is None or not str(id_).strip():

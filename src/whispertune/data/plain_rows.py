@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from whispertune.data.reading import Columns
+from whispertune.data.remote import is_remote
 from whispertune.data.rows import CONTROL, CONTROL_OR_LINE_END, MOST_SECONDS, WINDOWS_DRIVE, audio_path, made_id
 from whispertune.data.utterances import Utterances
 
@@ -36,7 +37,7 @@ def add_plain_rows(
         joined = "\n".join(audio)
         if (
             not all(audio)
-            or "://" in joined
+            or ("://" in joined and not all(is_remote(name) for name in audio if "://" in name))
             or "$" in joined
             or "{" in joined
             or any(_strings(fields, columns.channel))

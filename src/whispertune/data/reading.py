@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from whispertune.data.remote import is_remote
 from whispertune.errors import ManifestError, RecipeError
 
 # The first of these columns that is present counts.
@@ -70,6 +71,8 @@ class Reading:
         """
         if self.audio_root is None:
             return str(usual)
+        if is_remote(self.audio_root):
+            return self.audio_root.rstrip("/")
         try:
             if Path(self.audio_root).is_dir():
                 return str(Path(self.audio_root).absolute())

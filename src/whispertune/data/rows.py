@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 
 from whispertune.data.reading import AUDIO_COLUMNS, Columns, choose_columns
+from whispertune.data.remote import as_path, is_remote
 from whispertune.data.utterances import Utterances
 from whispertune.errors import ManifestError
 
@@ -142,8 +143,9 @@ class Row:
         if placeholder:
             problem = f"{shown(audio)} holds the placeholder {placeholder.group()!r}"
             raise self.fault(name, problem, "replace it with the folder that it stands for")
-        if "://" in audio and URL.match(audio):
-            raise self.fault(name, f"{shown(audio)} is a URL", "download the file and give its path")
+        if "://" in audio and URL.match(audio) and not is_remote(audio):
+            remedy = "give a path, or a URL with s3://, gs://, hf:// or https://"
+            raise self.fault(name, f"{shown(audio)} is a URL of another kind", remedy)
         if WINDOWS_DRIVE.match(audio) and os.name != "nt":
             raise self.fault(name, f"{shown(audio)} is a path on a Windows drive", drive_remedy(audio))
         return audio
@@ -211,6 +213,8 @@ def drive_remedy(audio: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether the file exists; False for a name that is too long (reading it will report that)."""
+    if is_remote(path):
+        return as_path(path).exists()
     try:
         os.stat(path)  # noqa: PTH116 - called a million times
     except (OSError, ValueError):
@@ -224,7 +228,9 @@ def audio_path(audio: str, base: str, clips: str | None) -> tuple[str, bool]:
     The audio is relative to the folder `base` or, if it is not there, to `clips`. A file that exists under another
     spelling only (accents composed or decomposed, as on macOS; backslashes of Windows) is found under that.
     """
-    path = audio if audio[0] == "/" else f"{base}/{audio}"
+    path = audio if audio[0] == "/" or is_remote(audio) else f"{base}/{audio}"
+    if is_remote(path):  # not looked for, which would take a request for each row
+        return path if clips is None or "/" in audio else f"{clips}/{audio}", True
     has_spellings = not audio.isascii() or "\\" in audio
     if clips is None and not has_spellings:
         return path, True

@@ -35,12 +35,12 @@ from whispertune.data.readers.transcript_folder import (
     recordings_in,
 )
 from whispertune.data.reading import AS_USUAL, Named, Reading, parse_columns
+from whispertune.data.remote import as_path, content_sha256, is_remote
 from whispertune.data.rows import exists
 from whispertune.data.split_names import require_no_split
 from whispertune.data.text_files import require_readable
 from whispertune.data.utterances import Utterances
 from whispertune.errors import DataError, ManifestError
-from whispertune.system.files import sha256_of
 
 OPTIONS = re.compile(r"(.*\S)\s*\[([^\[\]]*=[^\[\]]*)\]\s*")
 
@@ -130,10 +130,9 @@ def read_utterances(
         ManifestError: in one line that names file, row, field and remedy.
     """
     sources = parse_sources(described)
-    files = [Path(source.path) for source in sources]
+    files = _indexed_files(sources)
     key = None
-    asked = any(source.split is not None for source in sources)  # a manifest is then refused, cached or not
-    if not asked and all(_is_file(path) and is_manifest(path) and not holds_cuts(path) for path in files):
+    if files:
         key = rows_key(f"{described}\0{reading}", files)
     utterances = None if key is None else indexed_rows(key)
     if utterances is None:
@@ -142,10 +141,26 @@ def read_utterances(
         # Whether the files were left alone while they were read.
         unchanged = key is not None and key == rows_key(f"{described}\0{reading}", files)
         if key is not None and clean and unchanged and not utterances.follows_from_files:
-            index_rows(key, utterances)
+            index_rows(key, utterances, few_too=utterances.inside_archives)
     utterances.readings = {source.path: source.reading(reading) for source in sources}
     utterances.fingerprint = _fingerprint(sources, utterances)
     return utterances
+
+
+def _indexed_files(sources: list[Source]) -> list[Path]:
+    """The manifests or remote shards, whose rows are worth an index; none if there is anything else among them."""
+    files: list[Path] = []
+    for source in sources:
+        path = as_path(source.path)
+        if source.split is not None:  # a manifest is then refused, cached or not
+            return []
+        if is_remote(source.path) and path.suffix == ".tar":
+            files += expand_shards(source.path)
+        elif _is_file(path) and is_manifest(path) and not holds_cuts(path):
+            files.append(path)
+        else:
+            return []
+    return files
 
 
 def reading_of(utterances: Utterances, manifest: Path) -> Reading:
@@ -167,7 +182,7 @@ def read_rows(
     """
     utterances = read_utterances(name, str(manifest), reading, faults=faults)
     if not utterances and not faults:
-        found = "no rows under the header" if is_manifest(Path(manifest)) else "no utterances in it"
+        found = "no rows under the header" if is_manifest(as_path(manifest)) else "no utterances in it"
         raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
     return utterances
 
@@ -198,7 +213,8 @@ def require_sources(field: str, described: str) -> None:
             raise ManifestError(f"--{field} {described}: a weight only applies to --train; remove it")
         if source.path.startswith(PREFIX):
             continue
-        for path in expand_shards(source.path):
+        paths = expand_shards(source.path)
+        for path in paths[:1] if is_remote(source.path) else paths:  # a request each; the others as they are read
             if not exists(str(path)):
                 raise ManifestError(f"--{field} {path}: no such file; check the path")
 
@@ -210,10 +226,10 @@ def _add_source(source: Source, name: str, utterances: Utterances, reading: Read
         return
     paths = expand_shards(source.path)
     for path in paths:
-        if not exists(str(path)):
+        if not is_remote(source.path) and not exists(str(path)):
             require_readable(path)  # says why not
         is_shard = len(paths) > 1 or path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
-        if path.is_dir() and not is_shard:
+        if not is_shard and path.is_dir():
             _add_folder(path, name, asked, utterances, reading)
             continue
         require_no_split(path, asked)
@@ -238,6 +254,9 @@ def _add_source(source: Source, name: str, utterances: Utterances, reading: Read
 def _add_folder(path: Path, name: str, asked: str | None, utterances: Utterances, reading: Reading) -> None:
     if not holds_transcripts(path):
         reading.require_no_tiers(path)
+    if is_remote(str(path)):
+        problem = "is a remote folder; give the manifest in it, or its shards, as {000..010}.tar"
+        raise ManifestError(f"{path}: {problem}")
     if is_arrow_folder(path):
         add_arrow_folder(path, name, utterances, reading, asked=asked)
     elif is_kaldi(path):
@@ -273,7 +292,7 @@ def holds_cuts(path: Path) -> bool:
     if ending_of(path) not in JSON_LINES or not _is_file(path):
         return False
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as file:
             record = json.loads(file.readline(MOST_LINE_BYTES))
     except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # the manifest's reader will report it
         return False
@@ -289,7 +308,7 @@ def _is_file(path: Path) -> bool:
 
 def _fingerprint(sources: list[Source], utterances: Utterances) -> str:
     """sha256 of the manifest or, for several files, of everything that was read."""
-    path = Path(sources[0].path)
+    path = as_path(sources[0].path)
     if len(sources) == 1 and _is_file(path) and is_manifest(path):
-        return sha256_of(path)
+        return content_sha256(path)
     return utterances.digest()

@@ -73,7 +73,7 @@ def opened_bytes(path: Path) -> Iterator[BinaryIO]:
         OSError, EOFError, zlib.error: while it is read, like `gzip`.
     """
     packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with path.open("rb") as raw, gzip.open(raw) if packed else raw as file:
         limit = max(ALWAYS_UNPACKED, MOST_EXPANSION * path.stat().st_size) if packed else None
         lines = io.BufferedReader(_BoundedLines(path, cast(BinaryIO, file), limit), 1 << 16)
         if packed:  # fast compared with parsing rows, so a decompression bomb is reported at once

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.reading import Reading
+from whispertune.data.remote import as_path
 from whispertune.data.timed_text import TimedText as TimedText
 from whispertune.data.timed_text import parse_times, plain_text, write_times
 from whispertune.errors import ManifestError
@@ -160,12 +161,11 @@ class Utterances(Sequence[Utterance]):
         names: of files, without their folder. ends: -1 is the end of the file.
         """
         known = self._known.setdefault(source, {})
-        for kind in dict.fromkeys(kinds):
-            if kind not in known:
-                folder, language, task, speaker, prompt = kind
-                known[kind] = self._number(
-                    Shared(folder, source, language or self._language, task, speaker, prompt, None, self._weight)
-                )
+        for kind in [kind for kind in dict.fromkeys(kinds) if kind not in known]:
+            folder, language, task, speaker, prompt = kind
+            known[kind] = self._number(
+                Shared(folder, source, language or self._language, task, speaker, prompt, None, self._weight)
+            )
         self._kinds.extend(map(known.__getitem__, kinds))
         if self._prefix:
             ids = [self._prefix + id_ for id_ in ids]
@@ -250,7 +250,7 @@ class Utterances(Sequence[Utterance]):
         id_, name, text = self._strings(index)
         text, segments = parse_times(text)
         return Utterance(
-            id=id_, audio=Path(shared.folder + name), text=text, start=self._starts[index],
+            id=id_, audio=as_path(shared.folder + name), text=text, start=self._starts[index],
             end=None if end < 0 else end, language=shared.language, task=shared.task, speaker=shared.speaker,
             prompt=None if shared.prompt is None else plain_text(shared.prompt), channel=shared.channel,
             within=self._places.get(index), weight=shared.weight, source=shared.source, row=self._rows[index],

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from whispertune.data.audio.waveforms import (
     probe_audio,
 )
 from whispertune.data.index import Files, Headers
+from whispertune.data.remote import as_path, is_remote
 from whispertune.data.segments import Rows
 from whispertune.data.utterances import Shared, Utterance
 from whispertune.dataset.transcripts import TextSettings
@@ -214,7 +214,9 @@ def _update_channels(
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
-    """Size in bytes and modification time (ns); zeros if there is no such file."""
+    """Size in bytes and modification time (ns); zeros if there is no such file, and for URLs, which stay the same."""
+    if is_remote(path):
+        return 0, 0
     try:
         found = os.stat(path)  # noqa: PTH116 - called a million times
     except (OSError, ValueError):
@@ -224,14 +226,14 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 def _probe(place: FileRange) -> tuple[int, int] | str:
     try:
-        return probe_audio(Path(place[0]), within=place[1])
+        return probe_audio(as_path(place[0]), within=place[1])
     except AudioError as error:
         return str(error)
 
 
 def _fault_of_channel(place: FileRange, channel: int) -> str | None:
     try:
-        load_waveform(Path(place[0]), 0.0, MOMENT, channel=channel, within=place[1])
+        load_waveform(as_path(place[0]), 0.0, MOMENT, channel=channel, within=place[1])
     except AudioError as error:
         return str(error)
     return None

@@ -14,6 +14,7 @@ import yaml
 
 from whispertune.augment.options import AugmentOptions
 from whispertune.data.options import TrainingDataOptions
+from whispertune.data.remote import is_remote
 from whispertune.dataset.options import WindowOptions
 from whispertune.decoding.options import SearchOptions
 from whispertune.errors import RecipeError
@@ -208,7 +209,7 @@ def from_recipes_folder(fields: Mapping[str, Any], recipe: Path) -> dict[str, An
         beside = str(recipe.parent / path)
         # A name may hold a range of shards, so that only the folder can be looked for.
         here, there = (path, beside) if "{" not in path else (str(Path(path).parent), str(Path(beside).parent))
-        relative = path and not path.startswith(("~", "hub:", "packaged:")) and not Path(path).is_absolute()
+        relative = path and not path.startswith(ELSEWHERE) and not is_remote(path) and not Path(path).is_absolute()
         return beside if relative and not exists(here) and exists(there) else path
 
     moved = dict(fields)
@@ -237,6 +238,7 @@ def exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises OSError for a name that no file can have
 
 
+ELSEWHERE = ("~", "hub:", "packaged:")
 SOURCE = re.compile(r"(.*?)(\s*\[[^\[\]]*=[^\[\]]*\]\s*)?", re.DOTALL)
 """A source and its options."""
 

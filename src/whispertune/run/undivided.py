@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from whispertune.data.readers.hub_data import PREFIX
 from whispertune.data.reading import Reading
+from whispertune.data.remote import is_remote
 from whispertune.data.rows import exists
 from whispertune.data.sources import Source, parse_sources
 from whispertune.data.splits_of_sources import as_flags, spelled, splits_of
@@ -53,7 +54,8 @@ def require_divided(train: str, valid: str, test: str | None, language: Sequence
 
 
 def _key(source: Source) -> tuple[str, str | None]:
-    return (source.path if source.path.startswith(PREFIX) else os.path.realpath(source.path)), source.split
+    elsewhere = source.path.startswith(PREFIX) or is_remote(source.path)
+    return source.path if elsewhere else os.path.realpath(source.path), source.split
 
 
 def _has_splits(source: Source) -> bool:

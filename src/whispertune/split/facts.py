@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from whispertune.data.audio.waveforms import probe_audio
+from whispertune.data.remote import as_path
 from whispertune.data.utterances import Shared, Utterances
 from whispertune.errors import AudioError
 from whispertune.split.texts import Numbers, similar_texts
@@ -132,7 +132,7 @@ def durations(rows: Utterances, workers: int, *, most_files: int | None) -> Seco
 
     def length(place: tuple[str, tuple[int, int] | None]) -> float:
         try:
-            num_frames, rate = probe_audio(Path(place[0]), within=place[1])
+            num_frames, rate = probe_audio(as_path(place[0]), within=place[1])
         except AudioError:
             return np.nan
         return num_frames / rate

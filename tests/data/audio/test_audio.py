@@ -21,7 +21,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whispertune.data.audio import containers
+from whispertune.data.audio import containers, sound_files
 from whispertune.data.audio import waveforms as audio_module
 from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, content_key, load_waveform, num_samples_of, probe_audio
@@ -383,7 +383,7 @@ def test_a_recording_within_a_file_is_read_where_it_is(
     within = put_into(tmp_path / "shard.tar", path)
     whole, span = load_waveform(path), load_waveform(path, 1.0, 2.5)
     for held in (1 << 20, 0):
-        monkeypatch.setattr(audio_module, "HELD_BYTES", held)
+        monkeypatch.setattr(sound_files, "HELD_BYTES", held)
         assert probe_audio(tmp_path / "shard.tar", within=within) == probe_audio(path)
         assert (load_waveform(tmp_path / "shard.tar", within=within) == whole).all()
         assert (load_waveform(tmp_path / "shard.tar", 1.0, 2.5, within=within) == span).all()

@@ -464,7 +464,7 @@ def test_dollar_in_a_file_name(tmp_path: Path) -> None:
 
 
 def test_url(tmp_path: Path) -> None:
-    message = fault(write(tmp_path, "m.csv", "audio,text\nhttps://example.org/a.wav,x\n"))
+    message = fault(write(tmp_path, "m.csv", "audio,text\nftp://example.org/a.wav,x\n"))
     assert "row 2, field 'audio'" in message
 
 

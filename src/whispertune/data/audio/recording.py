@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
-from whispertune.errors import AudioError
+from whispertune.data.remote import RemotePath, open_remote
+from whispertune.errors import AudioError, WhispertuneError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -32,7 +33,7 @@ class TooLongError(AudioError):
 class Recording:
     """A recording that is being read: a file, or bytes within one. content: those bytes, unless they are too many.
 
-    max_samples: longest span, at 16 kHz.
+    max_samples: longest span, at 16 kHz. failures: of the storage, while a library was reading, which would lose them.
     """
 
     audio: Path
@@ -40,26 +41,35 @@ class Recording:
     content: bytes | None = None
     head: bytes = b""
     max_samples: int | None = None
+    failures: list[WhispertuneError] = field(default_factory=list)
 
     def __str__(self) -> str:
         if self.within is None:
             return str(self.audio)
         return f"{self.audio} (recording of {self.within[1]} bytes at byte {self.within[0]})"
 
+    @property
+    def is_local_file(self) -> bool:
+        """Whether it is a whole file on this machine, which libraries can open by its name."""
+        return self.within is None and not isinstance(self.audio, RemotePath)
+
     def open(self) -> BinaryIO:
         """The recording's bytes."""
         if self.content is not None:
             return io.BytesIO(self.content)
         if self.within is not None:
-            return cast(BinaryIO, io.BufferedReader(_Part(self.audio, *self.within)))
+            return cast(BinaryIO, io.BufferedReader(_Part(self.audio, *self.within, self.failures)))
+        if isinstance(self.audio, RemotePath):
+            return open_remote(self.audio, self.failures)
         return self.audio.open("rb")
 
 
 class _Part(io.RawIOBase):
     """A range of bytes of a file, as a file."""
 
-    def __init__(self, path: Path, first: int, num_bytes: int) -> None:
-        self._file, self._first, self._num_bytes, self._position = path.open("rb"), first, num_bytes, 0
+    def __init__(self, path: Path, first: int, num_bytes: int, failures: list[WhispertuneError]) -> None:
+        self._file = open_remote(path, failures) if isinstance(path, RemotePath) else path.open("rb")
+        self._first, self._num_bytes, self._position = first, num_bytes, 0
 
     def readable(self) -> bool:
         return True
@@ -80,7 +90,7 @@ class _Part(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
         self._file.seek(self._first + self._position)
-        count = self._file.readinto(view[: max(0, self._num_bytes - self._position)])
+        count: int = self._file.readinto(view[: max(0, self._num_bytes - self._position)])  # type: ignore[attr-defined]
         self._position += count
         return count
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
 from whispertune.data.audio import containers
 from whispertune.data.audio.av_decoder import (
-    AvError,
     channels_with_av,
     decode_with_av,
     needs_av,
@@ -25,17 +21,14 @@ from whispertune.data.audio.av_decoder import (
 )
 from whispertune.data.audio.levels import mixed, require_usual_levels
 from whispertune.data.audio.recording import (
-    HELD_BYTES,
-    RAW_SUFFIXES,
     Recording,
     convert,
-    convert_headerless,
     fail,
     fail_channel,
     fail_cut_short,
     require_short,
 )
-from whispertune.data.audio.sound_files import open_sound_file
+from whispertune.data.audio.sound_files import open_sound_file, opened_recording
 from whispertune.data.utterances import Utterance
 
 SAMPLE_RATE = 16_000  # Hz, as Whisper's
@@ -68,7 +61,7 @@ def load_waveform(
     short, samples that are not finite or far above full scale, channels that cancel each other, and a span outside the
     file (by more than 0.05 s at its end).
     """
-    with _opened(audio, within) as recording:
+    with opened_recording(audio, within) as recording:
         recording.max_samples = max_samples
         samples, sample_rate = _decode(recording, start, end, channel)
         wanted = num_samples_of(len(samples), sample_rate)
@@ -87,7 +80,7 @@ def stream_waveform(audio: Path, channel: int | None = None) -> Iterator[Wavefor
 
     Raises AudioError as `load_waveform` does; for damage in the middle, when it is reached.
     """
-    with _opened(audio, None) as recording:
+    with opened_recording(audio, None) as recording:
         total = 0
         resampler: soxr.ResampleStream | None = None
         for samples, sample_rate, last in _blocks(recording, channel):
@@ -112,7 +105,7 @@ def load_utterance(utterance: Utterance, *, max_samples: int | None = None) -> W
 
 def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[int, int]:
     """Samples per channel and sample rate (Hz) of a recording, from its headers; raises AudioError as above."""
-    with _opened(audio, within) as recording:
+    with opened_recording(audio, within) as recording:
         if needs_av(recording.head):
             return _av_length(recording)
         with open_sound_file(recording) as file:
@@ -121,7 +114,7 @@ def probe_audio(audio: Path, *, within: tuple[int, int] | None = None) -> tuple[
 
 def num_channels(audio: Path) -> int:
     """Number of channels of a recording, from its headers; raises AudioError as above."""
-    with _opened(audio, None) as recording:
+    with opened_recording(audio, None) as recording:
         if needs_av(recording.head):
             with recording.open() as raw:
                 return channels_with_av(raw)
@@ -150,45 +143,6 @@ def content_key(waveform: Waveform) -> str:
     """Hash (32 hexadecimal digits) of a waveform rounded to 16 bits, the same for copies in different files."""
     samples = np.clip(np.rint(waveform * np.float32(32_768)), -32_768, 32_767).astype("<i2")
     return hashlib.sha256(samples.tobytes()).hexdigest()[:32]
-
-
-@contextmanager
-def _opened(audio: Path, within: tuple[int, int] | None) -> Iterator[Recording]:
-    """The recording; errors while it is read are raised as AudioError."""
-    recording = Recording(audio, within)
-    try:
-        status = audio.stat()
-        if stat.S_ISDIR(status.st_mode):
-            fail(recording, "is a folder", "give an audio file")
-        if not stat.S_ISREG(status.st_mode):
-            fail(recording, "is not a regular file", "give an audio file")
-        if status.st_size == 0 or (within is not None and within[1] == 0):
-            fail(recording, "is empty (0 bytes)", "fetch it again or remove its row")
-        if within is not None:
-            if status.st_size < sum(within):
-                fail_cut_short(recording, f"{max(0, status.st_size - within[0])} of {within[1]} bytes are there")
-            if within[1] <= HELD_BYTES:
-                with recording.open() as raw:
-                    recording.content = raw.read()
-        with recording.open() as raw:
-            recording.head, fault = raw.read(12), containers.mp4_fault(raw)
-        if fault:
-            fail(recording, f"cannot be decoded ({fault})", convert(recording))
-        yield recording
-    except FileNotFoundError:
-        fail(recording, "no such file", "correct the path")
-    except soundfile.LibsndfileError as error:
-        # libsndfile's messages for an unknown format; that the file exists was checked above.
-        unknown = error.error_string.startswith(("File does not exist", "Format not recognised"))
-        if unknown and audio.suffix.lower() in RAW_SUFFIXES:
-            fail(recording, "is raw audio without a header", convert_headerless(recording))
-        reason = "no audio format is recognised" if unknown else error.error_string
-        fail(recording, f"cannot be decoded ({reason})", convert(recording))
-    except AvError as error:
-        fail(recording, str(error), error.remedy or convert(recording))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        fail(recording, f"cannot be read ({reason})", "check the path and its permissions")
 
 
 def _usual_rate(recording: Recording, rate: int) -> int:

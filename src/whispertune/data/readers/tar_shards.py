@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from whispertune.data.readers.transcript_folder import AUDIO
 from whispertune.data.reading import AS_USUAL, KINDS, TEXT_COLUMNS, Reading
+from whispertune.data.remote import as_path
 from whispertune.data.rows import Row, make_row
 from whispertune.data.text_files import decode_text
 from whispertune.data.utterances import Utterances
@@ -46,7 +47,7 @@ def expand_shards(pattern: str) -> list[Path]:
         raise ManifestError(f"{pattern}: means {total:,} shards; a source may have at most {MOST_SHARDS:,}")
     numbers = [[f"{n:0{len(width)}d}" for n in range(first, last + 1)] for _, width, first, last in ranges]
     joined = ("".join(chain.from_iterable(zip(constants, [*chosen, ""], strict=True))) for chosen in product(*numbers))
-    return [Path(path) for path in joined]
+    return [as_path(path) for path in joined]
 
 
 def add_shard(path: Path, utterances: Utterances, reading: Reading = AS_USUAL) -> None:
@@ -134,7 +135,7 @@ class _Sample:
 def _members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.ExFileObject]]:
     """Yield (number, header, the tar positioned at its content) for each file in a tar."""
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             size, reached = file.seek(0, 2), -1
             for number, member in enumerate(iter(tar.next, None), start=1):
                 tar.members.clear()  # type: ignore[attr-defined] # otherwise it keeps every header
