@@ -11,6 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,19 @@ def commands_page() -> str:
         module = importlib.import_module(f"whispertune.commands.{command}_options")
         options = getattr(module, f"{command.capitalize()}Options")
         first, _, rest = module.DESCRIPTION.partition("\n\n")
-        lines += ["", f"## whispertune {command}", "", first, "", "```text", module.USAGE, "```", "", rest]
+        lines += ["", f"## whispertune {command}", "", first, "", "```text", module.USAGE, "```", "", _fenced(rest)]
         own = None if command != "tune" else Recipe  # tune takes the fields of a recipe as well
         lines += _tables(options, without=own, level=3)
     return "\n".join(lines) + "\n"
+
+
+def _fenced(text: str) -> str:
+    """A description whose indented lines are code."""
+    parts: list[str] = []
+    for indented, lines in groupby(text.split("\n"), key=lambda line: line.startswith(" ")):
+        fence = ["", "```text"], ["```", ""]
+        parts += [*(fence[0] if indented else []), *lines, *(fence[1] if indented else [])]
+    return "\n".join(parts)
 
 
 def _tables(options: type, *, without: type | None = None, level: int = 2) -> Iterator[str]:
