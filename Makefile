@@ -46,6 +46,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Containerfile
 
 # The documents as a site, in site/; any warning is an error. The extra takes 120 MB.
 docs: $(STAMP)

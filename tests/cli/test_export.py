@@ -126,7 +126,10 @@ def test_help(command: Command) -> None:
 def test_refusals(model: Path, tmp_path: Path, refused: Refused) -> None:
     output = tmp_path / "out"
     refused(["export", "--to=ggml", f"--output={output}"], "--model is missing")
-    refused(flags(model, "onnx", output), "to is 'onnx'; it takes huggingface, ctranslate2, ggml, openai or peft")
+    refused(
+        flags(model, "onnx", output),
+        "to is 'onnx'; it takes huggingface, ctranslate2, ggml, openai, peft or hub:USER/NAME",
+    )
     refused(flags(model, "ggml", output, "--quantization=int8"), "quantization is int8; ggml takes float32 or float16")
     refused(flags(model, "huggingface", output, "--quantization=float16"), "huggingface takes float32")
     refused(flags(tmp_path / "absent", "ggml", output), "absent")
