@@ -256,9 +256,8 @@ def open_session(
     if excluded:
         console.print(f"all {len(excluded)} left out are listed in {folder.excluded}")
     require_usable(list(splits.values()), recipe.data)
-    if writing.rules is not None:
-        path = folder.text_changes if processes.is_main else None
-        report_text_changes([splits[name] for name in rewritten], writing, path)
+    if writing.rules is not None and processes.is_main:
+        report_text_changes([splits[name] for name in rewritten], writing, folder.text_changes)
     contents = not folder.state.exists()  # on a resume they have been compared, and changed data is refused
     compared = require_no_leaks(
         list(splits.values()), recipe.data.workers, contents=contents, processes=processes, stop=stop.check

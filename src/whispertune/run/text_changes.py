@@ -21,10 +21,10 @@ WIDTH = 60
 """Characters of a text to print."""
 
 
-def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path | None) -> None:
+def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path) -> None:
     """Print how many transcripts each rule changed, with the first examples, and write all of them to `path`.
 
-    text: with the rules. splits: those whose transcripts were rewritten by them. path: None writes nothing.
+    text: with the rules. splits: those whose transcripts were rewritten by them.
     """
     assert text.rules is not None
     lines: list[str] = []
@@ -48,13 +48,9 @@ def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path 
         )
         for example in examples:
             console.print(f"          {example}")
-    if path is not None:
-        with (
-            replacing_file(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.writelines(lines)
-        console.print(f"text      all {len(lines):,} are listed in {path}; the data itself is never changed")
+    with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(lines)
+    console.print(f"text      all {len(lines):,} are listed in {path}; the data itself is never changed")
 
 
 def _changes(split: Split, text: TextSettings, rules: TextRules) -> Iterator[dict[str, Any]]:

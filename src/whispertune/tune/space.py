@@ -31,7 +31,7 @@ FIXED = {
     "task",
     "device",
 }
-FIXED_SECTIONS = ("data.", "validation.", "search.", "states.", "checkpoint.", "card.", "processes.")
+FIXED_SECTIONS = ("data.", "text.references", "validation.", "search.", "states.", "checkpoint.", "card.", "processes.")
 """Fields that a search cannot compare: data, how they are scored, where and how long states are kept."""
 SYNTAX = "write FIELD=VALUE|VALUE|… or FIELD=LOW..HIGH [log]; see whispertune tune --help"
 
