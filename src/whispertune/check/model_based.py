@@ -42,7 +42,8 @@ class Opinion:
     nll: nats per target token of the transcript, teacher-forced. own_nll: the same for the model's hypothesis. cer: of
     the hypothesis against the transcript, normalised. hypothesis: greedy. support: nats per target token by which the
     audio makes the transcript more likely than silence does. unsupported: share of the tokens, at the beginning or at
-    the end, that the audio does not make more likely.
+    the end, that the audio does not make more likely. contradiction: nats by which the audio makes one token, the end
+    of text too, less likely than silence does; the largest of all tokens.
     """
 
     nll: float
@@ -51,6 +52,7 @@ class Opinion:
     hypothesis: str
     support: float = 0.0
     unsupported: float = 0.0
+    contradiction: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -109,6 +111,7 @@ def ask_model(
                     float(informed.mean()), -found.mean_log_prob, 0.0, transcriber.text(found),
                     float((guessed - informed).mean()),
                     unsupported_share((guessed - informed)[:-1]),  # without the end of text
+                    float((informed - guessed).max()),
                 )
                 for informed, guessed, found in zip(with_audio, without, decoded, strict=True)
             ]  # fmt: skip

@@ -1,4 +1,9 @@
-"""What a model doubts: transcripts that it finds unlikely, beside what it transcribes itself."""
+"""What a model doubts: transcripts with a place that the audio contradicts.
+
+One wrong word in a long sentence hardly changes its likelihood, and a model that mishears many words finds many right
+sentences unlikely. But a token that the audio makes much less likely than silence does is rarely right, and neither is
+an end of text where somebody goes on speaking.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +53,6 @@ def with_doubts(
     )  # fmt: skip
     found = list(segments)
     for place, row, opinion in zip(asked, chosen, opinions, strict=True):
-        suspicions[place] = opinion.suspicion(row.text)
+        suspicions[place] = opinion.contradiction
         found[place] = replace(found[place], hypothesis=opinion.hypothesis or None)
     return found, suspicions
