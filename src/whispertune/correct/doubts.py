@@ -52,7 +52,7 @@ def with_doubts(
         workers=workers, advance=advance,
     )  # fmt: skip
     found = list(segments)
-    for place, row, opinion in zip(asked, chosen, opinions, strict=True):
+    for place, opinion in zip(asked, opinions, strict=True):
         suspicions[place] = opinion.contradiction
         found[place] = replace(found[place], hypothesis=opinion.hypothesis or None)
     return found, suspicions
