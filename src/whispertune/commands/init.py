@@ -212,6 +212,8 @@ def next_steps(found: Survey, corpus: Corpus | None, language: list[str]) -> Ite
         flags = ["--format", "textgrid,srt", *language, "--output", out]
         yield _next("transcribe", "--model", MODEL, str(found.folder), *flags)
         yield f"then correct {out}/*.TextGrid in Praat, or the .srt in any editor, and remove the other kind"
+        page = shlex.join(["whispertune", "correct", "--model", MODEL, str(found.folder), *language])
+        yield f"or do both on a page, the least certain first: {page}"
         yield _next("check", out, "--audio_root", str(found.folder), *language)
         return
     yield f"This could be: {corpus.what}."
