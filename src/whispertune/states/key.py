@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,10 @@ SOURCE = {
 """Read at import, as an upgrade may replace the files during a run."""
 
 
+MOST_FILES = 1 << 16
+"""Files whose size and time, or hash, is remembered; the rows of one usually follow each other."""
+
+
 def encoder_digest(encoder: Encoder) -> str:
     """sha256 of the encoder's heads and tensors: names, types, shapes and bits."""
     digest = hashlib.sha256(f"{encoder.num_heads} heads\n".encode())
@@ -64,10 +69,6 @@ def _file(path: Path, *, content: bool) -> list[Any]:
         return [str(path)]
     found = path.stat()
     return [os.path.abspath(path), found.st_size, found.st_mtime_ns]  # noqa: PTH100 - resolve() follows links
-
-
-def _files(paths: Iterable[Path], *, content: bool) -> dict[Path, list[Any]]:
-    return {path: _file(path, content=content) for path in dict.fromkeys(paths)}
 
 
 def _av_version() -> str | None:
@@ -98,7 +99,7 @@ def store_key(
     Raises:
         OSError: if an audio file is missing.
     """
-    files = _files((u.audio for window in chosen for u in window.utterances), content=content)
+    file = lru_cache(maxsize=MOST_FILES)(partial(_file, content=content))
     described = {
         "format": FORMAT,
         "versions": [
@@ -114,15 +115,6 @@ def store_key(
         "device": device.type,
         "precision": layout.precision.name,
         "frames": dataclasses.asdict(layout.frames),
-        "num_samples": list(layout.num_samples),
-        "batches": list(layout.batches),
-        "windows": [
-            [
-                [[files[u.audio], u.within, u.channel, u.start, u.end] for u in window.utterances],
-                [window.lead, *window.pauses],
-            ]
-            for window in chosen
-        ],
     }
     if augment is not None:
         options = dataclasses.asdict(augment)
@@ -131,8 +123,14 @@ def store_key(
         described |= {
             "augment": options,
             "augmenting": [SOURCE[module] for module in AUGMENTING],
-            "draws": [seed, view, [[window.id, *(u.id for u in window.utterances)] for window in chosen]],
-            "noise": list(_files(noises, content=content).values()),
+            "draws": [seed, view],
+            "noise": [_file(path, content=content) for path in dict.fromkeys(noises)],
         }
     # Ids and paths that are not UTF-8 hold lone surrogates, which JSON escapes.
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest.update(np.asarray(layout.first_rows, np.int64).tobytes())  # where batches begin
+    for window, num_samples in zip(chosen, layout.num_samples, strict=True):  # one by one, as there may be millions
+        spans = [[file(u.audio), u.within, u.channel, u.start, u.end] for u in window.utterances]
+        ids = [] if augment is None else [window.id, *(u.id for u in window.utterances)]
+        digest.update(json.dumps([num_samples, spans, [window.lead, *window.pauses], ids]).encode())
+    return digest.hexdigest()

@@ -267,8 +267,12 @@ def load_mean(path: Path) -> dict[str, Tensor]:
         return {name.removeprefix("mean/"): file.get_tensor(name).clone() for name in names}
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+
 class StopSignal:
-    """SIGTERM and SIGINT ask all processes of the run to stop at the next point where its state is consistent."""
+    """A signal (Slurm's `--signal=USR1` too) asks all processes of the run to stop at the next point where its state is
+    consistent."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -287,10 +291,11 @@ class StopSignal:
 
     def check_together(self) -> None:
         """Raise Interrupted in all processes if any has received a signal; all must call this at the same point."""
-        names = [signal.SIGTERM.name, signal.SIGINT.name]
+        names = [number.name for number in STOPPING]
         counts = self.processes.sum([float(self.received == name) for name in names])
-        self.received = next((name for name, count in zip(names, counts, strict=True) if count), None)
-        if self.received is not None:
+        asked = next((name for name, count in zip(names, counts, strict=True) if count), None)
+        if asked is not None:  # else what came during the sum waits for the next one
+            self.received = asked
             stopped = Interrupted(self.received)
             stopped.met_by_all = True
             raise stopped
@@ -302,7 +307,7 @@ class StopSignal:
         With several processes it does not: a launcher forwards the signal that the terminal has already sent to all,
         and has its own way to end them (torchrun kills after 30 s).
         """
-        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.getsignal(number) for number in STOPPING}
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.received = signal.Signals(number).name
