@@ -5,7 +5,9 @@
 The recordings (10 minutes each, noise) are few; each row is a span of one, with a text of 3 to 20 words. Each start is
 a process of its own, bound to one core, and counts from the command line on: imports and model included. The first
 finds no index, the second that of the first. The start of `train` is all that is done before the first window is
-encoded: the session opened, validation compared with training data, schedule, states and an epoch planned.
+encoded: the session opened, validation compared with training data, schedule, states and an epoch planned. What comes
+after the start is timed apart, in the same process: an epoch's steps dealt to 8 ranks, and which states each rank would
+encode and where they would lie (the layout, its batches, the key of the store).
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import argparse
 import csv
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,10 @@ import soundfile
 
 WORDS = "il numero chiamato non è raggiungibile prego attendere in linea digitare uno per un operatore"
 MINUTES = 10
+NOTES = "notes"
+RANKS = 8
+STEPS = 10_000
+"""Steps of the epoch that are dealt to ranks."""
 
 
 def write_corpus(folder: Path, rows: int, files: int) -> Path:
@@ -61,8 +69,18 @@ def start_training(manifest: Path, model: str, folder: Path) -> None:
     from whispertune.run.run_folder import RunFolder
     from whispertune.run.session import open_session
     from whispertune.run.stages import build_run_schedule
-    from whispertune.training.plan import epoch_plan
+    from whispertune.states.key import store_key
+    from whispertune.training.plan import balance_step, epoch_plan
     from whispertune.training.resume import StopSignal
+
+    began = time.perf_counter()
+
+    def note(what: str) -> None:
+        nonlocal began
+        now, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        with (manifest.parent / NOTES).open("a", encoding="utf-8") as file:
+            file.write(f"| … {what} | {now - began:.1f} | | {peak:.2f} |\n")
+        began = now
 
     recipe = Recipe(
         model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder)
@@ -71,9 +89,18 @@ def start_training(manifest: Path, model: str, folder: Path) -> None:
     run.create()
     session = open_session(recipe, run, StopSignal())
     build_run_schedule(session)
-    plan_states(session)
-    plan = epoch_plan(session.train.num_samples, session.progress.batches, seed=0, epoch=1)
-    print(f"an epoch of {len(plan)} steps")
+    states = plan_states(session)
+    note("start: everything up to the plan of an epoch")
+    num_samples, batches = session.train.num_samples, session.progress.batches
+    plan = epoch_plan(num_samples, batches, seed=0, epoch=1)
+    note(f"an epoch planned ({len(plan):,} steps)")
+    dealt = sum(len(balance_step(step, num_samples, batches.batch_size, RANKS)[0]) for step in islice(plan, STEPS))
+    note(f"{STEPS:,} of its steps dealt to {RANKS} ranks ({dealt:,} micro-batches for the first)")
+    layout = states.train
+    shares = [sum(len(layout.batches[number]) for number in range(rank, len(layout.batches), RANKS)) for rank in (0, 1)]
+    note(f"states dealt to {RANKS} ranks ({len(layout.batches):,} batches, {shares[0]:,} windows for the first)")
+    store_key("", session.train.windows, layout, n_mels=80, device=session.device)
+    note(f"key of a store of {layout.num_bytes / 1e9:,.0f} GB of states")
 
 
 def measured(name: str, command: list[str], core: int) -> None:
@@ -98,6 +125,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--core", type=int, default=0, help="the core that all of it runs on")
+    parser.add_argument("--start-only", action="store_true", help="leave `check` out")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.start is not None:
@@ -113,6 +141,10 @@ def main() -> None:
         print("| | seconds | of one core | peak memory, GB |\n|---|---|---|---|")
         for index in ("no index yet", "second start"):
             measured(f"start of train, {index}", [sys.executable, *train], arguments.core)
+            print((folder / NOTES).read_text(encoding="utf-8"), end="", flush=True)
+            (folder / NOTES).unlink()
+        if arguments.start_only:
+            return
         for entry in (folder / "cache" / "whispertune" / "index").iterdir():
             entry.unlink()
         for index in ("no index yet", "second start"):

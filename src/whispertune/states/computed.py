@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
@@ -173,8 +173,11 @@ def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequen
 class StateSource(Protocol):
     """A source of encoder states; `view` is the number of the augmented copy (the epoch)."""
 
-    def prepare(self, batches: Sequence[Sequence[int]], view: int) -> None:
-        """Announce the next batches of windows, in this order, so that work can start early; changes no result."""
+    def prepare(self, batches: Iterable[Sequence[int]], view: int) -> None:
+        """Announce the next batches of windows, in this order, so that work can start early; changes no result.
+
+        batches: may be gone through several times, and are only as far as work has begun.
+        """
 
     def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
         """States of these windows."""
@@ -192,7 +195,7 @@ class LookAhead:
 
     def __init__(self, begin: Callable[[Batch], Sequence[Future[Any]]]) -> None:
         self._begin = begin
-        self._upcoming: deque[Batch] = deque()
+        self._upcoming: Iterator[Batch] = iter(())
         self._begun: deque[tuple[Batch, Sequence[Future[Any]]]] = deque()
 
     def announce(self, batches: Iterable[Batch]) -> None:
@@ -201,12 +204,11 @@ class LookAhead:
             for future in futures:
                 future.cancel()
         self._begun.clear()
-        self._upcoming = deque(batches)
+        self._upcoming = iter(batches)
         self._look_ahead()
 
     def _look_ahead(self) -> None:
-        while self._upcoming and len(self._begun) < LOOK_AHEAD:
-            batch = self._upcoming.popleft()
+        while len(self._begun) < LOOK_AHEAD and (batch := next(self._upcoming, None)) is not None:
             self._begun.append((batch, self._begin(batch)))
 
     def take(self, batch: Batch) -> Sequence[Future[Any]]:
@@ -237,7 +239,7 @@ class ComputedStates:
         self._trained = trained
         self._ahead = LookAhead(self._begin)
 
-    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+    def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
         """Start computing features of the first of these batches; each `fetch` starts one more."""
         self._ahead.announce((tuple(batch), view) for batch in batches)
 

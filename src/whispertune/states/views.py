@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ class StoredViews:
             self._stores[number] = self._open_view(number)
         return self._stores[number]
 
-    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+    def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
         """Encode this view now, unless it is already stored."""
         self._store(view)
         if self._pool is not None:
@@ -67,7 +67,7 @@ class UpperLayers:
         self._encoder = encoder
         self._num_layers = num_layers
 
-    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+    def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
         self._source.prepare(batches, view)
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
@@ -83,7 +83,7 @@ class SideBySide:
     def __init__(self, sources: Sequence[StateSource]) -> None:
         self._sources = sources
 
-    def prepare(self, batches: Sequence[Sequence[int]], view: int = 0) -> None:
+    def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
         for source in self._sources:
             source.prepare(batches, view)
 

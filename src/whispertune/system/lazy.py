@@ -1,8 +1,8 @@
-"""Lists of a million entries that are computed on access."""
+"""Lists of millions of entries that are computed on access."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -35,3 +35,13 @@ class Lazy(Sequence[T]):
         return len(self) == len(other) and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Anew(Iterable[T]):
+    """What `start` yields, computed anew each time it is gone through."""
+
+    def __init__(self, start: Callable[[], Iterator[T]]) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[T]:
+        return self._start()

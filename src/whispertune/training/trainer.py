@@ -15,6 +15,7 @@ from whispertune.errors import Interrupted, ProcessLost, Stopped, StorageError, 
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
 from whispertune.system.console import Advance, console, progress_bar
+from whispertune.system.lazy import Anew
 from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.precision import exact_dtype, send
 from whispertune.system.processes import ALONE, Processes
@@ -153,7 +154,8 @@ class Trainer:
 
     def _announce(self, plan: Sequence[Step]) -> None:
         """Name the micro-batches that are left in the epoch, whose states may then be fetched ahead."""
-        left = [batch for step in plan[self.progress.position :] for batch in self._own_share(step)]
+        steps = range(self.progress.position, len(plan))
+        left = Anew(lambda: (batch for step in steps for batch in self._own_share(plan[step])))
         self.data.states.prepare(left, self.progress.epoch)
 
     def _run_step(self, plan: Sequence[Step], advance: Advance) -> None:
