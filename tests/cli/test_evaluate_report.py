@@ -161,8 +161,27 @@ def test_sources_and_a_glossary(workspace: Workspace, command: Command, tmp_path
     assert summary["glossary"]["occurrences"] == summary["baseline"]["glossary"]["occurrences"] >= 1
     assert "occurrences recognised, recall" in outcome.out
     assert "1 of its 2 terms occur in no transcript" in outcome.out
+    boosted = command(
+        [*workspace.evaluate(*pooled[:1], "--beam_size=2"), f"--glossary={glossary}", "--glossary_boost=1"]
+    )
+    assert boosted.status == 0, boosted.err
+    assert "beam 2" in boosted.out
     refused = command(workspace.evaluate(f"--glossary={tmp_path / 'absent.txt'}"))
     assert (refused.status, "absent.txt" in refused.error, "decoding" in refused.err) == (2, True, False)
+
+
+def test_a_glossary_that_nothing_would_use_is_refused(workspace: Workspace, command: Command, tmp_path: Path) -> None:
+    """Before any training or transcribing, which it would be too late after."""
+    glossary = tmp_path / "names.txt"
+    glossary.write_text("Torino\n", "utf-8")
+    absent = tmp_path / "absent.txt"
+    for arguments, what in (
+        (workspace.train(f"--search.glossary={glossary}"), "search.glossary"),
+        (workspace.train(f"--search.glossary={absent}", "--search.glossary_boost=1"), "absent.txt"),
+        (["transcribe", f"--model={workspace.model}", f"--glossary={glossary}", "x.wav"], "glossary"),
+    ):
+        outcome = command(arguments)
+        assert (outcome.status, what in outcome.error, "training" in outcome.err) == (2, True, False), outcome.err
 
 
 def test_a_baseline_that_lacks_the_language_is_refused_before_anything_is_decoded(

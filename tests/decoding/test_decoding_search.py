@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from glossary_reference import Words, boost_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_whisper import random_whisper, ready_to_search, small_config
@@ -194,24 +195,34 @@ def test_without_the_rules_they_would() -> None:
 
 
 def reference_beam(
-    decoder: torch.nn.Module, states: EncoderStates, max_tokens: int, beam_size: int, length_penalty: float
-) -> Hypothesis:
-    """The search that beam.py documents, one utterance, no cache."""
+    decoder: torch.nn.Module, states: EncoderStates, max_tokens: int, beam_size: int, length_penalty: float,
+    words: Words = (), boost: float = 0.0,
+) -> Hypothesis:  # fmt: skip
+    """The search that beam.py documents, one utterance, no cache. words: of a glossary."""
+
+    def own(score: float, tokens: tuple[int, ...]) -> float:
+        return score - boost_of(tokens, words, boost)
+
     running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: list[tuple[float, Hypothesis]] = []
     while True:
         candidates = []
         for score, tokens in running:
             log_probs = next_log_probs(decoder, states, tokens).tolist()
-            candidates += [(score + value, tokens, token) for token, value in enumerate(log_probs)]
+            before = own(score, tokens)
+            candidates += [
+                (before + value + boost_of((*tokens, token), words, boost), tokens, token)
+                for token, value in enumerate(log_probs)
+            ]
         candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * beam_size]
         num_tokens = len(running[0][1]) + 1
         for score, tokens, token in candidates[:beam_size]:
             if token == EOT:
-                finished.append((score / num_tokens**length_penalty, Hypothesis(tokens, score)))
+                ended = Hypothesis(tokens, own(score, (*tokens, EOT)))
+                finished.append((score / num_tokens**length_penalty, ended))
         if num_tokens > max_tokens:
             for score, tokens in [] if finished else running:
-                cut = Hypothesis(tokens, score, ended=False)
+                cut = Hypothesis(tokens, own(score, tokens), ended=False)
                 finished.append((score / max(1, len(tokens)) ** length_penalty, cut))
             return max(finished, key=lambda f: f[0])[1]
         running = [(score, (*tokens, token)) for score, tokens, token in candidates if token != EOT][:beam_size]

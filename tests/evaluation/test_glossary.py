@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whispertune.data.glossary import read_glossary
 from whispertune.errors import UserError
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.glossary import TermCount, count_terms, read_glossary
+from whispertune.evaluation.glossary import TermCount, count_terms
 from whispertune.evaluation.groups import by_group, groups_summary, mean_rate, source_names
 
 
@@ -73,7 +74,7 @@ def test_a_glossary_is_read_by_line(tmp_path: Path) -> None:
     file.write_text("\ufeff# people\nMaria  Rossi\n\nTorino\nTorino\n", encoding="utf-8")
     assert read_glossary(str(file)) == ["Maria Rossi", "Torino"]
     file.write_text("# nobody\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"names\.txt has no terms"):
+    with pytest.raises(UserError, match=r"names\.txt has no words"):
         read_glossary(str(file))
     with pytest.raises(UserError, match=r"missing\.txt"):
         read_glossary(str(tmp_path / "missing.txt"))

@@ -12,6 +12,7 @@ from whispertune.checkpoints.generation import own_language
 from whispertune.commands.evaluate_options import EvaluateOptions
 from whispertune.commands.evaluate_report import comparison_summary, error_summary, print_report
 from whispertune.commands.launched import share_out
+from whispertune.data.glossary import read_glossary
 from whispertune.data.marked import read_marked
 from whispertune.data.sources import read_rows
 from whispertune.dataset.exclusions import excluded_summary
@@ -22,7 +23,6 @@ from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
-from whispertune.evaluation.glossary import read_glossary
 from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.evaluation.probes.report import Probes, probe_tables
@@ -47,7 +47,7 @@ def _evaluate(options: EvaluateOptions, processes: Processes) -> int:
     output = None if options.output is None else Path(options.output)
     if output is not None:
         processes.from_main(lambda: make_writable(output))
-    glossary = None if options.glossary is None else read_glossary(options.glossary)
+    glossary = None if options.search.glossary is None else read_glossary(options.search.glossary)
     keep_freed_memory()
     baseline: Evaluation | None = None
     if options.baseline is not None:  # one that cannot be used fails before anything is decoded

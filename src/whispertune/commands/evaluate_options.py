@@ -40,10 +40,6 @@ class EvaluateOptions(DeviceOptions, ModelOptions):
     """Another model to decode in the same way, usually the one before fine-tuning. The difference is reported with its
     interval (matched pairs)."""
 
-    glossary: str | None = None
-    """Text file of words and phrases that matter, one a line: names, places, products. Their recall is reported (how
-    many of their occurrences were recognised), and how often each was written where it was not said."""
-
     timestamps: bool = False
     """Decode the clips once more, stitched together and with timestamps: report how many outputs have valid ones
     (monotonic, paired, inside the audio), and how far they are from the clips' boundaries."""

@@ -238,11 +238,13 @@ def _require_same_inputs(session: Session) -> None:
 
 
 def _digests(session: Session) -> dict[str, str]:
-    """sha256 of the model, of its settings, of what each split was read from, of marked rows and replacements."""
+    """sha256 of the model, of its settings, of what each split was read from, and of the lists that a recipe names."""
     splits = {split.name: split.fingerprint for split in session.splits}
     checkpoint, exclude = session.ready.checkpoint, session.recipe.data.exclude
     replacements = session.recipe.text.replacements
-    lists = {EXCLUDE: exclude, "text.replacements": replacements}
+    lists = {
+        EXCLUDE: exclude, "text.replacements": replacements, "search.glossary": session.recipe.search.glossary,
+    }  # fmt: skip
     read = {name: content_sha256(as_path(path)) for name, path in lists.items() if path is not None}
     return {"model": checkpoint.digest, SETTINGS: checkpoint.settings_digest(), **splits, **read}
 

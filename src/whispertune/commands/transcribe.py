@@ -15,6 +15,7 @@ from whispertune.commands.launched import share_out
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
+from whispertune.data.glossary import read_glossary
 from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf
 from whispertune.decoding.channels import channel_names, on_one_time_line
 from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
@@ -142,6 +143,8 @@ def _prepare(job: _Job, options: TranscribeOptions, output: Path | None, known: 
 
 def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | None, processes: Processes) -> None:
     """Transcribe and write; each process its share of the batches."""
+    if options.search.glossary is not None:
+        read_glossary(options.search.glossary)
     device = processes.device or resolve_device(options.device)
     ready = loaded(options, device)
     long_form, origin = long_form_of(ready, options)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from whispertune.decoding.options import (
     FORMATS,
+    UNUSED_GLOSSARY,
     FallbackOptions,
     LongFormOptions,
     SubtitleOptions,
@@ -81,6 +82,8 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
 
     def check(self) -> None:
         super().check()
+        if self.search.glossary is not None and not self.search.glossary_boost:
+            raise RecipeError(UNUSED_GLOSSARY, field="glossary")
         if self.channel_names is not None and self.channels == "mix":
             raise RecipeError("is given, but the channels are mixed: add --channels separate", field="channel_names")
         if self.subtitles.max_words is not None and not self.windows.word_timestamps:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from whispertune.decoding.glossary import GlossaryBoost
 from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, to_lists
 from whispertune.decoding.timestamps import TimestampRules
@@ -16,15 +17,22 @@ from whispertune.system.precision import send
 
 @dataclass(slots=True)
 class _Beams:
-    """One utterance's search: running token lists with their log-probabilities, and the best finished ones."""
+    """One utterance's search: running token lists with their log-probabilities, and the best finished ones.
+
+    log_probs: with what the words of a glossary add to them, which is `boosts`; states: what is written of such words.
+    """
 
     row: int
     tokens: list[list[int]]
     log_probs: list[float]
+    boosts: list[float]
+    states: list[int]
     finished: list[tuple[float, Hypothesis]] = field(default_factory=list)
 
-    def finish(self, hypothesis: Hypothesis, num_tokens: int, length_penalty: float, num_finished: int) -> None:
-        score = hypothesis.log_prob / num_tokens**length_penalty
+    def finish(
+        self, hypothesis: Hypothesis, boost: float, num_tokens: int, length_penalty: float, num_finished: int
+    ) -> None:
+        score = (hypothesis.log_prob + boost) / num_tokens**length_penalty
         self.finished.append((score, replace(hypothesis, score=score)))
         self.finished.sort(key=lambda entry: -entry[0])
         del self.finished[num_finished:]
@@ -46,13 +54,15 @@ def beam_search(
     length_penalty: float = 1.0,
     patience: float = 1.0,
     timestamps: TimestampRules | None = None,
+    glossary: GlossaryBoost | None = None,
 ) -> list[Hypothesis]:
     """The best hypothesis of each of U windows, with the others that ended as its `alternatives`.
 
     Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
     best continuations are taken; those among the first beam_size that end are kept as finished, the best
     others run on, until none can pass the worst of beam_size finished ones: as `transformers` does without
-    early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended).
+    early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended). A glossary's words are
+    ranked higher; log-probabilities of hypotheses are without that.
     Arguments otherwise as in `greedy_search`.
     """
     device = prefilled.hidden.device
@@ -63,12 +73,14 @@ def beam_search(
     history = None if timestamps is None else timestamps.start(len(max_tokens), device)
     if history is not None:
         log_probs = history.restrict(log_probs)
-    searches = [_Beams(row, [[]], [0.0]) for row in range(len(max_tokens))]
+    searches = [_Beams(row, [[]], [0.0], [0.0], [0]) for row in range(len(max_tokens))]
     results: dict[int, Hypothesis] = {}
     vocab_size = log_probs.shape[-1]
     while True:
         running = send(torch.tensor([search.log_probs for search in searches]), device)
         beams = running.shape[1]
+        if glossary is not None:
+            log_probs = glossary.boosted(log_probs, [state for search in searches for state in search.states])
         totals = (running.flatten()[:, None] + log_probs).view(len(searches), beams * vocab_size)
         top, flat = totals.topk(num_candidates, dim=-1)
         source_rows: list[int] = []
@@ -76,31 +88,37 @@ def beam_search(
         staying: list[int] = []
         for position, (search, scores, choices) in enumerate(zip(searches, *to_lists(top, flat), strict=True)):
             num_tokens = len(search.tokens[0]) + 1
-            next_beams: list[tuple[int, int, float]] = []
+            next_beams: list[tuple[int, int, float, float, int]] = []
             for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):
                 beam, token = divmod(choice, vocab_size)
+                boost, state = search.boosts[beam], 0
+                if glossary is not None:
+                    state, added = glossary.after(search.states[beam], token)
+                    boost += added
                 if token == eot:
                     if rank < beam_size and score > -torch.inf:
-                        ended = Hypothesis(tuple(search.tokens[beam]), score)
-                        search.finish(ended, num_tokens, length_penalty, num_finished)
+                        ended = Hypothesis(tuple(search.tokens[beam]), score - boost)
+                        search.finish(ended, boost, num_tokens, length_penalty, num_finished)
                 elif len(next_beams) < beam_size:
-                    next_beams.append((beam, token, score))
+                    next_beams.append((beam, token, score, boost, state))
             at_limit = num_tokens > max_tokens[search.row]
             # A beam that never ends is usually caught in a loop, whose length-normalised score beats any real
             # hypothesis. So the beams as they are, without the token that no longer fits, count only if none has ended.
             if at_limit and not search.finished:
-                for tokens, log_prob in zip(search.tokens, search.log_probs, strict=True):
-                    cut = Hypothesis(tuple(tokens), log_prob, ended=False)
-                    search.finish(cut, max(1, len(tokens)), length_penalty, num_finished)
-            search.tokens = [[*search.tokens[beam], token] for beam, token, _ in next_beams]
-            search.log_probs = [score for _, _, score in next_beams]
+                for tokens, log_prob, boost in zip(search.tokens, search.log_probs, search.boosts, strict=True):
+                    cut = Hypothesis(tuple(tokens), log_prob - boost, ended=False)
+                    search.finish(cut, boost, max(1, len(tokens)), length_penalty, num_finished)
+            search.tokens = [[*search.tokens[beam], token] for beam, token, *_ in next_beams]
+            search.log_probs = [score for _, _, score, _, _ in next_beams]
+            search.boosts = [boost for *_, boost, _ in next_beams]
+            search.states = [state for *_, state in next_beams]
             if at_limit or not search.can_improve(num_tokens, length_penalty, num_finished):
                 best, *others = (hypothesis for _, hypothesis in search.finished)
                 results[search.row] = replace(best, alternatives=tuple(others))
                 continue
             staying.append(position)
-            source_rows += [position * beams + beam for beam, _, _ in next_beams]
-            next_tokens += [token for _, token, _ in next_beams]
+            source_rows += [position * beams + beam for beam, *_ in next_beams]
+            next_tokens += [token for _, token, *_ in next_beams]
         if not staying:
             return [results[row] for row in range(len(max_tokens))]
         kept = torch.tensor(staying) if len(staying) < len(searches) else None

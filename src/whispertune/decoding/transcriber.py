@@ -14,6 +14,7 @@ from itertools import chain
 import numpy as np
 
 from whispertune.decoding.beam import beam_search
+from whispertune.decoding.glossary import load_glossary
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import SearchOptions
@@ -166,9 +167,11 @@ class Transcriber:
         arguments = (model.whisper.decoder, prefilled, model.rules, model.tokenizer.eot, max_tokens)
         if search.beam_size == 1:
             return greedy_search(*arguments, cut_loops=self.cut_loops, timestamps=self.timestamps)
+        boost, glossary = search.glossary_boost, search.glossary
         return beam_search(
             *arguments, beam_size=search.beam_size, length_penalty=search.length_penalty, patience=search.patience,
             timestamps=self.timestamps,
+            glossary=load_glossary(glossary, boost, model.tokenizer) if boost and glossary is not None else None,
         )  # fmt: skip
 
     def text(self, hypothesis: Hypothesis) -> str:

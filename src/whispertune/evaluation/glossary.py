@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
 
-from whispertune.data.readers.manifest import opened_text
-from whispertune.errors import RecipeError
 from whispertune.evaluation.error_rates import CorpusScore
 from whispertune.evaluation.significance import bootstrap_interval
 from whispertune.text.normalizer import normalizer_for
@@ -73,20 +70,6 @@ class GlossaryRecall:
                 for c in self.terms
             ],
         }
-
-
-def read_glossary(path: str) -> list[str]:
-    """The terms of a text file, one a line; empty lines, and lines that begin with #, are ignored.
-
-    Raises:
-        UserError: if it cannot be read as text, or has no terms.
-    """
-    with opened_text(Path(path)) as file:
-        lines = [" ".join(line.split()) for line in file]
-    terms = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not terms:
-        raise RecipeError(f"{path} has no terms; write one word or phrase a line", field="glossary")
-    return terms
 
 
 def count_terms(terms: Sequence[str], score: CorpusScore, languages: Sequence[str]) -> GlossaryRecall:

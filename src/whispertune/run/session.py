@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from whispertune.augment.pipeline import WaveformAugmenter, spec_mask
+from whispertune.data.glossary import read_glossary
 from whispertune.data.marked import MarkedRows, read_marked
 from whispertune.data.sources import read_rows, require_sources
 from whispertune.dataset.exclusions import excluded_summary
@@ -236,6 +237,8 @@ def open_session(
         if (borrowed := text.token_for(language)) != language:
             console.print(f"language  {language}, under the token of {language_name(borrowed)}")
     marked = read_marked(recipe.data.exclude) if recipe.data.exclude else None
+    if recipe.search.glossary is not None:  # the final test comes too late to find out that it cannot be read
+        read_glossary(recipe.search.glossary)
     writing = dataclasses.replace(text, rules=read_rules(recipe.text))
     rewritten = [*manifests, *recipe.also_tests] if recipe.text.references else ["train"]
     splits = {
