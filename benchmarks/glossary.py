@@ -5,7 +5,7 @@
 
 The glossary of each language holds the words of its test that its training text lacks (--letters or longer), as a user
 would list the names that calls are about, and as many words of valid that the test does not contain. Decoded with beam
-search, thinned. An utterance's errors count up to its number of words, as one that repeats itself would otherwise decide.
+search, thinned. An utterance's errors count up to its number of words, as one loop would otherwise decide.
 Intervals are bootstraps over utterances; differences are tested by matched pairs.
 """
 

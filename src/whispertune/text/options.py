@@ -53,4 +53,6 @@ class TextOptions(Options):
 
     def check(self) -> None:
         if self.references and not self.changes_text:
-            raise RecipeError("is true, but no rule of text.* changes anything; give one, such as text.case lower", field="references")
+            raise RecipeError(
+                "is true, but no rule of text.* changes anything; give one, such as text.case lower", field="references"
+            )
