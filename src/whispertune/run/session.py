@@ -207,10 +207,8 @@ def open_session(
     language_flags = [] if recipe.language is None else ["--language", recipe.language]
     require_divided(recipe.train, recipe.valid, recipe.test, language_flags, recipe.data.reading)
     manifests = {name: getattr(recipe, name) for name in ("train", "valid", "test") if getattr(recipe, name)}
-    for name, manifest in manifests.items():
+    for name, manifest in (manifests | {f"also_test {name}": path for name, path in recipe.also_tests.items()}).items():
         require_sources(name, manifest)
-    for name, manifest in recipe.also_tests.items():
-        require_sources(f"also_test {name}", manifest)
     if progress is None:
         progress = Progress(BatchPlan(recipe.batch_size, recipe.accumulation * processes.world_size))
     augmenter = WaveformAugmenter(recipe.augment) if recipe.augment.enabled else None
