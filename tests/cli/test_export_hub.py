@@ -221,6 +221,8 @@ def test_one_line_for_each_failure(
 def test_what_others_own_is_kept(model: Path, hub: StandIn, refused: Refused) -> None:
     hub.repositories["me/mine"] = Repository(private=False)
     refused(flags(model), "exists and is public; add --public")
+    hub.repositories["me/mine"] = Repository(private=True)
+    refused(flags(model, "--public"), "exists and is private; leave out --public")
     theirs = {".gitattributes": b"", "README.md": b"", "pytorch_model.bin": b"theirs"}
     hub.repositories["me/mine"] = Repository(private=True, files=dict(theirs))
     refused(flags(model), "holds something other than an export (pytorch_model.bin)")

@@ -22,7 +22,7 @@ def check_repository(repository: str, public: bool, mark: str) -> frozenset[str]
 
     Raises:
         RecipeError: if there is no valid token, if it may not write, or if an existing repository is public though
-            public is False, or holds something other than an export.
+            public is False (or the other way round), or holds something other than an export.
         ExportError: if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
@@ -47,6 +47,8 @@ def check_repository(repository: str, public: bool, mark: str) -> frozenset[str]
             return None
     if not found.private and not public:
         raise _refused(repository, "exists and is public; add --public to upload there, or choose another name")
+    if found.private and public:
+        raise _refused(repository, "exists and is private; leave out --public, or make it public in its settings there")
     files = frozenset(file.rfilename for file in found.siblings or [])
     strange = sorted(files.difference(_HARMLESS))
     if strange and mark not in files:
