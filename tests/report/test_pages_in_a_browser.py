@@ -9,7 +9,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import report_samples
@@ -78,6 +78,27 @@ def test_the_page_of_check(browser: Browser, file: Path, tmp_path: Path) -> None
         page = opened(browser, tmp_path / "check.html", width)
         page.click("a[href='#marked']")
         assert page.locator("#marked").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_axe_finds_no_serious_fault(
+    browser: Browser, file: Path, seeds: list[Path], tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    compared = tmp_path / "compared.html"
+    compared.write_text(compare([read_run(path) for path in seeds]).page(), encoding="utf-8")
+    rows = next(file.parent.parent.glob("rows-*.csv"))
+    cli.main(["check", str(rows), "--language=it", f"--output={tmp_path}"])
+    for path in (file, compared, tmp_path / "check.html"):
+        for width in (400, 1280):
+            page = opened(browser, path, width)
+            page.emulate_media(color_scheme=scheme)
+            found = [
+                (fault["impact"], fault["id"], fault["nodes"][0]["html"][:200], fault["nodes"][0]["failureSummary"])
+                for fault in axe.run(page).response["violations"]
+                if fault["impact"] in ("serious", "critical")
+            ]
+            assert found == [], path.name
 
 
 def test_search_and_order(browser: Browser, file: Path) -> None:
