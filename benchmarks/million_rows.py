@@ -22,6 +22,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -62,8 +63,9 @@ def write_valid(folder: Path, rows: int = 100) -> None:
     (folder / "valid.csv").write_text("\n".join(["id,audio,text,start,end", *lines]) + "\n", encoding="utf-8")
 
 
-def start_training(manifest: Path, model: str, folder: Path) -> None:
+def start_training(manifest: Path, model: str, folder: Path, stitched: float | Literal["auto"]) -> None:
     """Everything that `train` does before it computes."""
+    from whispertune.dataset.options import WindowOptions
     from whispertune.run.encoder_states import plan_states
     from whispertune.run.recipe import Recipe
     from whispertune.run.run_folder import RunFolder
@@ -83,8 +85,9 @@ def start_training(manifest: Path, model: str, folder: Path) -> None:
         began = now
 
     recipe = Recipe(
-        model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder)
-    )
+        model=model, train=str(manifest), valid=str(manifest.with_name("valid.csv")), language="it", output=str(folder),
+        windows=WindowOptions(stitched_share=stitched),
+    )  # fmt: skip
     run = RunFolder(folder)
     run.create()
     session = open_session(recipe, run, StopSignal())
@@ -125,11 +128,13 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--core", type=int, default=0, help="the core that all of it runs on")
+    parser.add_argument("--stitched_share", default="auto", help="windows.stitched_share: 0 as for a corpus of clips")
     parser.add_argument("--start-only", action="store_true", help="leave `check` out")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    share = "auto" if arguments.stitched_share == "auto" else float(arguments.stitched_share)
     if arguments.start is not None:
-        start_training(arguments.start, arguments.model, arguments.start.parent / f"run-{os.getpid()}")
+        start_training(arguments.start, arguments.model, arguments.start.parent / f"run-{os.getpid()}", share)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -138,6 +143,7 @@ def main() -> None:
         write_valid(folder)
         check = ["-m", "whispertune", "check", str(manifest), "--language", "it", "--no-audio"]
         train = [__file__, "--start", str(manifest), "--model", arguments.model]
+        train += ["--stitched_share", arguments.stitched_share]
         print("| | seconds | of one core | peak memory, GB |\n|---|---|---|---|")
         for index in ("no index yet", "second start"):
             measured(f"start of train, {index}", [sys.executable, *train], arguments.core)

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from whispertune.states.computed import (
 )
 from whispertune.states.stored import StoredStates
 from whispertune.states.views import StoredViews
+from whispertune.system.lazy import Anew
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))
 from random_whisper import random_whisper
@@ -135,7 +137,7 @@ def test_no_more_is_prepared_than_a_few_batches() -> None:
         return [features(0)]
 
     source = ComputedStates(ENCODER, rows, workers=1)
-    source.prepare([[i] for i in range(50)], 0)
+    source.prepare(Anew(lambda: ([i] for i in count())), 0)  # without an end: no list is made of it
     source.fetch([0], 0)
     source._pool.shutdown()
     assert len(prefilled) == 1 + LOOK_AHEAD

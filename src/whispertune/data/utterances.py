@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -335,15 +335,15 @@ class Utterances(Sequence[Utterance]):
         }
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, npt.NDArray[Any]]) -> Utterances:
-        """Utterances from `columns`."""
+    def from_columns(cls, columns: dict[str, npt.NDArray[Any]]) -> Utterances:
+        """Utterances from `columns`, each of which is taken out as it is copied: together they may take a gigabyte."""
         made = cls()
-        made._texts = bytearray(columns["texts"].data)
+        made._texts = bytearray(columns.pop("texts").data)
         for name, numbers in (
             ("text_ends", made._text_ends), ("kinds", made._kinds), ("starts", made._starts),
             ("ends", made._ends), ("rows", made._rows),
         ):  # fmt: skip
-            numbers.frombytes(columns[name].tobytes())
+            numbers.frombytes(columns.pop(name).tobytes())
         for kind in json.loads(columns["shared"].tobytes()):
             made._number(Shared(*kind))
         made._places = {index: (first, size) for index, first, size in columns["places"].tolist()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -164,7 +165,7 @@ def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequen
     """Group windows for encoding, longest first; depends only on their lengths (samples) and the options."""
     num_frames = count_frames(num_samples, frames)
     order = np.argsort(-num_frames, kind="stable")
-    longest_first, begins = num_frames[order], [0]
+    longest_first, begins = num_frames[order], array("q", [0])
     while begins[-1] < len(order):
         begins.append(min(begins[-1] + max(1, BATCH_FRAMES // int(longest_first[begins[-1]])), len(order)))
     return Lazy(len(begins) - 1, lambda number: order[begins[number] : begins[number + 1]].tolist())

@@ -53,7 +53,7 @@ class StateLayout:
         begin[order] = ends - num_frames[order]
         self.num_frames, self.begin = array("i", num_frames.tobytes()), array("q", begin.tobytes())
         self.num_rows = int(ends[-1]) if len(ends) else 0
-        self.first_rows: list[int] = [self.begin[batch[0]] for batch in self.batches]
+        self.first_rows = array("q", (self.begin[batch[0]] for batch in self.batches))
 
     def selection(self, index: int) -> FrameSelection:
         """The kept frames of a window."""
