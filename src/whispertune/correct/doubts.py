@@ -2,7 +2,8 @@
 
 One wrong word in a long sentence hardly changes its likelihood, and a model that mishears many words finds many right
 sentences unlikely. But a token that the audio makes much less likely than silence does is rarely right, and neither is
-an end of text where somebody goes on speaking.
+an end of text where somebody goes on speaking. The other text of a short clip may hold no such token; there, that the model
+transcribes something else with more confidence says more (`Opinion.suspicion`), so both are added.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def with_doubts(
         workers=workers, advance=advance,
     )  # fmt: skip
     found = list(segments)
-    for place, opinion in zip(asked, opinions, strict=True):
-        suspicions[place] = opinion.contradiction
+    for place, row, opinion in zip(asked, chosen, opinions, strict=True):
+        suspicions[place] = opinion.contradiction + opinion.suspicion(row.text)
         found[place] = replace(found[place], hypothesis=opinion.hypothesis or None)
     return found, suspicions
