@@ -2,8 +2,8 @@
 
 One wrong word in a long sentence hardly changes its likelihood, and a model that mishears many words finds many right
 sentences unlikely. But a token that the audio makes much less likely than silence does is rarely right, and neither is
-an end of text where somebody goes on speaking. The other text of a short clip may hold no such token; there, that the model
-transcribes something else with more confidence says more (`Opinion.suspicion`), so both are added.
+an end of text where somebody goes on speaking. The other text of a short clip may hold no such token; there it says
+more that the model transcribes something else with more confidence. So all three are added, in nats.
 """
 
 from __future__ import annotations
@@ -54,6 +54,6 @@ def with_doubts(
     )  # fmt: skip
     found = list(segments)
     for place, row, opinion in zip(asked, chosen, opinions, strict=True):
-        suspicions[place] = opinion.contradiction + opinion.suspicion(row.text)
+        suspicions[place] = opinion.contradiction + max(0.0, opinion.gap) + opinion.suspicion(row.text)
         found[place] = replace(found[place], hypothesis=opinion.hypothesis or None)
     return found, suspicions
