@@ -23,6 +23,7 @@ COMMANDS = {
     "correct": "correct transcripts on a page, those most likely wrong first",
     "report": "show a run, or compare several: a page, plots, tables",
     "check": "check data before you spend compute on it",
+    "align": "find the times of a plain text in long recordings",
     "tune": "search for the settings that give the best model",
     "split": "divide a corpus into train, valid and test that leak nothing",
     "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper, or upload it",

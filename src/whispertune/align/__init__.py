@@ -1,0 +1,1 @@
+"""Recordings with the text of what is said in them, but no times -> utterances."""
