@@ -418,7 +418,7 @@ def test_traceback_on_demand(workspace: Workspace) -> None:
 def test_unknown_command(command: Command) -> None:
     outcome = command(["trian", "--epochs=3"])
     assert outcome.status == 2
-    known = "init, train, resume, evaluate, transcribe, report, check, align, tune, split, export"
+    known = "init, train, resume, evaluate, transcribe, correct, report, check, align, tune, split, export"
     assert outcome.error == f"error: unknown command 'trian'; choose from {known}"
     outcome = command([])
     assert outcome.status == 2
