@@ -32,12 +32,22 @@ def test_pauses_are_found_in_silence_and_in_noise(noise: float) -> None:
     np.testing.assert_allclose(levels, frame_levels([waveform]), atol=1e-4)
     found = find_pauses(levels)
     np.testing.assert_allclose(found.starts, [0, 1.7, 4.4, 9.5], atol=0.011)
-    np.testing.assert_allclose(found.ends, [0.5, 2.1, 6.0, 10], atol=0.011)
+    np.testing.assert_allclose(found.ends, [0.5, 2.1, 6.0, np.inf], atol=0.011)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "sound"),
+    [(0.0, 0.9, 0.7), (1.6, 2.0, 1.65), (1.8, 2.0, 1.695), (1.95, 2.05, 2.105), (4.5, 9.0, 7.5), (9.7, 9.9, 9.495)],
+)
+def test_where_a_word_sounds(start: float, end: float, sound: float) -> None:
+    """Its times may stretch into a pause before or after it, or lie in one."""
+    assert find_pauses(frame_levels([recording(0)])).sound_in(start, end) == pytest.approx(sound, abs=0.012)
 
 
 def test_a_recording_without_a_pause_or_without_a_sound() -> None:
     loud = find_pauses(frame_levels([np.full(16_000, 0.1, np.float32)]))
     assert len(loud.starts) == 0
+    assert loud.sound_in(0.2, 0.4) == pytest.approx(0.3)
     assert loud.begin_of(0.5, 0) is None
     assert loud.end_of(0.5, 1) is None
     assert len(find_pauses(frame_levels([])).starts) == 0
@@ -52,10 +62,11 @@ def test_pieces_begin_and_end_in_pauses() -> None:
         Word(7.0, 9.0, " e", 0.9), Word(9.6, 9.8, " ora", 0.9), Word(0.3, 0.8, " qui", 0.9),
     ]  # fmt: skip
     audios = [audio] * 7 + [other]
-    found = [Found(0, 2, 1.0), None, Found(2, 3, 0.9), Found(3, 4, 0.8), Found(5, 6, 0.7), Found(6, 8, 0.5)]
+    found = [Found(0, 2, 1.0), None, Found(2, 3, 0.9), Found(3, 4, 0.8), Found(5, 6, 0.7)]
     pieces = cut_pieces(found, words, audios, pauses)
-    assert [piece.sentence for piece in pieces] == [0, 2, 3, 4]  # the last is of two recordings
+    assert [piece.sentence for piece in pieces] == [0, 2, 3, 4]
     assert [piece.heard for piece in pieces] == [" Sì no", " forse", " mai", " e"]
+    assert cut_pieces([Found(6, 8, 0.5)], words, audios, pauses) == []  # of two recordings
     expected = [(0.5, 1.7), (2.1, 3.05), (3.05, 4.4), (6.0, 9.5)]
     for piece, (start, end) in zip(pieces, expected, strict=True):
         assert start - KEPT_PAUSE - 0.02 <= piece.start <= start + 0.02

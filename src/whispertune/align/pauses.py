@@ -19,6 +19,8 @@ ABOVE_NOISE = 6.0
 """dB: a frame is silent if it is this far below its block's loud ones, or no further than this above its quiet ones."""
 SHORTEST_PAUSE = 0.2
 """Seconds; the closure of a plosive is shorter."""
+INTO = 0.005
+"""Seconds: half a frame."""
 KEPT_PAUSE = 0.1
 """Seconds of a pause that stay with the speech beside it, at most half of the pause."""
 
@@ -43,6 +45,20 @@ class Pauses:
     starts: npt.NDArray[np.float64]
     ends: npt.NDArray[np.float64]
 
+    def sound_in(self, start: float, end: float) -> float:
+        """A time at which there is sound in a span (seconds): in the middle of its longest stretch without a pause, or,
+        if all of it is one, in the nearest sound."""
+        begins = np.concatenate([[0.0], self.ends])
+        finishes = np.concatenate([self.starts, [np.inf]])
+        real = finishes > begins
+        begins, finishes = begins[real], finishes[real]
+        inside = np.minimum(finishes, end) - np.maximum(begins, start)
+        place = int(np.argmax(inside))
+        low, high = max(float(begins[place]), start), min(float(finishes[place]), end)
+        if low > high:  # the sound begins after the span, or ends before it
+            return float(begins[place]) + INTO if begins[place] >= end else float(finishes[place]) - INTO
+        return (low + high) / 2
+
     def begin_of(self, time: float, earliest: float) -> float | None:
         """Where the speech that goes on at `time` begins: in the last pause before; None if it is before `earliest`."""
         place = int(np.searchsorted(self.starts, time)) - 1
@@ -62,7 +78,8 @@ class Pauses:
 
 
 def find_pauses(levels: npt.NDArray[np.float32]) -> Pauses:
-    """The pauses of a recording from its levels; its beginning and its end are pauses, too."""
+    """The pauses of a recording from its levels. Silence of any length at its beginning or end is one; the last never
+    ends."""
     silent = np.zeros(len(levels), bool)
     for first in range(0, len(levels), BLOCK_FRAMES):
         block = levels[first : first + BLOCK_FRAMES]
@@ -71,4 +88,5 @@ def find_pauses(levels: npt.NDArray[np.float32]) -> Pauses:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]
     long = (ends - starts >= SHORTEST_PAUSE * FRAMES_PER_SECOND) | (starts == 0) | (ends == len(levels))
-    return Pauses(starts[long] / FRAMES_PER_SECOND, ends[long] / FRAMES_PER_SECOND)
+    seconds = np.where(ends == len(levels), np.inf, ends / FRAMES_PER_SECOND)
+    return Pauses(starts[long] / FRAMES_PER_SECOND, seconds[long])

@@ -23,6 +23,8 @@ from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
 AT_ONCE = 8
 """Pieces encoded together, neighbours in length."""
+SHORTEST_PIECE = 0.15
+"""Seconds; what would be shorter is no speech, but a mistaken time."""
 LEAST_LOG_PROB = -12.0
 """Of a token: one that cannot be said there at all counts for no more."""
 
@@ -45,7 +47,8 @@ def cut_pieces(
     """The pieces of the sentences that were found, each from the pause before its speech to the one after it.
 
     words: of all recordings, in order; audios: the recording of each word. Where neighbours are not separated by a
-    pause, the cut is at the time of the word there. A sentence whose words are of two recordings is left out.
+    pause, the cut is at the time of the word there. A sentence whose words are of two recordings is left out, as is one
+    for which no speech remains between its neighbours.
     """
     pieces = []
     there = [(place, sentence) for place, sentence in enumerate(found) if sentence is not None]
@@ -55,19 +58,21 @@ def cut_pieces(
             continue
         earliest, latest = 0.0, np.inf
         if number and audios[there[number - 1][1].last - 1] == audio:
-            earliest = _middle(words[there[number - 1][1].last - 1])
+            earliest = _sound(words[there[number - 1][1].last - 1], pauses[audio])
         if number + 1 < len(there) and audios[there[number + 1][1].first] == audio:
-            latest = _middle(words[there[number + 1][1].first])
-        start = pauses[audio].begin_of(_middle(first), earliest)
-        end = pauses[audio].end_of(_middle(last), latest)
+            latest = _sound(words[there[number + 1][1].first], pauses[audio])
+        start = pauses[audio].begin_of(_sound(first, pauses[audio]), earliest)
+        end = pauses[audio].end_of(_sound(last, pauses[audio]), latest)
         start, end = (first.start if start is None else start), (last.end if end is None else end)
         heard = "".join(word.text for word in words[sentence.first : sentence.last])
-        pieces.append(Piece(place, audio, start, max(end, start + 0.1), heard, sentence.share))
+        if end - start >= SHORTEST_PIECE:
+            pieces.append(Piece(place, audio, start, end, heard, sentence.share))
     return pieces
 
 
-def _middle(word: Word) -> float:
-    return (word.start + word.end) / 2
+def _sound(word: Word, pauses: Pauses) -> float:
+    """A time at which a word sounds; its own times may stretch into a pause."""
+    return pauses.sound_in(word.start, word.end)
 
 
 def confidences(
@@ -76,16 +81,19 @@ def confidences(
     texts: Sequence[str],
     language: str,
     prompt: Sequence[int],
+    normalize: Callable[[str], str],
     advance: Callable[[int], None],
 ) -> list[float]:
     """How likely each piece's text is beside what was heard there: the ratio of probabilities per token, at most 1.
 
-    texts: of the pieces, which last 30 s at most.
+    texts: of the pieces, which last 30 s at most. Where both are the same, normalised, nothing is computed.
     """
     tokenizer, decoder = transcriber.model.tokenizer, transcriber.model.whisper.decoder
     room = transcriber.room(prompt) - 1
-    ratios: dict[int, float] = {}
-    order = sorted(range(len(pieces)), key=lambda place: pieces[place].start - pieces[place].end)
+    heard = [normalize(piece.heard) == normalize(text) for piece, text in zip(pieces, texts, strict=True)]
+    ratios = {place: 1.0 for place, same in enumerate(heard) if same}
+    advance(len(ratios))
+    order = sorted(set(range(len(pieces))) - set(ratios), key=lambda place: pieces[place].start - pieces[place].end)
     for first in range(0, len(order), AT_ONCE):
         batch = order[first : first + AT_ONCE]
         waveforms = [

@@ -69,8 +69,9 @@ def align(
     language = _language(ready, options)
     prompt = ready.tokenizer.prompt_tokens(options.language_token or language, options.task)
     words, recordings, pauses = _heard(audios, ready, language, options)
+    normalize = normalizer_for(language)
     found = find_sentences(
-        [sentence.text for sentence in sentences], [word.text for word in words], normalizer_for(language),
+        [sentence.text for sentence in sentences], [word.text for word in words], normalize,
         spaces=not leads_with_cer(language),
     )  # fmt: skip
     cut = cut_pieces(found, words, recordings, pauses)
@@ -78,7 +79,7 @@ def align(
     transcriber = Transcriber(ready, GREEDY, FrameOptions())
     with progress_bar("aligning, pieces", len(pieces)) as advance:
         texts = [sentences[piece.sentence].text for piece in pieces]
-        scores = confidences(transcriber, pieces, texts, language, prompt, advance)
+        scores = confidences(transcriber, pieces, texts, language, prompt, normalize, advance)
     kept = [
         _row(piece, sentences[piece.sentence], score)
         for piece, score in zip(pieces, scores, strict=True)
