@@ -166,7 +166,7 @@ class Split:
     def arrange(self, options: WindowOptions, text: TextSettings, seed: int) -> Arranged:
         """Make these the training windows that the options ask for; stitched ones follow the single ones."""
         singles, count = self.windows, len(self.windows)
-        lengths = self.num_samples[:count]
+        lengths = self.num_samples  # stitched windows are appended behind these
         options = self.settled(options, text)
         stitched = self._stitched(options, text, seed) if options.stitched_share else []
         timed, prompted = bytearray(count), bytearray(count)  # drawn once, not on every access

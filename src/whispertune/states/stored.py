@@ -43,7 +43,9 @@ class StateLayout:
     """
 
     def __init__(self, num_samples: Sequence[int], frames: FrameOptions, d_model: int, precision: Precision) -> None:
-        self.num_samples, self.frames, self.d_model = array("q", num_samples), frames, d_model
+        # Not copied where it may be millions.
+        self.num_samples = num_samples if isinstance(num_samples, array) else array("q", num_samples)
+        self.frames, self.d_model = frames, d_model
         self.precision, self.dtype = precision, precision.dtype
         self.batches = encoding_batches(num_samples, frames)
         num_frames = count_frames(self.num_samples, frames)
