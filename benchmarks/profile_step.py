@@ -44,13 +44,13 @@ from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
 from whispertune.states.computed import encode, encoding_batches, window_features
 from whispertune.system.memory import keep_freed_memory
-from whispertune.training import shards as shards_module
 from whispertune.training import trainer as trainer_module
+from whispertune.training import working_copy
 from whispertune.training.metrics import EvaluationRow, MetricsFile, Row, RunLog
 from whispertune.training.plan import epoch_plan
 from whispertune.training.resume import StopSignal
-from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
+from whispertune.training.working_copy import WorkingCopy
 
 WARM_UP_STEPS = 2
 
@@ -183,8 +183,8 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
             (Decoder, "forward", "decoder forward"),
             (trainer_module, "summed_nll", "vocabulary and cross-entropy, forward"),
             (torch.Tensor, "backward", "backward (vocabulary, gradients into float32)"),
-            (shards_module, "clip_gradients", "gradient norm and clipping"),
-            (Shards, "update", "AdamW, working copy refreshed"),
+            (working_copy, "clip_gradients", "gradient norm and clipping"),
+            (WorkingCopy, "update", "AdamW, working copy refreshed"),
         ):
             stack.enter_context(timed(owner, name, label, into))
         trainer.log = RunLog(

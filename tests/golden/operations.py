@@ -26,7 +26,6 @@ from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper, inference_copy
 from whispertune.training.optimiser import build_optimizer
 from whispertune.training.options import OptimizerOptions
-from whispertune.training.shards import Shards
 from whispertune.training.working_copy import WorkingCopy
 
 RECORDED = Path(__file__).parent / "operations.json"
@@ -96,15 +95,14 @@ def measure(dtype: torch.dtype) -> dict[str, dict[str, int]]:
     for row, size in enumerate(TOKENS):
         labels[row, size:] = -100
     working = WorkingCopy(whisper, dtype)
-    shards = Shards(working)
     optimizer = build_optimizer(whisper, OptimizerOptions())
 
     def update() -> None:
         decoder = working.model.decoder
         hidden = decoder(ids, states, weights, list(TOKENS), list(FRAMES))
         (summed_nll(decoder, hidden, labels, 0.0) / sum(TOKENS)).backward()
-        shards.clip(1.0)
-        shards.update(optimizer)
+        working.clip(1.0)
+        working.update(optimizer)
         optimizer.zero_grad(set_to_none=True)
 
     @torch.inference_mode()

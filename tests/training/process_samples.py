@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -108,6 +109,7 @@ def lost_line(ended: Ended, run: Path) -> str:
 def serve() -> None:
     """The other end of `Launcher`."""
     prepare_server()
+    importlib.import_module("whispertune.training.sharded_copy")  # PyTorch's FSDP2 takes seconds
     states.BATCH_FRAMES = 700  # so that every process has some of these few windows to encode
 
     for line in sys.stdin:
@@ -220,18 +222,21 @@ def keep_every_state() -> None:
 
 
 def tell_holdings() -> None:
-    """Every process tells, beside the state, how much of the optimiser it holds: elements of moments, bytes of float32
-    parameters."""
+    """Every process tells, beside the state, how many elements of moments and of parameters it holds."""
     original = trainer.Trainer.save
 
     def save(self: Any) -> None:
         original(self)
+
+        def own(tensor: Any) -> torch.Tensor:
+            return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
         moments = [
-            moment for kept in self.learner.optimizer.state.values() for moment in (kept["exp_avg"], kept["exp_avg_sq"])
+            own(kept[key]) for kept in self.learner.optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")
         ]
         held = {
             "moments": sum(moment.numel() for moment in moments),
-            "parameters": sum(p.untyped_storage().nbytes() for p in self.trainable),
+            "parameters": sum(own(p).numel() for p in self.trainable),
         }
         path = self.state.with_name(f"rank-{self.processes.rank}.json")
         path.write_text(json.dumps(held), encoding="utf-8")

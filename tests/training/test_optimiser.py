@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training_samples import Samples, step_rows, tiny_whisper
 
 from whispertune.errors import RecipeError
-from whispertune.training import optimiser, shards
+from whispertune.training import optimiser, working_copy
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups, norms_of, update_in_blocks
 from whispertune.training.options import OptimizerOptions
@@ -179,7 +179,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
     """The fault of others: only the first parameter group clipped."""
     before: list[float] = []
     applied: list[float] = []
-    clip, step, in_blocks = shards.clip_gradients, torch.optim.AdamW.step, shards.update_in_blocks
+    clip, step, in_blocks = working_copy.clip_gradients, torch.optim.AdamW.step, working_copy.update_in_blocks
 
     def norm_applied(optimizer: torch.optim.AdamW) -> float:
         return norm_of([p for group in optimizer.param_groups for p in group["params"]])
@@ -196,8 +196,8 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
         applied.append(norm_applied(optimizer) / divisor)
         in_blocks(optimizer, copies, divisor)
 
-    monkeypatch.setattr(shards, "update_in_blocks", recorded_blocks)
-    monkeypatch.setattr(shards, "clip_gradients", recorded_clip)
+    monkeypatch.setattr(working_copy, "update_in_blocks", recorded_blocks)
+    monkeypatch.setattr(working_copy, "clip_gradients", recorded_clip)
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
     status = samples.train_run(
         tmp_path / "run", epochs=1, optimizer__max_grad_norm=max_grad_norm, freeze=freeze, precision=precision
@@ -223,10 +223,3 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
 def test_bad_values_name_their_field(field: str, value: float) -> None:
     with pytest.raises(RecipeError, match=f"^{field} is"):
         OptimizerOptions(**{field: value})  # type: ignore[arg-type]
-
-
-def test_a_process_that_owns_no_parameter_clips_nothing() -> None:
-    """The norm is that of the others' gradients; PyTorch raises for an empty list."""
-    assert clip_gradients([], 1.0, torch.tensor([3.0, 4.0])) == 5.0
-    with pytest.raises((RuntimeError, IndexError)):
-        torch._foreach_mul_([], 0.5)

@@ -39,8 +39,7 @@ from whispertune.run import stages
 from whispertune.states.computed import ComputedStates, EncoderStates
 from whispertune.system.files import read_jsonl
 from whispertune.text.targets import Target, collate_targets
-from whispertune.training import loss_scale
-from whispertune.training import shards as shards_module
+from whispertune.training import loss_scale, working_copy
 from whispertune.training import trainer as trainer_module
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.plan import BatchPlan
@@ -98,7 +97,7 @@ def fp16_trainer(folder: Path, progress: Progress, epochs: int = 2) -> Any:
 def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = shards_module.clip_gradients, 0
+    original, calls = working_copy.clip_gradients, 0
 
     def overflowing(parameters: list[torch.Tensor], max_norm: float) -> float:
         nonlocal calls
@@ -107,7 +106,7 @@ def test_the_loss_scale_halves_on_overflow_and_leaves_the_log_alone(
             parameters[0].grad[:] = math.inf
         return original(parameters, max_norm)
 
-    monkeypatch.setattr(shards_module, "clip_gradients", overflowing)
+    monkeypatch.setattr(working_copy, "clip_gradients", overflowing)
     trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=1024.0), epochs=3)
     trainer.run()
     rows = step_rows(tmp_path / "a")
@@ -125,7 +124,7 @@ def test_a_process_that_owns_no_parameter_updates_nothing(tmp_path: Path, monkey
     """Of few parameters divided among many processes some get none; their gradients have gone to the owners."""
     trainer = fp16_trainer(tmp_path / "a", Progress(BATCHES, loss_scale=1024.0), epochs=1)
     trainer.learner.optimizer.zero_grad(set_to_none=True)
-    monkeypatch.setattr("whispertune.training.shards.Shards.clip", lambda self, most: 1.0)
+    monkeypatch.setattr("whispertune.training.working_copy.WorkingCopy.clip", lambda self, most: 1.0)
     assert trainer._update() == 1.0
     assert trainer.progress.step == 1
 
@@ -145,7 +144,7 @@ def test_the_loss_scale_grows_after_good_updates_and_has_bounds(
     # It starts at 2^13, and never falls below 1.
     trainer = fp16_trainer(tmp_path / "c", Progress(BATCHES))
     assert trainer.progress.loss_scale == 2.0**13
-    monkeypatch.setattr(shards_module, "clip_gradients", lambda parameters, max_norm: math.inf)
+    monkeypatch.setattr(working_copy, "clip_gradients", lambda parameters, max_norm: math.inf)
     trainer = fp16_trainer(tmp_path / "d", Progress(BATCHES, loss_scale=2.0))
     trainer.run()
     assert trainer.progress.loss_scale == 1.0

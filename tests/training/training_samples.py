@@ -45,7 +45,6 @@ from whispertune.training.pace import Pace
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal
 from whispertune.training.schedule import build_schedule
-from whispertune.training.shards import Shards
 from whispertune.training.trainer import Trainer
 from whispertune.training.working_copy import WorkingCopy
 
@@ -173,7 +172,7 @@ def make_trainer(
     return Trainer(
         options=recipe,
         learner=Learner(
-            whisper, working, Shards(working), optimizer or build_optimizer(whisper, settings), schedule
+            whisper, working, optimizer or build_optimizer(whisper, settings), schedule
         ),
         data=TrainingData(
             Split("train", [], lengths, list(targets), [], {}, [], len(targets)), source,

@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         log_weights: (B, K), or None if each frame represents only itself.
         num_frames: kept frames of each row without its padding; None if no row is padded.
         """
-        x = F.gelu(self.conv1(log_mel))
+        x = F.gelu(self.conv1(log_mel.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         frames = frame_rows(frame_index, num_frames)
         x = x.flatten(0, 1)[frames.pack(frame_index + frames.starts(x.shape[1], x.device))]
@@ -162,7 +162,9 @@ class Decoder(nn.Module):
         frames = frame_rows(states, num_frames)
         positions = tokens.pack(torch.arange(length, device=input_ids.device).expand_as(input_ids))
         table = self.embed_tokens.weight if self.lookup_table is None else self.lookup_table
-        x = F.embedding(tokens.pack(input_ids), table, sparse=table.device.type not in LIMITED)
+        x = F.embedding(
+            tokens.pack(input_ids), table, sparse=self.lookup_table is not None and table.device.type not in LIMITED
+        )
         x = x + self.embed_positions(positions)
         to_self = partial(
             attend_by_row,

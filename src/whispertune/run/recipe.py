@@ -177,13 +177,16 @@ class Recipe(DeviceOptions, ModelOptions):
             )
             raise RecipeError(problem, field="freeze", others=("lora.rank",))
         if self.lora.rank and self.processes.shard:
-            problem = "is true, but with lora.rank there is hardly any optimizer state to shard; leave it out"
+            problem = "is true, but with lora.rank there is hardly anything to shard; leave it out"
             raise RecipeError(problem, field="processes.shard", others=("lora.rank",))
         if self.average.mix and self.lora.rank:
             problem = "is given, but goes with no adapter: with lora.rank, lower lora.alpha instead"
             raise RecipeError(problem, field="average.mix", others=("lora.rank",))
         if (self.average.mix or self.average.epochs > 1) and self.processes.shard:
             raise RecipeError("is true, which average.* cannot go with; leave one out", field="processes.shard")
+        if self.batch.auto and self.processes.shard:
+            problem = "is true, but processes that shard a model cannot try sizes one by one; leave one out"
+            raise RecipeError(problem, field="batch.auto", others=("processes.shard",))
         for entry in self.also_test:
             name, _, data = (part.strip() for part in entry.partition("="))
             if not TEST_NAME.fullmatch(name) or name in ("train", "valid", "test") or not data:

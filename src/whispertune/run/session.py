@@ -117,8 +117,8 @@ class Session:
     @property
     def fixed_layers(self) -> int | None:
         """Number of lower encoder layers whose output stays the same, so that it can be stored; None if the
-        convolutions learn."""
-        return frozen_encoder_layers(self.working.model)
+        convolutions learn, or the encoder is sharded, which only computes as a whole."""
+        return None if self.working.sharded and not self.frozen else frozen_encoder_layers(self.working.model)
 
     @property
     def splits(self) -> list[Split]:
@@ -275,9 +275,9 @@ def open_session(
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     if adapter is None:
-        working = WorkingCopy(ready.whisper, precision.dtype)
+        working = WorkingCopy(ready.whisper, precision.dtype, processes)
     else:
-        working = AdaptedCopy(ready.whisper, adapter, precision.dtype)
+        working = AdaptedCopy(ready.whisper, adapter, precision.dtype, processes)
     session = Session(
         recipe, folder, stop, device, precision, ready, working, text,
         splits["train"], splits["valid"], splits.get("test"),

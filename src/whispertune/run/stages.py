@@ -41,7 +41,6 @@ from whispertune.training.pace import Pace
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import load_mean, load_state
 from whispertune.training.schedule import Schedule, build_schedule
-from whispertune.training.shards import Shards
 from whispertune.training.thinning import (
     CHECKED_WINDOWS,
     Divergence,
@@ -139,7 +138,7 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
         pace=Pace(recipe, progress, session.log, session.train.num_samples, session.device, test_windows),
     )  # fmt: skip
     auto = session.device.type != "cpu" if recipe.batch.auto is None else recipe.batch.auto
-    if auto and not progress.trained:
+    if auto and not progress.trained and not session.working.sharded:
         fit_micro_batch(session, trainer)
     if session.device.type != "cpu" and not progress.trained:
         report_memory(session, trainer)
@@ -148,16 +147,17 @@ def build_trainer(session: Session, schedule: Schedule) -> Trainer:
 
 def build_learner(session: Session, schedule: Schedule) -> Learner:
     """The model with its optimiser; with the weights and moments of the saved state, if there is one."""
-    recipe, model = session.recipe, session.working.learns
-    shards = Shards(session.working, session.processes, sharded=recipe.processes.shard)
-    optimizer = build_optimizer(model, recipe.optimizer, shards.owns)
-    if shards.sharded:
-        most = max(session.processes.all_gather(sum(parameter.numel() for parameter in shards.owned)))
-        console.print(f"optimiser sharded: at most {most:,} parameters per process")
+    if session.recipe.processes.shard and session.processes.world_size > 1:
+        from whispertune.training.sharded_copy import ShardedCopy  # imports a second's worth of modules
+
+        session.working = ShardedCopy(session.working, session.processes)
+        console.print(f"sharded   parameters, gradients and moments over {session.processes.world_size} processes")
+    working, model = session.working, session.working.learns
+    optimizer = build_optimizer(model, session.recipe.optimizer)
     if session.folder.state.exists():
-        load_state(session.folder.state, model, optimizer, shards)
-        shards.publish()
-    return Learner(model, session.working, shards, optimizer, schedule)
+        load_state(session.folder.state, model, optimizer, working)
+        working.refresh()
+    return Learner(model, working, optimizer, schedule)
 
 
 def is_worse_than_best(session: Session, model: str) -> bool:
@@ -178,7 +178,7 @@ def validate(session: Session, stored: StateSource | None, name: str, model: str
     metrics.jsonl.
     """
     split, folder, progress, options = session.valid, session.folder, session.progress, session.recipe.validation
-    whisper = session.working.model
+    whisper = session.working.whole()
     ready = session.ready.with_parts(whisper.encoder, for_decoding(whisper.decoder, layers=False))
     if stored is None:
         fetch = session.computed(split, whisper.encoder, session.frames)
@@ -221,7 +221,7 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
             session.stop_if_alone()
 
         # There must be room for what AdamW will keep from its first update on, too.
-        moments = [torch.ones_like(p) for p in trainer.learner.shards.owned for _ in range(2)]
+        moments = [torch.ones_like(p) for p in trainer.learner.working.master_params for _ in range(2)]
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
         progress.batches = progress.batches.recut(min(session.processes.all_gather(found)))
@@ -267,10 +267,10 @@ def save_best(
 def restore_best(session: Session) -> Whisper:
     """The run's working model with the weights of best/, in place of those of the last step."""
     weights = load_checkpoint(str(session.folder.best)).weights
-    model = session.working.model
+    model = session.working.whole()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad or session.working.sharded:
                 parameter.copy_(weights[name])
     return model
 

@@ -41,5 +41,5 @@ class ProcessOptions(Options):
     """End the run if one process keeps the others waiting for this many minutes."""
 
     shard: bool = False
-    """Shard AdamW's moments (8 bytes per trainable parameter) and, in bf16 and fp16, the float32 parameters (4 bytes)
-    over the processes instead of replicating them (ZeRO stage 1); results are the same up to rounding."""
+    """Shard the parameters that learn, their gradients and AdamW's moments (16 bytes per parameter) over the processes
+    instead of replicating them (PyTorch's FSDP2); results are the same up to rounding."""

@@ -1,8 +1,8 @@
 """Data-parallel processes of a command and their collective operations.
 
 `torchrun` or `accelerate launch` starts the command once per process. Each holds the whole model, and they share the
-work: windows are distributed by cost, gradients are all-reduced, one process writes. `training/shards.py` shards the
-optimiser.
+work: windows are distributed by cost, gradients are all-reduced, one process writes. `training/sharded_copy.py` shards
+the model.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def init_processes(device: str, options: ProcessOptions | SharingOptions) -> Pro
     for name, what in UNSUPPORTED.items():
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise RecipeError(
-                f"{what} is not supported; launch without it: --processes.shard true shards the optimiser state"
+                f"{what} is not supported; launch without it: --processes.shard true shards the model (FSDP2)"
             )
     if device.startswith("cuda:"):
         raise RecipeError(
@@ -145,27 +145,9 @@ class Processes:
             reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
             raise ProcessLost(f"{who} is gone or stuck ({reason[:120]})") from None
 
-    def all_reduce(self, tensor: Tensor, onto: int | None = None) -> None:
-        """Replace a tensor by its sum over all processes: in all, or only in `onto` (it is undefined in the others)."""
-        if onto is None:
-            self._collect(dist.all_reduce, tensor)
-        else:
-            self._collect(dist.reduce, tensor, onto)
-
-    def broadcast(self, tensor: Tensor, source: int) -> None:
-        """Replace a tensor by that of process `source`."""
-        self._collect(dist.broadcast, tensor, source)
-
-    def send_to_main(self, tensor: Tensor, source: int) -> Tensor:
-        """In the main process: the tensor of process `source`, on the CPU; elsewhere the tensor unchanged."""
-        if source == 0 or self.rank not in (0, source):
-            return tensor
-        if self.rank == source:
-            self._collect(dist.send, tensor.cpu().contiguous(), 0, group=self.control)
-            return tensor
-        received = torch.empty(tensor.shape, dtype=tensor.dtype)
-        self._collect(dist.recv, received, source, group=self.control)
-        return received
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+        self._collect(dist.all_reduce, tensor)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from whispertune.errors import RecipeError
 from whispertune.model.lora import Adapter, Factors, adapted_weights
 from whispertune.model.options import LoraOptions
 from whispertune.model.whisper import Whisper
+from whispertune.system.processes import ALONE, Processes
 from whispertune.training.working_copy import WorkingCopy
 
 
@@ -36,8 +36,8 @@ class AdaptedCopy(WorkingCopy):
     nothing else is kept for them, and only the factors have gradients that outlive a backward pass.
     """
 
-    def __init__(self, master: Whisper, adapter: Adapter, dtype: torch.dtype) -> None:
-        super().__init__(master, dtype)
+    def __init__(self, master: Whisper, adapter: Adapter, dtype: torch.dtype, processes: Processes = ALONE) -> None:
+        super().__init__(master, dtype, processes)
         self.adapter = adapter
         self.narrow_gradients = False
         self.master_params = list(adapter.parameters())
@@ -64,8 +64,8 @@ class AdaptedCopy(WorkingCopy):
         factors.add_gradient(copy.grad)
         copy.grad = None
 
-    def refresh(self, indices: Sequence[int] | None = None) -> None:
-        """Merge all factors, whatever the indices, which are of single ones."""
+    def refresh(self) -> None:
+        """Merge all factors."""
         with torch.no_grad():
             for name, weight in self.adapter.merged(self._untouched):
                 self._adapted[name].copy_(weight)

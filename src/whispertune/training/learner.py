@@ -12,18 +12,16 @@ from whispertune.dataset.splits import Split
 from whispertune.states.computed import StateSource
 from whispertune.text.targets import Target
 from whispertune.training.schedule import Schedule
-from whispertune.training.shards import Shards
 from whispertune.training.working_copy import WorkingCopy
 
 
 @dataclass(frozen=True, slots=True)
 class Learner:
     """The model as it learns: `model` holds the float32 parameters that do (the whole model, or an adapter), `working`
-    computes, `optimizer` updates those parameters that `shards` says are this process's, at the rate of `schedule`."""
+    computes, `optimizer` updates those parameters at the rate of `schedule`."""
 
     model: nn.Module
     working: WorkingCopy
-    shards: Shards
     optimizer: torch.optim.AdamW
     schedule: Schedule
 

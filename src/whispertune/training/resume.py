@@ -64,49 +64,28 @@ class Progress:
     began: dict[str, Any] = field(default_factory=dict)
 
 
-class Owners(Protocol):
-    """Which process holds which parameters and moments (`training/shards.py`)."""
+class Parts(Protocol):
+    """What a process holds of the parameters (`WorkingCopy`, `ShardedCopy`)."""
 
-    def owns(self, parameter: Tensor) -> bool:
-        """Whether this process holds those of this parameter."""
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The whole of a parameter or moment."""
 
-    def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        """In the process that writes: this tensor of the parameter as its owner holds it."""
-
-
-class Alone:
-    """One process holds all."""
-
-    def owns(self, parameter: Tensor) -> bool:
-        return True
-
-    def to_main(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        return tensor
+    def part_of(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """What this process holds of a whole tensor that belongs to the parameter."""
 
 
-def _state_tensors(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    owners: Owners,
-    mean: Mapping[str, Tensor],
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name in the state's file -> (parameter, tensor), the same in every process.
-
-    Where another process holds a tensor, the parameter stands in for its type and shape.
-    """
-    tensors: dict[str, tuple[Tensor, Tensor]] = {}
+def _state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name in the state's file -> tensor, the same in every process; each may have its part of it."""
+    tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        tensors[f"parameter/{name}"] = parameter, parameter.detach()
+        tensors[f"parameter/{name}"] = parameter.detach()
         for key in ("exp_avg", "exp_avg_sq"):
-            if not owners.owns(parameter) and progress.step:
-                tensors[f"{key}/{name}"] = parameter, parameter.detach()
-            elif key in optimizer.state.get(parameter, {}):
-                tensors[f"{key}/{name}"] = parameter, optimizer.state[parameter][key]
+            if key in optimizer.state.get(parameter, {}):
+                tensors[f"{key}/{name}"] = optimizer.state[parameter][key]
         if name in mean:
-            tensors[f"mean/{name}"] = parameter, mean[name]
+            tensors[f"mean/{name}"] = mean[name]
     return tensors
 
 
@@ -115,25 +94,25 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    owners: Owners | None = None,
+    parts: Parts | None = None,
     mean: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Write trainable parameters, optimiser state and progress to one file, atomically.
 
-    mean: of the parameters, by name (`Averaging.mean`).
+    parts: gathers what is sharded; the other processes then call `gather_state`. mean: of the parameters, by name
+    (`Averaging.mean`).
 
     Raises:
         StorageError: if the disk is full or gone; the state before stays whole.
     """
-    owners = owners or Alone()
-    tensors = _state_tensors(model, optimizer, progress, owners, mean)
+    tensors = _state_tensors(model, optimizer, mean)
     try:
         with replacing_file(path) as temporary:
             save_file(
-                {name: tensor for name, (_, tensor) in tensors.items()},
+                tensors,
                 temporary,
                 metadata={"progress": json.dumps(asdict(progress))},
-                fetch=lambda name: owners.to_main(*tensors[name]),
+                fetch=None if parts is None else lambda name: parts.gathered(tensors[name]),
                 checksums=True,
             )
     except ProcessLost:
@@ -145,11 +124,11 @@ def save_state(
         ) from None
 
 
-def hand_over_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, owners: Owners) -> None:
-    """Send this process's part to the main process, which is in `save_state`."""
-    tensors = _state_tensors(model, optimizer, progress, owners, {})
-    for name in writing_order({name: tensor for name, (_, tensor) in tensors.items()}):
-        owners.to_main(*tensors[name])
+def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Parts) -> None:
+    """Take part in the gathering of what is sharded, while the main process is in `save_state`."""
+    tensors = _state_tensors(model, optimizer, {})
+    for name in writing_order(tensors):
+        parts.gathered(tensors[name])
 
 
 def save_progress(path: Path, progress: Progress) -> None:
@@ -232,13 +211,12 @@ def load_state(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    owners: Owners | None = None,
+    parts: Parts | None = None,
 ) -> Progress:
     """Put a saved state back into model and optimiser, in place; returns its progress.
 
-    Parameters that another process holds are left as they are.
+    parts: says which part of each tensor is this process's; by default all.
     """
-    owners = owners or Alone()
     progress = read_progress(path)
     with safe_open(path, framework="pt") as file, torch.no_grad():
         names = set(file.keys())
@@ -247,15 +225,18 @@ def load_state(
                 continue
             if f"parameter/{name}" not in names:
                 raise RunFolderError(f"{path}: holds no {name}; it belongs to another run")
-            if not owners.owns(parameter):
-                continue
-            parameter.copy_(file.get_tensor(f"parameter/{name}"))
+
+            def own(key: str, parameter: Tensor = parameter, name: str = name) -> Tensor:
+                # Copied: on Windows the file could not be replaced while a tensor is mapped from it.
+                tensor = file.get_tensor(f"{key}/{name}").to(parameter.device, copy=True)
+                return tensor if parts is None else parts.part_of(parameter, tensor)
+
+            parameter.copy_(own("parameter"))
             if f"exp_avg/{name}" in names:
                 optimizer.state[parameter] = {
                     "step": torch.tensor(float(progress.step), device=parameter.device),
-                    # Copied: on Windows the file could not be replaced while a tensor is mapped from it.
-                    "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device, copy=True),
-                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device, copy=True),
+                    "exp_avg": own("exp_avg"),
+                    "exp_avg_sq": own("exp_avg_sq"),
                 }
     return progress
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from whispertune.training.micro_batch import halved
 from whispertune.training.options import TrainingOptions
 from whispertune.training.pace import Pace, peak_memory_gb, shown_update
 from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
-from whispertune.training.resume import Progress, StopSignal, hand_over_state, save_state
+from whispertune.training.resume import Progress, StopSignal, gather_state, save_state
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ class Trainer:
         """Save the state before an error ends the run, if it is consistent and the processes it needs are there."""
         # Sharded, a lost process has taken its part with it, and one that fails alone would wait for the others' parts.
         together = isinstance(error, WhispertuneError) and error.met_by_all and not error.others_lost
-        if isinstance(error, Stopped) or self._updating or (self.learner.shards.sharded and not together):
+        if isinstance(error, Stopped) or self._updating or (self.learner.working.sharded and not together):
             return
         try:
             self.save()
@@ -155,7 +156,7 @@ class Trainer:
     def _announce(self, plan: Sequence[Step]) -> None:
         """Name the micro-batches that are left in the epoch, whose states may then be fetched ahead."""
         steps = range(self.progress.position, len(plan))
-        left = Anew(lambda: (batch for step in steps for batch in self._own_share(plan[step])))
+        left = Anew(lambda: (batch for step in steps for batch in self._own_share(plan[step]) if batch))
         self.data.states.prepare(left, self.progress.epoch)
 
     def _run_step(self, plan: Sequence[Step], advance: Advance) -> None:
@@ -175,7 +176,7 @@ class Trainer:
             self.note_unreadable()
         # The sum was divided by the number of all tokens, known before any audio was read; some may be missing.
         share_there = 1 - missing[0] / num_tokens
-        self.learner.shards.sum_gradients()
+        self.learner.working.sum_gradients()
         number = progress.step + 1
         self._updating = True
         norm = self._update(share_there)
@@ -197,35 +198,36 @@ class Trainer:
     def _losses(self, step: Step, num_tokens: int) -> list[Tensor] | None:
         """The losses of this process's micro-batches; None if a GPU's memory ran out and smaller ones may fit."""
         self.missing_tokens = self.missing_windows = 0
-        losses, epoch = [], self.progress.epoch
         try:
-            for batch in self._own_share(step):
-                copies = [self.data.targets(index, epoch) for index in batch]
-                every = [target for copy in zip(*copies, strict=True) for target in copy]  # in the order of the states
-                losses.append(self.backward(batch, every, num_tokens))
-            return losses
+            passes = ((b, num_tokens) if b else (step[0][:1], math.inf) for b in self._own_share(step))
+            return [self._loss(*each) for each in passes]
         except torch.OutOfMemoryError:  # several processes would have to agree, but the others are a step ahead
             if self.progress.batches.batch_size == 1 or self.processes.world_size > 1:
                 raise
             return None
 
-    def _own_share(self, step: Step) -> Step:
-        """This process's micro-batches of a step; all of them where it is the only one."""
-        size = self.progress.batches.batch_size
-        shares = balance_step(step, self.data.split.num_samples, size, self.processes.world_size)
-        return shares[self.processes.rank]
+    def _loss(self, batch: Sequence[int], num_tokens: float) -> Tensor:
+        copies = zip(*(self.data.targets(index, self.progress.epoch) for index in batch), strict=True)  # as the states
+        every = list(chain.from_iterable(copies))
+        return self.learner.working.together(lambda: self.backward(batch, every, num_tokens))
 
-    def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: int) -> Tensor:
+    def _own_share(self, step: Step) -> Step:
+        """This process's micro-batches of a step; sharded, empty ones for each that another has more."""
+        size, num_processes = self.progress.batches.batch_size, self.processes.world_size
+        shares = balance_step(step, self.data.split.num_samples, size, num_processes)
+        own, passes = shares[self.processes.rank], max(map(len, shares))
+        return [*own, *([] for _ in range(passes - len(own)) if self.learner.working.sharded)]
+
+    def backward(self, batch: Sequence[int], targets: Sequence[Target], num_tokens: float) -> Tensor:
         """Add one micro-batch's part of the gradient; returns its part of the loss, on the device.
 
-        num_tokens: target tokens of the whole optimiser step, so that parts add up to the step's mean per token.
+        num_tokens: of the whole step, so that parts add up to its mean per token; infinite for a pass that adds none.
         """
-        working, data = self.learner.working, self.data
+        working, data, decoder = self.learner.working, self.data, self.learner.working.model.decoder
         states = data.states.fetch(batch, self.progress.epoch).to(working.device, working.dtype)
-        if states.unreadable:
+        if states.unreadable and num_tokens < math.inf:
             targets = self._without_loss(batch, targets, {row % len(batch) for row in states.unreadable})
         input_ids, labels = collate_targets(targets, data.pad_id)
-        decoder = working.model.decoder
         num_tokens_by_row = [len(target.input_ids) for target in targets]
         hidden = decoder(
             send(input_ids, working.device), states.states, states.log_weights, num_tokens_by_row, states.num_frames
@@ -254,14 +256,14 @@ class Trainer:
         gradients = [p.grad for p in self.trainable if p.grad is not None]
         if scale != 1 and gradients:
             torch._foreach_mul_(gradients, 1 / scale)
-        norm = learner.shards.clip(self.options.optimizer.max_grad_norm)
+        norm = learner.working.clip(self.options.optimizer.max_grad_norm)
         finite = math.isfinite(norm)
         if finite:
             progress.step += 1
             progress.skipped_in_a_row = 0
             for group in learner.optimizer.param_groups:
                 group["lr"] = learner.schedule(progress.step)
-            learner.shards.update(learner.optimizer)
+            learner.working.update(learner.optimizer)
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
@@ -316,7 +318,7 @@ class Trainer:
         is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)
         is_best = is_best or (model == "average" and not self.is_worse(model))
         if is_best:
-            weights = learner.shards.weights(learner.working.weights())
+            weights = learner.working.weights()
             if self.processes.is_main:
                 self.save_best(weights, model)
             del weights
@@ -332,9 +334,7 @@ class Trainer:
         every = self.options.checkpoint.every_steps
         by_steps = every is not None and self.progress.step > 0 and self.progress.step % every == 0
         is_due = by_steps or time.monotonic() - self.last_saved >= 60 * self.options.checkpoint.every_minutes
-        if self.learner.shards.sharded:
-            is_due = self.processes.from_main(lambda: is_due)
-        if is_due:
+        if self.processes.from_main(lambda: is_due) if self.learner.working.sharded else is_due:
             self.save()
 
     def save(self) -> None:
@@ -343,7 +343,7 @@ class Trainer:
         if self.processes.is_main:
             progress.metrics_size, progress.metrics_sha256 = self.log.settled()
             mean = self.averaging.mean
-            save_state(self.state, learner.model, learner.optimizer, progress, learner.shards, mean)
-        elif learner.shards.sharded:
-            hand_over_state(learner.model, learner.optimizer, progress, learner.shards)
+            save_state(self.state, learner.model, learner.optimizer, progress, learner.working, mean)
+        elif learner.working.sharded:
+            gather_state(learner.model, learner.optimizer, learner.working)
         self.last_saved = time.monotonic()

@@ -6,13 +6,19 @@ end. Gradients are accumulated over micro-batches in float32; one micro-batch al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from whispertune.model.whisper import Whisper, inference_copy
+from whispertune.system.processes import ALONE, Processes
+from whispertune.training.all_reduce import sum_gradients
+from whispertune.training.optimiser import clip_gradients, update_in_blocks
+
+T = TypeVar("T")
 
 
 def keep_narrow(parameter: Tensor) -> None:
@@ -32,15 +38,22 @@ class WorkingCopy:
     that reads it so (`training/optimiser.py::update_in_blocks`).
     """
 
-    def __init__(self, master: Whisper, dtype: torch.dtype) -> None:
+    sharded = False
+    """Whether each process holds only a part of the parameters (`training/sharded_copy.py`)."""
+
+    def __init__(self, master: Whisper, dtype: torch.dtype, processes: Processes = ALONE) -> None:
         self.model = inference_copy(master, dtype)
         self.master = master
         self.dtype = dtype
+        self.processes = processes
+        self._divisor = 1.0
         self.master_params: list[Tensor] = []
         self.compute_params: list[Tensor] = []
         self._sums: dict[int, Tensor] = {}
         self._addend: Tensor | None = None
-        self.narrow_gradients = dtype == torch.bfloat16 and next(master.parameters()).device.type == "cpu"
+        on_cpu = next(master.parameters()).device.type == "cpu"
+        # Sums over processes are in float32.
+        self.narrow_gradients = dtype == torch.bfloat16 and on_cpu and processes.world_size == 1
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
@@ -140,9 +153,45 @@ class WorkingCopy:
         for tensor in (*self.master_params, *self.compute_params):
             tensor.grad = None
 
-    def refresh(self, indices: Sequence[int] | None = None) -> None:
-        """Copy the parameters after an update: all, or those at these indices (in float32 the storage is shared)."""
-        chosen = range(len(self.master_params)) if indices is None else indices
-        if chosen and self.compute_params[0].dtype != self.master_params[0].dtype:
+    def refresh(self) -> None:
+        """Copy the parameters after an update (in float32 the storage is shared)."""
+        if self.compute_params[0].dtype != self.master_params[0].dtype:
             with torch.no_grad():
-                torch._foreach_copy_([self.compute_params[i] for i in chosen], [self.master_params[i] for i in chosen])
+                torch._foreach_copy_(self.compute_params, self.master_params)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """The result of `work`."""
+        return work()
+
+    def sum_gradients(self) -> None:
+        """All-reduce the gradients over the processes."""
+        sum_gradients(self.master_params, self.processes)
+
+    def clip(self, max_norm: float) -> float:
+        """`clip_gradients` of all parameters; in bf16 they are clipped as they are applied."""
+        if not self.narrow_gradients:
+            return clip_gradients(self.master_params, max_norm)
+        norm = clip_gradients(self.master_params, 0.0)
+        self._divisor = norm / max_norm if 0 < max_norm < norm else 1.0
+        return norm
+
+    def update(self, optimizer: torch.optim.AdamW) -> None:
+        """Apply the clipped gradients, and bring what computes to what comes out."""
+        if self.narrow_gradients:
+            pairs = zip(self.master_params, self.compute_params, strict=True)
+            update_in_blocks(optimizer, {id(master): worker for master, worker in pairs}, self._divisor)
+        else:
+            optimizer.step()
+            self.refresh()
+
+    def whole(self) -> Whisper:
+        """The model to decode with."""
+        return self.model
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The whole of a parameter or moment."""
+        return tensor
+
+    def part_of(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """What this process holds of a whole tensor that belongs to the parameter."""
+        return tensor
