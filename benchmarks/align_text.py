@@ -7,7 +7,7 @@ The Italian prompts are joined, in random order with pauses of 0.4 to 2.2 s, to 
 Of the sentences 5 % are said but not in the text, and 5 % of all prompts are in the text but not said. A piece is wrong
 if its text is not said, or if less than half of what is said lies in it. It is near if both its ends are within 0.3 s
 of the ends of the clip (which has some silence of its own). Greedy, temperature 0. `--keep` keeps what the model heard
-in a folder, and uses it again.
+in a folder, and uses it again. Every prompt is one sentence, however long.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from common import DATA, add_common, markdown, percent, publish
 
 from whispertune.align.options import ConfidenceOptions
 from whispertune.align.pauses import find_pauses, frame_levels
-from whispertune.align.sentences import split_sentences
+from whispertune.align.sentences import Sentence
 from whispertune.commands import align
 from whispertune.commands.align_options import AlignOptions
 from whispertune.data.audio.waveforms import load_utterance, stream_waveform
@@ -115,7 +115,7 @@ def main() -> None:
             confidence=ConfidenceOptions(min_confidence=0), search=FallbackOptions(beam_size=1, temperature=(0.0,)),
         )  # fmt: skip
         started = time.perf_counter()
-        rows, excluded = align.align(paths, split_sentences("\n".join(texts)), options)
+        rows, excluded = align.align(paths, [Sentence(text, line) for line, text in enumerate(texts, start=1)], options)
         seconds = time.perf_counter() - started
     off = [apart(row, truth[row["line"] - 1]) for row in rows]
     for row, far in sorted(zip(rows, off, strict=True), key=lambda pair: -pair[1]):
