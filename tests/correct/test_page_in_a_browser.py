@@ -240,9 +240,11 @@ def test_everything_by_keyboard(browser: Browser, tmp_path: Path) -> None:
         wait(page, "$('items').children.length === 1")
         page.keyboard.press("Alt+ArrowDown")
         page.keyboard.press("Alt+a")
+        wait(page, "state.segment.id.endsWith('~2')")
         settled(page)
         assert client.json("items")["total"] == 6
         page.keyboard.press("Control+z")
+        wait(page, "!state.segment.id.endsWith('~2')")
         settled(page)
         assert client.json("items")["total"] == 5
         assert page.inner_text("#fault") == ""

@@ -335,8 +335,8 @@ function follow() {
 // Edits of more than the text.
 
 function structural(edit, next = null) {
+  const id = state.segment?.id; // what the edit was made for, whatever is shown by then
   return flush().then(() => enqueue(async () => {
-    const id = state.segment?.id;
     const found = await apply({ id, ...edit });
     await load();
     const shown = next ?? found.focus ?? state.items[0]?.id;
