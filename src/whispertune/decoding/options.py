@@ -12,7 +12,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_INITIAL = 1.0
 """Seconds: a window's first segment begins no later (openai-whisper's default)."""
 FORMATS = ("txt", "srt", "vtt", "json", "tsv", "textgrid", "eaf", "audacity")
-UNUSED_GLOSSARY = "is given, but nothing uses it: give glossary_boost as well, such as 1"
+UNUSED_GLOSSARY = "is given, but nothing uses it: give glossary_boost as well, such as 0.5"
 Beams = Annotated[int, Bounds(ge=1, le=64)]
 
 
@@ -37,8 +37,8 @@ class SearchOptions(Options):
 
     glossary_boost: Annotated[float, Bounds(ge=0, le=20)] = 0.0
     """What beam search adds to the log-probability (nats) for each token of a word of the glossary; a word that is not
-    finished loses it again. 0 leaves the search alone; try 1 first, as high values write the words where they are not
-    said."""
+    finished loses it again. 0 leaves the search alone; try 0.5 first, as higher values make more of the outputs repeat
+    such a word."""
 
     def check(self) -> None:
         if self.glossary_boost and self.glossary is None:
