@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_samples import VALID_IDS, Samples, metrics, write_manifest
@@ -16,6 +19,7 @@ from whispertune.report.comparison import compare
 from whispertune.report.run_page import report_on
 from whispertune.report.runs import read_run
 from whispertune.system.files import read_jsonl
+from whispertune.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,41 @@ def test_intervals_are_over_speakers_where_they_are_named(
         ["valid", "greedy", "thinned", "WER"], ["test", "greedy", "dense", "WER"]
     ]  # fmt: skip
     assert max(map(len, lines)) <= 78
+
+
+def test_a_resumed_run_has_the_page_of_an_undisturbed_one(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second epoch and resumed: the same tables and curves, times aside."""
+    pages = {}
+    for name in ("whole", "stopped"):
+        run = tmp_path / name
+        if name == "stopped":
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "_run_step", stopping_at(4, Trainer._run_step))
+                assert samples.train_run(run, report=None) == 1
+            assert cli.main(["resume", str(run)]) == 0
+        else:
+            assert samples.train_run(run, report=None) == 0
+        made = report_on(read_run(run))
+        assert made.run.finished
+        assert [row["step"] for row in made.run.updates] == [1, 2, 3, 4, 5, 6]
+        curves = [(row["step"], row["loss"], row["grad_norm"]) for row in made.run.updates]
+        valid = [(row["step"], row["wer"], row["loss"]) for row in made.run.valid]
+        pages[name] = (made.errors, made.data, made.advice, curves, valid)
+        assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
+    assert pages["whole"] == pages["stopped"]
+
+
+def stopping_at(step: int, original: Callable[..., None]) -> Callable[..., None]:
+    """A training step after which, at this number, the run is asked to end."""
+
+    def stopping(self: Trainer, *given: Any) -> None:
+        original(self, *given)
+        if self.progress.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return stopping
 
 
 def test_the_commands_run_as_printed(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
