@@ -185,6 +185,20 @@ def test_the_file_that_tries_a_folder_is_nobody_elses(tmp_path: Path) -> None:
     assert (tmp_path / ".writable").read_text() == "mine"
 
 
+@pytest.mark.parametrize("tail", [b"\xc3(", b'{"step": 9', b"\0" * 50, b'{"step": 9}\n'])
+def test_what_follows_the_last_row_of_a_finished_run_is_removed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tail: bytes
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    whole = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(whole + tail)
+    assert cli.main(["resume", str(run)]) == 0
+    assert "what followed this run's last row is removed" in " ".join(capsys.readouterr().err.split())
+    assert (run / "metrics.jsonl").read_bytes() == whole
+    assert cli.main(["resume", str(run)]) == 0
+    assert "removed" not in capsys.readouterr().err
+
+
 def test_a_finished_run_says_where_its_figures_are(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a test they are in metrics.jsonl."""
     assert cli.main(["resume", str(finished)]) == 0

@@ -23,7 +23,7 @@ from whispertune.run.model_card import write_card
 from whispertune.run.next_step import evaluation_commands
 from whispertune.run.outcome import choose_best, record_test, report
 from whispertune.run.recipe import Recipe, from_recipes_folder, to_yaml
-from whispertune.run.resuming import as_it_began, is_longer, lengthen, require_intact, require_same_run
+from whispertune.run.resuming import as_it_began, cut_metrics, is_longer, lengthen, require_intact, require_same_run
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
 from whispertune.run.stage_times import StageTimes
@@ -122,6 +122,7 @@ def _run(
     processes.require_same(f"what lies in {folder.path}", saved)
     processes.from_main(lambda: require_intact(folder, saved))
     if saved is not None and saved.finished and not is_longer(recipe, theirs):
+        processes.from_main(lambda: cut_metrics(folder, saved))
         where = folder.test if (folder.test / "summary.json").exists() else folder.metrics
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0

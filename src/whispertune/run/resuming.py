@@ -18,6 +18,7 @@ from whispertune.run.session import Session
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.console import console
 from whispertune.system.files import sha256_of
+from whispertune.training.metrics import MetricsFile
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import Progress, read_progress, require_whole_state
 from whispertune.training.schedule import build_schedule
@@ -220,6 +221,14 @@ def _require_metrics(folder: RunFolder, progress: Progress) -> None:
         problem = f"cannot be read ({error.strerror})"
     if problem is not None:
         raise _lost(folder, f"{path}: {problem}, so that the log of {progress.step} updates is lost")
+
+
+def cut_metrics(folder: RunFolder, progress: Progress) -> None:
+    """Remove what follows the last row of a finished run in metrics.jsonl, and say so."""
+    metrics = MetricsFile(folder.metrics)
+    if metrics.size() > progress.metrics_size:
+        metrics.truncate(progress.metrics_size)
+        console.print(f"folder    {metrics.path}: what followed this run's last row is removed", style="yellow")
 
 
 def _require_best(folder: RunFolder, progress: Progress, digest: str) -> None:
