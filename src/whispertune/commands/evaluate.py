@@ -23,6 +23,7 @@ from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import compare
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
+from whispertune.evaluation.glossary import count_terms
 from whispertune.evaluation.probes.hallucination import WINDOWS_A_KIND, measure_hallucination
 from whispertune.evaluation.probes.long_form import long_form_of, long_recordings, measure_long_form
 from whispertune.evaluation.probes.report import Probes, probe_tables
@@ -63,13 +64,18 @@ def _evaluate(options: EvaluateOptions, processes: Processes) -> int:
     if not processes.is_main:
         return 0
     difference = None if baseline is None else compare(baseline.score, found.score)
+    recalls = [
+        count_terms(glossary, each.score, [clip["language"] for clip in each.clips])
+        for each in (found, baseline)
+        if glossary is not None and each is not None
+    ]
     if output is not None:
         about = {"model": options.model, "frames": options.frames.selection, "excluded": excluded}
-        content = {**about, **found.summary(), **error_summary(found, glossary), **probes.summary()}
+        content = {**about, **found.summary(), **error_summary(found, *recalls[:1]), **probes.summary()}
         if baseline is not None and difference is not None:
-            content |= comparison_summary(baseline, difference, glossary)
+            content |= comparison_summary(baseline, difference, *recalls[1:])
         write_text(output / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    print_report(options.data, options.frames.selection, found, baseline, difference, glossary)
+    print_report(options.data, options.frames.selection, found, baseline, difference, recalls)
     for table in probe_tables(probes):
         results.print(table)
     if output is not None:

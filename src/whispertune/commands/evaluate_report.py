@@ -9,8 +9,8 @@ from rich.table import Table
 
 from whispertune.evaluation.error_rates import CorpusScore, Counted, ErrorCounts, UtteranceScore, alignment, total
 from whispertune.evaluation.evaluate import Evaluation
-from whispertune.evaluation.glossary import GlossaryRecall, count_terms
-from whispertune.evaluation.groups import GROUPED_BY, by_group, groups_summary, mean_rate
+from whispertune.evaluation.glossary import GlossaryRecall
+from whispertune.evaluation.groups import group_summary, mean_rate
 from whispertune.evaluation.significance import FEWEST_UTTERANCES, MatchedPairs
 from whispertune.system.console import percent, printable, results
 
@@ -28,10 +28,9 @@ RATES: dict[str, Counted] = {
 }
 
 
-def error_summary(found: Evaluation, glossary: Sequence[str] | None = None) -> dict[str, Any]:
+def error_summary(found: Evaluation, recall: GlossaryRecall | None = None) -> dict[str, Any]:
     """For summary.json: the kinds of word errors, normalised, how many outputs repeat themselves, rates by source and
     language where there are several, and the recall of the glossary's terms."""
-    recall = {} if glossary is None else {"glossary": _count_terms(glossary, found).summary()}
     words = found.score.total("words")
     return {
         "substitutions": words.substitutions,
@@ -39,17 +38,17 @@ def error_summary(found: Evaluation, glossary: Sequence[str] | None = None) -> d
         "insertions": words.insertions,
         "words": words.num_reference,
         "loops": len(found.repeating),
-        **groups_summary(found.score, found.clips),
-        **recall,
+        **{f"by_{key}": group_summary(groups) for key, groups in found.groups.items()},
+        **({} if recall is None else {"glossary": recall.summary()}),
     }
 
 
 def comparison_summary(
-    baseline: Evaluation, difference: MatchedPairs, glossary: Sequence[str] | None = None
+    baseline: Evaluation, difference: MatchedPairs, recall: GlossaryRecall | None = None
 ) -> dict[str, Any]:
     """For summary.json: the baseline, and the leading rate's difference from it (95 %)."""
     return {
-        "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline, glossary)},
+        "baseline": {"model": baseline.name, **baseline.summary(), **error_summary(baseline, recall)},
         "difference": {"rate": baseline.score.leading_name.lower(), **difference.summary()},
     }
 
@@ -60,9 +59,10 @@ def print_report(
     found: Evaluation,
     baseline: Evaluation | None = None,
     difference: MatchedPairs | None = None,
-    glossary: Sequence[str] | None = None,
+    recalls: Sequence[GlossaryRecall] = (),
 ) -> None:
-    """Print the figures, in at most 80 columns except for names. difference: model minus baseline."""
+    """Print the figures, in at most 80 columns except for names. difference: model minus baseline. recalls: of the
+    glossary's terms, by the model and the baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
     count = len(found.hypotheses)
     results.print(f"{printable(found.name)} on {printable(data)}: {count} utterances, {search}, {frames}")
@@ -76,12 +76,10 @@ def print_report(
         )
     if difference is not None:
         results.print(_describe(found.score, difference))
-    for key in GROUPED_BY:
-        if (table := _groups_table(both, key)) is not None:
-            results.print(table)
-    if glossary is not None:
-        for line in _glossary([_count_terms(glossary, evaluation) for evaluation in both]):
-            results.print(line)
+    for key in found.groups:
+        results.print(_groups_table(both, key))
+    for line in _glossary(recalls):
+        results.print(line)
     for evaluation in both:
         for line in _errors(evaluation, "" if len(both) == 1 else "model, " if evaluation is found else "baseline, "):
             results.print(line)
@@ -107,11 +105,9 @@ def _table(evaluations: list[Evaluation]) -> Table:
     return table
 
 
-def _groups_table(evaluations: list[Evaluation], key: str) -> Table | None:
-    """The leading rates of each source or language, and their mean; None if there is only one."""
-    groups = [by_group(evaluation.score, evaluation.clips, key) for evaluation in evaluations]
-    if not groups[0]:
-        return None
+def _groups_table(evaluations: list[Evaluation], key: str) -> Table:
+    """The leading rates of each source or language, and their mean."""
+    groups = [evaluation.groups[key] for evaluation in evaluations]
     name = evaluations[0].score.leading_name
     table = Table(title=f"{name} by {key}, with 95 % intervals", title_justify="left")
     table.add_column(key)
@@ -126,12 +122,10 @@ def _groups_table(evaluations: list[Evaluation], key: str) -> Table | None:
     return table
 
 
-def _count_terms(glossary: Sequence[str], found: Evaluation) -> GlossaryRecall:
-    return count_terms(glossary, found.score, [str(clip["language"]) for clip in found.clips])
-
-
 def _glossary(recalls: Sequence[GlossaryRecall]) -> list[str]:
     """The recall of the glossary's terms, and those that the model misses most."""
+    if not recalls:
+        return []
     found = recalls[0]
     if not found.occurrences:
         return [f"glossary: none of its {len(found.terms)} terms occurs in the transcripts"]

@@ -15,7 +15,7 @@ from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.evaluation.decode import Decoded, Room, SharedStates, System, chunks_of, decode_split
 from whispertune.evaluation.error_rates import CorpusScore, score_corpus
-from whispertune.evaluation.groups import source_names
+from whispertune.evaluation.groups import by_group, source_names
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
 from whispertune.states.computed import EncoderStates
@@ -80,6 +80,12 @@ class Evaluation:
         """Places of the hypotheses that repeat themselves, cut there or not; those with most errors first."""
         places = [place for place, hypothesis in enumerate(self.hypotheses) if hypothesis.repeats]
         return sorted(places, key=lambda place: -self.score.utterances[place].leading.errors)
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, CorpusScore]]:
+        """The scores by source and by language, where there are several."""
+        found = {key: by_group(self.score, self.clips, key) for key in ("source", "language")}
+        return {key: groups for key, groups in found.items() if groups}
 
     def rates(self) -> str:
         """The leading rate with its interval, and the other ones, for people."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from whispertune.evaluation.error_rates import CorpusScore
 from whispertune.evaluation.significance import speaker_groups
-
-GROUPED_BY = ("source", "language")
-"""Keys of `Evaluation.clips`."""
 
 
 def source_names(sources: Sequence[str]) -> list[str]:
@@ -21,7 +18,7 @@ def source_names(sources: Sequence[str]) -> list[str]:
     return [names[source] if unique else source for source in sources]
 
 
-def by_group(score: CorpusScore, clips: Sequence[dict[str, Any]], key: str) -> dict[str, CorpusScore]:
+def by_group(score: CorpusScore, clips: Sequence[Mapping[str, Any]], key: str) -> dict[str, CorpusScore]:
     """The scores by what `key` is in each utterance's clip, largest group first; empty if that is the same for all."""
     places: dict[str, list[int]] = {}
     for place, clip in enumerate(clips):
@@ -43,20 +40,17 @@ def mean_rate(groups: dict[str, CorpusScore]) -> float:
     return fmean(score.leading for score in groups.values())
 
 
-def groups_summary(score: CorpusScore, clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For summary.json: `by_source` and `by_language`, where there are several; fractions."""
-    found = {f"by_{key}": by_group(score, clips, key) for key in GROUPED_BY}
+def group_summary(groups: dict[str, CorpusScore]) -> dict[str, Any]:
+    """For summary.json; fractions."""
     return {
-        name: {"mean": mean_rate(groups), "groups": {name: _summary(group) for name, group in groups.items()}}
-        for name, groups in found.items()
-        if groups
-    }
-
-
-def _summary(group: CorpusScore) -> dict[str, Any]:
-    return {
-        "utterances": len(group.utterances),
-        "leading": group.leading_name,
-        "leading_rate": group.leading,
-        "interval": list(group.interval()),
+        "mean": mean_rate(groups),
+        "groups": {
+            name: {
+                "utterances": len(score.utterances),
+                "leading": score.leading_name,
+                "leading_rate": score.leading,
+                "interval": list(score.interval()),
+            }
+            for name, score in groups.items()
+        },
     }
