@@ -32,12 +32,11 @@ again=no
 trap 'again=yes; kill -TERM "$run"' USR1
 trap 'kill -TERM "$run"' TERM
 
-status=0
-wait "$run" || status=$?
 while kill -0 "$run" 2>/dev/null; do # a signal interrupts `wait`
-  status=0
-  wait "$run" || status=$?
+  wait "$run"
 done
+wait "$run"
+status=$?
 if [ "$again" = yes ] && [ "$status" -ne 0 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -16,6 +16,7 @@ import soundfile
 
 from whispertune.data import remote
 from whispertune.data.audio.waveforms import load_waveform, probe_audio, stream_waveform
+from whispertune.data.audio_files import find_audio
 from whispertune.data.remote import BLOCK_BYTES, as_path, content_sha256, is_remote
 from whispertune.data.sources import read_utterances
 from whispertune.errors import AudioError, DataError, ManifestError, StorageError
@@ -78,6 +79,17 @@ def test_a_url_is_a_path() -> None:
     assert type(as_path("a.csv")) is type(Path("a.csv"))
 
 
+def test_urls_that_a_path_would_change_are_refused() -> None:
+    for url in ("s3://bucket/a//b.wav", "https://host/a.wav?Credential=AK/2026//x", "s3://bucket/./a.wav"):
+        with pytest.raises(DataError, match="empty or dot parts"):
+            as_path(url)
+
+
+def test_a_web_address_is_no_pattern() -> None:
+    signed = "https://host/a.wav?Expires=1&Signature=*"
+    assert find_audio([signed]) == [as_path(signed)]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_large_files_are_read_by_ranges(web: str, ranges: bool) -> None:
     Web.ranges = ranges
@@ -122,6 +134,23 @@ def test_an_error_amid_a_long_recording_is_not_its_end(web: str, tmp_path: Path)
     Web.status = 503
     with pytest.raises(StorageError, match="503"):
         load_waveform(audio, 140, 149)
+
+
+def test_spans_of_a_long_recording_read_its_beginning_once(web: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(150 * 16_000, np.int16), 16_000)
+    Web.files["/a.wav"] = (tmp_path / "a.wav").read_bytes()
+    remote._block.cache_clear()
+    for second in range(0, 20, 2):
+        load_waveform(as_path(f"{web}/a.wav"), second, second + 2)
+    assert len(Web.requests) <= 4  # the beginning, and what asks for its size
+
+
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (408, 5), (429, 5), (503, 5)])
+def test_only_what_may_pass_is_asked_again(web: str, status: int, tries: int) -> None:
+    Web.files["/a.wav"], Web.status = b"x", status
+    with pytest.raises(StorageError, match=str(status)):
+        remote._block(as_path(f"{web}/a.wav"), 1)
+    assert len(Web.requests) == tries
 
 
 def test_manifests(web: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from whispertune.errors import AudioError, Interrupted, ProcessLost, RecipeError
 from whispertune.system.options import ProcessOptions
 from whispertune.system.processes import ALONE, UNSUPPORTED, Pace, Processes, balance, init_processes, were_launched
 
+T = TypeVar("T")
 costs = st.lists(st.integers(0, 1000), max_size=40)
 
 
@@ -46,6 +49,28 @@ def test_alone_everything_is_ones_own() -> None:
     assert ALONE.from_main(lambda: 3) == 3
     with pytest.raises(Interrupted):
         ALONE.share(lambda: (_ for _ in ()).throw(Interrupted("SIGTERM")))
+
+
+@given(costs, st.integers(1, 4))
+def test_each_process_does_its_own_share(costs: list[int], world_size: int) -> None:
+    """And every process gets the results of all, by index."""
+    done: list[list[int]] = []
+
+    def work(share: Sequence[int]) -> Iterator[str]:
+        done.append(list(share))
+        return (f"result {index}" for index in share)
+
+    shares = [sorted(share) for share in balance(costs, world_size)]
+    results = [[f"result {index}" for index in share] for share in shares]
+
+    class Rank(Processes):
+        def share(self, mine: Callable[[], T]) -> list[T]:
+            return [mine() if other == self.rank else results[other] for other in range(world_size)]  # type: ignore[misc]
+
+    for rank in range(world_size):
+        found = Rank(rank=rank, world_size=world_size).divide(costs, work)
+        assert found == [f"result {index}" for index in range(len(costs))]
+    assert done == shares
 
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}

@@ -108,6 +108,19 @@ def test_a_signal_during_the_sum_of_signals_waits_for_the_next_one() -> None:
         stop.check_together()
 
 
+def test_a_signal_while_others_are_asked_is_not_lost() -> None:
+    stop = StopSignal()
+
+    class Interrupting(Processes):
+        def asked_to_stop(self) -> str | None:
+            stop.received = "SIGTERM"
+            return None
+
+    stop.processes = Interrupting(world_size=2)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        stop.check()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [2, 1])
 def test_a_job_that_is_requeued_three_times_ends_as_an_undisturbed_one(

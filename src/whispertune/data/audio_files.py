@@ -39,7 +39,9 @@ def find_audio(given: Sequence[str]) -> list[Path]:
 
 def _matching(text: str) -> list[Path]:
     path = as_path(text)
-    if is_remote(text) and glob.has_magic(text) and not text.startswith("http"):
+    if text.startswith("http") and is_remote(text):  # neither folders nor patterns: a ? begins a query
+        return [path]
+    if is_remote(text) and glob.has_magic(text):
         folder, name = path.parent, path.name
         if not (matches := sorted(folder.glob(name))):
             raise RecipeError(f"{text}: no object matches this pattern; check the URL")

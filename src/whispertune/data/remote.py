@@ -2,10 +2,10 @@
 
     path = as_path("s3://bucket/train.csv")     # a `Path`: / .parent .name .suffix .open("rb") .exists() …
 
-Everything is read by ranges of at most 4 MiB, so that a connection that breaks costs one range, which is asked for
-again. What is at fault decides which error is raised: an object that is missing is an OSError, as for a local file; no
-credentials or no library is a DataError; storage that stays away is a StorageError, which ends a run that can be
-resumed. The content of a URL is taken to stay the same.
+Everything is read by ranges of at most 4 MiB (a recording within a shard by one, of at most 32 MiB), so that a
+connection that breaks costs one range, which is asked for again. What is at fault decides which error is raised: an
+object that is missing is an OSError, as for a local file; no credentials or no library is a DataError; storage that
+stays away is a StorageError, which ends a run that can be resumed. The content of a URL is taken to stay the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import io
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -59,7 +60,12 @@ def is_remote(text: str) -> bool:
 
 def as_path(text: str | Path) -> Path:
     """The path of a file, local or remote."""
-    return RemotePath(text) if is_remote(str(text)) else Path(text)
+    if not is_remote(str(text)):
+        return Path(text)
+    path = RemotePath(text)
+    if str(path) != str(text).rstrip("/"):
+        raise DataError(f"{text}: URLs with empty or dot parts (//, /./) cannot be read; give the object another name")
+    return path
 
 
 class RemotePath(LocalPath):
@@ -122,7 +128,7 @@ class RemotePath(LocalPath):
 
     def whole_if_small(self) -> bytes | None:
         """The content, read in one request; None if it has more than 4 MiB."""
-        first = _read(self, 0, BLOCK_BYTES)
+        first = _block(self, 0)
         return first if len(first) < BLOCK_BYTES else None
 
     def version(self) -> str:
@@ -158,11 +164,14 @@ def _sha256(path: Path, version: str) -> str:
     return sha256_of(path)
 
 
-class _RemoteFile(io.RawIOBase):
-    """An object as a file that is read by blocks. The last blocks are kept for all of these."""
+class Seekable(io.RawIOBase, ABC):
+    """What files have in common that are read from a position, which seeking alone does not check."""
 
-    def __init__(self, path: RemotePath, failures: list[WhispertuneError] | None) -> None:
-        self._path, self._failures, self._position, self._num_bytes = path, failures, 0, -1
+    _position = 0
+
+    @abstractmethod
+    def _size(self) -> int:
+        """Bytes of the file."""
 
     def readable(self) -> bool:
         return True
@@ -173,18 +182,25 @@ class _RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def _size(self) -> int:
-        if self._num_bytes < 0:
-            first = _block(self._path, 0)
-            self._num_bytes = len(first) if len(first) < BLOCK_BYTES else _size(self._path)
-        return self._num_bytes
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         position = offset + (0 if whence == io.SEEK_SET else self._position if whence == io.SEEK_CUR else self._size())
         if position < 0:
             raise ValueError(f"negative position {position}")
         self._position = position
         return position
+
+
+class _RemoteFile(Seekable):
+    """An object as a file that is read by blocks. The last blocks are kept for all of these."""
+
+    def __init__(self, path: RemotePath, failures: list[WhispertuneError] | None) -> None:
+        self._path, self._failures, self._num_bytes = path, failures, -1
+
+    def _size(self) -> int:
+        if self._num_bytes < 0:
+            first = _block(self._path, 0)
+            self._num_bytes = len(first) if len(first) < BLOCK_BYTES else _size(self._path)
+        return self._num_bytes
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view, number = memoryview(buffer), self._position // BLOCK_BYTES

@@ -22,7 +22,7 @@ from whispertune.augment import drop_chunk, drop_frequency, noise, pipeline, spe
 from whispertune.augment.options import AugmentOptions
 from whispertune.data.audio import av_decoder, containers, levels, recording, sound_files
 from whispertune.data.audio import waveforms as audio
-from whispertune.data.remote import RemotePath
+from whispertune.data.remote import RemotePath, content_sha256
 from whispertune.dataset import windows
 from whispertune.dataset.windows import Window
 from whispertune.features import frames
@@ -63,8 +63,7 @@ def encoder_digest(encoder: Encoder) -> str:
 def _file(path: Path, *, content: bool) -> list[Any]:
     """A file by path, size and modification time (of a URL: by itself), or by its content."""
     if content:
-        with path.open("rb") as file:
-            return [hashlib.file_digest(file, "sha256").hexdigest()]
+        return [content_sha256(path)]
     if isinstance(path, RemotePath):
         return [str(path)]
     found = path.stat()

@@ -137,13 +137,14 @@ class Processes:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            who = (
-                f"rank {1 - self.rank} of 2"
-                if self.world_size == 2
-                else f"one of the other {self.world_size - 1} processes"
-            )
-            reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
-            raise ProcessLost(f"{who} is gone or stuck ({reason[:120]})") from None
+            raise self.lost(error) from None
+
+    def lost(self, error: RuntimeError) -> ProcessLost:
+        """What to raise for an error of a collective operation."""
+        others = self.world_size - 1
+        who = f"rank {1 - self.rank} of 2" if others == 1 else f"one of the other {others} processes"
+        reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
+        return ProcessLost(f"{who} is gone or stuck ({reason[:120]})")
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all processes."""

@@ -266,7 +266,8 @@ class StopSignal:
             self.processes.ask_to_stop(self.received)
         elif self.processes.world_size > 1 and time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
-            self.received = self.processes.asked_to_stop()
+            asked = self.processes.asked_to_stop()
+            self.received = self.received or asked  # one that came meanwhile stays
         if self.received is not None:
             raise Interrupted(self.received)
 

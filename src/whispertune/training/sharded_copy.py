@@ -18,7 +18,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from whispertune.errors import ProcessLost
 from whispertune.model.whisper import Decoder, Encoder, Whisper, build_whisper
 from whispertune.system.processes import Processes
 from whispertune.training.optimiser import norms_of
@@ -78,7 +77,7 @@ class ShardedCopy(WorkingCopy):
             raise
         except RuntimeError as error:
             if any(sign in str(error) for sign in LOST):
-                raise ProcessLost(f"another process is gone or stuck ({error})") from None
+                raise self.processes.lost(error) from None
             raise
 
     def sum_gradients(self) -> None:

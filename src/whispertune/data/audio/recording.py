@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
 
-from whispertune.data.remote import RemotePath, open_remote
+from whispertune.data.remote import RemotePath, Seekable, open_remote
 from whispertune.errors import AudioError, WhispertuneError
 
 if TYPE_CHECKING:
@@ -64,28 +64,15 @@ class Recording:
         return self.audio.open("rb")
 
 
-class _Part(io.RawIOBase):
+class _Part(Seekable):
     """A range of bytes of a file, as a file."""
 
     def __init__(self, path: Path, first: int, num_bytes: int, failures: list[WhispertuneError]) -> None:
         self._file = open_remote(path, failures) if isinstance(path, RemotePath) else path.open("rb")
-        self._first, self._num_bytes, self._position = first, num_bytes, 0
+        self._first, self._num_bytes = first, num_bytes
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + (0, self._position, self._num_bytes)[whence]
-        if position < 0:
-            raise ValueError(f"negative position {position}")
-        self._position = position
-        return position
+    def _size(self) -> int:
+        return self._num_bytes
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
