@@ -62,7 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"error: {one_line(f'unknown command {name!r}; choose from ' + ', '.join(COMMANDS))}", file=sys.stderr)
+        import difflib  # here, as --help must be instant
+
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+        print(f"error: {one_line(f'unknown command {name!r}; {remedy}')}", file=sys.stderr)
         return 2
     try:
         if "-h" in rest or "--help" in rest:

@@ -55,7 +55,7 @@ def test_a_recording_without_a_pause_or_without_a_sound() -> None:
 
 def test_pieces_begin_and_end_in_pauses() -> None:
     audio, other = Path("a.wav"), Path("b.wav")
-    pauses = {audio: find_pauses(frame_levels([recording(0)])), other: Pauses(np.zeros(0), np.zeros(0))}
+    pauses = {audio: find_pauses(frame_levels([recording(0)])), other: Pauses(np.zeros(0), np.zeros(0), 0.0)}
     words = [
         Word(0.0, 0.9, " Sì", 0.9), Word(0.9, 1.8, " no", 0.9),  # times that stretch into the silence
         Word(2.2, 3.05, " forse", 0.9), Word(3.05, 4.6, " mai", 0.9), Word(5.0, 7.0, " poi", 0.9),
@@ -71,3 +71,13 @@ def test_pieces_begin_and_end_in_pauses() -> None:
     for piece, (start, end) in zip(pieces, expected, strict=True):
         assert start - KEPT_PAUSE - 0.02 <= piece.start <= start + 0.02
         assert end - 0.02 <= piece.end <= end + KEPT_PAUSE + 0.02
+
+
+@pytest.mark.parametrize("silence", [0.0, 0.01, 0.03, 0.08, 0.3])
+def test_no_piece_ends_behind_its_recording(silence: float) -> None:
+    tone = np.sin(np.arange(16_000) * 0.3).astype(np.float32)
+    waveform = np.concatenate([tone, np.zeros(round(silence * 16_000), np.float32)])
+    end = find_pauses(frame_levels([waveform])).end_of(0.5, latest=30.0)
+    if silence:
+        assert end == pytest.approx(min(1.0 + silence, 1.1))
+        assert end <= len(waveform) / 16_000

@@ -415,11 +415,19 @@ def test_traceback_on_demand(workspace: Workspace) -> None:
     assert "RunFolderError" in found.stderr
 
 
+def test_a_format_that_nothing_would_be_written_in_is_refused(workspace: Workspace, command: Command) -> None:
+    outcome = command(["transcribe", f"--model={workspace.model}", "talk.wav", "--format=srt"])
+    assert (outcome.status, "without --output" in outcome.error) == (2, True)
+
+
 def test_unknown_command(command: Command) -> None:
     outcome = command(["trian", "--epochs=3"])
     assert outcome.status == 2
+    assert outcome.error == "error: unknown command 'trian'; did you mean train?"
+    outcome = command(["unknown"])
+    assert outcome.status == 2
     known = "init, train, resume, evaluate, transcribe, correct, report, check, align, tune, split, export"
-    assert outcome.error == f"error: unknown command 'trian'; choose from {known}"
+    assert outcome.error == f"error: unknown command 'unknown'; choose from {known}"
     outcome = command([])
     assert outcome.status == 2
     assert "usage:" in outcome.out

@@ -388,7 +388,7 @@ def test_suggestions_are_fields_and_shadow_none() -> None:
 def test_unreadable_recipes(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("language: français".encode("latin-1"))
     for path, said in [
-        (tmp_path / "absent.yaml", "No such file"),
+        (tmp_path / "absent.yaml", "no such recipe"),
         (tmp_path, "Is a directory"),
         (tmp_path / "latin.yaml", "not YAML"),
         (Path("a\0b"), "not YAML"),

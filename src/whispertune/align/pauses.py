@@ -40,10 +40,15 @@ def frame_levels(blocks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.fl
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """The pauses of a recording of at least 0.2 s. starts, ends: (P,) seconds, ascending."""
+    """The pauses of a recording of at least 0.2 s.
+
+    starts, ends: (P,) seconds, ascending; one that lasts to the end of the recording ends at infinity. duration: of the
+    recording, seconds.
+    """
 
     starts: npt.NDArray[np.float64]
     ends: npt.NDArray[np.float64]
+    duration: float
 
     def sound_in(self, start: float, end: float) -> float:
         """A time at which there is sound in a span (seconds): in the middle of its longest stretch without a pause, or,
@@ -74,7 +79,9 @@ class Pauses:
         return min(latest, float(self.starts[place]) + self._kept(place))
 
     def _kept(self, place: int) -> float:
-        return min(KEPT_PAUSE, float(self.ends[place] - self.starts[place]) / 2)
+        start, end = float(self.starts[place]), float(self.ends[place])
+        # Of the last pause all may be kept, as no speech follows that it could be divided with.
+        return min(KEPT_PAUSE, self.duration - start if end == np.inf else (end - start) / 2)
 
 
 def find_pauses(levels: npt.NDArray[np.float32]) -> Pauses:
@@ -89,4 +96,4 @@ def find_pauses(levels: npt.NDArray[np.float32]) -> Pauses:
     starts, ends = edges[::2], edges[1::2]
     long = (ends - starts >= SHORTEST_PAUSE * FRAMES_PER_SECOND) | (starts == 0) | (ends == len(levels))
     seconds = np.where(ends == len(levels), np.inf, ends / FRAMES_PER_SECOND)
-    return Pauses(starts[long] / FRAMES_PER_SECOND, seconds[long])
+    return Pauses(starts[long] / FRAMES_PER_SECOND, seconds[long], len(levels) / FRAMES_PER_SECOND)

@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(given) != 1:
         raise RecipeError("name one folder: whispertune init FOLDER")
     folder = Path(given[0])
+    if folder.is_file():
+        raise ManifestError(f"{folder}: is a file; name the folder that it lies in")
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder; check the path")
     if options.language is not None:

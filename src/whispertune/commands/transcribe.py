@@ -40,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune transcribe ARGUMENTS`; 2 if any recording could not be transcribed."""
     given, flags = split_arguments(arguments)
     options = parse_fields(TranscribeOptions, {}, flags, command="transcribe")
+    if options.formats != ["txt"] and options.output is None:
+        problem = f"is {options.format}, but without --output the text is printed; name a folder: --output transcripts"
+        raise RecipeError(problem, field="format")
     output = None if options.output is None else Path(options.output)
 
     def work(processes: Processes) -> int:

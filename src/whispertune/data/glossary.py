@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whispertune.data.readers.manifest import opened_text
+from whispertune.data.text_files import read_text
 from whispertune.errors import RecipeError
+
+REMEDY = "write one word or phrase a line"
 
 
 def read_glossary(path: str) -> list[str]:
@@ -14,9 +16,8 @@ def read_glossary(path: str) -> list[str]:
     Raises:
         UserError: if it cannot be read as text, or has no words.
     """
-    with opened_text(Path(path)) as file:
-        lines = [" ".join(line.split()) for line in file]
+    lines = [" ".join(line.split()) for line in read_text(Path(path), empty=REMEDY).splitlines()]
     words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not words:
-        raise RecipeError(f"{path} has no words; write one word or phrase a line", field="glossary")
+        raise RecipeError(f"{path} has no words; {REMEDY}", field="glossary")
     return words

@@ -183,7 +183,7 @@ def read_rows(
     utterances = read_utterances(name, str(manifest), reading, faults=faults)
     if not utterances and not faults:
         found = "no rows under the header" if is_manifest(as_path(manifest)) else "no utterances in it"
-        raise DataError(f"{manifest}: {found}; --{name} needs at least one utterance")
+        raise DataError(f"{manifest}: {found}; at least one utterance is needed")
     return utterances
 
 

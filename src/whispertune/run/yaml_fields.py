@@ -66,8 +66,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
             raise RecipeError(f"{path}: it is over a megabyte, so it is no recipe; give data to --train")
         content = yaml.load(text.decode("utf-8"), _Loader)
         if content is not None and not isinstance(content, dict):
-            raise RecipeError(f"{path}: a recipe is a mapping of fields to values; give data to --train")
+            raise RecipeError(f"{path}: a recipe is a mapping of fields to values; data goes to --train")
         return flatten(content or {})
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; check the path") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from None
     except yaml.MarkedYAMLError as error:
