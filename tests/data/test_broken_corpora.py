@@ -70,7 +70,7 @@ def test_what_is_no_text(tmp_path: Path, content: bytes, said: str) -> None:
 
 def test_a_tar_without_members(tmp_path: Path) -> None:
     tarfile.open(tmp_path / "empty.tar", "w").close()
-    with pytest.raises(DataError, match=r"empty\.tar: no utterances in it; --train needs"):
+    with pytest.raises(DataError, match=r"empty\.tar: no utterances in it; at least one"):
         read_rows("train", str(tmp_path / "empty.tar"))
 
 

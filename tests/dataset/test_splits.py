@@ -81,7 +81,7 @@ def test_threads_change_nothing(tmp_path: Path, text: TextSettings) -> None:
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no rows under the header; --valid needs"):
+    with pytest.raises(DataError, match="no rows under the header; at least one"):
         read_rows("valid", write(tmp_path, "valid", []))
     with pytest.raises(ManifestError, match="no such file"):
         read_rows("valid", tmp_path / "absent.csv")

@@ -79,7 +79,7 @@ def test_transcribe(samples: Samples, launch: Launcher, rows: Path, tmp_path: Pa
     ended = launch([*arguments, f"--output={tmp_path / '2' / 'output'}"])
     assert "11 of 12 are there already" in ended.logs[0]
     assert [sum("absent.wav" in line for line in log.splitlines()) for log in ended.logs] == [1, 0]
-    assert launch(arguments).errors == [
+    assert launch([flag for flag in arguments if not flag.startswith("--format")]).errors == [
         "error: output is missing; several processes write their transcripts into a folder"
     ]
 
