@@ -35,7 +35,7 @@ from whispertune.commands.export_hub import share
 from whispertune.commands.export_options import HUB, ExportOptions
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import Waveform, load_utterance
-from whispertune.decoding.loading import ReadyModel
+from whispertune.decoding.loading import ReadyModel, load_to_decode
 from whispertune.decoding.long_form import Transcript
 from whispertune.errors import AudioError, DataError, RecipeError
 from whispertune.evaluation.evaluate import Evaluation
@@ -47,6 +47,7 @@ from whispertune.run.recipe import Recipe, from_recipes_folder
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.files import read_jsonl
+from whispertune.system.precision import resolve_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ class Model:
         """
         options = self._options(TranscribeOptions, "transcribe", fields)
         if self._ready is None:
-            self._ready = transcribe_command.loaded(options)
+            device = resolve_device(options.device)
+            self._ready = load_to_decode(options.model, device, options.precision, base=options.base)
         long_form, _ = transcribe_command.long_form_of(self._ready, options)
         ((_, found),) = long_form.transcribe([Path(audio)], lambda seconds: None)
         if isinstance(found, AudioError):
@@ -209,7 +211,7 @@ class Model:
 
     def _source(self) -> dict[str, Any]:
         """The fields that say which model to export."""
-        return {"model": self.name} | {name: self.fields[name] for name in ("base",) if name in self.fields}
+        return {"model": self.name} | ({"base": self.fields["base"]} if "base" in self.fields else {})
 
     def _options(self, kind: type[Any], command: str, fields: Mapping[str, Any]) -> Any:
         return _options(kind, {"model": self.name, **self.fields, **_dotted(fields)}, command)

@@ -18,11 +18,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """One repository: whether it is private, its files at `main`, and how many commits it has."""
+    """One repository: whether it is private, its files at `main`, how many commits it has, and the last one."""
 
     private: bool
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b""})
     commits: int = 0
+    sha: str = COMMIT
 
 
 @dataclass
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         match rest:
             case [] | ["revision", _]:
                 files = [{"rfilename": file} for file in found.files]
-                about = {"id": name, "private": found.private, "sha": COMMIT, "siblings": files}
+                about = {"id": name, "private": found.private, "sha": found.sha, "siblings": files}
                 return self._send(200, about)
             case ["tree", *_]:
                 tree = [
@@ -157,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
                 return self._send(200, {"files": modes})
             case ["commit", _]:
-                for line in body.splitlines():
-                    entry = json.loads(line)
+                entries = [json.loads(line) for line in body.splitlines()]
+                if entries[0]["value"].get("parentCommit", found.sha) != found.sha:
+                    return self._send(412, {"error": "A commit has happened since"})
+                for entry in entries:
                     match entry["key"]:
                         case "file":
                             found.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])

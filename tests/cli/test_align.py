@@ -89,6 +89,8 @@ def test_a_recording_of_noise(command: Command, tiny_model: Path, tmp_path: Path
         (["--text=empty.txt", "--output=out"], ["empty.txt", "a sentence per line"]),
         (["--text=talk.txt"], ["output"]),
         (["--text=talk.txt", "--output=out", "--min_confidence=2"], ["min_confidence is 2"]),
+        (["--text=talk.txt", "--output=out", "--glossary=talk.txt"], ["glossary is given, but nothing uses it"]),
+        (["--text=talk.txt", "--output=out", "--task=translate"], ["task is translate", "not what is said"]),
     ],
 )
 def test_mistakes(

@@ -12,6 +12,7 @@ from cli_samples import Command, Workspace, write_manifest
 from whispertune.commands import correct
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.correct.journal import Correction
+from whispertune.errors import RecipeError
 from whispertune.system.files import read_jsonl
 
 pytest.importorskip("uvicorn")
@@ -47,6 +48,7 @@ def test_recordings_are_transcribed_first(
 
     def transcribed(audios: Sequence[Path], options: TranscribeOptions, output: Path) -> int:
         asked.append(options)
+        output.mkdir(parents=True, exist_ok=True)
         for audio in audios:
             words = [{"start": 0.1, "end": 0.4, "text": "pronto", "confidence": 0.5}]
             segment = {"start": 0.0, "end": 0.5, "text": "pronto", "confidence": 0.6, "words": words}
@@ -65,4 +67,36 @@ def test_recordings_are_transcribed_first(
     assert correction.facts["formats"] == ["textgrid"]
     found = correction.session.ranked()
     assert [(segment.text, segment.confidence, segment.score) for segment in found] == [("pronto", 0.6, 0.45)] * 2
+    correction.close()
+
+
+def test_only_what_this_model_made_of_these_recordings_is_corrected(
+    workspace: Workspace, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what an interrupted command left behind; and recordings that it could not read are counted."""
+    audios, out = [Path(row["audio"]) for row in workspace.train_rows[:3]], tmp_path / "out"
+    texts = iter(["ciao", "hallo", "pronto"])
+
+    def transcribed(given: Sequence[Path], options: TranscribeOptions, output: Path) -> int:
+        output.mkdir(parents=True, exist_ok=True)
+        text = next(texts)
+        for audio in given[:2]:
+            if not (path := output / f"{audio.stem}.json").exists():
+                segment = {"start": 0.0, "end": 0.5, "text": text}
+                content = {"audio": str(audio), "text": text, "language": "it", "segments": [segment]}
+                path.write_text(json.dumps(content), encoding="utf-8")
+        if text != "pronto":
+            raise RecipeError("interrupted")
+        return len(given) - 2
+
+    monkeypatch.setattr("whispertune.commands.transcribe.transcribe", transcribed)
+    flags = [f"--model={workspace.model}", f"--output={out}"]
+    assert command(["correct", str(audios[0]), "--language=it", *flags]).status == 2
+    assert command(["correct", str(audios[1]), "--language=de", *flags]).status == 2
+    outcome = command(["correct", *map(str, audios[1:]), str(audios[0]), "--language=it", *flags])
+    assert outcome.status == 0, outcome.err
+    assert "1 of 3 recordings are left out of the correction" in outcome.err
+    correction = Correction(out)
+    # The first recording was transcribed earlier by the same model, so its transcript is good; the last attempt failed.
+    assert sorted(segment.text for segment in correction.session.ranked()) == ["ciao", "pronto", "pronto"]
     correction.close()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -22,6 +23,7 @@ import whispertune
 from whispertune.checkpoints.checkpoint import load_checkpoint
 from whispertune.checkpoints.export_mark import MARK
 from whispertune.checkpoints.huggingface import save_huggingface
+from whispertune.commands import export_hub
 from whispertune.errors import RecipeError
 from whispertune.run.model_card import _usage
 
@@ -180,6 +182,26 @@ def test_an_earlier_export_is_replaced_and_an_interrupted_one_goes_on(
     assert [name for name in repository.files if "safetensors" in name] == ["model.safetensors"]
     assert repository.files["sample.wav"] == b"theirs"
     assert repository.commits == 2
+
+
+def test_a_commit_of_somebody_else_in_between_is_not_overwritten(
+    model: Path, hub: StandIn, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(flags(model)).status == 0
+    repository = hub.repositories["me/mine"]
+    checked = export_hub.check_repository
+
+    def check(*given: Any) -> Any:
+        found = checked(*given)
+        repository.files["README.md"], repository.sha = b"theirs", "f" * 40
+        return found
+
+    monkeypatch.setattr(export_hub, "check_repository", check)
+    outcome = command(flags(model))
+    assert outcome.status == 1
+    assert "uploading failed" in outcome.error
+    assert (repository.files["README.md"], repository.commits) == (b"theirs", 1)
+    monkeypatch.undo()
 
 
 def _shards(model: Path, command: Command) -> list[Path]:

@@ -17,6 +17,7 @@ import pytest
 from correct_samples import TEXTS, served, transcript
 
 from whispertune import cli
+from whispertune.commands import correct
 from whispertune.correct import journal
 from whispertune.correct.journal import Correction, StaleError, begin
 from whispertune.correct.segments import Recording, Segment
@@ -115,6 +116,33 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     correction.close()
     again = Correction(tmp_path)
     assert again.session.segments["s0"].text == "after"
+    again.close()
+
+
+def test_no_other_command_begins_while_one_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn")
+    arguments = ["correct", str(transcript(tmp_path)), "--output", str(tmp_path / "out")]
+    read, status = correct._read, []
+
+    def meanwhile(*given: Any) -> Any:
+        if not status:
+            status.append(0)
+            status.append(cli.main(arguments))
+        return read(*given)
+
+    def edited(correction: Correction, _: object) -> int:
+        edit(correction, "edit", id=correction.session.ranked()[0].id, text="kept")
+        return 0
+
+    monkeypatch.setattr(correct, "_read", meanwhile)
+    monkeypatch.setattr(correct, "_serve", edited)
+    assert cli.main(arguments) == 0
+    assert status == [0, 1]
+    assert "is being corrected by another process" in capsys.readouterr().err
+    again = Correction(tmp_path / "out")
+    assert again.session.ranked()[0].text == "kept"
     again.close()
 
 

@@ -69,6 +69,13 @@ def settled(page: Page) -> None:
     wait(page, "wave !== null && wave.getDuration() > 0")
 
 
+def pressed(page: Page, keys: str, expression: str, arg: object = None) -> None:
+    """Until the expression is true and all is saved."""
+    page.keyboard.press(keys)
+    wait(page, expression, arg)
+    settled(page)
+
+
 def chosen(page: Page, text: str) -> None:
     page.locator("#items button", has_text=text).click()
     wait(page, "text => document.getElementById('text').value === text", arg=text)
@@ -110,27 +117,17 @@ def test_open_listen_edit_split_undo_save_reload(browser: Browser, tmp_path: Pat
             first = client.json("items?order=time")["items"]
             assert [item["text"] for item in first[:2]] == ["Buongiorno", "a tutti. Benvenuti"]
             assert first[0]["seconds"] == pytest.approx(0.5, abs=0.01)  # between the words
-            page.keyboard.press("Control+z")
-            wait(page, "$('items').children.length === 5")
-            settled(page)
+            pressed(page, "Control+z", "$('items').children.length === 5")
             assert texts(client)[0] == "Buongiorno a tutti. Benvenuti"
-            page.keyboard.press("Control+Shift+z")
-            wait(page, "$('items').children.length === 6")
-            settled(page)
-            page.keyboard.press("Control+z")
-            wait(page, "$('items').children.length === 5")
-            settled(page)
+            pressed(page, "Control+Shift+z", "$('items').children.length === 6")
+            pressed(page, "Control+z", "$('items').children.length === 5")
             # Boundaries, a note, done.
-            page.keyboard.press("Alt+Shift+4")
-            wait(page, "$('end').value === '2.500'")
-            settled(page)
+            pressed(page, "Alt+Shift+4", "$('end').value === '2.500'")
             page.keyboard.press("Alt+n")
             page.keyboard.type("rumore")
             page.keyboard.press("Alt+x")
             settled(page)
-            page.keyboard.press("Control+Enter")
-            wait(page, "$('counts').textContent.startsWith('1 of 5')")
-            settled(page)
+            pressed(page, "Control+Enter", "$('counts').textContent.startsWith('1 of 5')")
             page.keyboard.press("Control+s")
             page.wait_for_selector("#files[open]")
             assert f"whispertune split {out}/corrected.jsonl --language it" in page.inner_text("#command")
@@ -195,17 +192,11 @@ def test_scripts(browser: Browser, tmp_path: Path) -> None:
         with opened(browser, client, color_scheme="dark") as page:
             chosen(page, TEXTS[2][0])
             caret(page, len("สวัสดีครับ"))
-            page.keyboard.press("Alt+s")
-            wait(page, "$('text').value === 'ยินดีต้อนรับ'")
-            settled(page)
+            pressed(page, "Alt+s", "$('text').value === 'ยินดีต้อนรับ'")
             if pictures:
                 page.screenshot(path=Path(pictures) / "dark.png")
-            page.keyboard.press("Alt+ArrowUp")
-            wait(page, "$('text').value === 'สวัสดีครับ'")
-            settled(page)
-            page.keyboard.press("Alt+j")
-            wait(page, "text => $('text').value === text", arg=TEXTS[2][0])
-            settled(page)
+            pressed(page, "Alt+ArrowUp", "$('text').value === 'สวัสดีครับ'")
+            pressed(page, "Alt+j", "text => $('text').value === text", arg=TEXTS[2][0])
             chosen(page, TEXTS[1][0])
             caret(page, len(TEXTS[1][0]))
             page.keyboard.type(" اليوم")
@@ -224,27 +215,17 @@ def test_everything_by_keyboard(browser: Browser, tmp_path: Path) -> None:
         page.wait_for_selector("#keys[open]")
         assert page.locator("#key-table tr").count() == page.evaluate("KEYS.length")
         page.keyboard.press("Escape")
-        page.keyboard.press("Alt+u")
-        wait(page, "$('counts').textContent.includes('1 unusable')")
-        settled(page)
-        page.keyboard.press("Alt+k")
-        wait(page, "$('counts').textContent.includes('1 skipped')")
-        settled(page)
+        pressed(page, "Alt+u", "$('counts').textContent.includes('1 unusable')")
+        pressed(page, "Alt+k", "$('counts').textContent.includes('1 skipped')")
         page.keyboard.press("Alt+ArrowUp")
         settled(page)
-        page.keyboard.press("Alt+t")
-        wait(page, "$('counts').textContent.includes('0 skipped')")
-        settled(page)
+        pressed(page, "Alt+t", "$('counts').textContent.includes('0 skipped')")
         page.keyboard.press("Alt+f")
         page.keyboard.type("arriv")
         wait(page, "$('items').children.length === 1")
         page.keyboard.press("Alt+ArrowDown")
-        page.keyboard.press("Alt+a")
-        wait(page, "state.segment.id.endsWith('~2')")
-        settled(page)
+        pressed(page, "Alt+a", "state.segment.id.endsWith('~2')")
         assert client.json("items")["total"] == 6
-        page.keyboard.press("Control+z")
-        wait(page, "!state.segment.id.endsWith('~2')")
-        settled(page)
+        pressed(page, "Control+z", "!state.segment.id.endsWith('~2')")
         assert client.json("items")["total"] == 5
         assert page.inner_text("#fault") == ""

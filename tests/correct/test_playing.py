@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from correct_samples import write_recording
 
-from whispertune.correct.audio import byte_range, peaks_of, wav_of
+from whispertune.correct import audio
+from whispertune.correct.audio import MOST_SECONDS, byte_range, peaks_of, wav_of
 from whispertune.correct.segments import EditError, Recording
 from whispertune.data.audio.waveforms import load_waveform
 
@@ -28,6 +29,14 @@ def test_a_stretch(tmp_path: Path, rate: int) -> None:
     np.testing.assert_allclose(found, load_waveform(path, 0.5, 2.25), atol=1e-4)
     whole = samples_of(wav_of(Recording(str(path), 3.0), 0.0, 99.0))
     assert len(whole) == 48_000
+
+
+def test_the_longest_stretch_is_sent_however_its_ends_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_SECONDS < 644.878 - 344.878
+    monkeypatch.setattr(audio, "load_waveform", lambda *_, **__: np.zeros(1, np.float32))
+    assert wav_of(Recording("long.wav", 900.0), 344.878, 644.878)
+    with pytest.raises(EditError):
+        wav_of(Recording("long.wav", 900.0), 344.878, 644.89)
 
 
 def test_one_channel(tmp_path: Path) -> None:

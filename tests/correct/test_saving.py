@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from correct_samples import TEXTS, served, transcript, write_recording
 from whispertune import cli
 from whispertune.commands import correct
 from whispertune.correct.journal import Correction
-from whispertune.correct.saving import Saver
+from whispertune.correct.saving import Saver, Snapshots
 from whispertune.data.reading import Reading
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance
@@ -142,6 +144,50 @@ def test_transcripts_go_back_to_their_format(tmp_path: Path, begun: Any, kind: s
     assert facts(back) == facts(saved)
     assert {row.text.rpartition(": ")[2] for row in back} >= {"Buonasera", TEXTS[3][0]}
     correction.close()
+
+
+def test_speakers_as_any_json(tmp_path: Path, begun: Any) -> None:
+    source = transcript(tmp_path)
+    content = json.loads(source.read_text(encoding="utf-8"))
+    for segment, speaker in zip(content["segments"], [7, "A\nB", " ", None, "C"], strict=True):
+        segment["speaker"] = speaker
+    source.write_text(json.dumps(content), encoding="utf-8")
+    correction, _ = begun(source)
+    assert [segment.speaker for segment in correction.session.of_recording(0)] == ["7", "A B", None, None, "C"]
+    _, _, written = Saver(correction, only_done=False, formats=["textgrid"]).everything()
+    assert 'name = "7"' in written[0].read_text(encoding="utf-8")
+    correction.close()
+
+
+def test_recordings_of_one_name_in_two_folders(tmp_path: Path, begun: Any) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        transcript(tmp_path / name)
+    correction, _ = begun(tmp_path / "a", tmp_path / "b")
+    assert {id_.partition("#")[0] for id_ in correction.session.segments} == {"a/talk.wav", "b/talk.wav"}
+    assert len(correction.session.segments) == 2 * len(TEXTS)
+    correction.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), OSError("no disk")])
+def test_whatever_keeps_a_snapshot_from_being_written_is_shown(error: Exception) -> None:
+    tried, errors = threading.Event(), [error]
+
+    def write() -> None:
+        tried.set()
+        if errors:
+            raise errors.pop()
+
+    snapshots = Snapshots(write)
+    for fault in (str(error), None):
+        tried.clear()
+        snapshots.changed()
+        assert tried.wait(20)
+        deadline = time.monotonic() + 20
+        while snapshots.fault != fault and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert snapshots.fault == fault
+    snapshots.close()
 
 
 def test_what_a_model_transcribed_is_kept_once_it_is_looked_at(tmp_path: Path, begun: Any) -> None:

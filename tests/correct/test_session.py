@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -110,6 +111,25 @@ def test_split_and_join_are_inverse() -> None:
     assert [word.text for word in session.segments["a1~2"].words] == ["due"]
     take(session, {"op": "join", "id": "a1"})
     assert session.segments == fresh().segments
+
+
+def test_what_a_model_said_of_the_whole_does_not_stand_at_its_parts() -> None:
+    judged = Segment("a1", 0, 0.0, 2.0, "uno due", confidence=0.9, hypothesis="uno tue", rank=3)
+    session = Session(RECORDINGS, [judged, replace(judged, id="a2", start=2.0, end=4.0, rank=1)])
+    take(session, {"op": "split", "id": "a1", "at": 1.0, "texts": ["uno", "due"]})
+    take(session, {"op": "join", "id": "a1~2"})
+    left, joined = session.of_recording(0)
+    assert [(one.confidence, one.hypothesis) for one in (left, joined)] == [(None, None)] * 2
+    assert (left.rank, joined.rank) == (3, 1)
+
+
+@pytest.mark.parametrize("field", ["text", "note"])
+def test_what_would_be_too_long_is_not_joined(field: str) -> None:
+    session = fresh()
+    for id_ in ("a1", "a2"):
+        take(session, {"op": "edit", "id": id_, field: "a" * 6_000})
+    with pytest.raises(EditError, match="longer than"):
+        session.step_of({"op": "join", "id": "a1"})
 
 
 def test_scripts_without_spaces_are_joined_without_one() -> None:

@@ -85,6 +85,12 @@ def test_replacements_are_found_in_the_form_of_the_text(tmp_path: Path) -> None:
     assert rules(tmp_path, "e\u0300\te\u0301\n", unicode="NFC")("perch\u00e8", "it") == "perch\u00e9"
 
 
+def test_rows_that_are_one_in_the_form_of_the_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="row 2 replaces '\u00e8' again, as row 1 does"):
+        rules(tmp_path, "e\u0300\ta\n\u00e8\tb\n", unicode="NFC")
+    assert rules(tmp_path, "e\u0300\ta\n\u00e8\tb\n")("e\u0300 \u00e8", "it") == "a b"
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [

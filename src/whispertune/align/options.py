@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from whispertune.system.fields import Bounds, Options
-
-Share = Annotated[float, Bounds(ge=0, le=1)]
+from whispertune.system.fields import Options, Share
 
 
 @dataclass(frozen=True, kw_only=True)

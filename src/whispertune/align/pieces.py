@@ -6,6 +6,7 @@ is nearly as likely, however well or badly the model knows the language.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ AT_ONCE = 8
 """Pieces encoded together, neighbours in length."""
 SHORTEST_PIECE = 0.15
 """Seconds; what would be shorter is no speech, but a mistaken time."""
-LEAST_LOG_PROB = -12.0
+LEAST_PROB = math.exp(-12)
 """Of a token: one that cannot be said there at all counts for no more."""
 
 
@@ -109,7 +110,7 @@ def confidences(
             decoder, tokenizer, states.select(rows), said, [prompt] * len(said),
             [len(waveforms[row]) // FRAME_SAMPLES for row in rows], transcriber.model.alignment_heads,
         )  # fmt: skip
-        means = [float(np.maximum(np.log(one.probs), LEAST_LOG_PROB).mean()) for one in times]
+        means = [float(np.log(np.maximum(one.probs, LEAST_PROB)).mean()) for one in times]
         ratios |= {place: min(1.0, float(np.exp(means[2 * n] - means[2 * n + 1]))) for n, place in enumerate(batch)}
         advance(len(batch))
     return [ratios[place] for place in range(len(pieces))]

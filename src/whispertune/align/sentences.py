@@ -122,4 +122,4 @@ def _best_run(pairs: Sequence[tuple[int, int]], sizes: Sequence[float]) -> slice
         if pairs[place][1] - pairs[place - 1][1] > pairs[place][0] - pairs[place - 1][0] + MOST_BETWEEN
     ]
     runs = [slice(first, last) for first, last in pairwise([0, *cuts, len(pairs)])]
-    return max(runs, key=lambda run: sum(list(sizes)[run.start : run.stop]))
+    return max(runs, key=lambda run: sum(sizes[run.start : run.stop]))

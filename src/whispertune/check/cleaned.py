@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,10 +147,15 @@ def manifest_row(fields: Mapping[str, Any], given: Row | None) -> dict[str, Any]
 
 @lru_cache(maxsize=1024)
 def _further(present: tuple[str, ...], columns: Columns) -> tuple[list[str], list[str]]:
-    """The columns that are not used; and the fields that are written even if they are empty, as one of these columns
-    would be used in their place."""
+    """The columns that are not used, and the fields that are written even if they are empty."""
     further = [name for name in present if name not in columns]
-    return further, [name for name, others in NAMES.items() if any(other in further for other in others)]
+    return further, written_if_empty(further)
+
+
+def written_if_empty(further: Collection[str]) -> list[str]:
+    """The fields of a row that are written even if they are empty, as one of these other columns would be used in
+    their place."""
+    return [name for name, others in NAMES.items() if any(other in further for other in others)]
 
 
 def audio_path(audio: str, folder: Path) -> str:

@@ -12,9 +12,10 @@ _SMALL_FILES = (
     *("config.json", "adapter_config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
 )
+SAFETENSORS = ("model.safetensors", "model-0*.safetensors", "model.safetensors.index.json")
 # In order of preference, as a repository often has the same weights in several formats.
 _WEIGHTS = (
-    ("model.safetensors", "model-0*.safetensors", "model.safetensors.index.json"),
+    SAFETENSORS,
     ("pytorch_model.bin", "pytorch_model-0*.bin", "pytorch_model.bin.index.json", "model.bin"),
     ("adapter_model.safetensors", "adapter_model.bin"),
 )

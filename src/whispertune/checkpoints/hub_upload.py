@@ -5,18 +5,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from whispertune.checkpoints.hub import SAFETENSORS
 from whispertune.errors import ExportError, RecipeError, WhispertuneError
 
 _HARMLESS = (".gitattributes", "README.md")
 """Files that a repository may hold before its first model: the Hub writes them when it creates one."""
-_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 
 
-def check_repository(repository: str, public: bool, mark: str) -> frozenset[str] | None:
-    """The files that the repository holds, None if there is no such repository yet.
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A repository as it was found. files: their names; sha: of its last commit."""
+
+    files: frozenset[str]
+    sha: str | None
+
+
+def check_repository(repository: str, public: bool, mark: str) -> Existing | None:
+    """What the repository holds, None if there is no such repository yet.
 
     mark: the file that every export holds.
 
@@ -53,16 +62,16 @@ def check_repository(repository: str, public: bool, mark: str) -> frozenset[str]
     strange = sorted(files.difference(_HARMLESS))
     if strange and mark not in files:
         raise _refused(repository, f"holds something other than an export ({strange[0]}); choose another name")
-    return files
+    return Existing(files, found.sha)
 
 
-def upload(folder: Path, repository: str, public: bool, before: frozenset[str] | None, message: str) -> str:
+def upload(folder: Path, repository: str, public: bool, before: Existing | None, message: str) -> str:
     """Upload all files of a folder in one commit; the address of the repository, which is created if it is new.
 
     What arrived before an interruption is not sent again: the client asks for its checksums first. Weight files of an
     earlier export that are not in the folder are deleted in the same commit.
 
-    before: as `check_repository` returned it.
+    before: as `check_repository` returned it; a commit that somebody else has made since is not overwritten.
 
     Raises:
         RecipeError, ExportError: as there; also if the Hub does not accept the card.
@@ -71,7 +80,8 @@ def upload(folder: Path, repository: str, public: bool, before: frozenset[str] |
 
     api = HfApi()
     names = {path.name: path for path in sorted(folder.iterdir())}
-    stale = [name for name in before or () if name not in names and any(fnmatch(name, part) for part in _WEIGHTS)]
+    known = () if before is None else before.files
+    stale = [name for name in known if name not in names and any(fnmatch(name, part) for part in SAFETENSORS)]
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in names.items()),
         *(CommitOperationDelete(path_in_repo=name) for name in sorted(stale)),
@@ -80,7 +90,8 @@ def upload(folder: Path, repository: str, public: bool, before: frozenset[str] |
         warnings.simplefilter("ignore", UserWarning)  # of the Hub about the card, such as a missing licence
         if before is None:
             api.create_repo(repository, private=not public)
-        api.create_commit(repository, operations, commit_message=message)
+        parent = None if before is None else before.sha
+        api.create_commit(repository, operations, commit_message=message, parent_commit=parent)
     return f"{api.endpoint}/{repository}"
 
 

@@ -14,7 +14,7 @@ from whispertune.commands.align_options import AlignOptions
 from whispertune.data.audio.waveforms import probe_audio, stream_waveform
 from whispertune.data.audio_files import find_audio
 from whispertune.data.text_files import read_text
-from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
+from whispertune.decoding.loading import ReadyModel, load_to_decode
 from whispertune.decoding.long_form import LongForm
 from whispertune.decoding.options import GREEDY, LongFormOptions
 from whispertune.decoding.transcriber import Transcriber
@@ -25,7 +25,7 @@ from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, write_jsonl
 from whispertune.system.memory import keep_freed_memory
-from whispertune.system.precision import resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device
 from whispertune.system.processes import were_launched
 from whispertune.text.normalizer import leads_with_cer, normalizer_for
 
@@ -63,8 +63,7 @@ def align(
         UserError: whatever is wrong with options, model or recordings.
     """
     device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    ready = ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
+    ready = load_to_decode(options.model, device, options.precision, base=options.base)
     ready.tokenizer.require_timestamps()
     language = _language(ready, options)
     prompt = ready.tokenizer.prompt_tokens(options.language_token or language, options.task)

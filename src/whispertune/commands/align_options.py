@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from whispertune.align.options import ConfidenceOptions
-from whispertune.decoding.options import FallbackOptions
+from whispertune.decoding.options import FallbackOptions, require_used_glossary
+from whispertune.errors import RecipeError
 from whispertune.run.flags import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT
@@ -38,6 +39,12 @@ class AlignOptions(DeviceOptions, ModelOptions):
 
     confidence: ConfidenceOptions = field(default_factory=ConfidenceOptions, metadata=FLAT)
     search: FallbackOptions = field(default_factory=lambda: FallbackOptions(beam_size=1, best_of=1), metadata=FLAT)
+
+    def check(self) -> None:
+        super().check()
+        require_used_glossary(self.search, "glossary")
+        if self.task != "transcribe":
+            raise RecipeError("is translate, but a translation is not what is said in the recording", field="task")
 
 
 def usage() -> str:

@@ -32,7 +32,7 @@ from whispertune.data.splits_of_sources import as_data, every_split
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import single_windows
-from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
+from whispertune.decoding.loading import ReadyModel, load_to_decode
 from whispertune.errors import ManifestError, RecipeError, one_line
 from whispertune.report.check_page import page
 from whispertune.run.flags import parse_fields, split_arguments
@@ -40,7 +40,7 @@ from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable
-from whispertune.system.precision import resolve_device, resolve_precision
+from whispertune.system.precision import resolve_device
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.languages import LANGUAGES, is_registered, spoken_language
 from whispertune.text.targets import MAX_TOKENS
@@ -184,8 +184,7 @@ def check(
     ready = None
     if options.model is not None:
         device = processes.device or resolve_device(options.device)
-        precision = resolve_precision(options.precision, device)
-        ready = ready_to_decode(load_model(options.model, device, precision.dtype))
+        ready = load_to_decode(options.model, device, options.precision)
     tokenizer = ready.tokenizer if ready else _usual_tokenizer()
     borrowing = ready is not None and _lacks_token(ready, options)
     if borrowing:

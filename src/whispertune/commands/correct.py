@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import secrets
 import shlex
 import webbrowser
@@ -14,18 +17,18 @@ from typing import Any
 from whispertune.check.cleaned import require_expressible
 from whispertune.check.written import require_replaceable
 from whispertune.commands.correct_options import CorrectOptions
-from whispertune.correct.formats import ENDINGS
-from whispertune.correct.journal import Correction, begin, is_begun
+from whispertune.correct.journal import Correction, begin, is_begun, lock
 from whispertune.correct.ranking import by_confidence, ordered
 from whispertune.correct.saving import COMMAND, LEFT_OUT, MANIFEST, Saver, Snapshots
 from whispertune.correct.segments import Segment
 from whispertune.correct.server import application, listening_socket, require_server, serve
 from whispertune.correct.sources import further_of, read_segments, rows_of_json, transcripts_at
-from whispertune.data.audio_files import AUDIO_SUFFIXES, find_audio
+from whispertune.data.audio_files import AUDIO_SUFFIXES, find_audio, output_names
 from whispertune.data.marked import read_marked
 from whispertune.data.reading import AS_USUAL
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance, Utterances
+from whispertune.decoding.options import ENDINGS, FORMATS
 from whispertune.errors import ManifestError, RecipeError
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
@@ -45,9 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_fields(CorrectOptions, {}, flags, command="correct")
     require_server()
     folder = Path(options.output)
-    if not is_begun(folder):
-        _begin(given, options, folder)
-    correction = Correction(folder)
+    if not given and not is_begun(folder):
+        raise RecipeError("nothing to correct: name a manifest, transcripts or recordings; see correct --help")
+    make_writable(folder)
+    held = lock(folder)
+    try:
+        if not is_begun(folder):
+            _begin(given, options, folder)
+    except BaseException:
+        os.close(held)
+        raise
+    correction = Correction(folder, held)
     try:
         _require_same(given, options, correction)
         return _serve(correction, options)
@@ -57,11 +68,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _begin(given: Sequence[str], options: CorrectOptions, folder: Path) -> None:
     """Read what is to be corrected, put it in order, and write what the correction starts from."""
-    if not given:
-        raise RecipeError("nothing to correct: name a manifest, transcripts or recordings; see correct --help")
     if options.language is not None and options.model is None:  # a model may have languages of its own
         spoken_language(options.language, options.language_token)
-    make_writable(folder)
     require_replaceable("--output", folder, [MANIFEST, LEFT_OUT], [Path(path) for path in given], COMMAND)
     found = _read(given, options, folder)
     with progress_bar("recordings", len(found.rows)) as advance:
@@ -126,11 +134,10 @@ def _read(given: Sequence[str], options: CorrectOptions, folder: Path) -> _Found
     if jsons and options.reading.exclude is not None:
         raise RecipeError("is for manifests; mark segments as unusable on the page", field="exclude")
     found.scored = bool(jsons) and not found.by_model
-    for transcript in jsons:
-        for row, segment in rows_of_json(transcript, options.language, reading.audio_root):
-            found.rows.append(row)
-            found.extras.append(segment)
-            found.further.append({})
+    for row, segment in rows_of_json(jsons, options.language, reading.audio_root):
+        found.rows.append(row)
+        found.extras.append(segment)
+        found.further.append({})
     if others:
         rows = read_rows("data", " + ".join(others), reading)
         require_expressible(others[0], rows, "--output")
@@ -142,8 +149,8 @@ def _read(given: Sequence[str], options: CorrectOptions, folder: Path) -> _Found
             found.extras.append(extra)
             found.further.append(further)
         names = {kind.source.lower() for kind in rows.kinds}
-        given_as = (kind for kind in ENDINGS if kind not in ("txt", "tsv"))  # these are manifests, or whole recordings
-        found.formats = [kind for kind in given_as if any(name.endswith(ENDINGS[kind].lower()) for name in names)]
+        given_as = (kind for kind in FORMATS if kind not in ("txt", "tsv"))  # these are manifests, or whole recordings
+        found.formats = [kind for kind in given_as if any(name.endswith(f".{ENDINGS[kind].lower()}") for name in names)]
     if jsons and "textgrid" not in found.formats:
         found.formats.append("textgrid")
     if not found.rows:
@@ -171,12 +178,16 @@ def _is_audio(path: Path) -> bool:
 
 
 def _transcribed(audios: Sequence[str], options: CorrectOptions, folder: Path) -> list[Path]:
-    """Transcripts of recordings by the model, which are kept, so that an interrupted command goes on."""
+    """Transcripts of recordings by the model, which are kept, so that an interrupted command goes on.
+
+    Those of each model, language and token are in a folder of their own in `folder`.
+    """
     from whispertune.commands.transcribe import transcribe
     from whispertune.commands.transcribe_options import TranscribeOptions
     from whispertune.decoding.options import LongFormOptions
 
-    make_writable(folder)
+    asked_of = json.dumps([options.model, options.language, options.language_token])
+    folder /= hashlib.sha256(asked_of.encode()).hexdigest()[:12]
     asked = TranscribeOptions(
         model=str(options.model),
         language=options.language,
@@ -187,8 +198,10 @@ def _transcribed(audios: Sequence[str], options: CorrectOptions, folder: Path) -
         output=str(folder),
         windows=LongFormOptions(word_timestamps=True),
     )
-    transcribe(find_audio(audios), asked, folder)
-    return transcripts_at(folder)
+    recordings = find_audio(audios)
+    if failures := transcribe(recordings, asked, folder):
+        console.print(f"{failures} of {len(recordings)} recordings are left out of the correction", style="yellow")
+    return [path for name in output_names(recordings) if (path := folder / f"{name}.json").exists()]
 
 
 def _require_distinct(segments: Sequence[Segment]) -> None:
@@ -205,12 +218,10 @@ def _asked(
     """The segments with what the model transcribes, and its suspicions."""
     from whispertune.correct.doubts import with_doubts  # here, as these import PyTorch
     from whispertune.dataset.transcripts import TextSettings
-    from whispertune.decoding.loading import load_model, ready_to_decode
-    from whispertune.system.precision import resolve_device, resolve_precision
+    from whispertune.decoding.loading import load_to_decode
+    from whispertune.system.precision import resolve_device
 
-    device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    ready = ready_to_decode(load_model(str(options.model), device, precision.dtype))
+    ready = load_to_decode(str(options.model), resolve_device(options.device), options.precision)
     text = TextSettings(ready.tokenizer, options.language, "transcribe", language_token=options.language_token)
     with progress_bar("asking the model", len(rows)) as advance:
         return with_doubts(ready, rows, segments, text, workers=options.reading.workers, advance=advance)

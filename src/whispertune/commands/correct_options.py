@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from whispertune.correct.formats import ENDINGS
 from whispertune.data.options import ReadingOptions
+from whispertune.decoding.options import FORMATS
 from whispertune.errors import RecipeError
 from whispertune.run.flags import help_text
 from whispertune.run.options import LanguageOptions
 from whispertune.system.fields import FLAT, Bounds
 from whispertune.system.options import DeviceOptions
 
+WRITTEN = tuple(kind for kind in FORMATS if kind != "json")
+"""Formats that corrected transcripts are written in."""
 USAGE = """whispertune correct F|AUDIO… [--model M] [--language L] [--output DIR] [--valid F] [--field value …]
        whispertune correct --output DIR          # go on with a correction"""
 
@@ -71,8 +73,8 @@ class CorrectOptions(DeviceOptions, LanguageOptions):
             return None if self.format is None else ()
         named = tuple(dict.fromkeys(part.strip().lower() for part in self.format.split(",")))
         for name in named:
-            if name not in ENDINGS:
-                raise RecipeError(f"is {name!r}; choose from {', '.join(ENDINGS)}, none", field="format")
+            if name not in WRITTEN:
+                raise RecipeError(f"is {name!r}; choose from {', '.join(WRITTEN)}, none", field="format")
         return named
 
 

@@ -19,7 +19,7 @@ from whispertune.checkpoints.layout import expected_shapes
 from whispertune.checkpoints.openai import save_openai
 from whispertune.checkpoints.peft import copy_adapter, find_adapter
 from whispertune.checkpoints.runtimes import PACKAGES, require_runtime
-from whispertune.commands.export_hub import share
+from whispertune.commands.export_hub import CARD, share
 from whispertune.commands.export_options import ExportOptions
 from whispertune.data.audio.recording import TooLongError
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_utterance
@@ -35,7 +35,6 @@ from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, recover_folder, replacing_folder
 from whispertune.system.home import expand_home
 
-CARD = "README.md"
 _OPENS = {
     "huggingface": "transformers: pipeline('automatic-speech-recognition', model='{}')",
     "ctranslate2": "faster-whisper: WhisperModel('{}')",

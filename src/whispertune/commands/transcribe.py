@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from whispertune.checkpoints.generation import TRAINED_TIMESTAMPS, own_language
 from whispertune.commands.launched import share_out
 from whispertune.commands.transcribe_options import TranscribeOptions
 from whispertune.data.audio.waveforms import num_channels, probe_audio
 from whispertune.data.audio_files import TranscriptIndex, find_audio, output_names
 from whispertune.data.glossary import read_glossary
-from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf
+from whispertune.decoding.annotation_files import written_as
 from whispertune.decoding.channels import channel_names, on_one_time_line
-from whispertune.decoding.loading import ReadyModel, load_model, ready_to_decode
+from whispertune.decoding.loading import ReadyModel, load_to_decode
 from whispertune.decoding.long_form import LongForm, Transcript, batches_of
-from whispertune.decoding.transcript_files import WRITERS, as_json, as_lines
+from whispertune.decoding.options import ENDINGS
+from whispertune.decoding.transcript_files import as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, printable, progress_bar, results
@@ -30,8 +29,6 @@ from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes, balance
 from whispertune.text.languages import language_name
 
-ENDINGS = {"textgrid": "TextGrid", "audacity": "labels.txt"}
-"""Of files, where they differ from the name of the format."""
 LEAST_SECONDS = 30.0
 """Cost of a recording in seconds, at least: a whole window is decoded."""
 
@@ -149,7 +146,7 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
     if options.search.glossary is not None:
         read_glossary(options.search.glossary)
     device = processes.device or resolve_device(options.device)
-    ready = loaded(options, device)
+    ready = load_to_decode(options.model, device, options.precision, base=options.base)
     long_form, origin = long_form_of(ready, options)
     console.print(f"language  {origin}")
     if set(options.formats) - {"txt", "json"} and ready.checkpoint.generation.get(TRAINED_TIMESTAMPS) is False:
@@ -227,13 +224,6 @@ def _finish(job: _Job, options: TranscribeOptions, known: TranscriptIndex | None
     job.parts.clear()
 
 
-def loaded(options: TranscribeOptions, device: torch.device | None = None) -> ReadyModel:
-    """The model, ready to decode. device: in place of the options' own."""
-    device = device or resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    return ready_to_decode(load_model(options.model, device, precision.dtype, base=options.base))
-
-
 def long_form_of(ready: ReadyModel, options: TranscribeOptions) -> tuple[LongForm, str]:
     """What transcribes, and the language with its origin, for people.
 
@@ -266,7 +256,7 @@ def _missing(output: Path | None, name: str, options: TranscribeOptions) -> dict
     """The files that are still to be written for a recording, by format. Raises OSError if one is impossible."""
     if output is None:
         return {"": Path()}
-    files = {kind: output / f"{name}.{ENDINGS.get(kind, kind)}" for kind in options.formats}
+    files = {kind: output / f"{name}.{ENDINGS[kind]}" for kind in options.formats}
     return {kind: path for kind, path in files.items() if not path.exists() or options.overwrite}
 
 
@@ -281,12 +271,8 @@ def _write(transcript: Transcript, job: _Job, options: TranscribeOptions) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "json":
             content = as_json(transcript, audio=job.audio, model=options.model, n_best=options.n_best)
-        elif kind == "eaf":
-            content = as_eaf(transcript, job.audio, path.parent)
-        elif kind in ANNOTATIONS:
-            content = ANNOTATIONS[kind](transcript)
         else:
-            content = WRITERS[kind](transcript, options.subtitles)
+            content = written_as(kind, transcript, job.audio, path.parent, options.subtitles)
         write_text(path, content)
 
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from whispertune.decoding.options import (
     FORMATS,
-    UNUSED_GLOSSARY,
     FallbackOptions,
     LongFormOptions,
     SubtitleOptions,
+    require_used_glossary,
 )
 from whispertune.errors import RecipeError
 from whispertune.features.options import DENSE, FrameOptions
@@ -82,8 +82,7 @@ class TranscribeOptions(DeviceOptions, ModelOptions):
 
     def check(self) -> None:
         super().check()
-        if self.search.glossary is not None and not self.search.glossary_boost:
-            raise RecipeError(UNUSED_GLOSSARY, field="glossary")
+        require_used_glossary(self.search, "glossary")
         if self.channel_names is not None and self.channels == "mix":
             raise RecipeError("is given, but the channels are mixed: add --channels separate", field="channel_names")
         if self.subtitles.max_words is not None and not self.windows.word_timestamps:

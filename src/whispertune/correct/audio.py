@@ -32,7 +32,7 @@ def wav_of(recording: Recording, start: float, end: float) -> bytes:
         AudioError: if it cannot be decoded.
     """
     end = min(end, recording.duration)
-    if not 0 <= start < end or end - start > MOST_SECONDS:
+    if not 0 <= start < end or end - start > MOST_SECONDS + 0.001:  # but for rounding
         raise EditError("no such stretch of the recording")
     whole = end >= recording.duration - 0.001
     waveform = load_waveform(Path(recording.audio), start, None if whole else end, channel=recording.channel)

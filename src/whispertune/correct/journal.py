@@ -32,6 +32,18 @@ class StaleError(Exception):
     """An edit of a segment that has changed since the page saw it, as in another tab."""
 
 
+def lock(folder: Path) -> int:
+    """Keep other processes out of a folder's correction until this descriptor is closed.
+
+    Raises:
+        RunFolderError: if another one is there.
+    """
+    held = take_lock(folder / ".whispertune-correct.lock")
+    if held is None:
+        raise RunFolderError(f"{folder}: is being corrected by another process; end that one first")
+    return held
+
+
 def begin(folder: Path, recordings: Sequence[Recording], segments: Sequence[Segment], facts: Mapping[str, Any]) -> None:
     """Write what a correction starts from. facts: what else is to be remembered."""
     write_jsonl(folder / SEGMENTS, (segment.as_json() for segment in segments))
@@ -47,40 +59,42 @@ def is_begun(folder: Path) -> bool:
 class Correction:
     """A session and its folder, which no other process may change meanwhile. Safe to use from several threads.
 
-    facts: what `begin` was given. after: called after each step.
+    facts: what `begin` was given. held: the folder's `lock`, if it has been taken; closed with the correction.
 
     Raises:
         RunFolderError: if the folder is in use, or its files are damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, held: int | None = None) -> None:
         self.folder = folder
         self.lock = Lock()
+        self._held = lock(folder) if held is None else held
+        try:
+            self.session = self._read()
+            self._journal = self._replayed(folder / JOURNAL)
+        except BaseException:
+            os.close(self._held)
+            raise
+
+    def _read(self) -> Session:
+        """What the correction starts from."""
+        folder = self.folder
         try:
             self.facts: dict[str, Any] = json.loads((folder / SESSION).read_text(encoding="utf-8"))
             if self.facts.pop("format") != FORMAT:
                 raise RunFolderError(f"{folder / SESSION}: was written by another version of whispertune")
-            recordings = [
-                Recording(**{**given, "within": given["within"] and tuple(given["within"])})
-                for given in self.facts.pop("recordings")
-            ]
+            recordings = [Recording(**given) for given in self.facts.pop("recordings")]
             self.base = [segment_of(values) for values in read_jsonl(folder / SEGMENTS)]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunFolderError(
                 f"{folder}: its {SESSION} or {SEGMENTS} is damaged ({error}); restore them, or name another --output"
             ) from None
-        self.session = Session(recordings, self.base)
-        self._lock_file = folder / ".whispertune-correct.lock"
-        self._held = take_lock(self._lock_file)
-        if self._held is None:
-            raise RunFolderError(f"{folder}: is being corrected by another process; end that one first")
-        self._journal = self._replayed(folder / JOURNAL)
+        return Session(recordings, self.base)
 
     def close(self) -> None:
         """Let others correct here."""
         if not self._journal.closed:
             self._journal.close()
-            assert self._held is not None
             os.close(self._held)
 
     def apply(self, edit: Mapping[str, Any]) -> Step:
@@ -133,8 +147,6 @@ class Correction:
             journal.truncate(whole)
         except BaseException:
             journal.close()
-            assert self._held is not None
-            os.close(self._held)
             raise
         return journal
 

@@ -9,15 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from whispertune.check.cleaned import audio_path
+from whispertune.check.cleaned import audio_path, written_if_empty
 from whispertune.check.written import writing
-from whispertune.correct.formats import ENDINGS
 from whispertune.correct.journal import Correction
 from whispertune.correct.segments import Recording, Segment
 from whispertune.data.audio_files import output_names
-from whispertune.data.reading import KINDS
-from whispertune.decoding.options import SubtitleOptions
-from whispertune.errors import WhispertuneError
+from whispertune.decoding.options import ENDINGS, SubtitleOptions
 from whispertune.system.files import write_text
 
 MANIFEST, LEFT_OUT, TRANSCRIPTS = "corrected.jsonl", "left-out.jsonl", "transcripts"
@@ -46,10 +43,9 @@ def manifest_row(segment: Segment, recording: Recording, folder: Path) -> dict[s
         "language": segment.language, "speaker": segment.speaker, "channel": recording.channel,
         "note": segment.note.strip() or None,
     }  # fmt: skip
-    # An empty field is written where another column would be read in its place.
-    taken = {name for name, others in KINDS.items() if any(other in segment.further for other in others)}
+    always = written_if_empty(segment.further)
     kept = {name: value for name, value in segment.further.items() if name not in fields}
-    return {name: value for name, value in fields.items() if value is not None or name in taken} | kept
+    return {name: value for name, value in fields.items() if value is not None or name in always} | kept
 
 
 class Saver:
@@ -101,12 +97,11 @@ def write_transcripts(correction: Correction, formats: Sequence[str]) -> list[Pa
     text are not in them, and channels are speakers."""
     if not formats:
         return []
-    from whispertune.decoding.annotation_files import ANNOTATIONS, as_eaf  # here, as it takes PyTorch
+    from whispertune.decoding.annotation_files import written_as  # here, as it takes PyTorch
     from whispertune.decoding.fallback import WindowResult
     from whispertune.decoding.long_form import Segment as Spoken
     from whispertune.decoding.long_form import Transcript
     from whispertune.decoding.rules import Hypothesis
-    from whispertune.decoding.transcript_files import WRITERS
 
     session, folder = correction.session, correction.folder
     unknown = WindowResult(Hypothesis((), 0.0), "", 0.0, 0.0, 1.0, 0.0)  # these formats hold no scores
@@ -131,15 +126,9 @@ def write_transcripts(correction: Correction, formats: Sequence[str]) -> list[Pa
         duration = max(session.recordings[number].duration for number in numbers)
         transcript = Transcript(spoken, "", None, duration, [])
         for kind in formats:
-            path = folder / TRANSCRIPTS / f"{name}{ENDINGS[kind]}"
+            path = folder / TRANSCRIPTS / f"{name}.{ENDINGS[kind]}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            if kind == "eaf":
-                content = as_eaf(transcript, Path(audio), path.parent)
-            elif kind in ANNOTATIONS:
-                content = ANNOTATIONS[kind](transcript)
-            else:
-                content = WRITERS[kind](transcript, SubtitleOptions())
-            write_text(path, content)
+            write_text(path, written_as(kind, transcript, Path(audio), path.parent, SubtitleOptions()))
             written.append(path)
     return written
 
@@ -178,6 +167,6 @@ class Snapshots:
             try:
                 self._write()
                 self.fault = None
-            except (OSError, WhispertuneError) as error:  # shown on the page; the journal holds every edit
-                self.fault = str(error)
+            except Exception as error:  # shown on the page; the journal holds every edit
+                self.fault = str(error) or type(error).__name__
             self._ended.wait(max(PAUSE, 4 * (time.monotonic() - began)))

@@ -36,15 +36,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """audio: absolute path. duration: seconds. within: offset and bytes in a file that holds several recordings.
-
-    fault: why it cannot be played, if so.
-    """
+    """audio: absolute path. duration: seconds. fault: why it cannot be played, if so."""
 
     audio: str
     duration: float
     channel: int | None = None
-    within: tuple[int, int] | None = None
     fault: str | None = None
 
 

@@ -35,7 +35,7 @@ STATIC = {
     "icon.svg": "image/svg+xml",
 }
 """The files that the page loads."""
-WARNING = 507
+NOT_WRITTEN = 507
 """Insufficient storage: an edit could not be written."""
 
 
@@ -81,7 +81,7 @@ def application(
             except (EditError, WhispertuneError) as error:
                 return JSONResponse({"error": str(error)}, 422)
             except OSError as error:
-                return JSONResponse({"error": f"cannot be written: {error.strerror or error}"}, WARNING)
+                return JSONResponse({"error": f"cannot be written: {error.strerror or error}"}, NOT_WRITTEN)
 
         return handle
 

@@ -177,10 +177,13 @@ class Session:
         if not isinstance(texts, list) or len(texts) != 2:
             raise EditError("two texts are needed to split a segment")
         left, right = (clean_text(text).strip() for text in texts)
-        first = replace(old, end=at, text=left, words=tuple(word for word in old.words if word.start < at))
+        first = replace(
+            old, end=at, text=left, words=tuple(word for word in old.words if word.start < at),
+            hypothesis=None, confidence=None,
+        )  # fmt: skip
         second = replace(
             old, id=self._new_id(old.id), start=at, text=right, note="",
-            words=tuple(word for word in old.words if word.start >= at),
+            words=tuple(word for word in old.words if word.start >= at), hypothesis=None, confidence=None,
         )  # fmt: skip
         return Step(((old.id, old, first), (second.id, None, second)), second.id)
 
@@ -195,8 +198,9 @@ class Session:
             raise EditError("there is no segment of the same speaker behind it")
         second = later[0]
         joined = replace(
-            first, end=max(first.end, second.end), text=joined_texts(first.text, second.text),
-            words=(*first.words, *second.words), note=joined_texts(first.note, second.note),
+            first, end=max(first.end, second.end), text=clean_text(joined_texts(first.text, second.text)),
+            words=(*first.words, *second.words), note=clean_text(joined_texts(first.note, second.note)),
+            hypothesis=None, confidence=None,
             status=first.status if first.status == second.status else "todo", rank=min(first.rank, second.rank),
         )  # fmt: skip
         return Step(((second.id, second, None), (first.id, first, joined)), first.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,37 +43,50 @@ def transcripts_at(path: Path) -> list[Path]:
 
 
 def rows_of_json(
-    path: Path, language: str | None, audio_root: str | None
+    paths: Sequence[Path], language: str | None, audio_root: str | None
 ) -> Iterator[tuple[Utterance, dict[str, Any]]]:
-    """(utterance, the JSON of its segment) for each segment with text.
+    """(utterance, the JSON of its segment) for each segment with text of these transcripts.
+
+    The ids begin with the recording's path below the folder that all recordings share.
 
     Raises:
-        ManifestError: if it names no recording, or a segment is malformed.
+        ManifestError: if one names no recording, or a segment is malformed.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    audio = content.get("audio")
+    audios = [_audio_of(path, audio_root) for path in paths]
+    shared = os.path.commonpath([audio.absolute().parent for audio in audios]) if audios else ""
+    for path, audio in zip(paths, audios, strict=True):
+        yield from _rows_of(path, audio, audio.absolute().relative_to(shared).as_posix(), language)
+
+
+def _audio_of(path: Path, audio_root: str | None) -> Path:
+    """The recording that a transcript names."""
+    audio = json.loads(path.read_text(encoding="utf-8")).get("audio")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{path}: names no recording; transcribe it again with whispertune, which writes `audio`")
     where = Path(audio)
     if audio_root is not None:
-        where = Path(audio_root) / where.name
-    elif not where.is_absolute() and not where.exists():
-        where = path.parent / where
+        return Path(audio_root) / where.name
+    return where if where.is_absolute() or where.exists() else path.parent / where
+
+
+def _rows_of(path: Path, audio: Path, name: str, language: str | None) -> Iterator[tuple[Utterance, dict[str, Any]]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
     spoken = language or content["language"]
     for number, segment in enumerate(content["segments"], start=1):
         try:
             start, end, text = float(segment["start"]), float(segment["end"]), str(segment["text"]).strip()
-            channel = segment.get("channel")
+            channel, speaker = segment.get("channel"), segment.get("speaker")
         except (LookupError, TypeError, ValueError, AttributeError):
             raise ManifestError(
                 f"segment {number} has no start, end or text; transcribe the recording again", file=path
             ) from None
         if text and math.isfinite(start) and end > start >= 0:
             yield Utterance(
-                id=f"{where.name}#{start:.3f}-{end:.3f}@{number}", audio=where, text=text, start=start, end=end,
+                id=f"{name}#{start:.3f}-{end:.3f}@{number}", audio=audio, text=text, start=start, end=end,
                 language=spoken if isinstance(spoken, str) else None,
                 channel=channel if isinstance(channel, int) else None,
-                speaker=segment.get("speaker"), source=str(path), row=number,
+                speaker=None if speaker is None else UNPRINTABLE.sub(" ", str(speaker)).strip() or None,
+                source=str(path), row=number,
             ), segment  # fmt: skip
 
 

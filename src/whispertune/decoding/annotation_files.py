@@ -10,7 +10,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from whispertune.decoding.long_form import Segment, Transcript
-from whispertune.decoding.transcript_files import LINE_ENDS
+from whispertune.decoding.options import SubtitleOptions
+from whispertune.decoding.transcript_files import LINE_ENDS, WRITERS
 from whispertune.decoding.words import Word
 
 Span = tuple[int, int, str]
@@ -91,12 +92,19 @@ def as_tsv(transcript: Transcript) -> str:
     return "start\tend\ttext\n" + "".join(f"{start}\t{end}\t{text}\n" for start, end, text in _named(transcript))
 
 
-ANNOTATIONS: dict[str, Callable[[Transcript], str]] = {
+_ANNOTATIONS: dict[str, Callable[[Transcript], str]] = {
     "textgrid": as_textgrid,
     "audacity": as_labels,
     "tsv": as_tsv,
 }
 """Formats that need nothing but the transcript."""
+
+
+def written_as(kind: str, transcript: Transcript, audio: Path, folder: Path, subtitles: SubtitleOptions) -> str:
+    """A transcript in any of `FORMATS` but JSON, for a file in `folder`."""
+    if kind == "eaf":
+        return as_eaf(transcript, audio, folder)
+    return _ANNOTATIONS[kind](transcript) if kind in _ANNOTATIONS else WRITERS[kind](transcript, subtitles)
 
 
 def _spans(transcript: Transcript) -> Iterator[tuple[str | None, Span]]:

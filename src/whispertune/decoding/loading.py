@@ -14,6 +14,8 @@ from whispertune.decoding.rules import LogitRules
 from whispertune.errors import CheckpointError
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Decoder, Encoder, Whisper, build_whisper
+from whispertune.system.options import PrecisionName
+from whispertune.system.precision import resolve_precision
 from whispertune.text.languages import LANGUAGES
 from whispertune.text.tokenizer import Tokenizer
 
@@ -110,6 +112,17 @@ def allow_empty_output(ready: ReadyModel, device: torch.device) -> ReadyModel:
     first = [token for token in generation.get(BEGIN_SUPPRESS) or [] if token != ready.tokenizer.eot]
     checkpoint = replace(ready.checkpoint, generation=generation | {BEGIN_SUPPRESS: first})
     return replace(ready, checkpoint=checkpoint, rules=_rules(checkpoint, device))
+
+
+def load_to_decode(
+    model: str, device: torch.device, precision: PrecisionName, *, base: str | None = None
+) -> ReadyModel:
+    """Load the model that the user named, in a precision (`resolve_precision`), in the form that decodes fastest.
+
+    Raises:
+        UserError: if it can't be found or read, or the device lacks the precision.
+    """
+    return ready_to_decode(load_model(model, device, resolve_precision(precision, device).dtype, base=base))
 
 
 def ready_to_decode(ready: ReadyModel) -> ReadyModel:

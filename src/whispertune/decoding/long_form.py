@@ -25,6 +25,7 @@ from whispertune.decoding.options import FallbackOptions, LongFormOptions
 from whispertune.decoding.segmentation import (
     MEL_FRAMES_PER_SECOND,
     MEL_FRAMES_PER_TIMESTAMP,
+    Cut,
     split_window,
 )
 from whispertune.decoding.spectrogram import Spectrogram, padded_features
@@ -121,21 +122,24 @@ class _RecordingState:
     def take(
         self,
         result: WindowResult,
+        cut: Cut | None,
         times: TokenTimes | None,
         transcriber: Transcriber,
-        search: FallbackOptions,
         options: LongFormOptions,
         written: str | None,
     ) -> None:
-        """Add a window's segments and advance to the next window. times: of its text tokens; written: its language."""
-        if result.is_silence(search):
+        """Add a window's segments and advance to the next window.
+
+        cut: its spans and frames, None if it is silent. times: of its text tokens; written: its language.
+        """
+        if cut is None:
             self.seek += self.num_frames
             return
         begin = self.seek / MEL_FRAMES_PER_SECOND
         ranked = (result.hypothesis, *result.hypothesis.alternatives)
         self.alternatives.append((begin, [(transcriber.text(h), h.score, h.log_prob) for h in ranked]))
         tokenizer = transcriber.model.tokenizer
-        spans, done = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, self.num_frames)
+        spans, done = cut
         timed: list[tuple[float, float, tuple[Word, ...]]]
         timed = [(begin + span.start, begin + span.end, ()) for span in spans]
         if times is not None:
@@ -269,23 +273,28 @@ class LongForm:
             [min(self._tokenizer.max_tokens // 2, self._transcriber.room(prompt)) for prompt in prompts],
             self._search, seeds=[(progress.spectrogram.num_frames, progress.seek) for progress in working],
         )  # fmt: skip
-        times = self._times(working, states, results) if self._options.word_timestamps else {}
-        for row, (progress, result) in enumerate(zip(working, results, strict=True)):
+        cuts = [
+            None
+            if result.is_silence(self._search)
+            else split_window(result.hypothesis.tokens, self._tokenizer.timestamp_begin, progress.num_frames)
+            for progress, result in zip(working, results, strict=True)
+        ]
+        times = self._times(working, states, cuts) if self._options.word_timestamps else {}
+        for row, (progress, result, cut) in enumerate(zip(working, results, cuts, strict=True)):
             before = progress.seconds
             written = "en" if self._task == "translate" else progress.language
-            progress.take(result, times.get(row), self._transcriber, self._search, self._options, written)
+            progress.take(result, cut, times.get(row), self._transcriber, self._options, written)
             advance(progress.seconds - before)
         return failed
 
     def _times(
-        self, working: list[_RecordingState], states: EncoderStates, results: Sequence[WindowResult]
+        self, working: list[_RecordingState], states: EncoderStates, cuts: Sequence[Cut | None]
     ) -> dict[int, TokenTimes]:
         """Times of the text tokens of all segments of each window that has any, by the window's place."""
         tokenizer, texts = self._tokenizer, {}
-        for row, (progress, result) in enumerate(zip(working, results, strict=True)):
-            spans, _ = split_window(result.hypothesis.tokens, tokenizer.timestamp_begin, progress.num_frames)
-            text = [token for span in spans for token in tokenizer.text_of(span.tokens)]
-            if text and not result.is_silence(self._search):
+        for row, cut in enumerate(cuts):
+            spans, _ = cut or ([], 0)
+            if text := [token for span in spans for token in tokenizer.text_of(span.tokens)]:
                 texts[row] = text
         if not texts:
             return {}

@@ -11,8 +11,18 @@ from whispertune.system.fields import Bounds, Options, PositiveInt, Seed
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_INITIAL = 1.0
 """Seconds: a window's first segment begins no later (openai-whisper's default)."""
-FORMATS = ("txt", "srt", "vtt", "json", "tsv", "textgrid", "eaf", "audacity")
-UNUSED_GLOSSARY = "is given, but nothing uses it: give glossary_boost as well, such as 0.5"
+ENDINGS = {
+    "txt": "txt",
+    "srt": "srt",
+    "vtt": "vtt",
+    "json": "json",
+    "tsv": "tsv",
+    "textgrid": "TextGrid",
+    "eaf": "eaf",
+    "audacity": "labels.txt",
+}
+"""The formats of transcripts, and how the names of their files end."""
+FORMATS = tuple(ENDINGS)
 Beams = Annotated[int, Bounds(ge=1, le=64)]
 
 
@@ -51,6 +61,12 @@ class SearchOptions(Options):
 
 
 GREEDY = SearchOptions(beam_size=1)
+
+
+def require_used_glossary(search: SearchOptions, field: str) -> None:
+    """Refuse a glossary that does nothing, where no scores are reported. field: its name."""
+    if search.glossary is not None and not search.glossary_boost:
+        raise RecipeError("is given, but nothing uses it: give glossary_boost as well, such as 0.5", field=field)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,11 @@ class Span:
     tokens: tuple[int, ...]
 
 
-def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -> tuple[list[Span], int]:
+Cut = tuple[list[Span], int]
+"""The spans of a window, and how many of its log-mel frames are done."""
+
+
+def split_window(tokens: Sequence[int], timestamp_begin: int, num_frames: int) -> Cut:
     """The spans of a window that holds `num_frames` log-mel frames of the recording, and how many of these are done.
 
     The output is cut between two timestamps in a row. If it ends in a single timestamp, nothing is said after that

@@ -16,7 +16,7 @@ from whispertune.augment.options import AugmentOptions
 from whispertune.data.options import TrainingDataOptions
 from whispertune.data.remote import is_remote
 from whispertune.dataset.options import WindowOptions
-from whispertune.decoding.options import UNUSED_GLOSSARY, SearchOptions
+from whispertune.decoding.options import SearchOptions, require_used_glossary
 from whispertune.errors import RecipeError
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
@@ -159,8 +159,7 @@ class Recipe(DeviceOptions, ModelOptions):
     def check(self) -> None:
         super().check()
         parse_freeze(self.freeze)
-        if self.search.glossary is not None and not self.search.glossary_boost:
-            raise RecipeError(UNUSED_GLOSSARY, field="search.glossary")
+        require_used_glossary(self.search, "search.glossary")
         if unknown := set(self.loggers) - {"tensorboard", "wandb", "mlflow"}:
             problem = f"is {self.log!r}; {min(unknown)!r} is not among tensorboard, wandb and mlflow"
             raise RecipeError(problem, field="log")

@@ -110,11 +110,10 @@ def read_rules(options: TextOptions) -> TextRules | None:
     rules = TextRules(options)
     if options.replacements is None:
         return rules
-    table = {rules._normalized(a): rules._normalized(b) for a, b in _read_table(Path(options.replacements))}
-    return TextRules(options, tuple(table.items()))
+    return TextRules(options, tuple(_read_table(Path(options.replacements), rules._normalized)))
 
 
-def _read_table(path: Path) -> Iterator[tuple[str, str]]:
+def _read_table(path: Path, normalized: Callable[[str], str]) -> Iterator[tuple[str, str]]:
     def refused(problem: str) -> RecipeError:
         return RecipeError(f"is {path}; {problem}", field="text.replacements")
 
@@ -132,7 +131,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if not line.strip():
             continue
-        written, *rest = line.split("\t")
+        written, *rest = normalized(line).split("\t")
         if len(rest) != 1 or not written:
             raise refused(
                 f"row {number} is {line[:40]!r}: write what stands in the text, one tab, and what replaces it"

@@ -203,6 +203,7 @@ async function open(id, keepView = false) {
 async function draw(found, keepView) {
   const same = keepView && wave && state.view && state.view.start === found.start && state.view.end === found.end;
   state.view = { start: found.start, end: found.end };
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   if (!same) {
     wave?.destroy();
     wave = null;
@@ -213,7 +214,6 @@ async function draw(found, keepView) {
     }
     const more = { start: found.start, end: found.end };
     const { peaks } = await get(address("peaks", found.segment, more));
-    const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     regions = WaveSurfer.Regions.create();
     wave = WaveSurfer.create({
       container: $("wave"), height: 130, waveColor: colour("--wave"), progressColor: colour("--wave"),
@@ -233,7 +233,6 @@ async function draw(found, keepView) {
     });
   }
   regions.clearRegions();
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   for (const other of found.others) regions.addRegion({
     start: Math.max(0, other.start - found.start), end: Math.min(other.end, found.end) - found.start,
     color: colour("--other"), drag: false, resize: false,
