@@ -139,7 +139,7 @@ def test_no_other_command_begins_while_one_reads(
     monkeypatch.setattr(correct, "_read", meanwhile)
     monkeypatch.setattr(correct, "_serve", edited)
     assert cli.main(arguments) == 0
-    assert status == [0, 1]
+    assert status == [0, 2]
     assert "is being corrected by another process" in capsys.readouterr().err
     again = Correction(tmp_path / "out")
     assert again.session.ranked()[0].text == "kept"
