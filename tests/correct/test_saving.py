@@ -249,7 +249,7 @@ def test_refusals(tmp_path: Path, begun: Any, capsys: pytest.CaptureFixture[str]
         ([other, "--output", out], "holds a correction of"),
         (["--output", str(tmp_path / "new")], "nothing to correct"),
         ([str(tmp_path / "talk.wav"), "--output", str(tmp_path / "new")], "name the model that transcribes it"),
-        ([other, "--format", "docx"], "choose from textgrid"),
+        ([other, "--format", "docx"], "choose from txt, srt, vtt, tsv, textgrid"),
         ([other, other, "--output", str(tmp_path / "new2")], "is repeated"),
         (["--output", out, "--port", "70000"], "port"),
         (["--output", out, "--model", "m"], "was made with no model"),
