@@ -15,7 +15,7 @@ from whispertune import __version__
 from whispertune.errors import WhispertuneError, one_line
 
 COMMANDS = {
-    "init": "look at a folder of recordings, and say what to do with it",
+    "init": "look at a folder of recordings and suggest the next commands",
     "train": "fine-tune a Whisper model on your own speech",
     "resume": "continue a run where it stopped",
     "evaluate": "decode data and score the output: WER and CER",
@@ -23,10 +23,10 @@ COMMANDS = {
     "correct": "correct transcripts on a page, those most likely wrong first",
     "report": "show a run, or compare several: a page, plots, tables",
     "check": "check data before you spend compute on it",
-    "align": "find the times of a plain text in long recordings",
+    "align": "cut long recordings and their plain text into pieces to train on",
     "tune": "search for the settings that give the best model",
-    "split": "divide a corpus into train, valid and test that leak nothing",
-    "export": "convert a model for transformers, faster-whisper, whisper.cpp or openai-whisper, or upload it",
+    "split": "divide a corpus into train, valid and test, without leakage",
+    "export": "convert a model for other programs, or upload it to the Hub",
 }
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
@@ -37,18 +37,22 @@ NO_MEMORY = (
 
 HELP = f"""whispertune {__version__}: fine-tune Whisper on your own speech
 
-usage: whispertune COMMAND … (whispertune COMMAND --help shows its flags)
+usage: whispertune COMMAND …     (whispertune COMMAND --help lists its flags)
 
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 
 first steps:
   whispertune init recordings/
   whispertune check train.csv valid.csv --language it --output check
-  whispertune train --model openai/whisper-base --train train.csv --valid valid.csv --language it --output runs/first
+  whispertune train --model openai/whisper-base --train train.csv \\
+      --valid valid.csv --language it --output runs/first
   whispertune evaluate --model runs/first --data test.csv --language it
-  whispertune transcribe --model runs/first talk.mp3 recordings/ --format srt,json --output transcripts
+  whispertune transcribe --model runs/first talk.mp3 recordings/ \\
+      --format srt,json --output transcripts
 
-A manifest is a CSV, TSV or JSONL with the columns `audio` and `text`."""
+train.csv and the like are manifests: a CSV, TSV or JSONL file with the columns
+`audio` and `text`, one row per utterance. In flags, - and _ are the same:
+--beam-size is --beam_size."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -276,10 +276,13 @@ def test_segments_without_their_times_are_told_which_columns_to_name(newcomer: N
     assert newcomer.refusals[0].endswith("their times (--columns start=NAME,end=NAME)")
 
 
-def test_train_without_valid_says_what_valid_is(newcomer: Newcomer) -> None:
+def test_missing_flags_are_named_on_one_short_line(newcomer: Newcomer) -> None:
     newcomer.types("whispertune train --model openai/whisper-base --train train.csv --output runs/first")
-    assert newcomer.refusals[0].startswith("error: --valid is missing (")
-    assert "none of its recordings in it" in newcomer.refusals[0]
+    assert newcomer.refusals == ["error: --valid is missing; see whispertune train --help"]
+    newcomer.types("whispertune train --language it")
+    assert newcomer.refusals[0] == (
+        "error: --model, --train, --valid and --output are missing; see whispertune train --help"
+    )
 
 
 @pytest.mark.parametrize(("count", "each"), [(1, 12), (2, 6), (12, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -229,7 +230,7 @@ def test_every_section_has_bad_values_here() -> None:
 @pytest.mark.parametrize("name", list(REQUIRED))
 def test_missing_required_field(name: str) -> None:
     fields = {key: value for key, value in REQUIRED.items() if key != name}
-    with pytest.raises(RecipeError, match=f"^--{name} is missing"):
+    with pytest.raises(RecipeError, match=f"^--{name} is missing; see whispertune train --help$"):
         parse_fields(Recipe, fields, [], command="train")
 
 
@@ -474,12 +475,22 @@ def test_every_field_is_explained(options: type, capsys: pytest.CaptureFixture[s
     assert not re.search(r"typing|Union|Literal|CONFIG|NoneType|<class", shown)
 
 
-def test_help_keeps_the_line_breaks_of_descriptions(capsys: pytest.CaptureFixture[str]) -> None:
-    from whispertune.commands import evaluate_options, resume_options, train_options
-
-    for name, options in (("train", train_options), ("evaluate", evaluate_options), ("resume", resume_options)):
-        assert cli.main([name, "-h"]) == 0
-        assert options.DESCRIPTION in capsys.readouterr().out
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_is_as_wide_as_the_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything that is said is there; lines are filled, but those that are indented keep their breaks."""
+    shown = {}
+    for columns in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main([name, "-h"] if name else ["-h"]) == 0
+        shown[columns] = capsys.readouterr().out
+        assert max(map(len, shown[columns].splitlines())) <= min(columns, 100)
+    assert not name or len(shown[200].splitlines()) < len(shown[80].splitlines())
+    if name:
+        description = importlib.import_module(f"whispertune.commands.{name}_options").DESCRIPTION
+        assert " ".join(description.split()) in " ".join(shown[80].split())
+        assert all(line in shown[80].splitlines() for line in description.splitlines() if line.startswith(" "))
 
 
 def test_resume_tells_what_may_change(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import pytest
 
 from whispertune.errors import RecipeError
-from whispertune.run.flags import all_fields, help_text, parse_fields
+from whispertune.run.flags import all_fields, parse_fields
+from whispertune.run.help_text import help_text
 from whispertune.system.fields import FLAT, Bounds, Options, PositiveInt, Share
 
 

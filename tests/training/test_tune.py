@@ -102,5 +102,6 @@ def test_refusals(samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tune", "--help"]) == 0
     shown = capsys.readouterr().out
-    for flag in ("--trials N", "--minutes NUMBER", "--space TEXT", "--schedule.peak_lr"):
+    for flag in ("--trials N", "--minutes NUMBER", "--space TEXT", "--train TEXT", "whispertune train --help"):
         assert flag in shown
+    assert "--schedule.peak_lr NUMBER" not in shown  # the recipe's own fields are not repeated

@@ -12,8 +12,8 @@ class ConfidenceOptions(Options):
     """What is left out."""
 
     min_confidence: Share = 0.3
-    """Leave out pieces with a lower confidence. It is how likely the text is, per token, beside what the model itself
-    heard there (1: at least as likely)."""
+    """Leave out pieces with a lower confidence: the probability per token of the text, divided by that of the model's
+    own transcript of the piece (at most 1)."""
 
     min_share: Share = 0.5
-    """Leave out sentences of which a smaller share of letters was heard."""
+    """Leave out sentences of whose letters a smaller share was recognised."""

@@ -7,24 +7,29 @@ from dataclasses import dataclass, field
 from whispertune.align.options import ConfidenceOptions
 from whispertune.decoding.options import FallbackOptions, require_used_glossary
 from whispertune.errors import RecipeError
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT
 from whispertune.system.options import DeviceOptions
 
-USAGE = """whispertune align AUDIO … --text F --model M [--language L] --output DIR [--field value …]
-       AUDIO is a file, a folder or a pattern, as for transcribe; several recordings hold the text in this order"""
+USAGE = """whispertune align AUDIO … --text F --model M [--language L] --output DIR
+                         [--field value …]"""
 
-DESCRIPTION = """Find the times of a plain text in long recordings, and cut them into pieces to train on.
+DESCRIPTION = """Find where a plain text is said in long recordings, and make a manifest of its sentences to train on.
 
-The model transcribes the recordings, its words are matched with the text letter by letter, and each sentence that was
-heard is cut out at the pauses around it. Then the decoder reads the sentence to the piece: where it is far less likely
-than what was heard, the piece is left out. So the text may lack sentences that are said, and have some that are not.
+AUDIO is a file, a folder (all audio in it and its subfolders) or a pattern such as 'talks/*.mp3'; several recordings
+hold the text in the order in which they are given.
 
-A line of the text is a sentence; one of more than 200 characters is a paragraph, and cut at its full stops.
+The model transcribes the recordings, and its words are matched with the text letter by letter. The piece of each
+sentence that was recognised begins and ends in the pauses around it. Then the model scores the sentence on its piece;
+if it finds the sentence far less likely than its own transcript of the piece, the piece is left out. So the text may
+lack sentences that are said, and have some that are not.
 
-DIR/manifest.jsonl has a row for each piece: audio, start, end, duration, text, confidence, and the line of the text.
-DIR/excluded.jsonl has the sentences that were left out, and why."""
+Each line of the text is a sentence. Lines of more than 200 characters are taken for paragraphs and divided at the ends
+of their sentences.
+
+DIR/manifest.jsonl has a row for each piece: audio, start, end, duration, text, confidence, and the line of the text. No
+audio is copied. DIR/excluded.jsonl has the sentences that were left out, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,9 @@ class AlignOptions(DeviceOptions, ModelOptions):
 
     text: str
     """File with the text (UTF-8), in the order in which it is said."""
+
+    language: str | None = None
+    """Language spoken (it, Italian, …). By default the one that the model was fine-tuned on."""
 
     output: str
     """Folder for manifest.jsonl and excluded.jsonl."""

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 from whispertune.data.options import ReadingOptions
 from whispertune.decoding.options import FORMATS
 from whispertune.errors import RecipeError
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 from whispertune.run.options import LanguageOptions
 from whispertune.system.fields import FLAT, Bounds
 from whispertune.system.options import DeviceOptions
 
 WRITTEN = tuple(kind for kind in FORMATS if kind != "json")
 """Formats that corrected transcripts are written in."""
-USAGE = """whispertune correct F|AUDIO… [--model M] [--language L] [--output DIR] [--valid F] [--field value …]
+USAGE = """whispertune correct F|AUDIO… [--model M] [--language L] [--output DIR]
+                           [--field value …]
        whispertune correct --output DIR          # go on with a correction"""
 
 DESCRIPTION = """Correct transcripts on a page in your browser: listen, correct, save, train again.
@@ -24,9 +25,9 @@ F is anything that train reads, or the JSON that transcribe writes (a file, or t
 recordings without transcripts, which the model transcribes first. The segments that are most likely wrong come first:
 those that a model (--model) doubts, or those with the lowest confidence, if the transcripts have one.
 
-The page listens on this machine only, and its address holds a secret token. Everything is done by keyboard as well; the
-question mark lists the keys. Every change is on disk before the page goes on, and undo reaches back to the beginning,
-also after the server was killed: the same command goes on where you stopped. Your own files are never changed.
+The page is served on this machine only, and its address contains a secret token. Everything can be done by keyboard;
+the question mark lists the keys. Every change is on disk before the page goes on, and can be undone back to the
+beginning, even if the server was killed: the same command goes on where you stopped. Your own files are never changed.
 
 It writes DIR/corrected.jsonl, a manifest that train reads; DIR/left-out.jsonl with the other segments and the reasons;
 with --format, or by default if transcripts were given, DIR/transcripts; and DIR/journal.jsonl, the history."""
@@ -37,11 +38,11 @@ class CorrectOptions(DeviceOptions, LanguageOptions):
     """What to correct, and what to write."""
 
     output: str = "corrections"
-    """Folder for the correction. Each needs a folder of its own."""
+    """Folder for what is written (DIR). Each correction needs a folder of its own."""
 
     model: str | None = None
-    """Whisper model, in any form that `evaluate` reads: it transcribes recordings, or finds the transcripts that are
-    likely wrong."""
+    """Whisper model, in any form that train takes as --model: it transcribes recordings, or finds the transcripts that
+    are likely wrong."""
 
     keep: Literal["auto", "all", "done"] = "auto"
     """Which segments the manifest holds: `all` that are not marked as unusable, or only those that were marked as

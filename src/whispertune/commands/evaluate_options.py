@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from whispertune.data.options import DataOptions
 from whispertune.decoding.options import SearchOptions
 from whispertune.features.options import DENSE, FrameOptions
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT, Seed
 from whispertune.system.options import DeviceOptions, SharingOptions
 
-USAGE = "whispertune evaluate --model M --data F --language L [--beam-size N] [--output DIR] [--field value …]"
+USAGE = """whispertune evaluate --model M --data F [--language L] [--beam_size N]
+                            [--output DIR] [--field value …]"""
 
 DESCRIPTION = """Decode data with a model and score the output against the transcripts.
 
@@ -23,7 +24,8 @@ language where there are several. --baseline M decodes with another model in the
 difference is significant; --glossary F reports how many of the words that matter to you were recognised.
 
 Short clips do not show everything: --timestamps true stitches them into windows with known boundaries, --long_form
-true into recordings of several minutes, and --hallucination true decodes silence and noise, where nothing is said."""
+true into recordings of several minutes, and --hallucination true decodes silence and noise, for which nothing should be
+written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class EvaluateOptions(DeviceOptions, ModelOptions):
     """Model, data and what is measured."""
 
     data: str
-    """Data to decode: a manifest (CSV, TSV or JSONL), or any corpus that `train` reads."""
+    """Data to decode: a manifest (CSV, TSV or JSONL), or any other data that `train` reads."""
 
     output: str | None = None
     """Folder for hypotheses.jsonl, summary.json and excluded.jsonl (every row that was left out, and why)."""

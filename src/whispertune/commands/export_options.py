@@ -7,26 +7,31 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from whispertune.errors import RecipeError
-from whispertune.run.flags import help_text, takes
+from whispertune.run.flags import takes
+from whispertune.run.help_text import help_text
 from whispertune.run.options import CardOptions, ModelOptions
 from whispertune.system.fields import Bounds, PositiveInt, Share
 
-USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai|peft --output DIR [--field value …]
-       … --verify [AUDIO …]   transcribe these clips, or some of --data, with the exported model and with the source
-       whispertune export --model M --to hub:USER/NAME [--public] [--license L] [--dry_run]   upload to the Hub"""
+USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai|peft
+                          --output DIR [--verify [AUDIO …]] [--field value …]
+       whispertune export --model M --to hub:USER/NAME [--public]
+                          [--license L] [--dry_run]"""
 HUB = "hub:"
 
-DESCRIPTION = """Convert a model for other programs: transformers, faster-whisper, whisper.cpp and openai-whisper.
-From a run with LoRA, --to peft writes the adapter alone.
+DESCRIPTION = """Convert a model for other programs, or upload it to the Hugging Face Hub.
+
+The programs are transformers, faster-whisper, whisper.cpp and openai-whisper. --to peft writes the LoRA adapter of a
+run alone.
 
 --to hub:USER/NAME uploads a Hugging Face folder with its model card to the Hugging Face Hub, into a private repository
 unless --public is given, with the token of `hf auth login` or HF_TOKEN. An earlier export there is replaced in one
 commit; a repository that holds anything else is refused.
 
-With --verify the exported model is run in its own program, twice, before it is put in place. The first run computes
-what the source model does: greedy search, no timestamps, clips padded with silence. If a transcript differs, both are
-shown, nothing is written, and the exit status is 1. The second run uses the program's own defaults on the clips as they
-are; differences are only reported, with the error rates of both where --data has the texts."""
+--verify transcribes some clips (AUDIO, or --clips of --data) with the exported model in the program that it is for,
+twice, before the model is put in place. The first time with the settings that the source model is run with: greedy
+search, no timestamps, clips padded with silence. If more transcripts differ than --max_different allows, they are
+shown, nothing is written, and the exit status is 1. The second time with the program's own defaults, on the clips as
+they are; here differences are only reported, with the error rates of both if --data has the texts."""
 
 Format = Literal["huggingface", "ctranslate2", "ggml", "openai", "peft"]
 Quantization = Literal[
@@ -47,22 +52,22 @@ class ExportOptions(ModelOptions):
 
     to: Format | str
     """Format to write: a Hugging Face folder, CTranslate2 (faster-whisper), ggml (whisper.cpp), OpenAI's .pt, or a LoRA
-    adapter as peft loads it, for which --base may give its base model another name. hub:USER/NAME uploads a Hugging
-    Face folder to the Hub."""
+    adapter as peft loads it (--base then sets the name of its base model). hub:USER/NAME uploads a Hugging Face folder
+    to the Hub."""
 
     output: str | None = None
-    """Folder to write, for every format but hub:. An earlier export there is replaced; a folder that holds anything
+    """Folder to write; required, except for hub:. An earlier export there is replaced; a folder that holds anything
     else is refused."""
 
     public: bool = False
-    """With hub: let everyone read the repository, not only you or your organisation."""
+    """For hub: let everyone read the repository, not only you or your organisation."""
 
     license: str | None = None
-    """With hub: the model's licence in the card, as the Hub names it (apache-2.0, cc-by-4.0, other, …), instead of the
+    """For hub: the model's licence in the card, as the Hub names it (apache-2.0, cc-by-4.0, other, …), instead of the
     one that the run was given (card.license)."""
 
     dry_run: bool = False
-    """With hub: show the files, their sizes and the card, without a token, a network or an upload."""
+    """For hub: show the files, their sizes and the card, without a token, a network or an upload."""
 
     quantization: Quantization | None = None
     """How weights are stored. Hugging Face and peft take float32; OpenAI float32 (the default) or float16; ggml the
@@ -74,7 +79,7 @@ class ExportOptions(ModelOptions):
     files with an index. 50 by default, as in transformers."""
 
     tokenizer: str | None = None
-    """Folder with the tokenizer.json for an OpenAI .pt, which holds none."""
+    """Folder with a tokenizer.json, for an OpenAI .pt, which has none."""
 
     data: str | None = None
     """Manifest to take clips for --verify from, instead of naming audio files."""
@@ -83,7 +88,8 @@ class ExportOptions(ModelOptions):
     """Number of clips to take from --data, evenly spread over it."""
 
     max_different: Share = 0.0
-    """Share of the clips whose transcripts may differ in --verify; quantized models need some."""
+    """Share of the clips whose transcripts may differ in --verify. Quantized models need a tolerance: int8 changes some
+    transcripts."""
 
     def check(self) -> None:
         super().check()
@@ -92,7 +98,7 @@ class ExportOptions(ModelOptions):
                 problem = f"is {self.to!r}; it takes {takes(Format).replace(' or ', ', ')} or hub:USER/NAME"
                 raise RecipeError(problem, field="to")
             if not (self.output or "").strip():
-                raise RecipeError("--output is missing (the folder to write); see whispertune export --help")
+                raise RecipeError("--output is missing; see whispertune export --help")
             for name in ("public", "license", "dry_run"):
                 if getattr(self, name) != getattr(ExportOptions, name):
                     raise RecipeError("is only for --to hub:USER/NAME", field=name)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 from whispertune.run.options import LanguageOptions
 
 USAGE = "whispertune init FOLDER [--language L]"
 
-DESCRIPTION = """Look at what lies in a folder, and say what to do with it.
+DESCRIPTION = """Look at what lies in a folder, and suggest the next commands.
 
 It lists recordings (hours, sample rates, channels), transcripts (subtitles, tiers of Praat and ELAN, Audacity's labels,
-plain text), tables and corpora in known formats, says in plain words what that could be, and prints the next two
-commands. It writes nothing. Only headers and first rows are read: of recordings at most 200, and of a folder with more
-than 200,000 files the first."""
+plain text), tables and corpora in known formats, says in plain words what they seem to be, and prints the next two
+commands. It writes nothing. Only headers and first rows are read, of at most 200 recordings; of a folder with more than
+200,000 files, only the first 200,000 are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 
-USAGE = "whispertune report RUN … [--output report.html] [--format html|md|csv|latex] [--plots DIR]"
+USAGE = """whispertune report RUN … [--output report.html]
+                          [--format html|md|csv|latex] [--plots DIR]"""
 
 DESCRIPTION = """Show a run, or compare several.
 

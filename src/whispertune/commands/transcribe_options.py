@@ -14,31 +14,32 @@ from whispertune.decoding.options import (
 )
 from whispertune.errors import RecipeError
 from whispertune.features.options import DENSE, FrameOptions
-from whispertune.run.flags import help_text
+from whispertune.run.help_text import help_text
 from whispertune.run.options import ModelOptions
 from whispertune.system.fields import FLAT, PositiveInt
 from whispertune.system.options import DeviceOptions, SharingOptions
 
-USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--format srt,json,textgrid,…] [--output DIR]
-       [--field value …]
-       AUDIO is a file, a folder (all audio in it and its folders) or a pattern such as 'talks/*.mp3'"""
+USAGE = """whispertune transcribe --model M AUDIO … [--language L] [--output DIR]
+                              [--format srt,json,…] [--field value …]"""
 
 DESCRIPTION = """Transcribe recordings of any length.
 
+AUDIO is a file, a folder (all audio in it and its subfolders) or a pattern such as 'talks/*.mp3'.
+
 As in openai-whisper, windows of 30 s move on by the timestamps that the model predicts, and each is prompted with the
 text before it; a window whose result looks wrong (repetitive or unlikely) is decoded again at a higher temperature.
-Several recordings are decoded in parallel, which is faster than one by one. --beam_size 1 is the fastest search.
+Several recordings are decoded side by side, which is faster than one by one. --beam_size 1 is the fastest search.
 
 Without --output the text is printed with its times. With --output each recording gets one file per --format. Existing
 files are kept, and their recordings are not transcribed again: the same command continues after an interruption.
---overwrite true replaces them. Another recording of the same name is recognised (by .recordings.jsonl beside the
-files) and refused.
+--overwrite true replaces them. A recording with the name of another one that was transcribed into this
+folder is refused (.recordings.jsonl there says which they were).
 
 --channels separate transcribes each channel of a recording by itself and merges them on one time line, each under its
 name: for calls with one speaker per channel.
 
---word_timestamps true adds to JSON files when each word is said and how confident the model is of it, to Praat's and
-ELAN's a tier of words; subtitles are then split at the times of their words, with --max_words 1 into single words.
+--word_timestamps true finds when each word is said and how confident the model is of it: JSON files have both, Praat's
+and ELAN's a tier of words, and subtitles are split at the times of their words, with --max_words 1 into single words.
 
 A recording that cannot be read, or whose transcript cannot be written, is reported; the others are transcribed, and
 the exit status is 2."""

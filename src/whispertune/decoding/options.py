@@ -41,14 +41,14 @@ class SearchOptions(Options):
     """Beam search stops once it has patience x beam_size finished hypotheses."""
 
     glossary: str | None = None
-    """Text file of words and phrases that matter, one a line, spelled as they should be written: names, places,
-    products. `evaluate` reports how many of their occurrences were recognised; glossary_boost makes beam search favour
-    them."""
+    """Text file of words and phrases that matter (names, places, products), one per line, spelled as they should be
+    written. glossary_boost makes beam search favour them; `evaluate` also reports how many of their occurrences were
+    recognised."""
 
     glossary_boost: Annotated[float, Bounds(ge=0, le=20)] = 0.0
-    """What beam search adds to the log-probability (nats) for each token of a word of the glossary; a word that is not
-    finished loses it again. 0 leaves the search alone; try 0.5 first, as higher values make more of the outputs repeat
-    such a word."""
+    """Bonus in beam search for the words of the glossary: this much (in nats) is added to a hypothesis's
+    log-probability for each token of such a word, and subtracted again if the hypothesis does not complete the word. 0
+    turns it off. Begin with 0.5: with higher values, more outputs repeat a word of the glossary over and over."""
 
     def check(self) -> None:
         if self.glossary_boost and self.glossary is None:
@@ -113,9 +113,9 @@ class LongFormOptions(Options):
     segment."""
 
     word_timestamps: bool = False
-    """Find when each word is said and how likely it is, from the attention of the decoder: in JSON files, as a tier of
-    their own in Praat's and ELAN's, and as the times at which subtitles are split. The text stays the same; the
-    times of segments follow those of their words."""
+    """Find when each word is said, from the decoder's attention, and how likely it is. JSON files have both, Praat's
+    and ELAN's a tier of words, and subtitles are split at these times. The text stays the same; the times of segments
+    follow those of their words."""
 
     condition_on_previous_text: bool = True
     """Prompt each window with the text before it: names and style stay consistent, but errors may propagate."""
@@ -127,7 +127,7 @@ class LongFormOptions(Options):
     """Latest time in seconds at which the first segment of a window may begin; null sets no limit."""
 
     batch_size: PositiveInt = 8
-    """Number of recordings to decode in parallel."""
+    """Number of recordings to decode side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import inspect
 import json
 import re
 import sys
-import textwrap
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +28,6 @@ UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 """NUL and lone surrogates, which YAML's and JSON's escapes can write; but for those that stand for a path's bytes."""
 TEXTS = tuple[str, ...]
 """The annotation of a field that takes several texts: a list in a recipe, a flag given several times."""
-HELP_WIDTH = 100
 MOST = 2.0**62
 """No number of a recipe reaches this, so that none overflows later on."""
 
@@ -121,32 +119,6 @@ def takes(annotation: Any) -> str:
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[annotation]
 
 
-def _placeholder(annotation: Any) -> str:
-    """A short form of `takes`, shown after a flag: `NUMBER|auto`."""
-    if get_origin(annotation) in (Union, UnionType):
-        return "|".join(_placeholder(kind) for kind in get_args(annotation) if kind is not NoneType)
-    if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
-    if annotation == TEXTS:
-        return "TEXT (may be given several times)"
-    if get_origin(annotation) is tuple:
-        return "[NUMBER,…]"
-    return {str: "TEXT", int: "N", float: "NUMBER", bool: "true|false"}[annotation]
-
-
-def help_text(options: type, usage: str, description: str) -> str:
-    """The --help of a command whose flags are the fields of `options`."""
-    lines = [f"usage: {usage}", "", description]
-    for section in sections(options):
-        lines += ["", f"{section.title.rstrip('.')}:"] if section.fields else []
-        for field in section.fields:
-            default = field.default if isinstance(field.default, str) else json.dumps(field.default)
-            shown = "required" if field.required else "optional" if field.default is None else f"default: {default}"
-            lines.append(f"  --{field.name} {_placeholder(field.annotation)}  ({shown})")
-            lines += textwrap.wrap(field.help, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
-
-
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Positional arguments (recordings, run folders), and flags with their values, in any order."""
     others: list[str] = []
@@ -188,10 +160,10 @@ def parse_fields(
     flagged = _read_flags(flags, known, command)
     files = {name: where for name in given if name not in flagged}
     given |= flagged
-    for field in known.values():
-        if field.required and field.name not in given:
-            what = field.help.rstrip(".")
-            raise RecipeError(f"--{field.name} is missing ({what}); see whispertune {command} --help")
+    if missing := [f"--{field.name}" for field in known.values() if field.required and field.name not in given]:
+        *others, last = missing
+        names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        raise RecipeError(f"{names} missing; see whispertune {command} --help")
     try:
         values = {name: _value(known[name], value) for name, value in given.items()}
         return _build(options, values)

@@ -19,16 +19,19 @@ SECTION = "tune."
 class TuneOptions(Recipe):
     """The search, and the recipe that it starts from."""
 
+    output: str
+    """Folder of the search. If it holds this very search already, the search goes on."""
+
     trials: PositiveInt = 20
-    """Number of trials, over all processes that share the search. The first one is the recipe as it is."""
+    """Number of trials, of all processes together that share the search. The first one is the recipe as it is."""
 
     minutes: Annotated[float | None, Bounds(gt=0)] = None
-    """Stop searching so early that about this many minutes after the start of the command the winner is confirmed, too.
-    The recipe as it is always gets to its end, and so does the confirmation."""
+    """Time that the command may take, in minutes: the search stops early enough to confirm the winner within it. The
+    first trial and the confirmation are always completed, even if they take longer."""
 
     space: tuple[str, ...] = ()
-    """What to search, one flag for each setting: FIELD=VALUE|VALUE|… or FIELD=LOW..HIGH [log]. Without it, the default
-    space is searched, which is shown at the start."""
+    """Settings to search, one flag for each: FIELD=VALUE|VALUE|… or FIELD=LOW..HIGH [log]. By default a space that is
+    shown at the start."""
 
     def check(self) -> None:
         super().check()
