@@ -280,7 +280,7 @@ def test_missing_flags_are_named_on_one_short_line(newcomer: Newcomer) -> None:
     newcomer.types("whispertune train --model openai/whisper-base --train train.csv --output runs/first")
     assert newcomer.refusals == ["error: --valid is missing; see whispertune train --help"]
     newcomer.types("whispertune train --language it")
-    assert newcomer.refusals[0] == (
+    assert newcomer.refusals[1] == (
         "error: --model, --train, --valid and --output are missing; see whispertune train --help"
     )
 

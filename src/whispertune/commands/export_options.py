@@ -12,8 +12,9 @@ from whispertune.run.help_text import help_text
 from whispertune.run.options import CardOptions, ModelOptions
 from whispertune.system.fields import Bounds, PositiveInt, Share
 
-USAGE = """whispertune export --model M --to huggingface|ctranslate2|ggml|openai|peft
-                          --output DIR [--verify [AUDIO …]] [--field value …]
+USAGE = """whispertune export --model M --output DIR
+                          --to huggingface|ctranslate2|ggml|openai|peft
+                          [--verify [AUDIO …]] [--field value …]
        whispertune export --model M --to hub:USER/NAME [--public]
                           [--license L] [--dry_run]"""
 HUB = "hub:"

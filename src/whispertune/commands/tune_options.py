@@ -46,7 +46,7 @@ DIR holds best.yaml, which `whispertune train` takes; summary.json; a run folder
 only the best one's keeps its model; confirm/ with the runs of the other seeds; and the journal of the search.
 `whispertune report DIR/trial-0000 DIR/trial-0003` compares trials.
 
-All other fields of a recipe are flags here, too: see `whispertune train --help`."""
+`whispertune train --help` lists the other fields of a recipe, which are flags of this command, too."""
 
 
 def usage() -> str:
