@@ -35,7 +35,6 @@ from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.session import Session, open_session
 from whispertune.run.stages import build_run_schedule, build_trainer
-from whispertune.states.computed import EncoderStates
 from whispertune.states.options import StateOptions
 from whispertune.system.memory import keep_freed_memory
 from whispertune.training.options import CheckpointOptions
@@ -82,15 +81,11 @@ def decode(session: Session, frames: FrameOptions) -> Evaluation:
             )
         ).validation()  # fmt: skip
         assert stored is not None, "no room for the states"
-        stored.prepare([], 0)
-
-        def fetch(indices: Sequence[int]) -> EncoderStates:
-            return stored.fetch(indices, 0).to(session.device, session.precision.dtype)
     else:
-        fetch = session.computed(split, encoder, frames)
+        stored = session.computed(split, encoder, frames)
     model = session.ready.with_parts(encoder, session.working.model.decoder)
     (found,) = evaluate_split(
-        split, [SharedStates(fetch, [System("both", model, [GREEDY])])], frames=frames,
+        split, [SharedStates(stored, [System("both", model, [GREEDY])])], frames=frames,
         max_tokens=token_caps(split, None), cut_loops=False, advance=lambda _: None,
     )  # fmt: skip
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.rules import LogitRules
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError
+from whispertune.evaluation import decode
 from whispertune.evaluation.decode import SharedStates, System
 from whispertune.evaluation.error_rates import score_corpus
 from whispertune.evaluation.evaluate import Evaluation, evaluate_split, token_caps
@@ -49,7 +51,7 @@ from whispertune.features.options import FrameOptions
 from whispertune.model.cache import DecoderCache
 from whispertune.run import outcome, stages
 from whispertune.run.run_folder import RunFolder
-from whispertune.states.computed import EncoderStates
+from whispertune.states.computed import Batch, EncoderStates, LookAhead
 from whispertune.system.files import write_jsonl
 from whispertune.text.targets import make_target
 from whispertune.text.tokenizer import Tokenizer
@@ -140,21 +142,24 @@ class Chain:
         return self.read(input_ids[:, -1:], cache)[:, 0]
 
 
-def fetch(indices: Sequence[int]) -> EncoderStates:
-    return EncoderStates(torch.zeros(len(indices), 5, CONFIG.d_model), None)
+class NoStates:
+    def prepare(self, batches: Iterable[Sequence[int]], view: int) -> None: ...
+
+    def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
+        return EncoderStates(torch.zeros(len(indices), 5, CONFIG.d_model), None)
 
 
 def evaluate(split: Split, decoder: Any, *, cut_loops: bool = True, caps: Sequence[int] | None = None) -> Evaluation:
     (found,) = evaluate_split(
-        split, shared(fetch, decoder, GREEDY), frames=FrameOptions(),
+        split, shared(NoStates(), decoder, GREEDY), frames=FrameOptions(),
         max_tokens=caps or token_caps(split, None), cut_loops=cut_loops, advance=lambda amount: None,
     )  # fmt: skip
     return found
 
 
-def shared(fetch: Any, decoder: Any, *searches: SearchOptions) -> list[SharedStates]:
+def shared(source: Any, decoder: Any, *searches: SearchOptions) -> list[SharedStates]:
     model = ready_to_search(decoder, RULES, TOKENIZER, pad_token_id=PAD_ID)
-    return [SharedStates(fetch, [System("valid", model, searches)])]
+    return [SharedStates(source, [System("valid", model, searches)])]
 
 
 def ids_of(text: str) -> list[int]:
@@ -236,7 +241,7 @@ def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
     states = random_states([20, 90, 40])
 
     found, = evaluate_split(
-        split, shared(states.fetch, whisper.decoder, GREEDY),
+        split, shared(states, whisper.decoder, GREEDY),
         frames=FrameOptions(), max_tokens=[5, 5, 5], cut_loops=True, advance=lambda amount: None,
     )  # fmt: skip
     total, count = 0.0, 0
@@ -260,7 +265,7 @@ def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
 
     def evaluated(searches: Sequence[SearchOptions]) -> list[Evaluation]:
         return evaluate_split(
-            split, shared(states.fetch, decoder, *searches),
+            split, shared(states, decoder, *searches),
             frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=lambda amount: None,
         )  # fmt: skip
 
@@ -290,7 +295,7 @@ def test_when_memory_runs_out_half_as_many_windows_are_decoded_at_once(
     def evaluated() -> list[Evaluation]:
         advanced.clear()
         return evaluate_split(
-            split, shared(states.fetch, decoder, GREEDY, SearchOptions(beam_size=3)),
+            split, shared(states, decoder, GREEDY, SearchOptions(beam_size=3)),
             frames=FrameOptions(), max_tokens=[12] * 20, cut_loops=True, advance=advanced.append,
         )  # fmt: skip
 
@@ -314,6 +319,56 @@ def test_when_memory_runs_out_half_as_many_windows_are_decoded_at_once(
     monkeypatch.setattr(Transcriber, failing, lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(torch.OutOfMemoryError):
         evaluated()
+
+
+def test_windows_are_announced_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that audio is decoded while the model computes: each batch once, also when memory runs out."""
+    decoder = tiny_whisper().decoder
+    split = split_of(["una frase"] * 20, [1.0 + n % 3 for n in range(20)])
+    monkeypatch.setattr(decode, "CHUNK_WINDOWS", 4)
+    begun: list[tuple[int, ...]] = []
+    before: list[int] = []
+
+    class Source(GivenStates):
+        def begin(self, batch: Batch) -> list[Future[Any]]:
+            begun.append(batch[0])
+            return []
+
+        def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
+            self.ahead = LookAhead(self.begin)
+            self.ahead.announce((tuple(batch), view) for batch in batches)
+
+        def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+            before.append(len(begun))
+            self.ahead.take((tuple(indices), view))
+            return super().fetch(indices, view)
+
+    source = Source(random_states([20] * 20).states)
+
+    def evaluated() -> list[Evaluation]:
+        begun.clear()
+        before.clear()
+        return evaluate_split(
+            split, shared(source, decoder, GREEDY), frames=FrameOptions(), max_tokens=[5] * 20, cut_loops=True,
+            advance=lambda amount: None,
+        )  # fmt: skip
+
+    (roomy,) = evaluated()
+    longest_first = sorted(range(20), key=lambda n: -split.num_samples[n])
+    assert begun == [tuple(longest_first[first : first + 4]) for first in range(0, 20, 4)]
+    assert before == [2, 3, 4, 5, 5]
+    original = Transcriber.prefill
+
+    def cramped(self: Transcriber, states: EncoderStates, prompts: Any) -> Any:
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, states, prompts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transcriber, "prefill", cramped)
+        (tight,) = evaluated()
+    assert [len(batch) for batch in begun] == [4, 4, 4, 2, 2, 2, 2]  # the first ones before the memory ran out
+    assert [h.tokens for h in tight.hypotheses] == [h.tokens for h in roomy.hypotheses]
 
 
 # Which checkpoint is kept.

@@ -127,7 +127,7 @@ def evaluate(
     console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision.name}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
-            split, [SharedStates(states.fetch, [system])], frames=options.frames,
+            split, [SharedStates(states, [system])], frames=options.frames,
             max_tokens=token_caps(split, None, ready.tokenizer.max_tokens), cut_loops=False, advance=advance,
             processes=processes, whole_chunks=True,
         )  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import tee
 
 import torch
 
@@ -20,8 +23,9 @@ from whispertune.model.attention import FEWEST_TOKENS
 from whispertune.model.loss import summed_nll
 from whispertune.model.packed_lengths import few_lengths
 from whispertune.model.whisper import Decoder
-from whispertune.states.computed import EncoderStates
+from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.system.console import console
+from whispertune.system.lazy import Anew
 from whispertune.system.precision import send
 from whispertune.text.targets import Target, collate_targets
 
@@ -44,12 +48,9 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SharedStates:
-    """The source of the encoder states of a split's windows, and the systems that decode them.
+    """The source of the encoder states of a split's windows (view 0), and the systems that decode them."""
 
-    fetch: yields the states of windows (their indices in the split), in the decoders' type and on their device.
-    """
-
-    fetch: Callable[[Sequence[int]], EncoderStates]
+    source: StateSource
     systems: Sequence[System]
 
 
@@ -74,14 +75,19 @@ def decode_split(
     advance: Callable[[int], None],
 ) -> list[Decoded]:
     """Decode all windows of a split with each search of each system."""
-    nested = [[[Decoded() for _ in system.searches] for system in source.systems] for source in shared]
+    nested = [[[Decoded() for _ in system.searches] for system in each.systems] for each in shared]
     every = [decoded for systems in nested for searches in systems for decoded in searches]
     room = Room()
-    for chunk in chunks_of(split, frames, shared[0].systems[0].model.whisper.decoder, room):
+    weight = shared[0].systems[0].model.whisper.decoder.embed_tokens.weight
+    # Both see the same chunks, though memory, which decides their sizes, may shrink meanwhile.
+    chunks, announced = tee(chunks_of(split, frames, shared[0].systems[0].model.whisper.decoder, room))
+    for each in shared:
+        each.source.prepare(Anew(partial(copy.copy, announced)), 0)
+    for chunk in chunks:
         fetched: list[EncoderStates] = []
-        for source, systems in zip(shared, nested, strict=True):
+        for each, systems in zip(shared, nested, strict=True):
             started = time.perf_counter()
-            fetched.append(source.fetch(chunk))
+            fetched.append(each.source.fetch(chunk, 0).to(weight.device, weight.dtype))
             systems[0][0].seconds += time.perf_counter() - started
         missing = {row for states in fetched for row in states.unreadable}
         if missing:
@@ -91,8 +97,8 @@ def decode_split(
                 continue
             chunk = [chunk[row] for row in readable]
             fetched = [states.select(readable) for states in fetched]
-        for source, systems, states in zip(shared, nested, fetched, strict=True):
-            for system, decoded in zip(source.systems, systems, strict=True):
+        for each, systems, states in zip(shared, nested, fetched, strict=True):
+            for system, decoded in zip(each.systems, systems, strict=True):
                 _Chunk(split, max_tokens, cut_loops, advance, room).decode(chunk, states, system, decoded)
     return every
 
@@ -130,16 +136,18 @@ class _Chunk:
         Hypotheses don't depend on that, but for rounding.
         """
         searches = list(zip(system.searches, decoded, strict=True))
-        try:
-            self._search(chunk, states, system, searches)
-            return
-        except torch.OutOfMemoryError:
-            if len(chunk) == 1:
-                raise
-        # Only here, as the exception holds the memory of what failed.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        half = self.room.halve(len(chunk))
+        half = self.room.windows
+        if half is None or len(chunk) <= half:
+            try:
+                self._search(chunk, states, system, searches)
+                return
+            except torch.OutOfMemoryError:
+                if len(chunk) == 1:
+                    raise
+            # Only here, as the exception holds the memory of what failed.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            half = self.room.halve(len(chunk))
         left = replace(system, searches=[search for search, _ in searches])
         for first in range(0, len(chunk), half):
             part = range(first, min(first + half, len(chunk)))

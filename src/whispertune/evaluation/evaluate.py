@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -18,8 +18,9 @@ from whispertune.evaluation.error_rates import CorpusScore, score_corpus
 from whispertune.evaluation.groups import by_group, source_names
 from whispertune.evaluation.options import ValidationOptions
 from whispertune.features.options import FrameOptions
-from whispertune.states.computed import EncoderStates
+from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.system.console import percent
+from whispertune.system.lazy import Anew
 from whispertune.system.processes import ALONE, Pace, Processes, balance
 from whispertune.text.targets import MAX_TOKENS
 
@@ -175,8 +176,8 @@ def evaluate_split(
     shares = [sorted(chain.from_iterable(units[n] for n in share)) for share in balance(costs, processes.world_size)]
     mine = shares[processes.rank]
     part = split if processes.world_size == 1 else split.part(mine)
-    here = [replace(source, fetch=partial(_fetch_part, source.fetch, mine)) for source in shared]
-    searched = [(system, search) for source in shared for system in source.systems for search in system.searches]
+    here = [replace(each, source=_Part(each.source, mine)) for each in shared]
+    searched = [(system, search) for each in shared for system in each.systems for search in system.searches]
     pace = Pace(advance, len(mine) * len(searched), len(split.windows) * len(searched))
     caps = [max_tokens[i] for i in mine]
     decoded = processes.share(partial(decode_split, part, here, frames, caps, cut_loops, pace))
@@ -190,10 +191,18 @@ def evaluate_split(
     return processes.from_main(score)
 
 
-def _fetch_part(
-    fetch: Callable[[Sequence[int]], EncoderStates], part: Sequence[int], indices: Sequence[int]
-) -> EncoderStates:
-    return fetch([part[index] for index in indices])
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The states of some of a source's windows."""
+
+    source: StateSource
+    windows: Sequence[int]
+
+    def prepare(self, batches: Iterable[Sequence[int]], view: int) -> None:
+        self.source.prepare(Anew(lambda: ([self.windows[i] for i in batch] for batch in batches)), view)
+
+    def fetch(self, indices: Sequence[int], view: int) -> EncoderStates:
+        return self.source.fetch([self.windows[i] for i in indices], view)
 
 
 def _score(

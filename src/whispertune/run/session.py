@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,12 +28,7 @@ from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
 from whispertune.run.text_changes import report_text_changes
 from whispertune.run.undivided import require_divided
-from whispertune.states.computed import (
-    ComputedStates,
-    EncoderStates,
-    WindowFeatures,
-    window_features,
-)
+from whispertune.states.computed import ComputedStates, WindowFeatures, window_features
 from whispertune.system.console import console, progress_bar
 from whispertune.system.files import write_jsonl
 from whispertune.system.precision import Precision, make_deterministic, resolve_device, resolve_precision
@@ -106,13 +100,11 @@ class Session:
         """Copies of each training window in a batch: clean and augmented side by side are two."""
         return 2 if self.augmenter is not None and self.recipe.augment.keep_original else 1
 
-    def computed(
-        self, split: Split, encoder: Encoder, frames: FrameOptions
-    ) -> Callable[[Sequence[int]], EncoderStates]:
+    def computed(self, split: Split, encoder: Encoder, frames: FrameOptions) -> ComputedStates:
         """States of a split encoded at each use by this encoder."""
         return ComputedStates(
             encoder, lambda index, _: [self.features(split, index, frames)], workers=self.recipe.data.workers
-        ).fetch
+        )
 
     @property
     def fixed_layers(self) -> int | None:

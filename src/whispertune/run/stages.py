@@ -180,10 +180,7 @@ def validate(session: Session, stored: StateSource | None, name: str, model: str
     split, folder, progress, options = session.valid, session.folder, session.progress, session.recipe.validation
     whisper = session.working.whole()
     ready = session.ready.with_parts(whisper.encoder, for_decoding(whisper.decoder, layers=False))
-    if stored is None:
-        fetch = session.computed(split, whisper.encoder, session.frames)
-    else:
-        fetch = lambda indices: stored.fetch(indices, 0).to(session.device, session.precision.dtype)  # noqa: E731
+    source = session.computed(split, whisper.encoder, session.frames) if stored is None else stored
     with progress_bar(f"{name}: validating", len(split.windows)) as advance:
 
         def advance_or_stop(amount: int) -> None:
@@ -191,7 +188,7 @@ def validate(session: Session, stored: StateSource | None, name: str, model: str
             session.stop.check()
 
         (found,) = evaluate_split(
-            split, [SharedStates(fetch, [System("valid", ready, [GREEDY])])], frames=session.frames,
+            split, [SharedStates(source, [System("valid", ready, [GREEDY])])], frames=session.frames,
             max_tokens=token_caps(split, options, session.ready.tokenizer.max_tokens),
             cut_loops=options.cut_loops, advance=advance_or_stop, processes=session.processes,
         )  # fmt: skip
