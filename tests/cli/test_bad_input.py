@@ -478,3 +478,27 @@ def test_an_unknown_command_is_told_in_one_bounded_line(command: Command) -> Non
     outcome = command(["x" * 10_000])
     assert outcome.status == 2
     assert len(outcome.error) < 1_100
+
+
+# Folders that a failed command has made.
+
+
+@pytest.mark.parametrize("name", ["align", "split", "evaluate", "transcribe", "check"])
+def test_no_empty_folder_is_left(tmp_path: Path, refused: Refused, name: str) -> None:
+    """Neither --output nor its parents; a folder that was there before stays."""
+    row = example_rows("train", 1)[0]
+    data, text, kept = write_manifest(tmp_path / "data.csv", [row]), tmp_path / "talk.txt", tmp_path / "kept"
+    text.write_text("Sì.\n", encoding="utf-8")
+    kept.mkdir()
+    absent = f"--model={tmp_path / 'absent'}"
+    given = {
+        "align": [row["audio"], f"--text={text}", absent],
+        "split": [str(data), f"--exclude={tmp_path / 'absent'}"],
+        "evaluate": [f"--data={data}", absent],
+        "transcribe": [row["audio"], absent],
+        "check": [str(data), f"--fix={tmp_path / 'fixed'}", absent],
+    }[name]
+    refused([name, *given, "--language=it", f"--output={tmp_path / 'new' / 'output'}"], "absent")
+    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "talk.txt", "kept"}
+    refused([name, *given, "--language=it", f"--output={kept}"], "absent")
+    assert kept.is_dir()

@@ -23,7 +23,7 @@ from whispertune.errors import AudioError, RecipeError
 from whispertune.features.options import FrameOptions
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, progress_bar, results
-from whispertune.system.files import make_writable, write_jsonl
+from whispertune.system.files import make_writable, no_empty_folders, write_jsonl
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device
 from whispertune.system.processes import were_launched
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     audios = find_audio(given)
     sentences = split_sentences(read_text(Path(options.text), empty="write what is said, a sentence per line"))
     output = Path(options.output)
-    make_writable(output)
-    keep_freed_memory()
-    kept, excluded = align(audios, sentences, options)
+    with no_empty_folders(output):
+        make_writable(output)
+        keep_freed_memory()
+        kept, excluded = align(audios, sentences, options)
     write_jsonl(output / "manifest.jsonl", kept)
     write_jsonl(output / "excluded.jsonl", excluded)
     hours = sum(row["duration"] for row in kept) / 3600

@@ -39,7 +39,7 @@ from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, progress_bar, results
-from whispertune.system.files import make_writable
+from whispertune.system.files import make_writable, no_empty_folders
 from whispertune.system.precision import resolve_device
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text.languages import LANGUAGES, is_registered, spoken_language
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.language is not None and options.model is None:  # a model may have languages of its own
         spoken_language(options.language, options.language_token)  # raises if this is no language
     remedy = "start the same command again"
-    return share_out(lambda processes: _check(files, options, processes), options.device, options.processes, remedy)
+    with no_empty_folders(options.output, options.fix):
+        return share_out(lambda processes: _check(files, options, processes), options.device, options.processes, remedy)
 
 
 def _check(files: Sequence[str], options: CheckOptions, processes: Processes) -> int:

@@ -31,7 +31,7 @@ from whispertune.evaluation.probes.sounds import SOUND_KINDS
 from whispertune.evaluation.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.run.flags import parse_fields
 from whispertune.system.console import console, progress_bar, results
-from whispertune.system.files import make_writable, write_jsonl, write_text
+from whispertune.system.files import make_writable, no_empty_folders, write_jsonl, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line `whispertune evaluate ARGUMENTS`."""
     options = parse_fields(EvaluateOptions, {}, arguments, command="evaluate")
     remedy = "start the same command again"
-    return share_out(lambda processes: _evaluate(options, processes), options.device, options.processes, remedy)
+    with no_empty_folders(options.output):
+        return share_out(lambda processes: _evaluate(options, processes), options.device, options.processes, remedy)
 
 
 def _evaluate(options: EvaluateOptions, processes: Processes) -> int:

@@ -20,7 +20,7 @@ from whispertune.split.manifests import as_record, earlier_split, require_ours, 
 from whispertune.split.tables import remarks, side_figures, side_table, strata_table
 from whispertune.split.wishes import SIDES
 from whispertune.system.console import console, progress_bar, results
-from whispertune.system.files import make_writable
+from whispertune.system.files import make_writable, no_empty_folders
 from whispertune.text.languages import spoken_language
 
 
@@ -32,6 +32,11 @@ def main(arguments: Sequence[str]) -> int:
         raise RecipeError("nothing to split: name a manifest or a folder; see whispertune split --help")
     if options.language is not None:
         spoken_language(options.language, options.language_token)  # raises if this is no language
+    with no_empty_folders(options.output):
+        return _split(given, options)
+
+
+def _split(given: Sequence[str], options: SplitOptions) -> int:
     described = " + ".join(given)
     folder = Path(options.output)
     rows = read_rows("data", described, options.reading.reading)

@@ -23,7 +23,7 @@ from whispertune.decoding.transcript_files import as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, printable, progress_bar, results
-from whispertune.system.files import make_writable, write_text
+from whispertune.system.files import make_writable, no_empty_folders, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes, balance
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2 if transcribe(audios, options, output, processes) else 0
 
     remedy = "what is written is kept; give the same command again for the others"
-    return share_out(work, options.device, options.processes, remedy)
+    with no_empty_folders(output):
+        return share_out(work, options.device, options.processes, remedy)
 
 
 @dataclass(slots=True)

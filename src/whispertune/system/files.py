@@ -150,6 +150,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+@contextmanager
+def no_empty_folders(*folders: str | Path | None) -> Iterator[None]:
+    """If the code inside fails, remove those of the folders, and of their parents, that it made and left empty."""
+    paths = [Path(folder) for folder in folders if folder is not None]
+    missing = [path for folder in paths for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # it is not empty, or was not made
+                path.rmdir()
+        raise
+
+
 def make_writable(folder: Path, flag: str = "--output") -> None:
     """Create a folder, which `flag` names, and check that files can be written to it.
 
