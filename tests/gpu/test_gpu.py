@@ -25,6 +25,28 @@ ON = {
     "pretend": f"import sys; sys.path.insert(0, {str(HERE)!r}); import pretend_gpu; {SHORT}"
     "sys.exit(pretend_gpu.main(sys.argv[1:]))",
 }
+WHERE_HELD = """
+import json, os, sys
+sys.path.insert(0, os.environ["HERE"])
+import pretend_gpu
+from whispertune.training.trainer import Trainer
+
+held, original = set(), Trainer.backward
+
+def backward(self, *arguments):
+    working = self.learner.working
+    parts = {"encoder": working.model.encoder, "decoder": working.model.decoder, "masters": working.master}
+    for name, part in parts.items():
+        held.update(f"{name} {'learns' if p.requires_grad else 'frozen'} {p.device.type}" for p in part.parameters())
+    return original(self, *arguments)
+
+Trainer.backward = backward
+status = pretend_gpu.main(sys.argv[1:])
+print(json.dumps({name: 1 for name in held}))
+sys.exit(status)
+"""
+"""Where parameters are in training steps, in place of the waits."""
+ON["held"] = SHORT + WHERE_HELD
 DEVICES = ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -34,7 +56,7 @@ def run_on(device: str, arguments: list[str], cache: Path, **variables: str) -> 
     command = [sys.executable, "-c", ON[device], *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    waits: dict[str, int] = json.loads(ended.stdout.splitlines()[-1]) if device == "pretend" else {}
+    waits: dict[str, int] = json.loads(ended.stdout.splitlines()[-1]) if device not in ("cpu", "cuda") else {}
     return waits
 
 
@@ -87,6 +109,33 @@ def test_a_run_is_that_of_the_cpu(samples: Samples, tmp_path: Path, device: str,
         quiet = [f"decoding/{name}" for name in ("beam", "greedy", "prompts", "sampling", "timestamps", "windows")]
         quiet += ["model/loss", "model/packed_lengths", "model/cache", "states/views"]
         assert not [file for file in by_file if file.startswith(tuple(quiet))]
+
+
+LEARNING = {"decoder learns pretend", "masters learns pretend", "masters frozen cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Views are encoded as their epochs begin, and the test needs the encoder once more.
+        ({"augment__views": 2, "test": True}, {"encoder frozen cpu"}),
+        ({"augment__views": "fresh"}, {"encoder frozen pretend"}),
+        ({"freeze": "encoder:1", "precision": "bf16"}, {"encoder frozen pretend", "encoder learns pretend"}),
+    ],
+)
+def test_what_training_does_not_need_leaves_the_gpu(
+    samples: Samples, tmp_path: Path, options: dict[str, Any], expected: set[str]
+) -> None:
+    options = {"augment__speed__probability": 0.9, "max_steps": 4} | options
+    if test := options.pop("test", False):
+        options["test"] = samples.test
+    arguments = [samples.arguments(tmp_path / where, **options) for where in ("held", "cpu")]
+    assert set(run_on("held", arguments[0], tmp_path, HERE=str(HERE))) == LEARNING | expected
+    if test:
+        run_on("cpu", arguments[1], tmp_path)
+        for ours, theirs in zip(metrics(tmp_path / "held"), metrics(tmp_path / "cpu"), strict=True):
+            assert ours.get("wer") == theirs.get("wer")
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -114,11 +114,13 @@ def test_activations_are_those_that_pytorch_keeps(
 def test_weights_gradients_and_moments() -> None:
     batch = MicroBatch(rows=1, frames=200, tokens=10)
     frozen = training_memory(BASE, batch, total=100, trainable=60)
-    assert (frozen.weights, frozen.gradients, frozen.moments) == (40 * 2 + 60 * 4 + 100 * 2, 60 * 4, 60 * 8)
+    assert (frozen.weights, frozen.gradients, frozen.moments) == (60 * 4 + 100 * 2, 60 * 4, 60 * 8)
     exact = training_memory(BASE, batch, total=100, trainable=60, element=4)
     assert exact.weights == 100 * 4
-    lora = training_memory(BASE, batch, total=100, trainable=0, adapter=7)
-    assert (lora.weights, lora.gradients, lora.moments) == (100 * 4 + 7 * 4, 7 * 4, 7 * 8)
+    for element, whole in ((2, 60 * 4 + 70 * 2), (4, 70 * 4)):
+        assert training_memory(BASE, batch, total=100, trainable=60, away=30, element=element).weights == whole
+    lora = training_memory(BASE, batch, total=100, trainable=0, adapter=7, adapted=50)
+    assert (lora.weights, lora.gradients, lora.moments) == (50 * 2 + 100 * 2 + 7 * 4, 7 * 4, 7 * 8)
     assert frozen.total == sum((frozen.weights, frozen.gradients, frozen.moments, frozen.activations))
     less = training_memory(LARGE, MicroBatch(rows=8, frames=1500, tokens=128), total=0, trainable=0, recompute=True)
     more = training_memory(LARGE, MicroBatch(rows=8, frames=1500, tokens=128), total=0, trainable=0)
@@ -149,9 +151,10 @@ def largest(config: WhisperConfig, mode: str, gigabytes: int, frames: int, token
     """The largest micro-batch (a power of two up to 64) that fits on a card, in bf16 or fp16."""
     sizes = {name: torch.Size(found).numel() for name, found in expected_shapes(config).items()}
     total, decoder = sum(sizes.values()), sum(size for name, size in sizes.items() if ".decoder." in name)
-    adapter = 32 * 26 * config.d_model * config.decoder_layers
+    adapter, adapted = (n * config.d_model * config.decoder_layers for n in (32 * 26, 16 * config.d_model))
     options: dict[str, dict[str, Any]] = {
-        "encoder frozen": {"trainable": decoder}, "LoRA": {"trainable": 0, "adapter": adapter},
+        "encoder frozen": {"trainable": decoder, "away": total - decoder},
+        "LoRA": {"trainable": 0, "adapter": adapter, "adapted": adapted, "away": total - decoder},
         "full": {"trainable": total, "encoder_learns": True},
         "full, recompute": {"trainable": total, "encoder_learns": True, "recompute": True},
     }  # fmt: skip

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from whispertune.dataset.splits import Split
 from whispertune.dataset.windows import augmented_lengths, augmented_num_samples
 from whispertune.errors import RecipeError, RunFolderError, StorageError
@@ -174,6 +176,7 @@ class RunStates:
             console.print(f"encoding {what}: {len(layout.num_samples) - every} windows read from the store")
 
         def encode() -> None:
+            move_encoder(session, session.device)
             with progress_bar(f"encoding {what}", every) as advance:
                 encoder, workers = fixed_encoder(session), session.recipe.data.workers
                 pace = Pace(advance, mine, every)
@@ -186,6 +189,8 @@ class RunStates:
             if together:
                 store.require_others(processes.all_gather)
         session.note_unreadable()
+        if session.frozen and (session.augmenter is None or self.views):  # until a view has to be encoded, or the test
+            move_encoder(session, torch.device("cpu"))
         give_back_freed_memory()
         if store.moved is not None:
             console.print(f"states    {what}: the disk failed ({store.moved}); kept in memory instead", style="yellow")
@@ -239,6 +244,12 @@ def plan_states(session: Session) -> RunStates:
     progress.views, progress.stored = views, place != "off"
     digest = encoder_digest(fixed_encoder(session)) if place == "disk" else ""
     return RunStates(session, place, views, train, valid, digest)
+
+
+def move_encoder(session: Session, device: torch.device) -> None:
+    """Move the encoder, which nothing needs while all states are stored, off a GPU, or back to it."""
+    if session.device.type != "cpu":
+        session.working.model.encoder.to(device)
 
 
 def fixed_encoder(session: Session) -> Encoder:

@@ -23,7 +23,7 @@ from whispertune.features.frames import select_frames
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Whisper, build_whisper
-from whispertune.run.encoder_states import plan_states
+from whispertune.run.encoder_states import move_encoder, plan_states
 from whispertune.run.model_card import common, model_card, trained_languages
 from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
@@ -278,6 +278,7 @@ def evaluate_tests(session: Session) -> dict[str, list[Evaluation]]:
     weights = load_checkpoint(session.recipe.model, base=session.recipe.base).weights
     untouched = build_whisper(session.ready.checkpoint.config, weights, session.precision.dtype).to(session.device)
     del weights
+    move_encoder(session, session.device)
     best = restore_best(session)
     models = {
         name: session.ready.with_parts(
@@ -323,9 +324,13 @@ def report_memory(session: Session, trainer: Trainer) -> None:
     )
     learning = sum(parameter.numel() for parameter in trainer.trainable)
     adapted = isinstance(session.working, AdaptedCopy)
+    encoder = session.working.model.encoder
+    here = encoder.conv1.weight.device.type != "cpu"
     use = training_memory(
         session.ready.checkpoint.config, batch, total=sum(parameter.numel() for parameter in model.parameters()),
         trainable=0 if adapted else learning, adapter=learning if adapted else 0,
+        adapted=sum(weight.numel() for weight in session.working.compute_params) if adapted else 0,
+        away=0 if here else sum(parameter.numel() for parameter in encoder.parameters()),
         element=session.precision.dtype.itemsize, encoder_learns=not session.frozen, recompute=session.recipe.recompute,
     )  # fmt: skip
     fits, line = described(use, free_memory_on(session.device))

@@ -37,7 +37,7 @@ class AdaptedCopy(WorkingCopy):
     """
 
     def __init__(self, master: Whisper, adapter: Adapter, dtype: torch.dtype, processes: Processes = ALONE) -> None:
-        super().__init__(master, dtype, processes)
+        super().__init__(master, dtype, processes, merged=adapter.factors)
         self.adapter = adapter
         self.narrow_gradients = False
         self.master_params = list(adapter.parameters())

@@ -42,18 +42,18 @@ class MicroBatch:
 
 def training_memory(
     config: WhisperConfig, batch: MicroBatch, *, total: int, trainable: int, element: int = 2,
-    encoder_learns: bool = False, adapter: int = 0, recompute: bool = False,
+    encoder_learns: bool = False, adapter: int = 0, adapted: int = 0, away: int = 0, recompute: bool = False,
 ) -> MemoryUse:  # fmt: skip
     """What a step takes, in bytes, without what PyTorch's allocator and the CUDA context add (half a GB or more).
 
     total, trainable: parameters of the model, and those of them that learn (0 with LoRA). element: bytes of the type
-    that computes. adapter: parameters of a LoRA adapter. Frozen parameters are held in two bytes, as those of published
-    models can be (`training/working_copy.py`).
+    that computes. adapter: parameters of a LoRA adapter. adapted: parameters of the weights that it adapts; they are
+    held as they were, too, in two bytes, as those of published models can be (`training/working_copy.py`). away:
+    parameters of an encoder that has left the device.
     """
     learning = trainable + adapter
-    frozen = total - trainable
-    masters = FLOAT * learning + (2 if element == 2 else FLOAT) * frozen
-    copies = element * total if element != FLOAT or adapter else 0
+    masters = FLOAT * learning + (2 if element == 2 else FLOAT) * adapted
+    copies = element * (total - away - (trainable if element == FLOAT else 0))
     kept = _decoder(config, batch, element, recompute) + _loss(config, batch, element)
     if encoder_learns:
         kept += _encoder(config, batch, element, recompute)

@@ -48,8 +48,8 @@ class ShardedCopy(WorkingCopy):
 
     def _shard(self, half: HalfT, like: HalfT) -> HalfT:
         """Shard the layers of one half of the model, and what it has beside them."""
-        for parameter in half.parameters():  # frozen ones may be held in float16
-            parameter.data = parameter.data.float()
+        for parameter in half.parameters():  # frozen ones may be held in float16, and by the CPU
+            parameter.data = parameter.data.to(self.device, torch.float32)
         half.recompute = like.recompute
         policy = MixedPrecisionPolicy(
             param_dtype=None if self.dtype == torch.float32 else self.dtype, reduce_dtype=torch.float32,

@@ -6,7 +6,7 @@ end. Gradients are accumulated over micro-batches in float32; one micro-batch al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import TypeVar
 
@@ -28,12 +28,22 @@ def keep_narrow(parameter: Tensor) -> None:
         parameter.data = narrow
 
 
+def move_frozen_to_cpu(master: nn.Module, but: Container[str] = ()) -> None:
+    """Hold frozen parameters, except those of these names, in the CPU's memory."""
+    for path, module in master.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            if not parameter.requires_grad and name not in but:
+                moved = nn.Parameter(parameter.detach().to("cpu"), requires_grad=False)
+                setattr(module, name.rpartition(".")[2], moved)
+
+
 class WorkingCopy:
     """`model` is what forward and backward passes use; in float32 it shares the parameters' storage.
 
     master_params, compute_params: the trainable parameters and their copies, in the same order.
     As soon as a backward pass has a gradient of the copy, it becomes the parameter's or is added to it, in float32.
     The memory of the sums is kept from step to step: new pages would cost more than the additions.
+    On a GPU frozen parameters, which only a saved model needs, are in the CPU's memory; not those named in `merged`.
     narrow_gradients: whether a parameter's gradient may be in bf16 while it is of one micro-batch alone, for an update
     that reads it so (`training/optimiser.py::update_in_blocks`).
     """
@@ -41,7 +51,9 @@ class WorkingCopy:
     sharded = False
     """Whether each process holds only a part of the parameters (`training/sharded_copy.py`)."""
 
-    def __init__(self, master: Whisper, dtype: torch.dtype, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, master: Whisper, dtype: torch.dtype, processes: Processes = ALONE, merged: Container[str] = ()
+    ) -> None:
         self.model = inference_copy(master, dtype)
         self.master = master
         self.dtype = dtype
@@ -64,6 +76,8 @@ class WorkingCopy:
                 copy.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
             elif dtype != torch.float32:
                 keep_narrow(parameter)
+        if not on_cpu:
+            move_frozen_to_cpu(master, but=merged)
         self._tie(master)
 
     @property
