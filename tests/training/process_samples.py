@@ -23,7 +23,8 @@ from training_samples import Moment, prepare_server, strike
 
 from whispertune import cli
 from whispertune.states import computed as states
-from whispertune.training import resume, trainer
+from whispertune.system.processes import Processes
+from whispertune.training import all_reduce, resume, trainer
 
 BOUND = 60.0
 """Seconds after which processes that are still there count as hanging, and are killed."""
@@ -177,7 +178,11 @@ def _others_ended_and_it_sleeps(child: int, statuses: dict[int, int | None], chi
 
 def infinite_gradient() -> None:
     """The second update's gradients overflow here."""
-    _hook_backward(lambda self: self.trainable[0].grad.fill_(torch.inf), 2)
+
+    def overflow(self: Any) -> None:
+        self.trainable[0].grad = torch.full_like(self.trainable[0], torch.inf, requires_grad=False)
+
+    _hook_backward(overflow, 2, before=True)
 
 
 def unreadable_clip() -> None:
@@ -195,14 +200,16 @@ def bug() -> None:
     _hook_backward(lambda self: [][1], 2)
 
 
-def _hook_backward(then: Callable[[Any], Any], nth: int) -> None:
+def _hook_backward(then: Callable[[Any], Any], nth: int, *, before: bool = False) -> None:
     original, calls = trainer.Trainer.backward, 0
 
     def backward(self: Any, *arguments: Any) -> float:
         nonlocal calls
         calls += 1
+        if before and calls == nth:
+            then(self)
         loss = original(self, *arguments)
-        if calls == nth:
+        if not before and calls == nth:
             then(self)
         return loss
 
@@ -219,6 +226,39 @@ def keep_every_state() -> None:
         trainer.save_state(path, self.learner.model, self.learner.optimizer, self.progress)
 
     trainer.Trainer.save = save  # type: ignore[method-assign]
+
+
+def small_buckets() -> None:
+    """Gradients in many buckets; every process writes, beside the state, in which order passes and all-reduces began
+    and ended."""
+    all_reduce.BUCKET_ELEMENTS = 2**14
+    save, events = trainer.Trainer.save, []
+
+    def traced(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: Any) -> Any:
+            events.append(f"{name} begins")
+            result = original(*arguments)
+            events.append(f"{name} ends")
+            return result
+
+        setattr(owner, name, call)
+
+    def save_both(self: Any) -> None:
+        save(self)
+        self.state.with_name(f"trace-{self.processes.rank}.json").write_text(json.dumps(events), encoding="utf-8")
+
+    traced(trainer.Trainer, "backward")
+    traced(trainer.Trainer, "_update")
+    traced(Processes, "start_all_reduce")
+    trainer.Trainer.save = save_both  # type: ignore[method-assign]
+
+
+def small_buckets_after_the_passes() -> None:
+    """As `small_buckets`, but none is sent before all backward passes are made."""
+    small_buckets()
+    all_reduce.GradientSum.add = lambda *_: None  # type: ignore[method-assign]
 
 
 def tell_holdings() -> None:
@@ -279,6 +319,7 @@ def last_saved_long_ago() -> None:
 FAULTS = {
     f.__name__: f
     for f in (
-        infinite_gradient, unreadable_clip, bug, keep_every_state, tell_holdings, full_disk, last_saved_long_ago,
+        infinite_gradient, unreadable_clip, bug, keep_every_state, small_buckets, small_buckets_after_the_passes,
+        tell_holdings, full_disk, last_saved_long_ago,
     )
 }  # fmt: skip

@@ -146,9 +146,14 @@ class Processes:
         reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0]
         return ProcessLost(f"{who} is gone or stuck ({reason[:120]})")
 
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all processes."""
-        self._collect(dist.all_reduce, tensor)
+    def start_all_reduce(self, tensor: Tensor) -> dist.Work:
+        """Begin to replace a tensor by its sum over all processes, which `wait` completes."""
+        work: dist.Work = self._collect(dist.all_reduce, tensor, async_op=True)
+        return work
+
+    def wait(self, work: dist.Work) -> None:
+        """Wait for an operation that was started; on a GPU, let the current stream wait for it."""
+        self._collect(work.wait)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""

@@ -12,6 +12,7 @@ from whispertune.model.lora import Adapter, Factors, adapted_weights
 from whispertune.model.options import LoraOptions
 from whispertune.model.whisper import Whisper
 from whispertune.system.processes import ALONE, Processes
+from whispertune.training.all_reduce import GradientSum
 from whispertune.training.working_copy import WorkingCopy
 
 
@@ -41,6 +42,7 @@ class AdaptedCopy(WorkingCopy):
         self.adapter = adapter
         self.narrow_gradients = False
         self.master_params = list(adapter.parameters())
+        self.gradient_sum = GradientSum(self.master_params, processes)
         untouched, copies = dict(master.named_parameters()), dict(self.model.named_parameters())
         for name, factors in adapter.factors.items():
             copy = copies[name]
@@ -63,6 +65,8 @@ class AdaptedCopy(WorkingCopy):
         assert copy.grad is not None
         factors.add_gradient(copy.grad)
         copy.grad = None
+        for factor in factors.parameters():
+            self.gradient_sum.add(factor)
 
     def refresh(self) -> None:
         """Merge all factors."""

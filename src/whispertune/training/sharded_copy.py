@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from whispertune.model.whisper import Decoder, Encoder, Whisper, build_whisper
 from whispertune.system.processes import Processes
+from whispertune.training.all_reduce import GradientSum
 from whispertune.training.optimiser import norms_of
 from whispertune.training.working_copy import WorkingCopy
 
@@ -39,6 +40,7 @@ class ShardedCopy(WorkingCopy):
     def __init__(self, plain: WorkingCopy, processes: Processes) -> None:
         self.model, self.master, self.dtype, self.processes = plain.model, plain.master, plain.dtype, processes
         self.narrow_gradients = False
+        self.gradient_sum = GradientSum([], processes)  # FSDP2 sums in the backward pass
         self._mesh = init_device_mesh(plain.device.type, (processes.world_size,))
         self.frozen_encoder = not any(p.requires_grad for p in self.master.encoder.parameters())
         self.model.model.decoder = self._shard(self.master.decoder, plain.model.decoder)
@@ -79,9 +81,6 @@ class ShardedCopy(WorkingCopy):
             if any(sign in str(error) for sign in LOST):
                 raise self.processes.lost(error) from None
             raise
-
-    def sum_gradients(self) -> None:
-        """They are summed in the backward pass."""
 
     def clip(self, max_norm: float) -> float:
         """Scale all gradients together to an L2 norm of at most `max_norm` (0: leave them); their norm before."""

@@ -119,9 +119,8 @@ class Trainer:
         return patience is not None and self.progress.since_best >= patience
 
     def _run_epoch(self) -> None:
-        progress, split, seed = self.progress, self.data.split, self.options.seed
-        epoch = progress.epoch
-        plan = epoch_plan(split.num_samples, progress.batches, seed=seed, epoch=epoch, draws=split.draws)
+        progress, epoch, split = self.progress, self.progress.epoch, self.data.split
+        plan = epoch_plan(split.num_samples, progress.batches, seed=self.options.seed, epoch=epoch, draws=split.draws)
         self._announce(plan)
         with progress_bar(f"epoch {epoch}/{self.options.epochs}: training", len(plan)) as advance:
             advance(progress.position)
@@ -170,13 +169,14 @@ class Trainer:
             self._announce(plan)
         # Only now, and once: reading a number from a GPU waits for everything it was asked to do.
         loss = torch.stack(losses).to(exact_dtype(losses[0].device)).sum().item() if losses else 0.0
-        # First: on GPUs a process that is gone is only noticed here.
+        self.learner.working.gradient_sum.send()
+        # Before waiting for gradients: on GPUs a process that is gone is only noticed here.
         loss, *missing = self.processes.sum([loss, self.missing_tokens, self.missing_windows])
         if missing[1]:
             self.note_unreadable()
         # The sum was divided by the number of all tokens, known before any audio was read; some may be missing.
         share_there = 1 - missing[0] / num_tokens
-        self.learner.working.sum_gradients()
+        self.learner.working.gradient_sum.finish()
         number = progress.step + 1
         self._updating = True
         norm = self._update(share_there)
@@ -198,9 +198,10 @@ class Trainer:
     def _losses(self, step: Step, num_tokens: int) -> list[Tensor] | None:
         """The losses of this process's micro-batches; None if a GPU's memory ran out and smaller ones may fit."""
         self.missing_tokens = self.missing_windows = 0
+        share = self._own_share(step)
+        self.learner.working.gradient_sum.expect(len(share))
         try:
-            passes = ((b, num_tokens) if b else (step[0][:1], math.inf) for b in self._own_share(step))
-            return [self._loss(*each) for each in passes]
+            return [self._loss(*((batch, num_tokens) if batch else (step[0][:1], math.inf))) for batch in share]
         except torch.OutOfMemoryError:  # several processes would have to agree, but the others are a step ahead
             if self.progress.batches.batch_size == 1 or self.processes.world_size > 1:
                 raise

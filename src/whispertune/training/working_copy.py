@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whispertune.model.whisper import Whisper, inference_copy
 from whispertune.system.processes import ALONE, Processes
-from whispertune.training.all_reduce import sum_gradients
+from whispertune.training.all_reduce import GradientSum
 from whispertune.training.optimiser import clip_gradients, update_in_blocks
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class WorkingCopy:
     As soon as a backward pass has a gradient of the copy, it becomes the parameter's or is added to it, in float32.
     The memory of the sums is kept from step to step: new pages would cost more than the additions.
     On a GPU frozen parameters, which only a saved model needs, are in the CPU's memory; not those named in `merged`.
+    gradient_sum: sums the gradients over the processes, where each holds all parameters.
     narrow_gradients: whether a parameter's gradient may be in bf16 while it is of one micro-batch alone, for an update
     that reads it so (`training/optimiser.py::update_in_blocks`).
     """
@@ -78,7 +79,8 @@ class WorkingCopy:
                 keep_narrow(parameter)
         if not on_cpu:
             move_frozen_to_cpu(master, but=merged)
-        self._tie(master)
+        contributions = [*self.master_params, *self._tie(master)]
+        self.gradient_sum = GradientSum(contributions, processes)
 
     @property
     def device(self) -> torch.device:
@@ -94,18 +96,19 @@ class WorkingCopy:
         """All weights of the model as it stands, by name."""
         return self.master.state_dict(keep_vars=True)
 
-    def _tie(self, master: Whisper) -> None:
+    def _tie(self, master: Whisper) -> list[Tensor]:
         """Keep the two gradients of the tied token embedding apart until they are accumulated.
 
         As output projection it has a dense gradient, as lookup table one of a few rows. Autograd would add the rows to
-        a copy of the dense one.
+        a copy of the dense one. Returns the parameters that so have a second gradient.
         """
         embedding = self.model.decoder.embed_tokens.weight
+        parameter = master.decoder.embed_tokens.weight
         if embedding.requires_grad:
             table = self.model.decoder.lookup_table = embedding.detach().requires_grad_()
-            parameter = master.decoder.embed_tokens.weight
             table.register_post_accumulate_grad_hook(partial(self._collect, parameter))  # type: ignore[no-untyped-call]
             self.model.decoder.step_memory.gradient = partial(self._vocabulary_gradient, parameter, embedding.dtype)
+        return [parameter] if embedding.requires_grad else []
 
     def _collect(self, parameter: Tensor, copy: Tensor) -> None:
         """Add the copy's gradient to the parameter's."""
@@ -122,6 +125,7 @@ class WorkingCopy:
             else:
                 total = self._sum(parameter).copy_(gradient)
         parameter.grad = total
+        self.gradient_sum.add(parameter)
 
     def _with_rows(self, parameter: Tensor, rows: Tensor, values: Tensor) -> Tensor:
         """The parameter's gradient with these values (N, D) added to its rows (N,), some of them several times."""
@@ -176,10 +180,6 @@ class WorkingCopy:
     def together(self, work: Callable[[], T]) -> T:
         """The result of `work`."""
         return work()
-
-    def sum_gradients(self) -> None:
-        """All-reduce the gradients over the processes."""
-        sum_gradients(self.master_params, self.processes)
 
     def clip(self, max_norm: float) -> float:
         """`clip_gradients` of all parameters; in bf16 they are clipped as they are applied."""
