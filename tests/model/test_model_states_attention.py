@@ -66,12 +66,13 @@ def test_in_bf16_rounding_is_about_that_with_keys_and_values(
     queries, keys = rows
     states = (draw(len(sizes), max(keys.sizes), WIDTH, seed=seed) + common * draw(WIDTH, seed=seed + 9)).bfloat16()
     log_weights = draw(*states.shape[:2], seed=seed + 1).bfloat16().float() if weighted else None
-    given = [draw(queries.total, WIDTH, seed=seed + 2), *(draw(WIDTH, WIDTH, seed=seed + 3 + n) / WIDTH**0.5 for n in range(2))]
+    weights_given = [draw(WIDTH, WIDTH, seed=seed + 3 + number) / WIDTH**0.5 for number in range(2)]
+    inputs = [draw(queries.total, WIDTH, seed=seed + 2), *weights_given]
     outer = draw(queries.total, WIDTH, seed=seed + 5).bfloat16()
     outer[sum(queries.sizes) :] = 0
     found = []
     for dtype, by_states in ((torch.float64, False), (torch.bfloat16, False), (torch.bfloat16, True)):
-        query, *weights = (x.bfloat16().to(dtype).requires_grad_() for x in given)
+        query, *weights = (x.bfloat16().to(dtype).requires_grad_() for x in inputs)
         if by_states:
             shared = share_states(states.to(dtype), log_weights, *rows, HEADS)
             out = attend_to_states(query, *weights, shared)

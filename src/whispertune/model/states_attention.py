@@ -6,9 +6,9 @@ through the value projection (as DeepSeek-AI 2024, arXiv:2405.04434, does at inf
 that is a third of the products of a training step's cross-attention. With many tokens a row it is more, as each head
 then works in the whole width (`is_cheaper`).
 
-In bf16, oneDNN prepares a product anew for every size that it has not met (3 ms and 0.8 MB), so each row's product takes
-a few of the next row's tokens and frames along, up to one of few sizes: those tokens' results are overwritten by their
-own row's, and those frames are masked. The states' mean is subtracted, which softmax does not see, and added to
+In bf16, oneDNN prepares a product anew for every size that it has not met (3 ms and 0.8 MB), so each row's product
+takes a few of the next row's tokens and frames along, up to one of few sizes: those tokens' results are overwritten by
+their own row's, and those frames are masked. The states' mean is subtracted, which softmax does not see, and added to
 the weighted means again: what all frames have in common would be rounded away with what tells them apart.
 
 Shapes: N packed tokens, K packed frames, D width, H heads.
@@ -36,8 +36,8 @@ FRAMES_STEP = 64
 class StatesAttention:
     """What the layers share: the frames of a batch, and which tokens see which of them.
 
-    states: (K, D), without `mean` (D,) if there is one. rows: the tokens and the frames of each row's products, and what
-    is added to its logits, (its frames,) or None. num_tokens: up to the end of the last row's products.
+    states: (K, D), without `mean` (D,) if there is one. rows: the tokens and the frames of each row's products, and
+    what is added to its logits, (its frames,) or None. num_tokens: up to the end of the last row's products.
     """
 
     states: Tensor
@@ -82,7 +82,8 @@ def share_states(
     frames = [slice(end - size, end) for size, end in zip(key_rows.sizes, accumulate(key_rows.sizes), strict=True)]
     if states.dtype != torch.bfloat16:
         biases = [None if weights is None else weights[own].to(states.dtype) for own in frames]
-        return StatesAttention(packed, None, list(zip(tokens, frames, biases, strict=True)), query_rows.total, num_heads)
+        plain = list(zip(tokens, frames, biases, strict=True))
+        return StatesAttention(packed, None, plain, query_rows.total, num_heads)
     mean = packed[: frames[-1].stop].mean(0, dtype=torch.float32)
     rows: list[tuple[slice, slice, Tensor | None]] = []
     for its_tokens, own in zip(tokens, frames, strict=True):
