@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from whispertune.checkpoints.checkpoint import Checkpoint, expected_shapes, load_checkpoint
 from whispertune.checkpoints.huggingface import cut_into_shards, read_folder, save_huggingface
+from whispertune.checkpoints.layout import EMBEDDING
 from whispertune.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -92,6 +93,23 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     # Saved for another language, nothing of the first is left.
     save_huggingface(tmp_path, again, again.weights, language=None, model_card=None)
     assert load_checkpoint(str(tmp_path)).generation == {**checkpoint.generation, "task": "transcribe"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_may_be_stored_in_16_bits(tmp_path: Path, dtype: torch.dtype) -> None:
+    checkpoint = samples.sample()
+    save_huggingface(tmp_path, checkpoint, checkpoint.weights, language="it", model_card=None, dtype=dtype)
+    again = load_checkpoint(str(tmp_path))
+    assert all(torch.equal(again.weights[name], tensor.to(dtype)) for name, tensor in checkpoint.weights.items())
+    assert transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path, dtype="auto").dtype == dtype
+    large = {**checkpoint.weights, EMBEDDING: checkpoint.weights[EMBEDDING] + 70_000}
+    if dtype == torch.float16:
+        with pytest.raises(
+            CheckpointError, match=r"embed_tokens.weight does not fit into float16; take --checkpoint.dtype float32"
+        ):
+            save_huggingface(tmp_path, checkpoint, large, language="it", model_card=None, dtype=dtype)
+    else:
+        save_huggingface(tmp_path, checkpoint, large, language="it", model_card=None, dtype=dtype)
 
 
 def test_transformers_opens_it_and_keeps_language_and_task(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from training_samples import (
     PAD_ID,
     Moment,
@@ -32,6 +33,8 @@ from training_samples import (
 )
 
 from whispertune import cli
+from whispertune.checkpoints.checkpoint import load_checkpoint
+from whispertune.checkpoints.huggingface import save_huggingface
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.decoding.loading import load_model
 from whispertune.model import layers
@@ -507,3 +510,29 @@ def test_an_english_only_model_refuses_rows_in_another_language(
     manifest.write_text("\n".join(other) + "\n", encoding="utf-8")
     assert samples.train_run(tmp_path / "run", train=manifest) == 2
     assert "this model is English-only and does not have 'it'" in capsys.readouterr().err
+
+
+def test_best_is_stored_as_the_pretrained_model_is(samples: Samples, tmp_path: Path) -> None:
+    """Or as asked; the training state, which is in float32, is the same, and exports hold what best/ does."""
+    source, half = load_checkpoint(str(samples.model)), tmp_path / "half"
+    save_huggingface(half, source, source.weights, language=None, model_card=None, dtype=torch.float16)
+    runs = {"auto": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    states = []
+    for name, dtype in runs.items():
+        run = tmp_path / name
+        assert samples.train_run(run, model=half, checkpoint__dtype=name, epochs=1) == 0
+        states.append(load_file(run / "last" / "state.safetensors"))
+        best = load_checkpoint(str(run)).weights
+        assert {weight.dtype for weight in best.values()} == {dtype}
+        learned = {n.removeprefix("parameter/"): w for n, w in states[-1].items() if n.startswith("parameter/")}
+        assert learned
+        assert all(torch.equal(best[n], weight.to(dtype)) for n, weight in learned.items())
+        for to in ("huggingface", "ctranslate2"):
+            output = tmp_path / f"{name} {to}"
+            assert cli.main(["export", f"--model={run}", f"--to={to}", f"--output={output}"]) == 0
+            exported = load_checkpoint(str(output)).weights
+            assert all(torch.equal(exported[n].float(), weight.float()) for n, weight in best.items())
+    for state in states[1:]:
+        assert all(torch.equal(state[n], weight) for n, weight in states[0].items())
+    # A run may go on in another type.
+    assert samples.train_run(tmp_path / "auto", model=half, checkpoint__dtype="float32", epochs=1) == 0

@@ -103,8 +103,9 @@ def save_huggingface(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     aliases: Mapping[str, str] | None = None,
     trained_timestamps: bool | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, str]:
-    """Write `weights` (fp32) and all other files of a model into `folder`, each fsynced.
+    """Write `weights` (in `dtype`) and all other files of a model into `folder`, each fsynced.
 
     `checkpoint` is the model that was trained, with config, tokenizer and generation settings. `weights` have the
     names of `expected_shapes`, any float dtype and any device. `language` (a code such as `it`) and `task` become the
@@ -118,10 +119,11 @@ def save_huggingface(
     are not finite, the model lacks the language or task, or the folder can't be written; StorageError if the disk is
     full.
     """
-    stored = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in canonical_weights(weights, str(folder)).items()
-    }
+    named = canonical_weights(weights, str(folder))
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named.items()}
+    for name, tensor in stored.items() if dtype == torch.float16 else ():
+        if tensor.isinf().any() and not named[name].isinf().any():
+            raise CheckpointError(f"{folder}: {name} does not fit into float16; take --checkpoint.dtype float32")
     check_weights(stored, checkpoint.config, str(folder))
     known = dict(checkpoint.generation)
     if aliases:
@@ -132,7 +134,7 @@ def save_huggingface(
     generation = _generation_to_save(known, language, task)
     multilingual = generation["is_multilingual"]
     files = {
-        "config.json": as_json(_config_to_save(checkpoint, generation)),
+        "config.json": as_json(_config_to_save(checkpoint, generation, dtype)),
         "generation_config.json": as_json(generation),
         "preprocessor_config.json": as_json(checkpoint.preprocessor),
         "tokenizer.json": checkpoint.tokenizer_json,
@@ -204,7 +206,7 @@ def _generation_to_save(generation: Mapping[str, Any], language: str | None, tas
     return saved
 
 
-def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> dict[str, Any]:
+def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
@@ -227,7 +229,7 @@ def _config_to_save(checkpoint: Checkpoint, generation: Mapping[str, Any]) -> di
         "decoder_start_token_id": generation["decoder_start_token_id"],
         # The default would be [220, 50256], that of English-only models.
         "begin_suppress_tokens": generation.get("begin_suppress_tokens"),
-        "torch_dtype": "float32",
+        "torch_dtype": str(dtype).removeprefix("torch."),
     }
 
 

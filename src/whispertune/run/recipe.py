@@ -38,12 +38,11 @@ from whispertune.training.options import (
 
 FREE_TO_CHANGE = (
     "output", "data.workers", "data.max_excluded", "checkpoint.every_minutes", "checkpoint.every_steps",
-    "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes", "processes.shard", "report",
-    "log",
-    "card.license", "card.data_license", "deterministic", "base",
+    "checkpoint.dtype", "states.folder", "states.max_gb", "states.verify", "processes.timeout_minutes",
+    "processes.shard", "report", "log", "card.license", "card.data_license", "deterministic", "base",
 )  # fmt: skip
-"""Fields that decide no result (`processes.shard` and `deterministic` but for rounding; of `base` the content is
-compared, as that of the model): a run may be resumed with other values."""
+"""Fields that decide no result (`processes.shard`, `deterministic`, `checkpoint.dtype` but for rounding; of `base` the
+content is compared, as that of the model): a run may be resumed with other values."""
 
 
 TEST_NAME = re.compile("[A-Za-z0-9_-]{1,40}")

@@ -236,6 +236,7 @@ def save_best(
     of_step = progress.step if step is None else step
     _, token, tokens = trained_languages(session)
     tasks = [task or session.recipe.task for task in session.train.tasks]
+    wanted = session.recipe.checkpoint.dtype
     with replacing_folder(session.folder.best) as folder:
         digests = save_huggingface(
             folder,
@@ -246,6 +247,7 @@ def save_best(
             model_card=model_card(session, of_step, model),
             aliases={code: own for code, own in tokens.items() if own != code},
             trained_timestamps=None if step == 0 else session.trains_timestamps,
+            dtype=session.ready.stored if wanted == "auto" else getattr(torch, wanted),
         )
         write_checksums(folder, digests, step=of_step, model=model, run=progress.began.get("run", ""))
     if isinstance(session.working, AdaptedCopy):

@@ -103,7 +103,11 @@ class AverageOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
-    """How often the state that a resume needs is saved."""
+    """How the best model is stored, and how often the state that a resume needs is saved."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """How the weights in best/ are stored: `auto` is as those of the pretrained model (float16 for large-v3). The
+    training state is always in float32."""
 
     every_minutes: Annotated[float, Bounds(ge=0)] = 5.0
     """Save the state when this many minutes have passed since the last time."""
