@@ -15,10 +15,11 @@ import soxr
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
 from cli_samples import example_rows, write_manifest
 
-from whispertune.check.figures import _histogram, as_duration, as_rate, counted
+from whispertune.check.figures import _histogram, as_duration, as_rate
 from whispertune.cli import main
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.report import check_page as page
+from whispertune.system.counts import counted
 
 
 @pytest.mark.parametrize(

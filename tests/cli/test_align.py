@@ -78,7 +78,7 @@ def test_a_recording_of_noise(command: Command, tiny_model: Path, tmp_path: Path
     flags = ["--text", str(tmp_path / "talk.txt"), "--model", str(tiny_model), "--language=it", "--temperature=0"]
     outcome = command(["align", str(tmp_path / "talk.wav"), *flags, "--output", str(tmp_path / "out")])
     assert outcome.status == 0, outcome.err
-    assert "0 of 1 sentences" in outcome.out
+    assert "0 of 1 sentence," in outcome.out
     assert "left out, with reasons" in outcome.out
 
 

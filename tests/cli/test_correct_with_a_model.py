@@ -95,7 +95,7 @@ def test_only_what_this_model_made_of_these_recordings_is_corrected(
     assert command(["correct", str(audios[1]), "--language=de", *flags]).status == 2
     outcome = command(["correct", *map(str, audios[1:]), str(audios[0]), "--language=it", *flags])
     assert outcome.status == 0, outcome.err
-    assert "1 of 3 recordings are left out of the correction" in outcome.err
+    assert "1 of 3 recordings left out of the correction" in outcome.err
     correction = Correction(out)
     # The first recording was transcribed earlier by the same model, so its transcript is good; the last attempt failed.
     assert sorted(segment.text for segment in correction.session.ranked()) == ["ciao", "pronto", "pronto"]

@@ -39,7 +39,7 @@ def test_train_leaves_them_out(workspace: Workspace, command: Command, marked: P
         )
     ]  # fmt: skip
     assert "train: 2 left out: transcript wrong (marked.jsonl)" in outcome.err
-    line = "1 of 4 marked ids match no row with this transcript (it may have been corrected since): "
+    line = "1 of 4 marked ids without a row that has this transcript (it may have been corrected since): "
     assert line + repr(workspace.train_rows[2]["id"]) in outcome.err
     figures = json.loads((workspace.run / "environment.json").read_text("utf-8"))["data"]
     assert [figures[split]["utterances"] for split in ("train", "valid")] == [6, 2]
@@ -71,5 +71,5 @@ def test_check_reports_them(workspace: Workspace, command: Command, marked: Path
         ("train", workspace.train_rows[1]["id"], "error", "text"),
         ("valid", workspace.valid_rows[1]["id"], "error", "text"),
     ]
-    assert "1 of 4 marked ids match no row" in outcome.err
+    assert "1 of 4 marked ids without a row" in outcome.err
     assert len(read_jsonl(tmp_path / "fixed" / "train.jsonl")) == 6

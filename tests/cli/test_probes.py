@@ -39,7 +39,7 @@ def test_probes_stand_in_the_summary_and_on_the_screen(workspace: Workspace, com
     assert all(len(sound["texts"]) == 2 for sound in found["sounds"].values())
     assert 0 <= summary["repetition_rate"] <= 1
     assert summary["capped_rate"] == pytest.approx(summary["capped"] / summary["utterances"])
-    for shown in ("timestamps, 1 windows of stitched clips", "digital silence", "words an hour", "the data's own"):
+    for shown in ("timestamps, 1 window of stitched clips", "digital silence", "words an hour", "the data's own"):
         assert shown in outcome.out
     without = command(workspace.evaluate(f"--output={tmp_path / 'plain'}"))
     assert without.status == 0

@@ -23,7 +23,7 @@ def test_training_text_is_rewritten_and_references_stay(workspace: Workspace, co
     workspace.valid_rows = rows_with(["Ciao, Anna!"], workspace.valid_rows)
     outcome = command(workspace.train(*RULES, "--max_steps=1"))
     assert outcome.status == 0, outcome.err
-    assert "text      train: 3 of 4 transcripts rewritten (case 3, punctuation 2); 1 hold digits" in outcome.err
+    assert "text      train: 3 of 4 transcripts rewritten (case 3, punctuation 2); with digits: 1" in outcome.err
     assert "'Sì, sono 3.' -> 'sì sono 3'" in outcome.err
     changed = read_jsonl(workspace.run / "text_changes.jsonl")
     assert [(row["before"], row["after"], row["rules"]) for row in changed] == [
@@ -40,7 +40,7 @@ def test_references_are_rewritten_if_asked(workspace: Workspace, command: Comman
     workspace.valid_rows = rows_with(["Ciao, Anna!"], workspace.valid_rows)
     outcome = command(workspace.train(*RULES, "--text.references=true", "--max_steps=1"))
     assert outcome.status == 0, outcome.err
-    assert "text      valid: 1 of 1 transcripts rewritten" in outcome.err
+    assert "text      valid: 1 of 1 transcript rewritten" in outcome.err
     (scored,) = read_jsonl(workspace.run / "valid" / "step-0000000.jsonl")
     assert (scored["reference"], scored["transcript"]) == ("ciao anna", "Ciao, Anna!")
 

@@ -47,7 +47,7 @@ def test_a_corrected_transcript_takes_part_again(tmp_path: Path) -> None:
     assert marked.reasons(read_manifest(manifest(tmp_path, ROWS))) == {0: "marked as wrong (a.csv)"}
     line = marked.unmatched()
     assert line is not None
-    assert line.startswith(f"{tmp_path / 'a.csv'}: 2 of 3 marked ids match no row with this transcript")
+    assert line.startswith(f"{tmp_path / 'a.csv'}: 2 of 3 marked ids without a row that has this transcript")
     assert line.endswith("'2', '9'")
     # The same id in another split, with another text: each mark is of its own row.
     (tmp_path / "b.csv").write_text("id,text\n1,uno\n1,one\n", encoding="utf-8")

@@ -130,7 +130,7 @@ def test_what_was_compared_is_said(tmp_path: Path, text: TextSettings, samples: 
     train = load(write(tmp_path, "train", rows), text, check_audio="headers")
     valid = load(write(tmp_path, "valid", ["a4.wav,a"]), text, "valid", check_audio="headers")
     said = require_no_leaks([train, valid], 1)
-    assert "the start of 3 rows whose length occurs in another split, content of the 0 that match" in said
+    assert "the start of 3 rows with a length that occurs in another split, content of the 0 that match" in said
     decoded = [
         load(write(tmp_path, name, rows[:1] if name == "train" else ["a4.wav,a"]), text, name)
         for name in ("train", "valid")

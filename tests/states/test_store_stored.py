@@ -218,7 +218,7 @@ def test_processes_fill_one_store_together(tmp_path: Path) -> None:
 def test_a_part_that_another_process_did_not_write_is_an_error(tmp_path: Path) -> None:
     store = on_disk(tmp_path)
     list(store.fill(store.missing(0, 2), ENCODER, features, workers=1))
-    with pytest.raises(RunFolderError, match="2 batches of states that other processes encoded are missing"):
+    with pytest.raises(RunFolderError, match="2 of the batches of states that other processes encoded are missing"):
         store.require_others()
 
 

@@ -76,7 +76,7 @@ def test_scored_before_and_after(samples: Samples, tmp_path: Path, capsys: pytes
     assert (run / "test/other/hypotheses_baseline.jsonl").exists()
     shown = capsys.readouterr().out
     assert f"other WER changed by {100 * difference:+.1f} points" in shown
-    assert "other has 1 utterances" in shown
+    assert "other has 1 utterance:" in shown
     assert yaml.safe_load((run / "recipe.yaml").read_text())["also_test"] == [f"other={other}"]
     # Its files are verified by a resume, and longer training tests anew.
     (run / "test/other/summary.json").write_text("{}")

@@ -84,11 +84,6 @@ def _speakers(report: CheckResults) -> list[list[Any]]:
     return sorted(named, key=lambda speaker: -speaker[1])
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 row`, `1,234 rows`."""
-    return f"{number:,} {thing if number == 1 else thing + 's'}"
-
-
 def as_duration(seconds: float) -> str:
     """`4.2 s`, `3 min 07 s`, `12 h 05 min`."""
     if seconds < 59.95:

@@ -17,6 +17,7 @@ from whispertune.data.timed_text import plain_text
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.transcripts import remedy_of, special_token
 from whispertune.evaluation.error_rates import count_characters
+from whispertune.system.counts import counted
 from whispertune.text.normalizer import basic_normalize
 from whispertune.text.tokenizer import Tokenizer
 
@@ -115,7 +116,9 @@ def shared_speakers(sources: Sequence[Source], texts: TextFacts) -> Iterator[Fin
         speakers, firsts, counts = np.unique(texts.speakers[rows], return_index=True, return_counts=True)
         for speaker, at, count in zip(speakers.tolist(), firsts.tolist(), counts.tolist(), strict=True):
             if name := texts.speaker_names[speaker]:
-                yield Finding(int(rows[at]), "leaked_speaker", f"{name!r} is in train too ({count} rows here)")
+                yield Finding(
+                    int(rows[at]), "leaked_speaker", f"{name!r} is in train too ({counted(count, 'row')} here)"
+                )
 
 
 def _roles(sources: Sequence[Source]) -> npt.NDArray[np.str_]:

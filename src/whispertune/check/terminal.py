@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from whispertune.check.borrowing import TokenLosses
-from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
+from whispertune.check.figures import as_duration, as_rate, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS
 from whispertune.check.results import CheckResults, finding_rows, place_of
 from whispertune.errors import one_line
 from whispertune.system.console import results
+from whispertune.system.counts import counted
 from whispertune.text.languages import language_name
 from whispertune.text.targets import MAX_TOKENS
 

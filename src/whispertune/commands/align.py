@@ -23,6 +23,7 @@ from whispertune.errors import AudioError, RecipeError
 from whispertune.features.options import FrameOptions
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, progress_bar, results
+from whispertune.system.counts import counted
 from whispertune.system.files import make_writable, no_empty_folders, write_jsonl
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     write_jsonl(output / "manifest.jsonl", kept)
     write_jsonl(output / "excluded.jsonl", excluded)
     hours = sum(row["duration"] for row in kept) / 3600
-    results.print(f"{len(kept)} of {len(sentences)} sentences, {hours:.2f} hours: {output / 'manifest.jsonl'}")
+    results.print(
+        f"{len(kept):,} of {counted(len(sentences), 'sentence')}, {hours:.2f} hours: {output / 'manifest.jsonl'}"
+    )
     if excluded:
         results.print(f"left out, with reasons: {output / 'excluded.jsonl'}")
     return 0

@@ -34,6 +34,7 @@ from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, printable, progress_bar, results
+from whispertune.system.counts import counted
 from whispertune.system.files import make_writable
 from whispertune.text.languages import spoken_language
 
@@ -82,7 +83,8 @@ def _begin(given: Sequence[str], options: CorrectOptions, folder: Path) -> None:
     if faults:
         first = next(recording.fault for recording in recordings if recording.fault is not None)
         console.print(
-            printable(f"{faults} recordings cannot be played; their segments come last: {first}"), style="yellow"
+            printable(f"{counted(faults, 'recording')} cannot be played; such segments come last: {first}"),
+            style="yellow",
         )
     begin(
         folder,
@@ -200,7 +202,8 @@ def _transcribed(audios: Sequence[str], options: CorrectOptions, folder: Path) -
     )
     recordings = find_audio(audios)
     if failures := transcribe(recordings, asked, folder):
-        console.print(f"{failures} of {len(recordings)} recordings are left out of the correction", style="yellow")
+        of = counted(len(recordings), "recording")
+        console.print(f"{failures} of {of} left out of the correction", style="yellow")
     return [path for name in output_names(recordings) if (path := folder / f"{name}.json").exists()]
 
 
@@ -277,7 +280,9 @@ def _serve(correction: Correction, options: CorrectOptions) -> int:
         )
     )
     results.print(
-        printable(f"manifest: {saved['manifest']}, {saved['rows']} segments, {saved['seconds'] / 60:.1f} minutes")
+        printable(
+            f"manifest: {saved['manifest']}, {counted(saved['rows'], 'segment')}, {saved['seconds'] / 60:.1f} minutes"
+        )
     )
     results.print(printable(f"to go on: {shlex.join(['whispertune', 'correct', '--output', str(correction.folder)])}"))
     if saved["rows"]:
@@ -288,7 +293,7 @@ def _serve(correction: Correction, options: CorrectOptions) -> int:
 def _announcer(correction: Correction, options: CorrectOptions) -> Callable[[str], None]:
     def announce(address: str) -> None:
         counts = correction.session.counts
-        results.print(printable(f"{len(correction.session.segments)} segments, {counts['todo']} to do"))
+        results.print(printable(f"{counted(len(correction.session.segments), 'segment')}, {counts['todo']:,} to do"))
         results.print(printable(f"page: {address}"))
         console.print("Ctrl+C ends it; nothing is lost")
         if options.open:

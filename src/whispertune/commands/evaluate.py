@@ -31,6 +31,7 @@ from whispertune.evaluation.probes.sounds import SOUND_KINDS
 from whispertune.evaluation.probes.timestamps import measure_timestamps, windows_with_boundaries
 from whispertune.run.flags import parse_fields
 from whispertune.system.console import console, progress_bar, results
+from whispertune.system.counts import counted
 from whispertune.system.files import make_writable, no_empty_folders, write_jsonl, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
@@ -120,12 +121,12 @@ def evaluate(
         write_jsonl(output / "excluded.jsonl", [asdict(exclusion) for exclusion in split.excluded])
     if split.excluded:
         where = "--output DIR lists them" if output is None else f"listed in {output / 'excluded.jsonl'}"
-        console.print(f"{len(split.excluded)} of {split.num_rows} rows left out; {where}")
+        console.print(f"{len(split.excluded):,} of {counted(split.num_rows, 'row')} left out; {where}")
     require_usable([split], options.reading, flag="--max_excluded")
     transcriber = Transcriber(ready, options.search, options.frames, workers=options.reading.workers)
     states = transcriber.states(lambda index: transcriber.features(*split.waveform(index)))
     system = System(options.model, ready, [options.search])
-    console.print(f"{len(split.windows)} utterances, {options.frames.selection}, {precision.name}")
+    console.print(f"{counted(len(split.windows), 'utterance')}, {options.frames.selection}, {precision.name}")
     with progress_bar("decoding", len(split.windows)) as advance:
         (found,) = evaluate_split(
             split, [SharedStates(states, [system])], frames=options.frames,

@@ -13,6 +13,7 @@ from whispertune.evaluation.glossary import GlossaryRecall
 from whispertune.evaluation.groups import group_summary, mean_rate
 from whispertune.evaluation.significance import FEWEST_UTTERANCES, MatchedPairs
 from whispertune.system.console import percent, printable, results
+from whispertune.system.counts import counted
 
 WORST = 3
 """Clips that are shown."""
@@ -65,14 +66,15 @@ def print_report(
     glossary's terms, by the model and the baseline."""
     search = "greedy" if found.beam_size == 1 else f"beam {found.beam_size}"
     count = len(found.hypotheses)
-    results.print(f"{printable(found.name)} on {printable(data)}: {count} utterances, {search}, {frames}")
+    results.print(f"{printable(found.name)} on {printable(data)}: {counted(count, 'utterance')}, {search}, {frames}")
     both = [found] if baseline is None else [found, baseline]
     if baseline is not None:
         results.print(f"baseline: {printable(baseline.name)}, decoded in the same way")
     results.print(_table(both))
     if count < FEWEST_UTTERANCES:
         results.print(
-            f"{count} utterances are too few for these intervals to mean much; test on at least {FEWEST_UTTERANCES}"
+            f"{counted(count, 'utterance')}: too few for these intervals to mean much; test on at least "
+            f"{FEWEST_UTTERANCES}"
         )
     if difference is not None:
         results.print(_describe(found.score, difference))
@@ -98,8 +100,8 @@ def _table(evaluations: list[Evaluation]) -> Table:
         rates = {name: RATES[name] for name in ("CER, normalised", "WER, normalised", "CER, raw", "WER, raw")}
     elif leading == "MER":
         rates = {"MER, normalised": "leading", **RATES}
-    for name, counted in rates.items():
-        table.add_row(name, *(evaluation.score.rate_with_interval(counted) for evaluation in evaluations))
+    for name, unit in rates.items():
+        table.add_row(name, *(evaluation.score.rate_with_interval(unit) for evaluation in evaluations))
     table.add_row("loss, nats a token", *(f"{evaluation.loss:.3f}" for evaluation in evaluations))
     table.add_row("seconds", *(f"{evaluation.seconds:.1f}" for evaluation in evaluations))
     return table
@@ -128,19 +130,19 @@ def _glossary(recalls: Sequence[GlossaryRecall]) -> list[str]:
         return []
     found = recalls[0]
     if not found.occurrences:
-        return [f"glossary: none of its {len(found.terms)} terms occurs in the transcripts"]
+        return [f"glossary: no term occurs in the transcripts ({counted(len(found.terms), 'term')})"]
     lines = []
     for of, recall in zip(("", "baseline, "), recalls, strict=False):
         low, high = recall.interval
         lines.append(
-            f"{of}glossary: {recall.recognised} of {recall.occurrences} occurrences recognised, recall "
+            f"{of}glossary: {recall.recognised} of {counted(recall.occurrences, 'occurrence')} recognised, recall "
             f"{percent(recall.recall)} ({100 * low:.1f} to {100 * high:.1f}); {recall.false} written where not said"
         )
     if missed := found.least_recognised():
         shown = ", ".join(f"{count.term} ({count.recognised} of {count.occurrences})" for count in missed[:MISSED])
         lines.append(f"missed: {printable(shown)}" + (", …" if len(missed) > MISSED else ""))
     if absent := found.absent:
-        lines.append(f"{len(absent)} of its {len(found.terms)} terms occur in no transcript")
+        lines.append(f"in no transcript: {len(absent)} of {counted(len(found.terms), 'term')}")
     return lines
 
 
@@ -159,19 +161,19 @@ def _errors(found: Evaluation, of: str) -> list[str]:
     unit = {"WER": "words", "CER": "characters"}.get(name, "words or characters")
     counts = found.score.total()
     lines = [
-        f"{of}{name}: {counts.substitutions} substitutions, {counts.deletions} deletions, "
-        f"{counts.insertions} insertions, in {counts.num_reference} {unit}"
+        f"{of}{name}: {counted(counts.substitutions, 'substitution')}, {counted(counts.deletions, 'deletion')}, "
+        f"{counted(counts.insertions, 'insertion')}, in {counts.num_reference:,} {unit}"
     ]
     if looping := found.repeating:
         errors = sum(scores[place].leading.errors for place in looping)
         others = total(score.leading for place, score in enumerate(scores) if place not in set(looping))
         ids = ", ".join(scores[place].id for place in looping[:WORST]) + (", …" if len(looping) > WORST else "")
         lines.append(
-            f"{of}loops: {len(looping)} outputs repeat themselves and make {errors} of the {counts.errors} errors "
-            f"({name} of the others: {percent(others.rate)}): {printable(ids)}"
+            f"{of}loops: {counted(len(looping), 'output')} with repetitions, {errors} of the "
+            f"{counted(counts.errors, 'error')} ({name} of the others: {percent(others.rate)}): {printable(ids)}"
         )
     if found.capped:
-        lines.append(f"{of}{found.capped} outputs were stopped at the most tokens that the decoder has room for")
+        lines.append(f"{of}stopped at the most tokens that the decoder has room for: {counted(found.capped, 'output')}")
     return lines
 
 
@@ -179,7 +181,7 @@ def _worst(found: Evaluation) -> list[str]:
     """The clips with most errors, each aligned with its reference."""
     scores = [score for score in found.score.utterances if score.leading.errors]
     scores.sort(key=lambda score: (-score.leading.errors, -score.leading.rate))
-    lines = [f"the {min(WORST, len(scores))} clips with most errors, [reference → output]:"] if scores else []
+    lines = ["the clips with most errors, [reference → output]:"] if scores else []
     for score in scores[:WORST]:
         lines.append(f"  {printable(score.id)}: {_kinds(score)}")
         text = printable(_aligned(score))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whispertune.check.figures import as_duration, as_rate, counted
+from whispertune.check.figures import as_duration, as_rate
 from whispertune.check.findings import guessed_role
 from whispertune.commands.init_options import InitOptions
 from whispertune.data.readers.arrow_folder import is_arrow_folder
@@ -24,6 +24,7 @@ from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
 from whispertune.system.console import results
+from whispertune.system.counts import counted
 from whispertune.text.languages import LANGUAGES, language_name, spoken_language
 
 MODEL = "openai/whisper-base"
@@ -106,7 +107,7 @@ def described(found: Survey, headers: Headers, tiers: dict[str, int]) -> Iterato
         where = f"; its recordings lie in {table.audio_root}" if table.audio_root else ""
         yield f"table       {name}, {rows}{'; its recordings are missing' if table.is_missing else where}"
     if len(found.tables) > MOST_SHOWN:
-        yield f"            and {len(found.tables) - MOST_SHOWN} more tables"
+        yield f"            and {counted(len(found.tables) - MOST_SHOWN, 'more table')}"
     if found.transcripts:
         kinds = ", ".join(f"{count:,} {ending.lstrip('.')}" for ending, count in found.timed.most_common())
         rest = f"; {counted(found.untranscribed, 'recording')} without" if found.untranscribed else ""

@@ -30,6 +30,7 @@ from whispertune.run.stage_times import StageTimes
 from whispertune.run.stages import build_run_schedule, build_trainer, check_thinning, evaluate_tests
 from whispertune.run.yaml_fields import load_yaml
 from whispertune.system.console import LogFile, console, logged, results
+from whispertune.system.counts import counted
 from whispertune.system.environment import describe_environment
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
 from whispertune.system.processes import init_processes
@@ -150,7 +151,7 @@ def _run(
     if processes.world_size != began_with:
         console.print(
             f"processes {processes.world_size}, where the run started with {began_with}: an update keeps its "
-            f"{progress.batches.windows} utterances"
+            f"{counted(progress.batches.windows, 'utterance')}"
         )
     with times.measured("comparing thinned with dense"):
         check_thinning(session)

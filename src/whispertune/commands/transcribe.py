@@ -23,6 +23,7 @@ from whispertune.decoding.transcript_files import as_json, as_lines
 from whispertune.errors import AudioError, RecipeError, StorageError, is_disk_failure
 from whispertune.run.flags import parse_fields, split_arguments
 from whispertune.system.console import console, printable, progress_bar, results
+from whispertune.system.counts import counted
 from whispertune.system.files import make_writable, no_empty_folders, write_text
 from whispertune.system.memory import keep_freed_memory
 from whispertune.system.precision import resolve_device, resolve_precision
@@ -100,7 +101,8 @@ def transcribe(
         _decode(wanted, options, output, processes)
     failures = sum(job.failed for job in jobs)
     if failures:
-        console.print(f"{failures} of {len(jobs)} recordings could not be transcribed, see above", style="red")
+        of = counted(len(jobs), "recording")
+        console.print(f"{failures} of {of} could not be transcribed, see above", style="red")
     return failures
 
 
@@ -170,11 +172,11 @@ def _decode(jobs: Sequence[_Job], options: TranscribeOptions, output: Path | Non
     shares = balance(costs, processes.world_size)
     own = [batches[number] for number in sorted(shares[processes.rank])]
     hours = sum(job.seconds for job in jobs) / 3600
-    console.print(f"{len(jobs)} recordings, {hours:.2f} hours, {options.frames.selection}, {precision.name}")
+    console.print(f"{counted(len(jobs), 'recording')}, {hours:.2f} hours, {options.frames.selection}, {precision.name}")
     if len(batches) < processes.world_size:
         console.print(
             f"only {len(batches)} of the {processes.world_size} processes will have work: they share batches of "
-            f"{options.windows.batch_size} recordings; a smaller --batch_size makes more of them",
+            f"{counted(options.windows.batch_size, 'recording')}; a smaller --batch_size makes more of them",
             style="yellow",
         )
     known = None if output is None else TranscriptIndex(output)

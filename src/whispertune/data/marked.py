@@ -13,6 +13,7 @@ from whispertune.data.rows import shown
 from whispertune.data.segments import Rows
 from whispertune.errors import ManifestError, refuse
 from whispertune.system.console import printable
+from whispertune.system.counts import counted
 
 CHUNK_ROWS = 8192
 MOST_NAMED = 5
@@ -50,8 +51,8 @@ class MarkedRows:
             return None
         named = ", ".join(map(shown, ids[:MOST_NAMED])) + (", …" if len(ids) > MOST_NAMED else "")
         return (
-            f"{self.path}: {len(ids)} of {len(self.marks)} marked ids match no row with this transcript (it may have "
-            f"been corrected since): {named}"
+            f"{self.path}: {len(ids):,} of {counted(len(self.marks), 'marked id')} without a row that has this "
+            f"transcript (it may have been corrected since): {named}"
         )
 
 

@@ -25,6 +25,7 @@ from stat import S_IFDIR, S_IFREG
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from whispertune.errors import DataError, StorageError, WhispertuneError
+from whispertune.system.counts import counted
 from whispertune.system.files import sha256_of
 
 if TYPE_CHECKING:
@@ -289,7 +290,8 @@ def _asked(path: RemotePath, ask: Callable[[Any, str], T]) -> T:
             if number == tries or (isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)):
                 break
             time.sleep(FIRST_WAIT * 2 ** (number - 1))
+    tried = counted(getattr(system, "retries", tries), "time")
     raise StorageError(
-        f"{path}: cannot be read ({reason}), tried {getattr(system, 'retries', tries)} times; when the storage can be "
-        "reached again, give the command again"
+        f"{path}: cannot be read ({reason}), tried {tried}; when the storage can be reached again, give the command "
+        "again"
     )

@@ -16,6 +16,7 @@ from whispertune.dataset.fingerprints import NUM_SUMS, Fingerprints, content_key
 from whispertune.dataset.splits import Split
 from whispertune.errors import DataError
 from whispertune.system.console import progress_bar
+from whispertune.system.counts import counted
 from whispertune.system.lazy import Lazy
 from whispertune.system.processes import ALONE, Pace, Processes
 
@@ -58,7 +59,8 @@ def require_no_leaks(
         compared.append("content of all rows" if len(by_hash) == len(pairs) else f"content of {_named(by_hash)}")
     if by_fingerprint:
         compared.append(
-            f"the start of {opened:,} rows whose length occurs in another split, content of the {decoded:,} that match"
+            f"the start of {counted(opened, 'row')} with a length that occurs in another split, content of the "
+            f"{decoded:,} that match"
         )
     if not contents and len(by_hash) < len(pairs):
         compared.append("content when the run started")
@@ -74,8 +76,8 @@ def _require_none(one: Split, other: Split, same: Sequence[tuple[Utterance, Utte
         ours, theirs = same[0]
         raise DataError(
             f"{theirs.source}, row {theirs.row}, field 'audio': the same audio as row {ours.row} of {ours.source} "
-            f"({len(same)} such rows in {other.name}), which makes scores meaningless; remove them from {one.name} or "
-            f"{other.name}"
+            f"({counted(len(same), 'such row')} in {other.name}), which makes scores meaningless; remove them from "
+            f"{one.name} or {other.name}"
         )
 
 

@@ -39,6 +39,7 @@ from whispertune.dataset.windows import (
 )
 from whispertune.errors import DataError
 from whispertune.features.log_mel import SAMPLE_RATE
+from whispertune.system.counts import counted
 from whispertune.system.lazy import Lazy
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text import normalizer, rules, targets
@@ -334,7 +335,7 @@ def require_enough(split: Split, options: DataOptions, *, flag: str = "--data.ma
     if num_excluded <= options.max_excluded * split.num_rows and not none_left:
         return
     first = (split.excluded or split.unreadable.known)[0]
-    found = f"{first.file}: {num_excluded} of {split.num_rows} rows cannot be used"
+    found = f"{first.file}: {num_excluded:,} of {counted(split.num_rows, 'row')} cannot be used"
     reason = f"the first is row {first.row}: {first.reason}"
     if none_left:
         raise DataError(f"{found}, which leaves none; {reason}")

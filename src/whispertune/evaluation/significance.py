@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from whispertune.system.counts import counted
+
 NumberT = TypeVar("NumberT", np.int64, np.float64)
 
 FEWEST_UTTERANCES = 30
@@ -83,8 +85,8 @@ def caveat(name: str, num_utterances: int) -> str | None:
     if num_utterances >= FEWEST_UTTERANCES:
         return None
     return (
-        f"{name} has {num_utterances} utterances: with fewer than {FEWEST_UTTERANCES} the 95 % intervals are too "
-        "narrow to rely on"
+        f"{name} has {counted(num_utterances, 'utterance')}: with fewer than {FEWEST_UTTERANCES} the 95 % intervals "
+        "are too narrow to rely on"
     )
 
 

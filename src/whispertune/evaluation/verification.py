@@ -19,6 +19,7 @@ from whispertune.evaluation.error_rates import CorpusScore, compare, score_corpu
 from whispertune.evaluation.significance import FEWEST_UTTERANCES
 from whispertune.features.options import DENSE
 from whispertune.system.console import console, progress_bar, results
+from whispertune.system.counts import counted
 
 MOST_SHOWN = 3
 """Differing transcripts that are shown of each comparison."""
@@ -98,10 +99,10 @@ def verify(
     theirs = their_transcripts(kind, folder, checkpoint, clips, task)
     different = _different(ours, theirs)
     _show(clips, different, ours, theirs, "red")
-    results.print(f"{len(clips) - len(different)} of {len(clips)} transcripts are the same in {program}")
+    results.print(f"the same in {program}: {len(clips) - len(different)} of {counted(len(clips), 'transcript')}")
     if len(different) > max_different * len(clips):
         raise ExportError(
-            f"the {kind} export transcribes {len(different)} of {len(clips)} clips differently; nothing was "
+            f"the {kind} export transcribes {len(different)} of {counted(len(clips), 'clip')} differently; nothing was "
             "written (--max_different allows a share of them)"
         )
     usual = their_transcripts(kind, folder, checkpoint, clips, task, by_default=True)
@@ -153,12 +154,14 @@ def differing_stretches(one: str, other: str) -> tuple[str, str]:
 def _report_rates(program: str, clips: Sequence[Clip], task: str, transcripts: dict[str, list[str]]) -> None:
     scores = {name: scored(clips, found, task) for name, found in transcripts.items()}
     source = scores["source"]
-    results.print(f"{source.leading_name} of {len(clips)} clips, normalised, with 95 % intervals over clips:")
+    results.print(
+        f"{source.leading_name} of {counted(len(clips), 'clip')}, normalised, with 95 % intervals over clips:"
+    )
     for name, score in scores.items():
         where = "source, greedy" if score is source else f"{program}, {name}"
         against = "" if score is source else f"; against the source {difference(source, score)} points"
         results.print(f"  {where}: {score.rate_with_interval()}{against}")
     if len(clips) < FEWEST_UTTERANCES:
         results.print(
-            f"  {len(clips)} clips say little about error rates: --clips {FEWEST_UTTERANCES} or more say more"
+            f"  {counted(len(clips), 'clip')}: too few to compare error rates; take --clips {FEWEST_UTTERANCES} or more"
         )

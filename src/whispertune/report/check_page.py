@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whispertune.check.figures import as_duration, as_rate, counted, is_narrow
+from whispertune.check.figures import as_duration, as_rate, is_narrow
 from whispertune.check.findings import ERRORS, MEANINGS, Finding
 from whispertune.check.players import Players
 from whispertune.check.results import CheckResults, place_of
@@ -15,6 +15,7 @@ from whispertune.data.utterances import Utterance
 from whispertune.errors import ManifestError, one_line
 from whispertune.report.rendering import render
 from whispertune.report.tables import Table
+from whispertune.system.counts import counted
 from whispertune.text.languages import language_name
 
 SHOWN_ERRORS, SHOWN_NOTES, SHOWN_RANKED, SHOWN_TOKENS = 8, 3, 40, 20

@@ -15,10 +15,11 @@ from whispertune.report.error_analysis import align
 from whispertune.report.plots import Curve, Plot, curves
 from whispertune.report.rendering import render
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.sentences import RATES, bounds, chance, counted, points
+from whispertune.report.sentences import RATES, bounds, chance, points
 from whispertune.report.tables import Table, as_in_a_recipe
 from whispertune.run.recipe import FREE_TO_CHANGE
 from whispertune.system.console import percent
+from whispertune.system.counts import counted
 
 MOST_SIDES = 6
 """Maximum number of runs whose outputs are shown side by side."""
@@ -185,7 +186,8 @@ def _runs(compared: _Compared, runs: Sequence[Run], rate: str) -> Table:
     unit = "speakers" if compared.speakers is not None else "utterances"
     note = (
         f"{compared.split}, {compared.pairs[0].search}, {compared.pairs[0].frames}, normalised. In brackets: 95 % "
-        f"intervals and p by matched pairs over the {unit} of what all runs decoded ({len(compared.ids):,} utterances)."
+        f"intervals and p by matched pairs over the {unit} of what all runs decoded "
+        f"({counted(len(compared.ids), 'utterance')})."
     )
     return Table("Runs", headings, rows, (2, 3, 4, 5, 6), note)
 
@@ -224,7 +226,7 @@ def _notes(compared: _Compared) -> list[str]:
 
 
 def _opening(compared: _Compared, groups: Sequence[Group], rate: str) -> str:
-    where = "unseen recordings" if compared.split == "test" else "validation recordings"
+    where = "unseen recording" if compared.split == "test" else "validation recording"
     means = [fmean(compared.rate(place) for place in group.runs) for group in groups]
     on = f"the {RATES[rate]} on {counted(len(compared.ids), where)}"
     if len(groups) == 1:

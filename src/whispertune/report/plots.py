@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from whispertune.errors import RunFolderError
 from whispertune.report.runs import Row
 from whispertune.system.console import printable
+from whispertune.system.counts import counted
 from whispertune.system.files import replacing_file
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ def _loss(runs: Sequence[Curve]) -> Plot | None:
         _finish(ax, "loss, nats a token", len(runs))
 
     alt = "; ".join(
-        (f"{run.label}: " if runs[1:] else "") + f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} updates"
+        (f"{run.label}: " if runs[1:] else "")
+        + f"from {losses[0]:.3f} to {losses[-1]:.3f} in {counted(len(losses), 'update')}"
         for run in runs
         if (losses := run.of("loss")[1])
     )

@@ -14,11 +14,12 @@ from whispertune.report.before_after import COUNTS, BeforeAfter, interval
 from whispertune.report.error_analysis import Aligned, Group, by_duration, by_group, total_counts
 from whispertune.report.plots import Plot, bars
 from whispertune.report.runs import Pair, Row, Run
-from whispertune.report.sentences import bounds, chance, counted, points
+from whispertune.report.sentences import bounds, chance, points
 from whispertune.report.tables import Table, as_in_a_recipe
 from whispertune.run.flags import all_fields
 from whispertune.run.recipe import Recipe
 from whispertune.system.console import percent
+from whispertune.system.counts import counted
 from whispertune.text.languages import language_name
 
 SHOWN_CONFUSIONS, SHOWN_MISSING, SHOWN_GROUPS, SHOWN_EXCLUDED = 25, 25, 30, 50
@@ -74,7 +75,7 @@ def notes_of(run: Run, found: BeforeAfter | None) -> list[str]:
     notes = []
     if found is not None and found.few:
         notes.append(
-            f"{found.pair.split} has {counted(found.utterances, 'utterances')}: with fewer than 30 the intervals are "
+            f"{found.pair.split} has {counted(found.utterances, 'utterance')}: with fewer than 30 the intervals are "
             "too narrow to rely on."
         )
     if found is not None and found.by_speaker:
@@ -190,7 +191,7 @@ def data_of(run: Run) -> list[Table]:
             ]
         )  # fmt: skip
     stitched = splits.get("train", {}).get("stitched", 0)
-    note = f"The hours of train include {stitched:,} stitched windows." if stitched else ""
+    note = f"The hours of train include {counted(stitched, 'stitched window')}." if stitched else ""
     tables = [Table("Data", ["split", "read from", "rows", "used", "hours", "excluded"], rows, (2, 3, 4, 5), note)]
     if run.excluded:
         kinds = Counter((str(row.get("split")), str(row.get("reason"))) for row in run.excluded)
@@ -213,8 +214,8 @@ def costs_of(run: Run) -> Table | None:
         parts.setdefault(str(row["stage"]), []).append(row)
     validations = [row for row in run.valid if "seconds" in row]
     parts |= {
-        f"training, {len(run.updates):,} updates": run.updates,
-        f"validation, {len(validations)} times": validations,
+        f"training, {counted(len(run.updates), 'update')}": run.updates,
+        f"validation, {counted(len(validations), 'time')}": validations,
         "test": run.tests,
     }
     rows = []

@@ -12,6 +12,7 @@ from whispertune.report.before_after import BeforeAfter, leading_counts
 from whispertune.report.error_analysis import Aligned, total_counts
 from whispertune.report.runs import Row, Run, repeats
 from whispertune.system.console import percent
+from whispertune.system.counts import counted
 
 RATES = {"WER": "word error rate", "CER": "character error rate", "MER": "error rate"}
 OVERFITTED = 0.02
@@ -42,7 +43,7 @@ def opening(run: Run, found: BeforeAfter | None) -> str:
                 f"the fine-tuned model's {RATES[run.chosen['leading']]} is {percent(run.chosen['leading_rate'])}."
             )
         return "The run has not been validated yet, so there are no results."
-    where = "unseen recordings" if found.pair.split == "test" else "validation recordings"
+    where = "unseen recording" if found.pair.split == "test" else "validation recording"
     rate, count = RATES[found.rate], counted(found.utterances, where)
     from_to = f"from {percent(found.before)} to {percent(found.after)}"
     subject = "So far, fine-tuning has" if run.finished is False else "Fine-tuning"
@@ -61,18 +62,13 @@ def _certainty(found: BeforeAfter) -> str:
         return ""
     if test.significant:
         return f"; the difference is statistically significant ({chance(test.p)})"
-    text = f"; with {counted(found.utterances, 'utterances')} this is not yet conclusive and may be chance"
+    text = f"; with {counted(found.utterances, 'utterance')} this is not yet conclusive and may be chance"
     if found.by_speaker:
         text = f"; with {found.speakers} speakers this is not yet conclusive and may be chance"
     if (seconds := found.more_seconds()) is not None:
         kind = "speech from more speakers" if found.by_speaker else f"{found.pair.split} speech"
         text += f"; about {more_time(seconds)} of {kind} would be enough to confirm a difference of this size"
     return text
-
-
-def counted(number: int, plural: str) -> str:
-    """`1 unseen recording`, `1,240 unseen recordings`."""
-    return f"{number:,} {plural if number != 1 else plural.removesuffix('s')}"
 
 
 def chance(p: float) -> str:
@@ -132,7 +128,7 @@ def advice(
     if found is not None:
         if found.few:
             lines.append(
-                f"{found.pair.split} has {counted(found.utterances, 'utterances')}: with fewer than 30 the "
+                f"{found.pair.split} has {counted(found.utterances, 'utterance')}: with fewer than 30 the "
                 "intervals are unreliable. Transcribe more test data before you choose between models."
             )
         if found.speakers > 0 and not found.by_speaker:
@@ -187,8 +183,8 @@ def _of_training(run: Run, found: BeforeAfter | None) -> list[str]:
     skipped = sum(bool(row.get("skipped")) for row in run.updates)
     if skipped:
         lines.append(
-            f"{skipped} of {len(run.updates)} updates were skipped because their gradients were not finite: lower "
-            "schedule.peak_lr, or try --precision fp32."
+            f"Of {counted(len(run.updates), 'update')}, {skipped:,} {'was' if skipped == 1 else 'were'} skipped, "
+            "because of gradients that were not finite: lower schedule.peak_lr, or try --precision fp32."
         )
     if run.excluded:
         reason, _ = Counter(str(row.get("reason")) for row in run.excluded).most_common(1)[0]

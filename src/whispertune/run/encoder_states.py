@@ -22,6 +22,7 @@ from whispertune.states.placement import FRESH_EPOCHS, Storage, choose_place, st
 from whispertune.states.stored import StateLayout, StoredStates
 from whispertune.states.views import SideBySide, StoredViews, UpperLayers
 from whispertune.system.console import console, progress_bar
+from whispertune.system.counts import counted
 from whispertune.system.environment import free_memory
 from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.processes import Pace
@@ -162,7 +163,7 @@ class RunStates:
         options = self.session.recipe.states
         evicted = make_room(options.path, key, layout.num_bytes, options.max_bytes)
         if evicted:
-            console.print(f"states    {evicted} unused stores evicted, to stay below {options.max_gb:g} GB")
+            console.print(f"states    {counted(evicted, 'unused store')} evicted, to stay below {options.max_gb:g} GB")
 
     def _fill(self, store: StoredStates, features: Callable[[int], WindowFeatures], what: str) -> StoredStates:
         session, processes, layout = self.session, self.session.processes, store.layout
@@ -171,9 +172,9 @@ class RunStates:
         mine = sum(len(layout.batches[number]) for number in batches)
         every, damaged = map(int, processes.sum([mine, store.damaged])) if together else (mine, store.damaged)
         if damaged:
-            console.print(f"encoding {what}: {damaged} parts of the store are damaged and made anew", style="yellow")
+            console.print(f"encoding {what}: {counted(damaged, 'damaged part')} of the store made anew", style="yellow")
         if every < len(layout.num_samples):
-            console.print(f"encoding {what}: {len(layout.num_samples) - every} windows read from the store")
+            console.print(f"encoding {what}: {counted(len(layout.num_samples) - every, 'window')} read from the store")
 
         def encode() -> None:
             move_encoder(session, session.device)

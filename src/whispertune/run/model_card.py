@@ -18,6 +18,7 @@ from whispertune.dataset.splits import Split
 from whispertune.errors import CheckpointError
 from whispertune.run.session import Session
 from whispertune.system.console import percent, printable
+from whispertune.system.counts import counted
 from whispertune.system.files import write_text
 from whispertune.text.languages import language_name
 from whispertune.training.averaging import described
@@ -263,4 +264,4 @@ def _names(session: Session, split: str) -> str:
 
 def _described(session: Session, split: Split) -> str:
     hours = f"{split.hours:.1f} hours" if split.hours >= 2 else f"{60 * split.hours:.1f} minutes"
-    return f"- {split.name}: {split.num_utterances:,} utterances, {hours} (`{_names(session, split.name)}`)"
+    return f"- {split.name}: {counted(split.num_utterances, 'utterance')}, {hours} (`{_names(session, split.name)}`)"

@@ -15,6 +15,7 @@ from whispertune.evaluation.significance import MatchedPairs, caveat, compare_ro
 from whispertune.run.session import Session
 from whispertune.run.stages import save_best
 from whispertune.system.console import console, percent, results, wrapped
+from whispertune.system.counts import counted
 from whispertune.system.files import make_writable, read_jsonl, write_jsonl, write_text
 from whispertune.system.memory import peak_memory
 from whispertune.training.averaging import described
@@ -139,7 +140,7 @@ def report(
         style = "bold red" if test.comparison.low > 0 else None
         changed = f"{test.name} {test.rows[0].leading} changed by {test.comparison.in_points()}"
         results.print("\n".join(wrapped(changed)), style=style)
-    results.print(f"{_described(session, valid)}; {progress.skipped} updates skipped")
+    results.print(f"{_described(session, valid)}; {counted(progress.skipped, 'update')} skipped")
     for split in (session.valid, *session.tests):
         warning = caveat(split.name, len(split.windows))
         if warning and not any(line.startswith(f"{split.name} has ") for line in advice):

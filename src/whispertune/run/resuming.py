@@ -17,6 +17,7 @@ from whispertune.run.run_folder import BEST, RunFolder
 from whispertune.run.session import Session
 from whispertune.run.yaml_fields import flatten, load_yaml
 from whispertune.system.console import console
+from whispertune.system.counts import counted
 from whispertune.system.files import sha256_of
 from whispertune.training.metrics import MetricsFile
 from whispertune.training.plan import total_steps
@@ -138,11 +139,12 @@ def lengthen(session: Session, theirs: Recipe) -> None:
     before, now = warmup(theirs.epochs), warmup(recipe.epochs)
     if before != now:
         raise _not_longer(
-            recipe, theirs, folder, f"schedule.warmup_steps is auto, which was {before} updates and would now be {now}"
-        )
+            recipe, theirs, folder,
+            f"schedule.warmup_steps is auto, which was {counted(before, 'update')} and would now be {now}",
+        )  # fmt: skip
     if progress.views is not None and auto_views(session, recipe.epochs) != auto_views(session, theirs.epochs):
         raise _not_longer(recipe, theirs, folder, "augment.views is auto, which follows from the length of the run")
-    console.print(f"resuming  {recipe.epochs} epochs, where the run started with {theirs.epochs}")
+    console.print(f"resuming  {counted(recipe.epochs, 'epoch')}, where the run started with {theirs.epochs}")
     if progress.trained and progress.best_step == 0 and progress.best_rate is not None:
         # best/ held the untouched model at the end; the epochs to come are compared with the best one before.
         rows = [row for row in session.log.evaluations if row.split == "valid" and row.model != "baseline"]

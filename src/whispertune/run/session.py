@@ -30,6 +30,7 @@ from whispertune.run.text_changes import report_text_changes
 from whispertune.run.undivided import require_divided
 from whispertune.states.computed import ComputedStates, WindowFeatures, window_features
 from whispertune.system.console import console, progress_bar
+from whispertune.system.counts import counted
 from whispertune.system.files import write_jsonl
 from whispertune.system.precision import Precision, make_deterministic, resolve_device, resolve_precision
 from whispertune.system.processes import ALONE, Pace, Processes
@@ -279,14 +280,14 @@ def open_session(
     )  # fmt: skip
     for half in (session.working.model.encoder, session.working.model.decoder):
         half.recompute = recipe.recompute
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     if processes.world_size > 1:
         threads = f", {processes.world_size} processes{threads}{' each' if threads else ''}"
     console.print(f"model     {recipe.model}: {trainable:,} of {total:,} parameters learn ({recipe.what_learns})")
     console.print(f"device    {device}, {precision.name}{threads}")
     for split in splits.values():
         extra = _describe(arranged) if split.name == "train" else ""
-        console.print(f"{split.name:<9} {len(split.windows)} windows{extra}, {60 * split.hours:.1f} minutes")
+        console.print(f"{split.name:<9} {counted(len(split.windows), 'window')}{extra}, {60 * split.hours:.1f} minutes")
         if split.name == "train":
             _report_timestamps(recipe, windows, arranged, has_timestamps=ready.tokenizer.has_timestamps)
         if not split.decoded:

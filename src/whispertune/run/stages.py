@@ -29,6 +29,7 @@ from whispertune.run.run_folder import BEST
 from whispertune.run.session import Session
 from whispertune.states.computed import StateSource
 from whispertune.system.console import console, progress_bar
+from whispertune.system.counts import counted
 from whispertune.system.environment import free_memory_on
 from whispertune.system.files import read_jsonl, replacing_folder, write_jsonl
 from whispertune.training.adapted_copy import AdaptedCopy
@@ -98,7 +99,7 @@ def build_run_schedule(session: Session) -> Schedule:
     schedule = build_schedule(recipe.schedule, d_model=width, total_steps=total, lora=recipe.lora.rank > 0)
     console.print(
         f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
-        f"after {schedule.warmup_steps} of {total} updates"
+        f"after {schedule.warmup_steps} of {counted(total, 'update')}"
     )
     if schedule.warmup_steps > total:
         console.print(
@@ -222,7 +223,9 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
         progress.batches = progress.batches.recut(min(session.processes.all_gather(found)))
-    console.print(f"batch     {progress.batches.batch_size} utterances at once, {utterances} per update and process")
+    console.print(
+        f"batch     {counted(progress.batches.batch_size, 'utterance')} at once, {utterances} per update and process"
+    )
 
 
 def save_best(

@@ -12,6 +12,7 @@ from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.errors import one_line
 from whispertune.system.console import console
+from whispertune.system.counts import counted
 from whispertune.system.files import replacing_file
 from whispertune.text.rules import TextRules
 
@@ -42,9 +43,9 @@ def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path)
         flagged = counts.pop("digits", None)
         by_rule = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
         console.print(
-            f"text      {split.name}: {total:,} of {len(split.windows):,} transcripts rewritten"
+            f"text      {split.name}: {total:,} of {counted(len(split.windows), 'transcript')} rewritten"
             + (f" ({by_rule})" if by_rule else "")
-            + ("" if flagged is None else f"; {flagged:,} hold digits")
+            + ("" if flagged is None else f"; with digits: {flagged:,}")
         )
         for example in examples:
             console.print(f"          {example}")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from whispertune.check.figures import as_duration, counted
+from whispertune.check.figures import as_duration
 from whispertune.split.division import Division, Plan
 from whispertune.split.facts import SHORT
 from whispertune.split.wishes import SIDES, TRAIN
 from whispertune.system.console import percent
+from whispertune.system.counts import counted
 
 NOTABLE = 0.1
 """Share of its wish by which a side misses it that is worth a line."""
@@ -102,7 +103,8 @@ def remarks(found: Division, plan: Plan, earlier: int, planned_otherwise: bool) 
         sizes = np.bincount(of[of >= 0])
         sizes = sizes[sizes > 0]
         shown = percent(got["share"]) if wish.seconds is None else as_duration(held)
-        why = f"there are {counted(len(sizes), 'group')} of {int(sizes.min()):,} to {int(sizes.max()):,} utterances"
+        most = counted(int(sizes.max()), "utterance")
+        why = f"there are {counted(len(sizes), 'group')} of {int(sizes.min()):,} to {most}"
         why += ", and a group stays on one side" + (", and earlier ones where they were" if earlier else "")
         yield f"{SIDES[side]} holds {shown} where {wish.text} was asked for: {why}"
     speakers, sides = found.facts.speakers[:rows], found.sides

@@ -127,7 +127,7 @@ class StoredStates:
         missing = len(others) - len(self._files.verified(others, partial=True)[0])
         if missing:
             raise RunFolderError(
-                f"{self._files.path}: {missing} batches of states that other processes encoded are missing; "
+                f"{self._files.path}: {missing} of the batches of states that other processes encoded are missing; "
                 "do all machines share this folder (--states.folder)?"
             )
 

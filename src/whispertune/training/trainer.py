@@ -16,6 +16,7 @@ from whispertune.errors import Interrupted, ProcessLost, Stopped, StorageError, 
 from whispertune.evaluation.evaluate import Evaluation
 from whispertune.model.loss import summed_nll
 from whispertune.system.console import Advance, console, progress_bar
+from whispertune.system.counts import counted
 from whispertune.system.lazy import Anew
 from whispertune.system.memory import give_back_freed_memory
 from whispertune.system.precision import exact_dtype, send
@@ -84,10 +85,8 @@ class Trainer:
             ):
                 self._run_epoch()
             if progress.epoch <= self.options.epochs and self._out_of_patience():
-                console.print(
-                    f"stopped early in epoch {progress.epoch - 1}: {progress.since_best} validations without a lower "
-                    "error rate (validation.patience)"
-                )
+                without = counted(progress.since_best, "validation")
+                console.print(f"stopped early in epoch {progress.epoch - 1}: {without} without a lower error rate")
             self._try_averages()
             progress.trained = True
             self.save()
@@ -313,7 +312,7 @@ class Trainer:
                 frames=self.options.frames.selection, memory_gb=peak_memory_gb(self.pace.device), **found.summary(),
             )
         )  # fmt: skip
-        notes = f", {found.loops} loops cut" if found.loops else ""
+        notes = f", {counted(found.loops, 'loop')} cut" if found.loops else ""
         notes += f", {found.capped} cut at the cap" if found.capped else ""
         # Ties go to the newer one: it has seen more. An average has less of chance in it than the luckiest epoch has.
         is_best = not baseline and (progress.best_rate is None or found.score.leading <= progress.best_rate)

@@ -20,6 +20,7 @@ from whispertune.errors import RecipeError, RunFolderError, Stopped, TrainingErr
 from whispertune.run.recipe import Recipe
 from whispertune.run.run_folder import RunFolder
 from whispertune.system.console import console, percent
+from whispertune.system.counts import counted
 from whispertune.system.locks import try_lock
 from whispertune.tune.options import TuneOptions
 from whispertune.tune.pruning import Pruning
@@ -104,9 +105,9 @@ class Search:
         if minutes is None or done >= self._options.trials or not self.time_is_up():
             return ""
         return (
-            f"the time was up after {done} of {self._options.trials} trials: of --minutes {minutes:g}, about "
-            f"{self.seconds_to_confirm() / 60:.1f} are set aside to confirm the winner; the same command with more "
-            "--minutes goes on with the search"
+            f"the time was up after {done} of {counted(self._options.trials, 'trial')}: of --minutes {minutes:g}, "
+            f"about {self.seconds_to_confirm() / 60:.1f} are set aside to confirm the winner; the same command with "
+            "more --minutes goes on with the search"
         )
 
     def run(self) -> None:

@@ -386,8 +386,9 @@ function widen() {
 function save() {
   flush().then(() => enqueue(async () => {
     const found = await post("save", {});
-    $("written").textContent = `${found.manifest}: ${found.rows} segments, ${(found.seconds / 60).toFixed(1)} minutes` +
-      (found.transcripts ? `; and ${found.transcripts} transcripts` : "");
+    $("written").textContent = `${found.manifest}: ${found.rows} ${found.rows === 1 ? "segment" : "segments"}, ` +
+      `${(found.seconds / 60).toFixed(1)} minutes` +
+      (found.transcripts ? `; transcripts: ${found.transcripts}` : "");
     $("command").textContent = found.command;
     $("files").showModal();
   }));

@@ -15,6 +15,7 @@ from typing import TextIO
 from whispertune.data.reading import ALL_COLUMNS, Columns, Reading, choose_columns
 from whispertune.data.rows import WINDOWS_DRIVE, Row, drive_remedy, shown
 from whispertune.errors import ManifestError, refuse
+from whispertune.system.counts import counted
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """By the file's ending; the header may show another one."""
@@ -128,7 +129,7 @@ def _lines(
             if any(value.strip() for value in values[len(header) :]):
                 what = NAMES[delimiter]
                 remedy = f"quote texts that hold {what}" if quoted else f"remove the {what} inside texts"
-                problem = f"has {len(values)} fields, the header has {len(header)}"
+                problem = f"has {counted(len(values), 'field')}, the header has {len(header)}"
                 report(ManifestError(f"{problem}; {remedy}", file=source, row=number))
                 continue
             values = (values + [""] * (len(header) - len(values)))[: len(header)]

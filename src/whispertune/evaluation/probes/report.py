@@ -11,6 +11,7 @@ from whispertune.evaluation.probes.hallucination import Hallucination
 from whispertune.evaluation.probes.long_form import LongFormResult
 from whispertune.evaluation.probes.timestamps import TimestampResult
 from whispertune.system.console import percent
+from whispertune.system.counts import counted
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ def probe_tables(probes: Probes) -> list[Table]:
 
 
 def _timestamp_table(found: dict[str, Any]) -> Table:
-    title = f"timestamps, {found['windows']} windows of stitched clips"
+    title = f"timestamps, {counted(found['windows'], 'window')} of stitched clips"
     table = _table(title, "valid", "monotonic", "paired", "inside", "error mean", "median", "found", "WER")
     shares = [percent(found[name]) for name in ("valid", "monotonic", "paired", "inside")]
     errors = [found["boundary_error_mean"], found["boundary_error_median"]]
