@@ -66,7 +66,7 @@ def test_errors_are_counted_by_kind_and_loops_named(capsys: pytest.CaptureFixtur
     worst = out[out.index("clips with most errors") :].splitlines()[1:]
     assert [line.split(":")[0].strip() for line in worst[::2]] == ["clip-2", "clip-0", "clip-1"]
     assert worst[3].strip() == "il [gatto → cane] dorme [+ qui]"
-    assert "4 utterances are too few" in out
+    assert "4 utterances: too few" in out
     assert error_summary(found) == {"substitutions": 1, "deletions": 1, "insertions": 41, "words": 11, "loops": 1}
 
 

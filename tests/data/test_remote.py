@@ -58,7 +58,7 @@ class Web(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason="the extra `http` is not installed")
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
     Web.files, Web.broken, Web.status, Web.ranges = {}, 0, 200, True
     Web.requests.clear()

@@ -139,6 +139,20 @@ def test_errors_by_group(run: Path, page: Page, title: str) -> None:
             assert cell == f"{100 * sum(side[place]['word_errors'] for place in places) / length:.1f} %"
 
 
+def test_errors_by_source_need_no_corpus(tmp_path: Path) -> None:
+    """Each hypothesis names its source, so that the table is there on another machine too."""
+    folder = report_samples.write_run(tmp_path / "run")
+    for path in (folder.hypotheses(), folder.baseline_hypotheses("test")):
+        rows = read_jsonl(path)
+        write_jsonl(path, [{**row, "source": f"corpus-{place % 2}.csv"} for place, row in enumerate(rows)])
+    for manifest in tmp_path.rglob("*.csv"):
+        manifest.unlink()
+    rows = read_jsonl(folder.hypotheses())
+    (table,) = (table for table in report_on(read_run(folder.path)).tables if table.title == "Errors by source")
+    assert {row[0] for row in table.rows} == {"corpus-0.csv", "corpus-1.csv"}
+    assert sum(int(row[1]) for row in table.rows) == len(rows)
+
+
 def test_utterances_are_aligned_before_beside_after(run: Path, made: RunReport, page: Page) -> None:
     rows = {row["id"]: row for row in read_jsonl(run / "test" / "hypotheses.jsonl")}
     assert len(made.clips) == made.all_clips == 40

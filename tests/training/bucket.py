@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-s3fs: Any = pytest.importorskip("s3fs")
-threaded_server: Any = pytest.importorskip("moto.moto_server.threaded_moto_server")
+s3fs: Any = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+threaded_server: Any = pytest.importorskip("moto.moto_server.threaded_moto_server", reason="moto is not installed")
 
 
 class Proxy:

@@ -444,7 +444,9 @@ def test_early_stopping(
     assert [row["epoch"] for row in valid_rows(tmp_path)] == list(range(validated))
     assert progress.trained
     assert progress.epoch == validated
-    told = f"stopped early in epoch {validated - 1}: {patience} validations without a lower"
+    told = (
+        f"stopped early in epoch {validated - 1}: {patience} validation{'' if patience == 1 else 's'} without a lower"
+    )
     assert (told in capsys.readouterr().err) == (validated < 6)
 
 

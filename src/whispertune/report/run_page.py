@@ -66,7 +66,7 @@ def _report(summary: Summary) -> RunReport:
     run = summary.run
     pair, pairs, aligned, found = summary.pair, summary.pairs, summary.aligned, summary.found
     utterances: Mapping[str, Utterance] = run.utterances(pair.split) if pair else {}
-    tables, plots = errors_of(pair, aligned, utterances, run.num_sources(pair.split) if pair else 0)
+    tables, plots = errors_of(pair, aligned)
     return RunReport(
         run, summary.opening, found, headline_of(summary.results), notes_of(run, found),
         curves([Curve(run.name, run.updates, run.valid, run.chosen_step)]), tables, plots,

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from whispertune.data.utterances import Utterance
 from whispertune.report import error_analysis
 from whispertune.report.before_after import COUNTS, BeforeAfter, interval
 from whispertune.report.error_analysis import Aligned, Group, by_duration, by_group, total_counts
@@ -102,8 +101,6 @@ def notes_of(run: Run, found: BeforeAfter | None) -> list[str]:
 def errors_of(
     pair: Pair | None,
     aligned: tuple[Sequence[Aligned], Sequence[Aligned]],
-    utterances: Mapping[str, Utterance],
-    num_sources: int,
 ) -> tuple[list[Table], list[Plot]]:
     """Where errors occur: kinds, durations, speakers, sources, languages, words."""
     if pair is None:
@@ -131,10 +128,9 @@ def errors_of(
         tables.append(_grouped("Errors by duration", "clips of", unit, durations))
         values = [(group.name, [100 * rate for rate in group.rates]) for group in durations]
         plots.append(bars("errors-by-duration", f"{pair.leading} by duration", values, ["before", "after"]))
-    sources = {id_: Path(row.source).name for id_, row in utterances.items()} if num_sources > 1 else {}
     keys = {
         "speaker": lambda row: row.get("speaker"),
-        "source": lambda row: sources.get(row["id"]),
+        "source": lambda row: row.get("source"),
         "language": lambda row: language_name(row["language"]) if row.get("language") else None,
     }
     for name, key in keys.items():

@@ -140,11 +140,6 @@ class Run:
         found: str | None = self.recipe.also_tests.get(split) or getattr(self.recipe, split, None)
         return found
 
-    def num_sources(self, split: str) -> int:
-        """Corpora that a split was read from."""
-        described = self.described(split)
-        return len(parse_sources(described)) if described else 0
-
     def utterances(self, split: str) -> Mapping[str, Utterance]:
         """The rows of a split by id; empty if its corpus cannot be read any more, or only from the Hub."""
         described, options = self.described(split), self.recipe.data

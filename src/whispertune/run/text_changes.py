@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from whispertune.dataset.splits import Split
 from whispertune.dataset.transcripts import TextSettings
@@ -28,30 +28,36 @@ def report_text_changes(splits: Sequence[Split], text: TextSettings, path: Path)
     text: with the rules. splits: those whose transcripts were rewritten by them.
     """
     assert text.rules is not None
-    lines: list[str] = []
-    for split in splits:
-        counts: Counter[str] = Counter()
-        examples: list[str] = []
-        total = 0
-        for row in _changes(split, text, text.rules):
-            counts.update(row["rules"])
-            if row["before"] != row["after"]:
-                total += 1
-                if len(examples) < SHOWN:
-                    examples.append(f"{_short(row['before'])} -> {_short(row['after'])}")
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        flagged = counts.pop("digits", None)
-        by_rule = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-        console.print(
-            f"text      {split.name}: {total:,} of {counted(len(split.windows), 'transcript')} rewritten"
-            + (f" ({by_rule})" if by_rule else "")
-            + ("" if flagged is None else f"; with digits: {flagged:,}")
-        )
-        for example in examples:
-            console.print(f"          {example}")
+    listed = 0
     with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(lines)
-    console.print(f"text      all {len(lines):,} are listed in {path}; the data itself is never changed")
+        for split in splits:
+            listed += _report_split(split, text, text.rules, file)
+    console.print(f"text      all {listed:,} are listed in {path}; the data itself is never changed")
+
+
+def _report_split(split: Split, text: TextSettings, rules: TextRules, file: TextIO) -> int:
+    """The same of one split; returns the number of lines that were written."""
+    counts: Counter[str] = Counter()
+    examples: list[str] = []
+    total = listed = 0
+    for row in _changes(split, text, rules):
+        counts.update(row["rules"])
+        if row["before"] != row["after"]:
+            total += 1
+            if len(examples) < SHOWN:
+                examples.append(f"{_short(row['before'])} -> {_short(row['after'])}")
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        listed += 1
+    flagged = counts.pop("digits", None)
+    by_rule = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    console.print(
+        f"text      {split.name}: {total:,} of {counted(len(split.windows), 'transcript')} rewritten"
+        + (f" ({by_rule})" if by_rule else "")
+        + ("" if flagged is None else f"; with digits: {flagged:,}")
+    )
+    for example in examples:
+        console.print(f"          {example}")
+    return listed
 
 
 def _changes(split: Split, text: TextSettings, rules: TextRules) -> Iterator[dict[str, Any]]:
