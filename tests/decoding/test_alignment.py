@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from checkpoint_samples import TOKENIZER, VOCAB_SIZE
 from hypothesis import given
@@ -10,7 +14,8 @@ from hypothesis import strategies as st
 from random_whisper import random_whisper, small_config
 
 from whispertune.checkpoints.generation import upper_heads
-from whispertune.decoding.alignment import align_tokens, dtw, median_filter
+from whispertune.decoding import alignment
+from whispertune.decoding.alignment import align_tokens, dtw, entered, median_filter
 from whispertune.features.options import DENSE
 from whispertune.states.computed import encode, window_features
 from whispertune.text.tokenizer import Tokenizer
@@ -38,6 +43,13 @@ def test_paths_are_the_cheapest(shapes: list[tuple[int, int]], seed: int) -> Non
         steps = set(zip(np.diff(rows).tolist(), np.diff(columns).tolist(), strict=True))
         assert steps <= {(0, 1), (1, 0), (1, 1)}
         assert np.isclose(cost[rows, columns].sum(), cheapest(cost), atol=1e-4)
+
+
+def test_a_row_begins_where_the_path_first_meets_it() -> None:
+    """Not where it leaves it; a row that is crossed in one step begins there."""
+    rows, columns = np.array([0, 0, 0, 1, 2, 2, 3]), np.array([0, 1, 2, 3, 3, 4, 7])
+    np.testing.assert_array_equal(entered(rows, columns), [0, 3, 3, 7])
+    np.testing.assert_array_equal(entered(np.zeros(4, int), np.arange(4)), [0])
 
 
 def test_medians_of_seven() -> None:
@@ -71,3 +83,50 @@ def test_rows_of_a_batch_are_what_they_are_alone() -> None:
         assert (np.diff(found.bounds) >= 0).all()
         assert found.bounds[-1] <= max(frames[row], 1) / 50
         assert ((found.probs > 0) & (found.probs <= 1)).all()
+
+
+def theirs_on(waveform: np.ndarray, text: list[int], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Costs (tokens, frames) and probabilities of a text's tokens, from transformers' attention weights and logits."""
+    transformers: Any = pytest.importorskip("transformers")
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(**asdict(CONFIG), **ids, attn_implementation="eager")
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    model.load_state_dict(MODEL.state_dict(), strict=False)
+    model.tie_weights()
+    extractor = transformers.WhisperFeatureExtractor(feature_size=CONFIG.num_mel_bins)
+    features = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_features
+    prompt = TOKENS.prompt_tokens(None)
+    tokens = torch.tensor([[*prompt, *text, TOKENS.eot]])
+    with torch.inference_mode():
+        found = model(input_features=features, decoder_input_ids=tokens, output_attentions=True)
+    matrix = np.zeros((tokens.shape[1], num_frames))
+    for layer, head in upper_heads(CONFIG):
+        weights = found.cross_attentions[layer][0, head, :, :num_frames].double().numpy()
+        weights = weights / weights.sum(-1, keepdims=True)  # of the frames of speech alone
+        scaled = (weights - weights.mean(0)) / weights.std(0)
+        padded = np.pad(scaled, ((0, 0), (3, 3)), mode="reflect")
+        matrix += np.median(np.lib.stride_tricks.sliding_window_view(padded, 7, axis=1), axis=-1)
+    logits = found.logits[0, len(prompt) - 1 : -2].clone()
+    logits[:, TOKENS.eot :] = -torch.inf
+    costs = -matrix[len(prompt) - 1 : -1] / len(upper_heads(CONFIG))
+    return costs, logits.softmax(-1)[range(len(text)), text].double().numpy()
+
+
+def test_costs_and_probabilities_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clips in one batch; frames behind the speech have no share in the attention."""
+    draws = np.random.default_rng(3)
+    waveforms = [0.2 * draws.standard_normal(count).astype(np.float32) for count in (30_000, 64_000)]
+    texts = [draws.integers(0, TOKENS.eot, count).tolist() for count in (7, 12)]
+    frames = [len(waveform) // 320 for waveform in waveforms]
+    costs: list[np.ndarray] = []
+    monkeypatch.setattr(alignment, "dtw", lambda given: costs.extend(given) or dtw(given))
+    with torch.inference_mode():
+        states = encode(MODEL.encoder, [window_features(waveform, 80, DENSE) for waveform in waveforms])
+    prompts = [TOKENS.prompt_tokens(None)] * 2
+    found = align_tokens(MODEL.decoder, TOKENS, states, texts, prompts, frames, upper_heads(CONFIG))
+    for ours, cost, waveform, text, count in zip(found, costs, waveforms, texts, frames, strict=True):
+        their_costs, probs = theirs_on(waveform, text, count)
+        np.testing.assert_allclose(ours.probs, probs, rtol=1e-3)
+        np.testing.assert_allclose(cost, their_costs, atol=1e-3)
+        ((rows, columns),) = dtw([their_costs])
+        np.testing.assert_allclose(ours.bounds, [columns[rows == row].min() / 50 for row in range(len(text) + 1)])

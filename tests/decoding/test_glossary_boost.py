@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent))
 from glossary_reference import boost_of
+from random_whisper import ready_to_search
 from test_decoding_search import DECODERS, EOT, PROMPT, RULES, VOCAB, assert_same, random_states, reference_beam
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.glossary import GlossaryBoost, load_glossary
 from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.prefill import prefill
+from whispertune.decoding.transcriber import Transcriber
 from whispertune.errors import RecipeError, UserError
 from whispertune.text.tokenizer import Tokenizer
 
@@ -46,6 +48,12 @@ def test_a_finished_word_keeps_its_boost_and_an_unfinished_one_loses_it(parts: l
     sequence = [token for part in parts for token in part]
     total = added(GlossaryBoost([(7, 8, 9)], 2.0), [*sequence, EOT])
     assert total == pytest.approx(2.0 * 3 * parts.count((7, 8, 9)))
+
+
+def test_a_word_that_ends_within_another_keeps_its_boost_when_that_one_is_left() -> None:
+    assert added(GlossaryBoost([(1, 2, 3), (2,)], 0.5), [1, 2, 9]) == 0.5
+    assert added(GlossaryBoost([(1, 2, 3, 4), (2, 3)], 0.5), [1, 2, 3, 9]) == 1.0
+    assert added(GlossaryBoost([(1, 2, 3), (2, 3, 4)], 0.5), [1, 2, 9]) == 0.0
 
 
 @given(words, st.lists(st.lists(tokens, max_size=6), min_size=1, max_size=5), st.integers(0, 1000))
@@ -81,6 +89,33 @@ def test_the_search_ranks_by_it_and_reports_the_models_own_log_probability(
     for row, (hypothesis, limit) in enumerate(zip(found, [9, 4, 12], strict=True)):
         alone = states.select([row])
         assert_same(hypothesis, reference_beam(decoder, alone, limit, 3, 1.0, glossary, boost))
+
+
+class Numbers:
+    """A tokenizer of numbers."""
+
+    eot = EOT
+
+    def encode(self, text: str) -> list[int]:
+        return [int(number) for number in text.split()]
+
+
+def test_a_transcriber_favours_the_glossary_of_its_options(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.txt"
+    file.write_text("3 5\n7\n", encoding="utf-8")
+    states, decoder = random_states(3, 1), DECODERS[0]
+    ready = ready_to_search(decoder, RULES, Numbers())
+
+    def found(search: SearchOptions) -> list[tuple[int, ...]]:
+        return [tuple(each.tokens) for each in Transcriber(ready, search).decode(states, [PROMPT] * 3, [9, 4, 12])]
+
+    expected = beam_search(
+        decoder, prefill(decoder, states, [PROMPT] * 3), RULES, EOT, [9, 4, 12], beam_size=3,
+        glossary=GlossaryBoost([(3, 5), (7,)], 2.0),
+    )  # fmt: skip
+    boosted = found(SearchOptions(beam_size=3, glossary=str(file), glossary_boost=2.0))
+    assert boosted == [tuple(each.tokens) for each in expected]
+    assert boosted != found(SearchOptions(beam_size=3, glossary=str(file)))
 
 
 def test_words_are_found_at_the_beginning_of_a_text_and_within(tokenizer: Tokenizer, tmp_path: Path) -> None:
