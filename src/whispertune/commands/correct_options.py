@@ -26,7 +26,7 @@ recordings without transcripts, which the model transcribes first. The segments 
 those that a model (--model) doubts, or those with the lowest confidence, if the transcripts have one.
 
 The page is served on this machine only, and its address contains a secret token. Everything can be done by keyboard;
-the question mark lists the keys. Every change is on disk before the page goes on, and can be undone back to the
+F1 lists the keys. Every change is on disk before the page goes on, and can be undone back to the
 beginning, even if the server was killed: the same command goes on where you stopped. Your own files are never changed.
 
 It writes DIR/corrected.jsonl, a manifest that train reads; DIR/left-out.jsonl with the other segments and the reasons;
