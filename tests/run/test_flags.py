@@ -487,6 +487,8 @@ def test_help_is_as_wide_as_the_terminal(
         shown[columns] = capsys.readouterr().out
         assert max(map(len, shown[columns].splitlines())) <= min(columns, 100)
     assert not name or len(shown[200].splitlines()) < len(shown[80].splitlines())
+    monkeypatch.setenv("COLUMNS", "1")
+    assert cli.main([name, "-h"] if name else ["-h"]) == 0
     if name:
         description = importlib.import_module(f"whispertune.commands.{name}_options").DESCRIPTION
         assert " ".join(description.split()) in " ".join(shown[80].split())

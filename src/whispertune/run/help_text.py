@@ -12,8 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from whispertune.run.flags import TEXTS, all_fields, sections
 
-MOST_COLUMNS = 100
-"""Longer lines of help are hard to read, however wide the terminal."""
+FEWEST_COLUMNS, MOST_COLUMNS = 40, 100
+"""Shorter and longer lines of help are hard to read, whatever the terminal."""
 MOST_PLACEHOLDER = 60
 """Characters of a flag's choices that are shown beside its name; more are listed below it."""
 
@@ -54,8 +54,8 @@ def help_text(options: type, usage: str, description: str, *, without: type | No
 
 
 def columns() -> int:
-    """The width of help: that of the terminal, at most MOST_COLUMNS."""
-    return min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    """The width of help: that of the terminal, within FEWEST_COLUMNS and MOST_COLUMNS."""
+    return max(FEWEST_COLUMNS, min(shutil.get_terminal_size().columns, MOST_COLUMNS))
 
 
 def paragraphs(text: str, width: int) -> Iterator[str]:
