@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -117,6 +118,8 @@ def one_seed(options: argparse.Namespace, language: str, seed: int) -> dict[str,
         scores[arm] = errors(folder, arm.replace(" ", "-"), run, test, language)
     rates = {arm: sum(e for e, _ in pairs) / sum(n for _, n in pairs) for arm, pairs in scores.items()}
     done.write_text(json.dumps(rates), encoding="utf-8")
+    for name in ("labelled", *(arm.replace(" ", "-") for arm in chosen)):
+        shutil.rmtree(folder / name)  # models and states take gigabytes
     return rates
 
 
