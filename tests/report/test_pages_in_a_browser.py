@@ -6,7 +6,9 @@ Skipped without playwright and a Chromium of the system's.
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -99,6 +101,22 @@ def test_axe_finds_no_serious_fault(
                 if fault["impact"] in ("serious", "critical")
             ]
             assert found == [], path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+def test_20_000_utterances(browser: Browser, tmp_path: Path, width: int) -> None:
+    run = report_samples.write_run(tmp_path / "run", rows=report_samples.prompts(20_000), speakers=300, steps=3000)
+    path = tmp_path / "report.html"
+    path.write_text(report_on(read_run(run.path)).page(), encoding="utf-8")
+    began = time.monotonic()
+    page = opened(browser, path, width)
+    page.select_option("#sort", "worse")
+    page.fill("#search", "a")
+    page.wait_for_selector("#clips > li")
+    assert time.monotonic() - began < 10
+    if pictures := os.environ.get("WHISPERTUNE_PICTURES"):
+        page.screenshot(path=Path(pictures) / f"report-20000-{width}.png")
 
 
 def test_search_and_order(browser: Browser, file: Path) -> None:
