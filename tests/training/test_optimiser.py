@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,14 @@ from training_samples import Samples, step_rows, tiny_whisper
 from whispertune.errors import RecipeError
 from whispertune.training import optimiser, working_copy
 from whispertune.training.freeze import apply_freeze
-from whispertune.training.optimiser import build_optimizer, clip_gradients, decay_groups, norms_of, update_in_blocks
+from whispertune.training.optimiser import (
+    build_optimizer,
+    clip_gradients,
+    decay_groups,
+    norms_of,
+    update_in_blocks,
+    update_on_cpu,
+)
 from whispertune.training.options import OptimizerOptions
 
 
@@ -148,6 +154,24 @@ def test_updates_in_blocks_are_those_of_adamw(monkeypatch: pytest.MonkeyPatch, b
         assert torch.equal(copies[id(p)], p.detach().bfloat16())
 
 
+def test_updates_on_a_cpu_are_those_of_adamw_to_the_bit() -> None:
+    ours, theirs = (Toy().float() for _ in range(2))
+    own, usual = (build_optimizer(toy, OptimizerOptions(weight_decay=0.1)) for toy in (ours, theirs))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        for number, (p, other) in enumerate(zip(ours.parameters(), theirs.parameters(), strict=True)):
+            p.grad = None if (step, number) == (1, 0) else torch.randn(p.shape, generator=generator)
+            other.grad = None if p.grad is None else p.grad.clone()
+        for group in (*own.param_groups, *usual.param_groups):
+            group["lr"] = 0.01 * (step + 1)
+        update_on_cpu(own)
+        usual.step()
+    for p, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, other)
+        assert own.state[p].keys() == usual.state[other].keys()
+        assert all(torch.equal(own.state[p][name], value) for name, value in usual.state[other].items())
+
+
 def test_the_norm_of_bf16_gradients_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimiser, "BLOCK_ELEMENTS", 100)
     gradient = torch.randn(37, 51, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -179,7 +203,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
     """The fault of others: only the first parameter group clipped."""
     before: list[float] = []
     applied: list[float] = []
-    clip, step, in_blocks = working_copy.clip_gradients, torch.optim.AdamW.step, working_copy.update_in_blocks
+    clip, on_cpu, in_blocks = working_copy.clip_gradients, working_copy.update_on_cpu, working_copy.update_in_blocks
 
     def norm_applied(optimizer: torch.optim.AdamW) -> float:
         return norm_of([p for group in optimizer.param_groups for p in group["params"]])
@@ -188,9 +212,9 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
         before.append(norm_of(list(parameters)))
         return clip(parameters, max_norm)
 
-    def recorded_step(self: torch.optim.AdamW, closure: Any = None) -> Any:
-        applied.append(norm_applied(self))
-        return step(self, closure)
+    def recorded_step(optimizer: torch.optim.AdamW) -> None:
+        applied.append(norm_applied(optimizer))
+        on_cpu(optimizer)
 
     def recorded_blocks(optimizer: torch.optim.AdamW, copies: dict[int, Tensor], divisor: float) -> None:
         applied.append(norm_applied(optimizer) / divisor)
@@ -198,7 +222,7 @@ def test_a_run_clips_every_parameter_and_logs_the_norm_before(
 
     monkeypatch.setattr(working_copy, "update_in_blocks", recorded_blocks)
     monkeypatch.setattr(working_copy, "clip_gradients", recorded_clip)
-    monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
+    monkeypatch.setattr(working_copy, "update_on_cpu", recorded_step)
     status = samples.train_run(
         tmp_path / "run", epochs=1, optimizer__max_grad_norm=max_grad_norm, freeze=freeze, precision=precision
     )

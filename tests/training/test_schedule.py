@@ -17,7 +17,7 @@ from training_samples import CONFIG, Samples, progress_of, step_rows, valid_rows
 
 from whispertune import cli
 from whispertune.errors import RecipeError
-from whispertune.training import trainer
+from whispertune.training import trainer, working_copy
 from whispertune.training.options import ScheduleOptions
 from whispertune.training.schedule import Schedule, build_schedule
 
@@ -173,14 +173,14 @@ def test_logged_rates_of_the_d_model_scale(samples: Samples, tmp_path: Path, app
 def applied_rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The learning rates that AdamW is stepped with, the same one in all groups."""
     rates: list[float] = []
-    original = torch.optim.AdamW.step
+    original = working_copy.update_on_cpu
 
-    def step(self: torch.optim.AdamW, closure: Any = None) -> Any:
-        (rate,) = {group["lr"] for group in self.param_groups}
+    def update(optimizer: torch.optim.AdamW) -> None:
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
         rates.append(float(rate))
-        return original(self, closure)
+        original(optimizer)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(working_copy, "update_on_cpu", update)
     return rates
 
 

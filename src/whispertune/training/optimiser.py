@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
 
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; its learning rate is set before each update."""
+    for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
+        # They only keep the compiler out of the method, but import it for that: 1.5 s and 75 MB.
+        plain: Any = getattr(method, "__wrapped__", method)
+        plain.__dynamo_disable = plain
     return torch.optim.AdamW(
         decay_groups(model, options.weight_decay),
         lr=0.0,
@@ -69,35 +73,55 @@ def _norm_by_blocks(gradient: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def update_on_cpu(optimizer: torch.optim.AdamW) -> None:
+    """What `optimizer.step()` does on a CPU, without importing PyTorch's compiler."""
+    for group, parameters, states in _begun(optimizer):
+        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        _adamw(group, parameters, [cast(Tensor, p.grad) for p in parameters], means, squares, steps)
+
+
+@torch.no_grad()
 def update_in_blocks(optimizer: torch.optim.AdamW, copies: Mapping[int, Tensor], divisor: float) -> None:
-    """What `optimizer.step()` does to parameters on a CPU, and their copies (by the parameters' `id`) brought to that.
+    """The same, and the parameters' copies (by the parameters' `id`) brought to what comes out.
 
     Gradients may be of another type than their parameters, and are divided by `divisor` first.
     """
-    for group in optimizer.param_groups:
-        parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
-            continue
-        states = [_state(optimizer, p) for p in parameters]
-        torch._foreach_add_([state["step"] for state in states], 1)
+    scale = None if divisor == 1 else torch.tensor(divisor, dtype=torch.float32)
+    for group, parameters, states in _begun(optimizer):
         parts: list[tuple[Tensor, ...]] = []
         for p, state in zip(parameters, states, strict=True):
             written = (p, state["exp_avg"], state["exp_avg_sq"], copies[id(p)])
-            flat = (p.grad.reshape(-1), *(tensor.view(-1) for tensor in written))
+            flat = (cast(Tensor, p.grad).reshape(-1), *(tensor.view(-1) for tensor in written))
             pieces = zip(*(torch.split(tensor, BLOCK_ELEMENTS) for tensor in flat), strict=True)
             parts += [(*piece, state["step"]) for piece in pieces]
         cast_block = torch.empty(BLOCK_ELEMENTS, dtype=parameters[0].dtype)
         for block in _blocks(parts):
             gradients, values, means, squares, copied, steps = map(list, zip(*block, strict=True))
-            room = torch.split(cast_block[: sum(map(len, values))], list(map(len, values)))
+            room = list(torch.split(cast_block[: sum(map(len, values))], list(map(len, values))))
             torch._foreach_copy_(room, gradients)
-            torch._fused_adamw_(
-                values, room, means, squares, [], steps, amsgrad=False, maximize=False,
-                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
-                weight_decay=group["weight_decay"], eps=group["eps"],
-                grad_scale=None if divisor == 1 else torch.tensor(divisor, dtype=torch.float32),
-            )  # fmt: skip
+            _adamw(group, values, room, means, squares, steps, scale)
             torch._foreach_copy_(copied, values)
+
+
+def _begun(optimizer: torch.optim.AdamW) -> Iterator[tuple[dict[str, Any], list[Tensor], list[dict[str, Tensor]]]]:
+    """Each group, its parameters with a gradient, and their states, whose updates are counted up."""
+    for group in optimizer.param_groups:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if parameters:
+            states = [_state(optimizer, p) for p in parameters]
+            torch._foreach_add_([state["step"] for state in states], 1)
+            yield group, parameters, states
+
+
+def _adamw(
+    group: Mapping[str, Any], values: list[Tensor], gradients: list[Tensor], means: list[Tensor],
+    squares: list[Tensor], steps: list[Tensor], scale: Tensor | None = None,
+) -> None:  # fmt: skip
+    torch._fused_adamw_(
+        values, gradients, means, squares, [], steps, amsgrad=False, maximize=False, lr=group["lr"],
+        beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"],
+        grad_scale=scale,
+    )  # fmt: skip
 
 
 def _state(optimizer: torch.optim.AdamW, parameter: Tensor) -> dict[str, Tensor]:

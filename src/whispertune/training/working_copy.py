@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from whispertune.model.whisper import Whisper, inference_copy
 from whispertune.system.processes import ALONE, Processes
 from whispertune.training.all_reduce import GradientSum
-from whispertune.training.optimiser import clip_gradients, update_in_blocks
+from whispertune.training.optimiser import clip_gradients, update_in_blocks, update_on_cpu
 
 T = TypeVar("T")
 
@@ -194,9 +194,12 @@ class WorkingCopy:
         if self.narrow_gradients:
             pairs = zip(self.master_params, self.compute_params, strict=True)
             update_in_blocks(optimizer, {id(master): worker for master, worker in pairs}, self._divisor)
+            return
+        if self.device.type == "cpu" and not self.sharded:
+            update_on_cpu(optimizer)
         else:
             optimizer.step()
-            self.refresh()
+        self.refresh()
 
     def whole(self) -> Whisper:
         """The model to decode with."""
