@@ -13,20 +13,21 @@ import soundfile
 
 from whispertune.augment.options import AugmentOptions, DropChunkOptions, SpeedOptions
 from whispertune.augment.pipeline import WaveformAugmenter
-from whispertune.data.utterances import Utterance
+from whispertune.data.utterances import TimedText, Utterance
 from whispertune.dataset.options import WindowOptions
+from whispertune.dataset.stitching import stitched_windows
 from whispertune.dataset.windows import (
     Window,
     augmented_lengths,
     augmented_num_samples,
     join_waveforms,
     single_windows,
-    stitched_windows,
     window_waveform,
     with_previous_texts,
 )
 from whispertune.errors import AudioError, RecipeError
 from whispertune.features.log_mel import WINDOW_SAMPLES
+from whispertune.system.lazy import Lazy
 
 RATE = 16_000
 
@@ -264,6 +265,24 @@ def test_timestamps_count_as_tokens() -> None:
     options = {"tokens": 10, "max_tokens": 72, "stitched_share": 0.5, "max_utterances": 10}
     assert max(len(w.utterances) for w in stitch(utterances, lengths, timestamps=0.0, **options)) == 7
     assert max(len(w.utterances) for w in stitch(utterances, lengths, timestamps=1.0, **options)) == 6
+
+
+@pytest.mark.parametrize(("most", "doubtful"), [(21, False), (90, True)])
+def test_bounds_of_tokens_save_counting_and_change_nothing(most: int, doubtful: bool) -> None:
+    """Where they do not suffice, tokens are counted, and the windows are looked at once more."""
+    utterances, lengths = corpus(100, segments=(TimedText(0.0, 1.0, "a"),) * 2)
+    options = WindowOptions(stitched_share=0.5, max_utterances=8, timestamps=0.5)
+    counted, seen = [], []
+    tokens = Lazy(100, lambda index: counted.append(index) or 20)  # type: ignore[func-returns-value]
+    windows = stitched_windows(
+        utterances, lengths, tokens, options, 0, max_tokens=200, most_tokens=lambda _: most, alike=[0] * 100,
+        fits=lambda window: seen.append(window.id) or len(seen) > 1,  # type: ignore[func-returns-value]
+    )  # fmt: skip
+    expected = stitched_windows(utterances, lengths, [20] * 100, options, 0, max_tokens=200)
+    assert bool(counted) == doubtful
+    assert windows == [window for window in expected if window.id not in seen[:1]]
+    assert bool(seen) == doubtful
+    assert list(windows.total_samples) == [window.total_samples for window in windows]
 
 
 def test_stitched_windows_get_the_text_of_another_one() -> None:

@@ -11,8 +11,9 @@ import torch
 
 from whispertune.data.utterances import Utterance
 from whispertune.dataset.options import WindowOptions
+from whispertune.dataset.stitching import stitched_windows
 from whispertune.dataset.transcripts import TextSettings
-from whispertune.dataset.windows import Window, stitched_windows
+from whispertune.dataset.windows import Window
 from whispertune.decoding.loading import ReadyModel
 
 TEXTS = ("Il numero chiamato non è raggiungibile.", "ventuno", "Premere cancelletto", "sì", "attendere, prego!")

@@ -25,15 +25,14 @@ from whispertune.dataset import transcripts
 from whispertune.dataset.exclusions import Exclusion, Unreadable
 from whispertune.dataset.inspection import Cached, Inspection, decode_rows, plain_languages, read_headers
 from whispertune.dataset.options import WindowOptions
+from whispertune.dataset.stitching import AUTO_SHARE, stitched_rows
 from whispertune.dataset.transcripts import TextSettings
 from whispertune.dataset.windows import (
-    AUTO_SHARE,
     UtteranceError,
     Window,
     augmented_num_samples,
     drawn,
     single_windows,
-    stitched_windows,
     window_waveform,
     with_previous_texts,
 )
@@ -43,7 +42,6 @@ from whispertune.system.counts import counted
 from whispertune.system.lazy import Lazy
 from whispertune.system.processes import ALONE, Processes
 from whispertune.text import normalizer, rules, targets
-from whispertune.text.languages import WRITTEN_WITHOUT_SPACES
 from whispertune.text.targets import Target
 
 MOST_DECODED = 20_000
@@ -71,6 +69,7 @@ class Split:
     num_marked: rows among the excluded that the user marked. decoded: whether every recording was decoded.
     num_stitched: windows of several utterances, at the end. has_segments: whether utterances may have timed segments.
     weights: sampling weight of each window; draws: how often each is drawn per epoch on average (None: once).
+    kind_numbers: returns a number for each row; rows with one number share language, task, weight and prompt.
     fingerprint: sha256 of what the rows were read from. unreadable: rows that could not be decoded when they were used.
     """
 
@@ -89,6 +88,7 @@ class Split:
     weights: MutableSequence[float] = field(default_factory=list)
     task: str = "transcribe"
     tasks: set[str | None] = field(default_factory=set)
+    kind_numbers: Callable[[], npt.NDArray[np.int32]] | None = field(default=None, compare=False)
     fingerprint: str = ""
     draws: npt.NDArray[np.float64] | None = None
     unreadable: Unreadable = field(default_factory=Unreadable, compare=False)
@@ -169,7 +169,10 @@ class Split:
         singles, count = self.windows, len(self.windows)
         lengths = self.num_samples  # stitched windows are appended behind these
         options = self.settled(options, text)
-        stitched = self._stitched(options, text, seed) if options.stitched_share else []
+        kinds = self.kind_numbers or (lambda: np.arange(count, dtype=np.int32))
+        stitched = stitched_rows(singles, lengths, self.targets, kinds, options, text, seed)
+        share = options.previous_text
+        followed = with_previous_texts(stitched, share, seed) if share else stitched
         timed, prompted = bytearray(count), bytearray(count)  # drawn once, not on every access
         earlier: Utterance | None = None
         for i in range(count) if options.previous_text or (self.has_segments and options.timestamps) else ():
@@ -181,23 +184,22 @@ class Split:
 
         def window_at(i: int) -> Window:
             if i >= count:
-                return stitched[i - count]
+                return followed[i - count]
             previous = singles[i - 1].text if prompted[i] else None
             if not timed[i] and previous is None:
                 return singles[i]
             return replace(singles[i], num_samples=(lengths[i],), timestamps=bool(timed[i]), previous_text=previous)
 
-        for window in stitched:
-            self.num_samples.append(window.total_samples)
-            self.languages.append(text.language_of(window.utterances[0]))
-            self.weights.append(window.utterances[0].weight)
+        self.num_samples.extend(stitched.total_samples)
+        self.languages.extend([self.languages[i] for i in stitched.firsts])
+        self.weights.extend([self.weights[i] for i in stitched.firsts])
         self.num_stitched = len(stitched)
         self.windows = Lazy(count + len(stitched), window_at)
         self.targets = _targets(self.windows, text)
         return Arranged(
             len(stitched),
-            sum(timed) + sum(window.timestamps for window in stitched),
-            sum(prompted) + sum(window.previous_text is not None for window in stitched),
+            sum(timed) + sum(stitched.timestamps),
+            sum(prompted) + (sum(window.previous_text is not None for window in followed) if share else 0),
         )
 
     def _of_recordings(self) -> bool:
@@ -208,20 +210,6 @@ class Split:
             begins.setdefault((row.audio, row.within), set()).add(row.start)
         segments = (row.end is not None and not row.segments and len(begins[row.audio, row.within]) > 1 for row in rows)
         return sum(segments) > len(rows) / 2
-
-    def _stitched(self, options: WindowOptions, text: TextSettings, seed: int) -> list[Window]:
-        singles, count = self.windows, len(self.windows)
-        utterances = Lazy(count, lambda i: singles[i].utterances[0])
-        targets = self.targets
-        # Where texts begin without a space, the space between two of them takes one more token (rarely two).
-        spaces = [code in WRITTEN_WITHOUT_SPACES for code in self.text_languages]
-        tokens = Lazy(count, lambda i: len(targets[i].input_ids) - targets[i].prompt_length + spaces[i])
-        longest_prompt = max((len(text.prompt(window)) for window in singles), default=0)
-        windows = stitched_windows(
-            utterances, self.num_samples, tokens, options, seed, max_tokens=text.max_tokens - longest_prompt - 1
-        )
-        windows = [w for w in windows if text.surely_fits(w.text) or len(text.target(w).input_ids) <= text.max_tokens]
-        return with_previous_texts(windows, options.previous_text, seed)
 
 
 def _follows(earlier: Utterance, later: Utterance) -> bool:
@@ -293,19 +281,21 @@ def load_split(
         for index in sorted(reasons)
         for row in (rows[index],)
     ]
-    kept = np.delete(np.arange(len(rows)), list(reasons))
+    kept = np.delete(np.arange(len(rows), dtype=np.int32), list(reasons))
     keys: dict[str, Utterance] = {}
     for index in kept.tolist() if decoded else ():
         keys.setdefault(inspections[index % world_size].keys[index // world_size], rows[index])
-    kinds = rows.kind_numbers[kept].tolist()
-    codes = {kind: text.language_code_of(rows.kinds[kind].language) for kind in set(kinds)}
+    kinds = rows.kind_numbers[kept]
+    present = set(np.unique(kinds).tolist())
+    codes = [text.language_code_of(kind.language) if n in present else "" for n, kind in enumerate(rows.kinds)]
     windows = Lazy(len(kept), lambda i: single_windows([text.rewritten(rows[int(kept[i])])])[0])
     return Split(
         name, windows, array("q", num_samples[kept].tobytes()), _targets(windows, text),
-        [codes[kind] for kind in kinds], keys, excluded, len(rows), len(marks),
+        list(map(codes.__getitem__, kinds)), keys, excluded, len(rows), len(marks),
         decoded=decoded, has_segments=rows.has_segments,
-        weights=array("d", [rows.kinds[kind].weight for kind in kinds]), task=text.task,
-        tasks={rows.kinds[kind].task for kind in codes}, fingerprint=rows.fingerprint,
+        weights=array("d", np.array([kind.weight for kind in rows.kinds], np.float64)[kinds].tobytes()), task=text.task,
+        tasks={rows.kinds[kind].task for kind in present}, kind_numbers=lambda: rows.kind_numbers[kept],
+        fingerprint=rows.fingerprint,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +11,9 @@ import numpy as np
 from whispertune.augment.pipeline import WaveformAugmenter, generator_for
 from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.utterances import TimedText, Utterance
-from whispertune.dataset.options import WindowOptions
 from whispertune.errors import AudioError
 from whispertune.features.log_mel import SAMPLE_RATE, WINDOW_SAMPLES
 
-LONGEST_LEAD = 1.0
-"""Most seconds of silence before the first utterance of a window with timestamps. Whisper's decoding allows no later
-start, and a model that has only seen 0.00 there would always predict it."""
-AUTO_SHARE = 0.15
-"""`stitched_share: auto` if the rows are segments: enough to retain timestamps and long-form transcription
-(docs/experiments.md)."""
 LOOK_BACK = 10
 """How many earlier windows are searched for one that shares no utterance with the current one."""
 TIMESTAMP_TOKENS = 2
@@ -60,11 +52,11 @@ class Window:
         num_samples: of each utterance after augmentation; segments of joined ones follow its speed.
         """
         found: list[TimedText] = []
-        begin = _samples_of(self.lead)
+        begin = samples_of(self.lead)
         altered = self.num_samples if num_samples is None else num_samples
         pauses = (0.0, *self.pauses)
         for utterance, clean, num, pause in zip(self.utterances, self.num_samples, altered, pauses, strict=True):
-            begin += _samples_of(pause)
+            begin += samples_of(pause)
             whole = TimedText(0.0, clean / SAMPLE_RATE, utterance.text)
             for start, end, text in utterance.segments or (whole,):
                 first, last = (begin / SAMPLE_RATE + min(time, whole.end) * num / clean for time in (start, end))
@@ -79,69 +71,9 @@ def single_windows(utterances: Sequence[Utterance]) -> list[Window]:
     return [Window(utterance.id, (utterance,)) for utterance in utterances]
 
 
-def stitched_windows(
-    utterances: Sequence[Utterance],
-    num_samples: Sequence[int],
-    num_tokens: Sequence[int],
-    options: WindowOptions,
-    seed: int,
-    *,
-    max_tokens: int,
-) -> list[Window]:
-    """Windows of several utterances, making up `stitched_share` of all windows.
-
-    num_samples, num_tokens: of each utterance. A window's first utterance is drawn from all, the others from those of
-    its language, task and weight, without repetition, within 30 s and `max_tokens` of text and timestamps. A window
-    with fewer than `min_utterances` is dropped (long recordings cannot be stitched). The caller resolves a share of
-    `auto`; here it counts as 0.
-    """
-    share = 0.0 if options.stitched_share == "auto" else options.stitched_share
-    wanted = round(len(utterances) * share / (1 - share))
-    generator = np.random.default_rng((seed, 0x57174))
-    alike: dict[tuple[str | None, str | None, float], array[int]] = {}
-    for index, utterance in enumerate(utterances if wanted else ()):
-        alike.setdefault((utterance.language, utterance.task, utterance.weight), array("q")).append(index)
-    windows: list[Window] = []
-    for number in range(wanted):
-        target = int(generator.integers(options.min_utterances, options.max_utterances + 1))
-        name = f"stitched-{number}"
-        timestamps = drawn(options.timestamps, seed, f"{name}/timestamps")
-        lead = _drawn_lead(options, seed, name) if timestamps else 0.0
-        chosen: list[int] = []
-        pauses: list[float] = []
-        samples, tokens = _samples_of(lead), 0
-        start = int(generator.integers(len(utterances)))
-        first = utterances[start]
-        others = alike[first.language, first.task, first.weight]
-        draws = generator.integers(len(others), size=4 * target - 1).tolist()
-        for index in (start, *map(others.__getitem__, draws)):
-            pause = float(generator.uniform(options.min_pause, options.max_pause)) if chosen else 0.0
-            new_samples = samples + _samples_of(pause) + num_samples[index]
-            new_tokens = tokens + num_tokens[index]
-            if timestamps:
-                new_tokens += TIMESTAMP_TOKENS * max(1, len(utterances[index].segments))
-            if index in chosen or new_samples > WINDOW_SAMPLES or new_tokens > max_tokens:
-                continue
-            samples, tokens = new_samples, new_tokens
-            chosen.append(index)
-            pauses.append(pause)
-            if len(chosen) == target:
-                break
-        if len(chosen) >= options.min_utterances:
-            members = tuple(utterances[index] for index in chosen)
-            lengths = tuple(num_samples[index] for index in chosen)
-            windows.append(Window(name, members, tuple(pauses[1:]), lead, lengths, timestamps))
-    return windows
-
-
 def drawn(share: float, seed: int, key: str) -> bool:
     """Whether an item belongs to a random share; depends only on seed and key."""
     return share > 0 and bool(generator_for(seed, 0, key).random() < share)
-
-
-def _drawn_lead(options: WindowOptions, seed: int, name: str) -> float:
-    longest = min(options.max_pause, LONGEST_LEAD)
-    return float(generator_for(seed, 0, f"{name}/lead").uniform(0, longest))
 
 
 def with_previous_texts(windows: Sequence[Window], share: float, seed: int) -> list[Window]:
@@ -231,10 +163,11 @@ def augmented_lengths(
 
 
 def _pause_samples(window: Window) -> int:
-    return sum(map(_samples_of, (window.lead, *window.pauses)))
+    return sum(map(samples_of, (window.lead, *window.pauses)))
 
 
-def _samples_of(seconds: float) -> int:
+def samples_of(seconds: float) -> int:
+    """Samples at 16 kHz."""
     return round(seconds * SAMPLE_RATE)
 
 
@@ -250,5 +183,5 @@ def join_waveforms(waveforms: Sequence[np.ndarray], pauses: Sequence[float], lea
     """
     parts = []
     for waveform, pause in zip(waveforms, (lead, *pauses), strict=True):
-        parts += [np.zeros(_samples_of(pause), np.float32), waveform]
+        parts += [np.zeros(samples_of(pause), np.float32), waveform]
     return np.concatenate(parts)
