@@ -13,7 +13,8 @@ from torch import Tensor
 
 from whispertune.model import packed_lengths as rows_module
 from whispertune.model.attention import PADDING_LOG_WEIGHT
-from whispertune.model.packed_lengths import PackedLengths, attend_by_row, attend_padded, few_lengths
+from whispertune.model.packed_lengths import PackedLengths, attend_by_row, few_lengths
+from whispertune.model.padded_attention import attend_padded, padded_bias
 
 HEADS, WIDTH = 2, 8
 row_sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=4)
@@ -73,10 +74,11 @@ def test_outputs_and_gradients_follow_the_definition(
     expected = torch.cat([defined, defined.new_zeros(queries.total - len(defined), WIDTH)])
     gradients = torch.autograd.grad(expected, inputs, outer)
     attend: Callable[..., Tensor] = attend_padded if way == "padded" else attend_by_row
+    weights = padded_bias(inputs[0], log_weights, keys) if way == "padded" and not causal else log_weights
     with pytest.MonkeyPatch.context() as patch:
         if way == "fused":
             patch.setattr(rows_module, "LARGEST_SCORES", 0)
-        found = attend(*inputs, log_weights, queries, keys, HEADS, causal=causal)
+        found = attend(*inputs, weights, queries, keys, HEADS, causal=causal)
         found_gradients = torch.autograd.grad(found, inputs, outer)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(found_gradients, gradients, strict=True):

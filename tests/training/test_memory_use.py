@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.model import loss as loss_module
-from whispertune.model import packed_lengths
+from whispertune.model import packed_lengths, padded_attention
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
@@ -48,7 +48,7 @@ class _Kernel(torch.autograd.Function):
 
 @pytest.fixture
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (packed_lengths, loss_module):
+    for module in (packed_lengths, padded_attention, loss_module):
         monkeypatch.setattr(module, "send", lambda tensor, device: tensor.to(device))
 
     def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -56,7 +56,8 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
         return out
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
-    packed_lengths._index.cache_clear()
+    packed_lengths.packed_index.cache_clear()
+    padded_attention._pad_index.cache_clear()
 
 
 def kept_bytes(config: WhisperConfig, batch: MicroBatch, dtype: torch.dtype, encoder_learns: bool) -> int:

@@ -1,7 +1,7 @@
 """Packed rows of different lengths, concatenated so that nothing is computed for padding.
 
 A batch usually pads every row to the longest. Here layers work on packed rows, and only attention treats each row
-separately: on a CPU row by row, on a GPU in one kernel over padded rows.
+separately: on a CPU row by row, on a GPU in one kernel over padded rows (`padded_attention.py`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PackedLengths:
         """(B, T, ...) -> (total, ...), zero in the padding."""
         packed = padded.flatten(0, 1)
         if not self._fill(padded.shape[1]):
-            packed = packed[_index(self.sizes, padded.shape[1], padded.device)]
+            packed = packed[packed_index(self.sizes, padded.shape[1], padded.device)]
         return F.pad(packed, (0, 0) * (packed.ndim - 1) + (0, self.total - len(packed)))
 
     def pad(self, packed: Tensor, length: int, fill: float = 0.0) -> Tensor:
@@ -66,14 +66,14 @@ class PackedLengths:
         if self._fill(length):
             return packed[: sum(self.sizes)].reshape(len(self.sizes), length, *packed.shape[1:])
         flat = packed.new_full((len(self.sizes) * length, *packed.shape[1:]), fill)
-        index, rows = _index(self.sizes, length, packed.device), packed[: sum(self.sizes)]
+        index, rows = packed_index(self.sizes, length, packed.device), packed[: sum(self.sizes)]
         # index_copy keeps the rows themselves for its backward pass, a quarter of a GPU's activations.
         flat = flat.index_copy(0, index, rows) if packed.device.type == "cpu" else flat.index_put((index,), rows)
         return flat.view(len(self.sizes), length, *packed.shape[1:])
 
 
 @lru_cache(maxsize=16)
-def _index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
+def packed_index(sizes: tuple[int, ...], length: int, device: torch.device) -> Tensor:
     """Index of each packed position in a flattened (B, length) batch.
 
     Cached, as every layer needs it, and copying it to a GPU each time would cost more than attention.
@@ -106,10 +106,9 @@ def attend_by_row(
     """Multi-head attention in which each row's queries attend to their own row's keys.
 
     query: (N, D), packed by query_rows; keys, values: (K, D), packed by key_rows; log_weights: (K,), added to the
-    logits, or None. Returns (N, D), zero in the padding. Softmax and its sums are computed in at least float32.
+    logits, or None. For CPUs. Returns (N, D), zero in the padding. Softmax and its sums are computed in at least
+    float32.
     """
-    if query.device.type != "cpu":
-        return attend_padded(query, keys, values, log_weights, query_rows, key_rows, num_heads, causal)
     largest = max(queries * keys for queries, keys in zip(query_rows.sizes, key_rows.sizes, strict=True))
     if not torch.is_grad_enabled() or largest > LARGEST_SCORES:
         return _fused_by_row(query, keys, values, log_weights, query_rows, key_rows, num_heads, causal)
@@ -117,33 +116,6 @@ def attend_by_row(
         query, keys, values, log_weights, query_rows.sizes, key_rows.sizes, num_heads, causal
     )
     return out
-
-
-def attend_padded(
-    query: Tensor, keys: Tensor, values: Tensor, log_weights: Tensor | None,
-    query_rows: PackedLengths, key_rows: PackedLengths, num_heads: int, causal: bool,
-) -> Tensor:  # fmt: skip
-    """The same in one fused kernel over padded rows, for GPUs.
-
-    Rows are padded to few lengths and batches to few numbers of rows, so that few shapes ever occur; but not keys that
-    fill a batch, as their padding would need a bias, which excludes the fastest kernels.
-    """
-    num_queries, num_keys = max(query_rows.sizes), max(key_rows.sizes)
-    ragged = log_weights is not None or min(key_rows.sizes) < num_keys
-    if causal or ragged or query_rows.sizes != key_rows.sizes:
-        num_queries = few_lengths(num_queries, query_rows.least)
-    if causal or ragged:
-        num_keys = few_lengths(num_keys, key_rows.least)
-        query_rows, key_rows = query_rows.with_few_rows(), key_rows.with_few_rows()
-    q = query_rows.pad(query, num_queries)
-    k, v = (key_rows.pad(x, num_keys) for x in (keys, values))
-    bias = None
-    if not causal and (log_weights is not None or min(key_rows.sizes) < num_keys):
-        own = query.new_zeros(key_rows.total) if log_weights is None else log_weights.to(query.dtype)
-        bias = key_rows.pad(own, num_keys, fill=MASKED_LOGIT)[:, None, None]
-    q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
-    return query_rows.pack(out.transpose(1, 2).flatten(2))
 
 
 def _heads(rows: Tensor, num_heads: int) -> Tensor:

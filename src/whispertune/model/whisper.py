@@ -31,7 +31,8 @@ from whispertune.model.attention import (
 from whispertune.model.cache import CACHE_TOKENS, DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
 from whispertune.model.layers import DecoderLayer, EncoderLayer, call_layer
-from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, attend_by_row, padded_length
+from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, padded_length
+from whispertune.model.padded_attention import row_attention
 from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_memory import StepMemory
 from whispertune.system.precision import LIMITED
@@ -91,13 +92,7 @@ class Encoder(nn.Module):
 
     def _through_layers(self, x: Tensor, frames: PackedLengths, log_weights: Tensor | None, first: int = 0) -> Tensor:
         """Packed rows (N, D) through the layers from `first` on and the final norm; (N, D)."""
-        attend = partial(
-            attend_by_row,
-            log_weights=None if log_weights is None else frames.pack(log_weights),
-            query_rows=frames,
-            key_rows=frames,
-            num_heads=self.num_heads,
-        )
+        attend = row_attention(x, log_weights, frames, frames, self.num_heads)
         for layer in self.layers[first:]:
             x = call_layer(layer, x, attend, recompute=self.recompute)
         return cast(Tensor, self.layer_norm(x))
@@ -166,10 +161,7 @@ class Decoder(nn.Module):
             tokens.pack(input_ids), table, sparse=self.lookup_table is not None and table.device.type not in LIMITED
         )
         x = x + self.embed_positions(positions)
-        to_self = partial(
-            attend_by_row,
-            log_weights=None, query_rows=tokens, key_rows=tokens, num_heads=self.num_heads, causal=True,
-        )  # fmt: skip
+        to_self = row_attention(x, None, tokens, tokens, self.num_heads, causal=True)
         to_states = self._cross_attention(states, log_weights, tokens, frames)
         for layer in self.layers:
             x = call_layer(layer, x, to_self, to_states, recompute=self.recompute)
@@ -182,11 +174,7 @@ class Decoder(nn.Module):
         if is_cheaper(states, tokens, frames, self.num_heads):
             shared = share_states(states, log_weights, tokens, frames, self.num_heads)
             return partial(Attention.to_states, states=shared)
-        attend = partial(
-            attend_by_row,
-            log_weights=None if log_weights is None else frames.pack(log_weights),
-            query_rows=tokens, key_rows=frames, num_heads=self.num_heads,
-        )  # fmt: skip
+        attend = row_attention(states, log_weights, tokens, frames, self.num_heads)
         return partial(Attention.by_row, context=frames.pack(states), rows=attend)
 
     def start(self, states: Tensor, log_weights: Tensor | None) -> DecoderCache:

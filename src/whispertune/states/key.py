@@ -27,7 +27,7 @@ from whispertune.dataset import windows
 from whispertune.dataset.windows import Window
 from whispertune.features import frames
 from whispertune.features import log_mel as features
-from whispertune.model import attention, layers, whisper
+from whispertune.model import attention, layers, padded_attention, whisper
 from whispertune.model import packed_lengths as rows
 from whispertune.model.whisper import Encoder
 from whispertune.states import computed as states
@@ -36,7 +36,7 @@ from whispertune.states.stored import StateLayout
 
 COMPUTING: tuple[ModuleType, ...] = (
     audio, sound_files, levels, recording, containers, av_decoder, windows, features, frames, states, whisper, layers,
-    attention, rows,
+    attention, padded_attention, rows,
 )  # fmt: skip
 """Modules that compute states; their source is part of the key, in place of version numbers."""
 AUGMENTING: tuple[ModuleType, ...] = (pipeline, speed, noise, drop_frequency, drop_chunk, spec_augment)

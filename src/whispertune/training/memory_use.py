@@ -79,8 +79,8 @@ def _decoder(config: WhisperConfig, batch: MicroBatch, element: int, recompute: 
     # Self-attention's query, key, value and output; cross-attention's query and output; its keys and values.
     padded = rows * (6 * queries + 2 * keys) * width
     sums = FLOAT * (6 * tokens + 2 * rows * config.decoder_attention_heads * queries)
-    layer = element * (packed + padded + rows * keys) + sums
-    shared = element * (frames + 2 * tokens) * width
+    layer = element * (packed + padded) + sums
+    shared = element * ((frames + 2 * tokens) * width + rows * keys)
     return shared + (layers * element * tokens * width + layer if recompute else layers * layer)
 
 
@@ -90,9 +90,10 @@ def _encoder(config: WhisperConfig, batch: MicroBatch, element: int, recompute: 
     padded = few_lengths(batch.frames, FEWEST_FRAMES)
     packed = frames * (5 * width + 2 * config.encoder_ffn_dim)
     sums = FLOAT * (4 * frames + rows * config.encoder_attention_heads * padded)
-    layer = element * (packed + 4 * rows * padded * width + rows * padded) + sums
+    layer = element * (packed + 4 * rows * padded * width) + sums
     # The convolutions see the speech alone, at most two log-mel frames for each kept one.
     convolutions = element * batch.rows * batch.frames * (2 * config.num_mel_bins + 5 * width)
+    convolutions += element * rows * padded
     return convolutions + (layers * element * frames * width + layer if recompute else layers * layer)
 
 
