@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_whisper import random_whisper, ready_to_search, small_config
 
+from whispertune.decoding import beam as beam_module
 from whispertune.decoding import transcriber as transcriber_module
 from whispertune.decoding.beam import beam_search
+from whispertune.decoding.glossary import GlossaryBoost
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.options import GREEDY, SearchOptions
 from whispertune.decoding.prefill import prefill
@@ -23,6 +26,7 @@ from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail
 from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.transcriber import Transcriber, windows_at_once
 from whispertune.errors import RecipeError
+from whispertune.model import cache as cache_module
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache, rows_to_keep
 from whispertune.states.computed import EncoderStates
@@ -262,6 +266,31 @@ def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
     for hypothesis, one in zip(greedy, beam_search(*arguments, beam_size=1), strict=True):
         if hypothesis.ended and one.ended:
             assert_same(one, hypothesis)
+
+
+@pytest.mark.parametrize("fewest", [1, 2, 16])
+def test_finished_searches_may_stay_in_a_gpus_batch(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
+    """Until half of them can leave, or none ever; with a glossary, too."""
+    monkeypatch.setattr(cache_module, "FEWEST_ROWS", fewest)
+    sizes: set[int] = set()
+
+    def on_a_gpu(staying: Sequence[int], num_searches: int, device: torch.device) -> Sequence[int]:
+        going_on = rows_to_keep(staying, num_searches, torch.device("meta")) or range(num_searches)
+        sizes.add(len(going_on))
+        return going_on
+
+    for seed, decoder in enumerate(DECODERS):
+        for glossary in (None, GlossaryBoost([(7, 8), (9, 10, 11)], 1.0)):
+            search = partial(beam_search, beam_size=3, glossary=glossary)
+            states, limits = random_states(8, seed), [3, 20, 8, 0, 30, 12, 5, 17]
+            expected = search(decoder, prefill(decoder, states, [PROMPT] * 8), RULES, EOT, limits)
+            with monkeypatch.context() as patch:
+                patch.setattr(beam_module, "_going_on", on_a_gpu)
+                found = search(decoder, prefill(decoder, states, [PROMPT] * 8), RULES, EOT, limits)
+            for ours, theirs in zip(found, expected, strict=True):
+                assert_same(ours, theirs)
+                assert [h.tokens for h in ours.alternatives] == [h.tokens for h in theirs.alternatives]
+    assert sizes == {16: {8}, 2: {8, 4, 2}, 1: {8, 4, 2, 1}}[fewest]
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])

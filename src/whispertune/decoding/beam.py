@@ -11,6 +11,7 @@ from whispertune.decoding.glossary import GlossaryBoost
 from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis, LogitRules, to_lists
 from whispertune.decoding.timestamps import TimestampRules
+from whispertune.model.cache import rows_to_keep
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
 
@@ -40,6 +41,13 @@ class _Beams:
     def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
         best_running = self.log_probs[0] / num_tokens**length_penalty
         return len(self.finished) < num_finished or best_running > self.finished[-1][0]
+
+
+def _going_on(staying: Sequence[int], num_searches: int, device: torch.device) -> Sequence[int]:
+    """The searches that are computed further: on a CPU those that run on, on a GPU as with `rows_to_keep`."""
+    if device.type == "cpu":
+        return staying
+    return rows_to_keep(staying, num_searches, device) or range(num_searches)
 
 
 @torch.inference_mode()
@@ -76,6 +84,7 @@ def beam_search(
     searches = [_Beams(row, [[]], [0.0], [0.0], [0]) for row in range(len(max_tokens))]
     results: dict[int, Hypothesis] = {}
     vocab_size = log_probs.shape[-1]
+    beams_of: dict[int, list[tuple[int, int]]] = {}  # by row: beam and next token of those that run on
     while True:
         running = send(torch.tensor([search.log_probs for search in searches]), device)
         beams = running.shape[1]
@@ -83,10 +92,11 @@ def beam_search(
             log_probs = glossary.boosted(log_probs, [state for search in searches for state in search.states])
         totals = (running.flatten()[:, None] + log_probs).view(len(searches), beams * vocab_size)
         top, flat = totals.topk(num_candidates, dim=-1)
-        source_rows: list[int] = []
-        next_tokens: list[int] = []
         staying: list[int] = []
         for position, (search, scores, choices) in enumerate(zip(searches, *to_lists(top, flat), strict=True)):
+            if search.row in results:  # one that only fills up a GPU's batch, its beams as they are
+                beams_of[search.row] = [(beam, token) for beam, (_, token) in enumerate(beams_of[search.row])]
+                continue
             num_tokens = len(search.tokens[0]) + 1
             next_beams: list[tuple[int, int, float, float, int]] = []
             for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):
@@ -112,20 +122,21 @@ def beam_search(
             search.log_probs = [score for _, _, score, _, _ in next_beams]
             search.boosts = [boost for *_, boost, _ in next_beams]
             search.states = [state for *_, state in next_beams]
+            beams_of[search.row] = [(beam, token) for beam, token, *_ in next_beams]
             if at_limit or not search.can_improve(num_tokens, length_penalty, num_finished):
                 best, *others = (hypothesis for _, hypothesis in search.finished)
                 results[search.row] = replace(best, alternatives=tuple(others))
                 continue
             staying.append(position)
-            source_rows += [position * beams + beam for beam, *_ in next_beams]
-            next_tokens += [token for _, token, *_ in next_beams]
         if not staying:
             return [results[row] for row in range(len(max_tokens))]
-        kept = torch.tensor(staying) if len(staying) < len(searches) else None
-        sources = torch.tensor(source_rows)
+        places = _going_on(staying, len(searches), device)
+        kept = torch.tensor(places) if len(places) < len(searches) else None
+        chosen = [(place * beams + beam, token) for place in places for beam, token in beams_of[searches[place].row]]
+        sources = torch.tensor([source for source, _ in chosen])
         cache.select(sources, kept)
-        searches = [searches[position] for position in staying]
-        inputs = send(torch.tensor(next_tokens), device)[:, None]
+        searches = [searches[place] for place in places]
+        inputs = send(torch.tensor([token for _, token in chosen]), device)[:, None]
         log_probs = rules.log_probs(decoder.logits(decoder.step(inputs, cache)), first=False)
         if history is not None:
             history.select(sources)
