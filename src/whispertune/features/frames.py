@@ -66,10 +66,12 @@ def _silent_blocks(num_frames: int, stride: int) -> list[int]:
 
 def count_frames(num_samples: npt.ArrayLike, options: FrameOptions) -> npt.NDArray[np.int32]:
     """(n,) frames that `select_frames` keeps of each window; fast for a million windows, as there are few lengths."""
-    speech = -(-np.asarray(num_samples, np.int64) // FRAME_SAMPLES)
-    lengths, length_of = np.unique(speech, return_inverse=True)
-    kept = [len(select_frames(length * FRAME_SAMPLES, options).positions) for length in lengths.tolist()]
-    return np.array(kept, np.int32)[length_of]
+    speech = (-(-np.asarray(num_samples, np.int64) // FRAME_SAMPLES)).astype(np.int32)
+    count = np.bincount(speech)
+    kept = np.zeros(len(count), np.int32)
+    for length in np.flatnonzero(count).tolist():
+        kept[length] = len(select_frames(length * FRAME_SAMPLES, options).positions)
+    return kept[speech]
 
 
 def convolved_index(positions: np.ndarray, num_mel_frames: int) -> np.ndarray:

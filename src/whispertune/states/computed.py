@@ -164,7 +164,7 @@ def _all_frames(part: EncoderStates) -> tuple[int, ...]:
 def encoding_batches(num_samples: Sequence[int], frames: FrameOptions) -> Sequence[list[int]]:
     """Group windows for encoding, longest first; depends only on their lengths (samples) and the options."""
     num_frames = count_frames(num_samples, frames)
-    order = np.argsort(-num_frames, kind="stable")
+    order = np.argsort(-num_frames, kind="stable").astype(np.int32)
     longest_first, begins = num_frames[order], array("q", [0])
     while begins[-1] < len(order):
         begins.append(min(begins[-1] + max(1, BATCH_FRAMES // int(longest_first[begins[-1]])), len(order)))

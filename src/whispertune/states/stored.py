@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,14 +48,12 @@ class StateLayout:
         self.num_samples = num_samples if isinstance(num_samples, array) else array("q", num_samples)
         self.frames, self.d_model = frames, d_model
         self.precision, self.dtype = precision, precision.dtype
-        self.batches = encoding_batches(num_samples, frames)
         num_frames = count_frames(self.num_samples, frames)
-        order = np.argsort(-num_frames, kind="stable")  # as in the batches
-        ends = np.cumsum(num_frames[order], dtype=np.int64)
-        begin = np.empty(len(order), np.int64)
-        begin[order] = ends - num_frames[order]
-        self.num_frames, self.begin = array("i", num_frames.tobytes()), array("q", begin.tobytes())
-        self.num_rows = int(ends[-1]) if len(ends) else 0
+        begin = _first_rows(num_frames)
+        self.num_frames: Sequence[int] = num_frames.data
+        self.begin: Sequence[int] = begin.data
+        self.num_rows = int(num_frames.sum(dtype=np.int64))
+        self.batches = encoding_batches(self.num_samples, frames)
         self.first_rows = array("q", (self.begin[batch[0]] for batch in self.batches))
 
     def selection(self, index: int) -> FrameSelection:
@@ -78,6 +77,16 @@ class StateLayout:
         """Bytes of each encoding batch."""
         num_frames = np.asarray(self.num_frames)
         return [int(num_frames[batch].sum()) * self.row_bytes for batch in self.batches]
+
+
+def _first_rows(num_frames: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """(n,) the first row of each window, in the order of encoding."""
+    order = np.argsort(-num_frames, kind="stable")  # as in the batches
+    rows = np.cumsum(num_frames[order], dtype=np.int64)
+    rows -= num_frames[order]
+    begin = np.empty_like(rows)
+    begin[order] = rows
+    return begin
 
 
 def _bytes(rows: Tensor) -> memoryview:
