@@ -191,7 +191,7 @@ def test_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # There is no time for more than the recipe as it is.
     found = searched(tmp_path / "short", runs, WEIGHT_DECAY, trials=1000, minutes=1e-6)
     assert [trial["trial"] for trial in found["trials"]] == [0]
-    assert "the time was up after 1 of 1000 trials" in " ".join(capsys.readouterr().out.split())
+    assert "the time was up after 1 of 1,000 trials" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trial_that_runs_when_the_time_is_up_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
