@@ -502,3 +502,4 @@ def test_no_empty_folder_is_left(tmp_path: Path, refused: Refused, name: str) ->
     assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "talk.txt", "kept"}
     refused([name, *given, "--language=it", f"--output={kept}"], "absent")
     assert kept.is_dir()
+    refused([name, *given, "--language=it", f"--output={tmp_path / ('x' * 300)}"], "--output: cannot")

@@ -119,6 +119,27 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     again.close()
 
 
+@pytest.mark.parametrize("within", [None, [4, 8]])
+def test_a_correction_of_an_earlier_version(tmp_path: Path, within: list[int] | None) -> None:
+    """It goes on, unless it needs what is no longer known."""
+    path = begun(tmp_path) / journal.SESSION
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["recordings"][0]["within"] = within
+    path.write_text(json.dumps(content), encoding="utf-8")
+    if within is None:
+        Correction(tmp_path).close()
+        return
+    with pytest.raises(RunFolderError, match="was written by another version"):
+        Correction(tmp_path)
+
+
+def test_nothing_is_left_where_nothing_could_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("uvicorn")
+    assert cli.main(["correct", str(tmp_path / "absent.csv"), "--output", str(tmp_path / "new" / "out")]) == 2
+    assert "absent.csv" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_other_command_begins_while_one_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

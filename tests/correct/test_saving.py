@@ -159,6 +159,17 @@ def test_speakers_as_any_json(tmp_path: Path, begun: Any) -> None:
     correction.close()
 
 
+def test_a_path_with_two_slashes(tmp_path: Path, begun: Any) -> None:
+    """As `$ROOT/data` with ROOT=/ makes it."""
+    source = transcript(tmp_path)
+    content = json.loads(source.read_text(encoding="utf-8"))
+    content["audio"] = f"/{tmp_path}/talk.wav"
+    source.write_text(json.dumps(content), encoding="utf-8")
+    correction, _ = begun(source)
+    assert {id_.partition("#")[0] for id_ in correction.session.segments} == {"talk.wav"}
+    correction.close()
+
+
 def test_recordings_of_one_name_in_two_folders(tmp_path: Path, begun: Any) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

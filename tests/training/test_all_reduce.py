@@ -81,6 +81,23 @@ def test_sums_are_of_whole_gradients_and_sent_in_one_order(sizes: list[int], pas
         processes.sent.clear()
 
 
+def test_few_buckets_are_on_the_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may be a copy: over a slow network all of them would be one more copy of the model."""
+    monkeypatch.setattr(module, "BUCKET_ELEMENTS", 8)
+    monkeypatch.setattr(Doubling, "is_completed", lambda _: False)
+    parameters = [torch.nn.Parameter(torch.zeros(8)) for _ in range(20)]
+    for parameter in parameters:
+        parameter.grad = torch.ones(8)
+    total = GradientSum(parameters, Twins())
+    total.expect(1)
+    for parameter in reversed(parameters):
+        total.add(parameter)
+        assert len(total._on_the_way) <= module.MOST_ON_THE_WAY
+    total.send()
+    total.finish()
+    assert all(torch.equal(gradient_of(parameter), torch.full((8,), 2.0)) for parameter in parameters)
+
+
 def test_one_process_sends_nothing() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     total = GradientSum([parameter], Processes())

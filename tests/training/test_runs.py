@@ -512,6 +512,20 @@ def test_an_english_only_model_refuses_rows_in_another_language(
     assert "this model is English-only and does not have 'it'" in capsys.readouterr().err
 
 
+def test_the_test_scores_what_is_stored(samples: Samples, tmp_path: Path) -> None:
+    """Also of a frozen encoder that is stored in a narrower type than it was trained with."""
+    run = tmp_path / "run"
+    assert samples.train_run(run, test=samples.test, checkpoint__dtype="bfloat16", epochs=1, search__beam_size=1) == 0
+    flags = [f"--model={run}", f"--data={samples.test}", "--language=en", "--precision=fp32", "--beam_size=1"]
+    assert cli.main(["evaluate", *flags, f"--output={tmp_path / 'again'}"]) == 0
+    flags[0] = f"--model={samples.model}"
+    assert cli.main(["evaluate", *flags, f"--output={tmp_path / 'before'}"]) == 0
+    for name, again in (("hypotheses", "again"), ("hypotheses_baseline", "before")):
+        rows, others = read_jsonl(run / "test" / f"{name}.jsonl"), read_jsonl(tmp_path / again / "hypotheses.jsonl")
+        assert [row["hypothesis"] for row in rows] == [row["hypothesis"] for row in others]
+        assert [row["log_prob"] for row in rows] == pytest.approx([row["log_prob"] for row in others], rel=1e-6)
+
+
 def test_best_is_stored_as_the_pretrained_model_is(samples: Samples, tmp_path: Path) -> None:
     """Or as asked; the training state, which is in float32, is the same, and exports hold what best/ does."""
     source, half = load_checkpoint(str(samples.model)), tmp_path / "half"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from whispertune.align.options import ConfidenceOptions
 from whispertune.decoding.options import FallbackOptions, require_used_glossary
@@ -41,6 +42,9 @@ class AlignOptions(DeviceOptions, ModelOptions):
 
     language: str | None = None
     """Language spoken (it, Italian, …). By default the one that the model was fine-tuned on."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Only `transcribe`: a translation is not what is said in the recording."""
 
     output: str
     """Folder for manifest.jsonl and excluded.jsonl."""

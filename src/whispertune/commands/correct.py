@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shlex
 import webbrowser
@@ -17,7 +16,7 @@ from typing import Any
 from whispertune.check.cleaned import require_expressible
 from whispertune.check.written import require_replaceable
 from whispertune.commands.correct_options import CorrectOptions
-from whispertune.correct.journal import Correction, begin, is_begun, lock
+from whispertune.correct.journal import Correction, begin, is_begun, leave, lock
 from whispertune.correct.ranking import by_confidence, ordered
 from whispertune.correct.saving import COMMAND, LEFT_OUT, MANIFEST, Saver, Snapshots
 from whispertune.correct.segments import Segment
@@ -35,7 +34,7 @@ from whispertune.run.next_step import training_command
 from whispertune.run.undivided import splitting_command
 from whispertune.system.console import console, printable, progress_bar, results
 from whispertune.system.counts import counted
-from whispertune.system.files import make_writable
+from whispertune.system.files import make_writable, no_empty_folders
 from whispertune.text.languages import spoken_language
 
 HYPOTHESES = "hypotheses"
@@ -51,20 +50,26 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.output)
     if not given and not is_begun(folder):
         raise RecipeError("nothing to correct: name a manifest, transcripts or recordings; see correct --help")
-    make_writable(folder)
-    held = lock(folder)
-    try:
-        if not is_begun(folder):
-            _begin(given, options, folder)
-    except BaseException:
-        os.close(held)
-        raise
-    correction = Correction(folder, held)
+    correction = Correction(folder, _begun(given, options, folder))
     try:
         _require_same(given, options, correction)
         return _serve(correction, options)
     finally:
         correction.close()
+
+
+def _begun(given: Sequence[str], options: CorrectOptions, folder: Path) -> int:
+    """The lock of a folder in which a correction has begun, now or earlier."""
+    with no_empty_folders(folder):
+        make_writable(folder)
+        held = lock(folder)
+        if not is_begun(folder):
+            try:
+                _begin(given, options, folder)
+            except BaseException:
+                leave(folder, held)
+                raise
+    return held
 
 
 def _begin(given: Sequence[str], options: CorrectOptions, folder: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from whispertune.system.files import fsync_path, read_jsonl, write_jsonl, write_
 from whispertune.system.locks import take_lock
 
 SESSION, SEGMENTS, JOURNAL = "session.json", "segments.jsonl", "journal.jsonl"
+LOCK = ".whispertune-correct.lock"
 FORMAT = 1
 
 
@@ -38,10 +40,17 @@ def lock(folder: Path) -> int:
     Raises:
         RunFolderError: if another one is there.
     """
-    held = take_lock(folder / ".whispertune-correct.lock")
+    held = take_lock(folder / LOCK)
     if held is None:
         raise RunFolderError(f"{folder}: is being corrected by another process; end that one first")
     return held
+
+
+def leave(folder: Path, held: int) -> None:
+    """Unlock a folder in which no correction could begin, and leave nothing there."""
+    with suppress(OSError):
+        (folder / LOCK).unlink()
+    os.close(held)
 
 
 def begin(folder: Path, recordings: Sequence[Recording], segments: Sequence[Segment], facts: Mapping[str, Any]) -> None:
@@ -83,7 +92,10 @@ class Correction:
             self.facts: dict[str, Any] = json.loads((folder / SESSION).read_text(encoding="utf-8"))
             if self.facts.pop("format") != FORMAT:
                 raise RunFolderError(f"{folder / SESSION}: was written by another version of whispertune")
-            recordings = [Recording(**given) for given in self.facts.pop("recordings")]
+            given = self.facts.pop("recordings")
+            if any(recording.pop("within", None) for recording in given):  # written by earlier versions
+                raise RunFolderError(f"{folder / SESSION}: was written by another version of whispertune")
+            recordings = [Recording(**recording) for recording in given]
             self.base = [segment_of(values) for values in read_jsonl(folder / SEGMENTS)]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunFolderError(

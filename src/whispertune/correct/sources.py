@@ -55,7 +55,7 @@ def rows_of_json(
     audios = [_audio_of(path, audio_root) for path in paths]
     shared = os.path.commonpath([audio.absolute().parent for audio in audios]) if audios else ""
     for path, audio in zip(paths, audios, strict=True):
-        yield from _rows_of(path, audio, audio.absolute().relative_to(shared).as_posix(), language)
+        yield from _rows_of(path, audio, Path(os.path.relpath(audio.absolute(), shared)).as_posix(), language)
 
 
 def _audio_of(path: Path, audio_root: str | None) -> Path:

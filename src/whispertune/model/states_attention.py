@@ -37,12 +37,14 @@ class StatesAttention:
     """What the layers share: the frames of a batch, and which tokens see which of them.
 
     states: (K, D), without `mean` (D,) if there is one. rows: the tokens and the frames of each row's products, and
-    what is added to its logits, (its frames,) or None. num_tokens: up to the end of the last row's products.
+    what is added to its logits, (its frames,) or None. num_real: tokens without the filler; num_tokens: up to the end
+    of the last row's products.
     """
 
     states: Tensor
     mean: Tensor | None
     rows: list[tuple[slice, slice, Tensor | None]]
+    num_real: int
     num_tokens: int
     num_heads: int
 
@@ -83,7 +85,7 @@ def share_states(
     if states.dtype != torch.bfloat16:
         biases = [None if weights is None else weights[own].to(states.dtype) for own in frames]
         plain = list(zip(tokens, frames, biases, strict=True))
-        return StatesAttention(packed, None, plain, query_rows.total, num_heads)
+        return StatesAttention(packed, None, plain, tokens[-1].stop, query_rows.total, num_heads)
     mean = packed[: frames[-1].stop].mean(0, dtype=torch.float32)
     rows: list[tuple[slice, slice, Tensor | None]] = []
     for its_tokens, own in zip(tokens, frames, strict=True):
@@ -97,7 +99,7 @@ def share_states(
     centred = packed.new_zeros(max(len(packed), max(own.stop for _, own, _ in rows)), packed.shape[1])
     torch.sub(packed, mean, out=centred[: len(packed)])
     last = max(query_rows.total, max(own.stop for own, _, _ in rows))
-    return StatesAttention(centred, mean.to(packed.dtype), rows, last, num_heads)
+    return StatesAttention(centred, mean.to(packed.dtype), rows, tokens[-1].stop, last, num_heads)
 
 
 def attend_to_states(query: Tensor, key_weight: Tensor, value_weight: Tensor, shared: StatesAttention) -> Tensor:
@@ -139,6 +141,7 @@ class _AttentionToStates(torch.autograd.Function):
         means = means[: length * num_heads]
         if shared.mean is not None:
             means += shared.mean
+            means[shared.num_real * num_heads :] = 0
         by_head = torch.bmm(
             means.view(length, num_heads, width).transpose(0, 1),
             value_weight.view(num_heads, -1, width).transpose(1, 2),

@@ -22,6 +22,8 @@ from whispertune.system.counts import counted
 from whispertune.text.languages import language_name
 
 SHOWN_CONFUSIONS, SHOWN_MISSING, SHOWN_GROUPS, SHOWN_EXCLUDED = 25, 25, 30, 50
+MOST_SOURCES = 20
+"""More than these are a folder of subtitles or annotations, each of one recording."""
 """Rows of these tables on the page."""
 
 
@@ -135,7 +137,7 @@ def errors_of(
     }
     for name, key in keys.items():
         groups = sorted(by_group(pair.matched, key), key=lambda group: -group.after)
-        if len(groups) > 1:
+        if len(groups) > 1 and (name != "source" or len(groups) <= MOST_SOURCES):
             tables.append(_grouped(f"Errors by {name}", name, unit, groups))
     confused, before = error_analysis.confusions(aligned[1]), error_analysis.confusions(aligned[0])
     ranked = sorted(confused.items(), key=lambda entry: (-entry[1], entry[0]))

@@ -266,13 +266,20 @@ def save_best(
     progress.kept[BEST] = session.folder.best_digest()
 
 
+def _stored_exactly(session: Session) -> bool:
+    """Whether a frozen weight is in best/ as it is in the pretrained model, not rounded (`checkpoint.dtype`)."""
+    wanted = session.recipe.checkpoint.dtype
+    return wanted in ("auto", "float32") or getattr(torch, wanted) == session.ready.stored
+
+
 def restore_best(session: Session) -> Whisper:
     """The run's working model with the weights of best/, in place of those of the last step."""
+    every = session.working.sharded or not _stored_exactly(session)
     weights = load_checkpoint(str(session.folder.best)).weights
     model = session.working.whole()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad or session.working.sharded:
+            if parameter.requires_grad or every:
                 parameter.copy_(weights[name])
     return model
 
@@ -285,9 +292,10 @@ def evaluate_tests(session: Session) -> dict[str, list[Evaluation]]:
     del weights
     move_encoder(session, session.device)
     best = restore_best(session)
+    one_encoder = session.frozen and _stored_exactly(session)
     models = {
         name: session.ready.with_parts(
-            best.encoder if session.frozen else whisper.encoder, for_decoding(whisper.decoder, layers=False)
+            best.encoder if one_encoder else whisper.encoder, for_decoding(whisper.decoder, layers=False)
         )
         for name, whisper in (("baseline", untouched), ("best", best))
     }
@@ -301,7 +309,7 @@ def _evaluate_test(session: Session, split: Split, models: Mapping[str, ReadyMod
     systems = [System(name, model, searches) for name, model in models.items()]
     shared = [
         SharedStates(session.computed(split, group[0].model.whisper.encoder, DENSE), group)
-        for group in ([systems] if session.frozen else [[system] for system in systems])
+        for group in ([systems] if session.frozen and _stored_exactly(session) else [[system] for system in systems])
     ]
     label = f"{split.name}: dense, greedy{' + beam' if beam else ''}"
     with progress_bar(label, len(split.windows) * len(systems) * len(searches)) as advance:

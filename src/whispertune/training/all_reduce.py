@@ -13,6 +13,8 @@ from whispertune.system.processes import Processes
 
 BUCKET_ELEMENTS = 8 * 2**20
 """Elements up to which gradients are communicated together (32 MB in float32)."""
+MOST_ON_THE_WAY = 4
+"""Buckets that are communicated at once, as each but those of one large gradient is a copy."""
 
 
 class GradientSum:
@@ -52,8 +54,8 @@ class GradientSum:
             self._send()
 
     def _send(self) -> None:
-        while self._on_the_way and self._on_the_way[0][2].is_completed():
-            self._take_back()  # early: few copies are in memory at once
+        while len(self._on_the_way) >= MOST_ON_THE_WAY or (self._on_the_way and self._on_the_way[0][2].is_completed()):
+            self._take_back()
         gradients = [gradient_of(parameter) for parameter in self._buckets[self._num_sent]]
         piece = in_one_piece(gradients)
         self._on_the_way.append((gradients, piece, self._processes.start_all_reduce(piece)))

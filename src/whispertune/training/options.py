@@ -107,7 +107,7 @@ class CheckpointOptions(Options):
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """How the weights in best/ are stored: `auto` is as those of the pretrained model (float16 for large-v3). The
-    training state is always in float32."""
+    training state is always in float32. On a resume another type holds from the next best model on."""
 
     every_minutes: Annotated[float, Bounds(ge=0)] = 5.0
     """Save the state when this many minutes have passed since the last time."""
