@@ -37,6 +37,7 @@ from whispertune.model.whisper import Whisper
 from whispertune.states.computed import ComputedStates, StateSource, window_features
 from whispertune.text.targets import IGNORE_INDEX, Target, collate_targets, make_target
 from whispertune.training import trainer as trainer_module
+from whispertune.training import working_copy
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.options import OptimizerOptions
 
@@ -65,17 +66,16 @@ class FirstUpdate:
         apply_freeze(model, freeze)
         seen: list[dict[str, Tensor]] = []
 
-        class Watched(torch.optim.AdamW):
-            def step(self, closure: Any = None) -> None:
-                grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-                seen.append(grads)
+        def keep(_: torch.optim.AdamW) -> None:
+            seen.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
         trainer = make_trainer(
             folder, model, states, targets, batch_size=batch_size, accumulation=accumulation, dtype=dtype,
             max_steps=1, optimizer_options=OptimizerOptions(max_grad_norm=0.0), loss=loss or LossOptions(),
-            optimizer=Watched([p for p in model.parameters() if p.requires_grad]),
         )  # fmt: skip
-        trainer.run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(working_copy, "update_on_cpu", keep)
+            trainer.run()
         (self.gradients,) = seen
         (self.row,) = step_rows(folder)
 
