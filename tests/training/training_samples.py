@@ -150,14 +150,14 @@ def make_trainer(
 ) -> Trainer:
     """A trainer over these targets; validation is fabricated (`evaluations`, the baseline's first).
 
-    states: given, or made from the model that computes. options: dtype, copies, progress, an optimizer in place of the
-    recipe's, save_best, and fields of a recipe.
+    states: given, or made from the model that computes. options: dtype, copies, progress, save_best, and fields of a
+    recipe.
     """
     run = RunFolder(folder)
     run.create()
     evaluations, copies = iter(options.pop("evaluations", [fabricated([1])] * 100)), options.pop("copies", 1)
     schedule = build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100)
-    optimizer, progress = options.pop("optimizer", None), options.pop("progress", None)
+    progress = options.pop("progress", None)
     working = WorkingCopy(whisper, options.pop("dtype", torch.float32))
     save_best = options.pop("save_best", lambda weights, model: None)
     is_worse = options.pop("is_worse", lambda model: False)
@@ -172,7 +172,7 @@ def make_trainer(
     return Trainer(
         options=recipe,
         learner=Learner(
-            whisper, working, optimizer or build_optimizer(whisper, settings), schedule
+            whisper, working, build_optimizer(whisper, settings), schedule
         ),
         data=TrainingData(
             Split("train", [], lengths, list(targets), [], {}, [], len(targets)), source,
