@@ -82,6 +82,11 @@ def cut_manifest(sources: Sequence[Path], target: Path, clips: int | None = None
                 rows.append(row | {"audio": str((source.parent / row["audio"]).resolve())})
     if clips is not None and clips < len(rows):
         rows = [rows[i * len(rows) // clips] for i in range(clips)]
+    return write_rows(target, rows)
+
+
+def write_rows(target: Path, rows: Sequence[dict[str, str]]) -> Path:
+    """A CSV manifest."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import FOLDERS, MODEL
-from common import ROOT, add_common, cut_manifest, markdown, percent, publish
+from common import ROOT, add_common, cut_manifest, markdown, percent, publish, write_rows
 from thinned_training import T_95
 
 from whispertune.correct.ranking import by_confidence, ordered
@@ -33,15 +33,6 @@ from whispertune.correct.sources import read_segments, rows_of_json, transcripts
 
 CORRECTED = 10
 Row = dict[str, str]
-
-
-def write(path: Path, rows: Sequence[Row]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def read(path: Path) -> list[Row]:
@@ -60,7 +51,7 @@ def whispertune(log: Path, *arguments: str) -> None:
 def train(folder: Path, name: str, rows: Sequence[Row], valid: Path, language: str, seed: int) -> Path:
     run = folder / name
     whispertune(
-        folder / f"{name}.log", "train", "--model", MODEL, "--train", str(write(folder / f"{name}.csv", rows)),
+        folder / f"{name}.log", "train", "--model", MODEL, "--train", str(write_rows(folder / f"{name}.csv", rows)),
         "--valid", str(valid), "--language", language, "--output", str(run), "--seed", str(seed), "--epochs", "3",
         "--batch_size", "8", "--report", "false",
     )  # fmt: skip

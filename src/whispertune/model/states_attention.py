@@ -16,7 +16,7 @@ Shapes: N packed tokens, K packed frames, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -80,26 +80,30 @@ def share_states(
 ) -> StatesAttention:
     """Of states (B, K, D) with log_weights (B, K), padded at the end."""
     packed, weights = key_rows.pack(states), None if log_weights is None else key_rows.pack(log_weights)
-    tokens = [slice(end - size, end) for size, end in zip(query_rows.sizes, accumulate(query_rows.sizes), strict=True)]
-    frames = [slice(end - size, end) for size, end in zip(key_rows.sizes, accumulate(key_rows.sizes), strict=True)]
+    tokens, frames = _spans(query_rows.sizes), _spans(key_rows.sizes)
     if states.dtype != torch.bfloat16:
         biases = [None if weights is None else weights[own].to(states.dtype) for own in frames]
         plain = list(zip(tokens, frames, biases, strict=True))
         return StatesAttention(packed, None, plain, tokens[-1].stop, query_rows.total, num_heads)
     mean = packed[: frames[-1].stop].mean(0, dtype=torch.float32)
     rows: list[tuple[slice, slice, Tensor | None]] = []
-    for its_tokens, own in zip(tokens, frames, strict=True):
-        num_tokens = few_sizes(its_tokens.stop - its_tokens.start, TOKENS_STEP)
-        num_frames = few_sizes(own.stop - own.start, FRAMES_STEP)
-        bias = packed.new_full((num_frames,), MASKED_LOGIT)
-        bias[: own.stop - own.start] = 0 if weights is None else weights[own]
-        rows.append(
-            (slice(its_tokens.start, its_tokens.start + num_tokens), slice(own.start, own.start + num_frames), bias)
-        )
-    centred = packed.new_zeros(max(len(packed), max(own.stop for _, own, _ in rows)), packed.shape[1])
+    for queries, keys in zip(tokens, frames, strict=True):
+        seen = _lengthened(keys, FRAMES_STEP)
+        bias = packed.new_full((seen.stop - seen.start,), MASKED_LOGIT)
+        bias[: keys.stop - keys.start] = 0 if weights is None else weights[keys]
+        rows.append((_lengthened(queries, TOKENS_STEP), seen, bias))
+    num_tokens = max(query_rows.total, *(queries.stop for queries, _, _ in rows))
+    centred = packed.new_zeros(max(len(packed), *(keys.stop for _, keys, _ in rows)), packed.shape[1])
     torch.sub(packed, mean, out=centred[: len(packed)])
-    last = max(query_rows.total, max(own.stop for own, _, _ in rows))
-    return StatesAttention(centred, mean.to(packed.dtype), rows, tokens[-1].stop, last, num_heads)
+    return StatesAttention(centred, mean.to(packed.dtype), rows, tokens[-1].stop, num_tokens, num_heads)
+
+
+def _spans(sizes: Sequence[int]) -> list[slice]:
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def _lengthened(span: slice, step: int) -> slice:
+    return slice(span.start, span.start + few_sizes(span.stop - span.start, step))
 
 
 def attend_to_states(query: Tensor, key_weight: Tensor, value_weight: Tensor, shared: StatesAttention) -> Tensor:

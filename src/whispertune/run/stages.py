@@ -272,6 +272,11 @@ def _stored_exactly(session: Session) -> bool:
     return wanted in ("auto", "float32") or getattr(torch, wanted) == session.ready.stored
 
 
+def _share_encoder(session: Session) -> bool:
+    """Whether the encoder of best/ is that of the pretrained model."""
+    return session.frozen and _stored_exactly(session)
+
+
 def restore_best(session: Session) -> Whisper:
     """The run's working model with the weights of best/, in place of those of the last step."""
     every = session.working.sharded or not _stored_exactly(session)
@@ -292,10 +297,9 @@ def evaluate_tests(session: Session) -> dict[str, list[Evaluation]]:
     del weights
     move_encoder(session, session.device)
     best = restore_best(session)
-    one_encoder = session.frozen and _stored_exactly(session)
     models = {
         name: session.ready.with_parts(
-            best.encoder if one_encoder else whisper.encoder, for_decoding(whisper.decoder, layers=False)
+            best.encoder if _share_encoder(session) else whisper.encoder, for_decoding(whisper.decoder, layers=False)
         )
         for name, whisper in (("baseline", untouched), ("best", best))
     }
@@ -309,7 +313,7 @@ def _evaluate_test(session: Session, split: Split, models: Mapping[str, ReadyMod
     systems = [System(name, model, searches) for name, model in models.items()]
     shared = [
         SharedStates(session.computed(split, group[0].model.whisper.encoder, DENSE), group)
-        for group in ([systems] if session.frozen and _stored_exactly(session) else [[system] for system in systems])
+        for group in ([systems] if _share_encoder(session) else [[system] for system in systems])
     ]
     label = f"{split.name}: dense, greedy{' + beam' if beam else ''}"
     with progress_bar(label, len(split.windows) * len(systems) * len(searches)) as advance:
