@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Two processes of two threads each on two cores can take longer than a run is given before it counts as hanging.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path += [str(Path(__file__).parent / "training"), str(Path(__file__).parent / "checkpoints")]
 
 import process_samples
