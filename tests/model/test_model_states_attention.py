@@ -79,6 +79,7 @@ def test_in_bf16_rounding_is_about_that_with_keys_and_values(
         else:
             out = with_keys_and_values(query, tuple(weights), states.to(dtype), log_weights, rows)
         real = out[: sum(queries.sizes)]
+        assert not out[sum(queries.sizes) :].any()
         found.append([real.detach(), *torch.autograd.grad(out, (query, *weights), outer.to(dtype))])
     exact, by_row, ours = found
     for name, should, theirs, own in zip(("out", "query", "key", "value"), exact, by_row, ours, strict=True):

@@ -151,6 +151,9 @@ def test_errors_by_source_need_no_corpus(tmp_path: Path) -> None:
     (table,) = (table for table in report_on(read_run(folder.path)).tables if table.title == "Errors by source")
     assert {row[0] for row in table.rows} == {"corpus-0.csv", "corpus-1.csv"}
     assert sum(int(row[1]) for row in table.rows) == len(rows)
+    for path in (folder.hypotheses(), folder.baseline_hypotheses("test")):  # a folder of subtitles, one a recording
+        write_jsonl(path, [{**row, "source": f"{place}.srt"} for place, row in enumerate(read_jsonl(path))])
+    assert all(table.title != "Errors by source" for table in report_on(read_run(folder.path)).tables)
 
 
 def test_utterances_are_aligned_before_beside_after(run: Path, made: RunReport, page: Page) -> None:
