@@ -266,26 +266,20 @@ def save_best(
     progress.kept[BEST] = session.folder.best_digest()
 
 
-def _stored_exactly(session: Session) -> bool:
-    """Whether a frozen weight is in best/ as it is in the pretrained model, not rounded (`checkpoint.dtype`)."""
-    wanted = session.recipe.checkpoint.dtype
-    return wanted in ("auto", "float32") or getattr(torch, wanted) == session.ready.stored
-
-
 def _share_encoder(session: Session) -> bool:
-    """Whether the encoder of best/ is that of the pretrained model."""
-    return session.frozen and _stored_exactly(session)
+    """Whether the encoder in best/ is that of the pretrained model, not rounded (`checkpoint.dtype`)."""
+    wanted = session.recipe.checkpoint.dtype
+    exact = wanted in ("auto", "float32") or getattr(torch, wanted) == session.ready.stored
+    return session.frozen and exact
 
 
 def restore_best(session: Session) -> Whisper:
     """The run's working model with the weights of best/, in place of those of the last step."""
-    every = session.working.sharded or not _stored_exactly(session)
     weights = load_checkpoint(str(session.folder.best)).weights
     model = session.working.whole()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad or every:
-                parameter.copy_(weights[name])
+            parameter.copy_(weights[name])
     return model
 
 
