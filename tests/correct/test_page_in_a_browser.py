@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from correct_samples import TEXTS, Client, served, transcript
+from correct_samples import TEXTS, Client, served, transcript, write_recording
 
 from whispertune.data.sources import read_rows
 
@@ -229,3 +229,18 @@ def test_everything_by_keyboard(browser: Browser, tmp_path: Path) -> None:
         pressed(page, "Control+z", "!state.segment.id.endsWith('~2')")
         assert client.json("items")["total"] == 5
         assert page.inner_text("#fault") == ""
+
+
+def test_what_going_on_is_expected_to_bring(browser: Browser, tmp_path: Path) -> None:
+    write_recording(tmp_path / "a.wav")
+    rows = [f"r{n},a.wav,{n},{n + 1},testo {n}" for n in range(11)]
+    (tmp_path / "m.csv").write_text("\n".join(["id,audio,start,end,text", *rows]), encoding="utf-8")
+    with served(str(tmp_path / "m.csv"), "--output", str(tmp_path / "out"), "--language", "it") as client:
+        for n, item in enumerate(client.json("items?order=time")["items"][:5]):
+            client.edit("edit", item["id"], status="done", text=item["text"] if n % 2 else "altro")
+        with opened(browser, client) as page:
+            assert page.inner_text("#counts") == (
+                "5 of 11 looked at: 5 done, 0 skipped, 0 unusable; changed of the last 5 done: 3; "
+                "at that rate 4 of the 6 left"
+            )
+            assert page.inner_text("#fault") == ""

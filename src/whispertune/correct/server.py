@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from heapq import nlargest
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from whispertune.correct.audio import MOST_SECONDS, byte_range, peaks_of, wav_of
 from whispertune.correct.guard import BODY, NONCE, Guard
 from whispertune.correct.journal import Correction, StaleError
+from whispertune.correct.outlook import outlook
 from whispertune.correct.segments import STATUSES, EditError, Segment
 from whispertune.errors import RecipeError, WhispertuneError
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MOST_ITEMS = 200
 """Rows of the list that are sent at once."""
 MOST_PEAKS = 2_000
-RECENT = 20
-"""Segments, the last that were done, of which the page says how many were changed: what going on is likely to bring."""
 STATIC = {
     "correct.js": "text/javascript",
     "correct.css": "text/css",
@@ -98,12 +96,10 @@ def application(
     original = {segment.id: segment.text.strip() for segment in correction.base}
 
     def state() -> dict[str, Any]:
-        done = (segment for segment in session.segments.values() if segment.status == "done")
-        last = nlargest(RECENT, done, key=lambda segment: session.changed_at.get(segment.id, 0))
-        changed = sum(segment.text.strip() != original.get(segment.id) for segment in last)
         return {
             "number": session.number, "counts": session.counts, "undo": session.can_undo, "redo": session.can_redo,
-            "total": len(session.segments), "recent": [changed, len(last)], "fault": fault(),
+            "total": len(session.segments), "outlook": outlook(session, original),
+            "fault": fault(),
         }  # fmt: skip
 
     def items(request: Request) -> Response:

@@ -156,8 +156,10 @@ function show(found) {
   state.number = found.number;
   const { todo, done, skip, unusable } = found.counts, looked = found.total - todo;
   $("progress").value = found.total ? looked / found.total : 0;
-  const recent = found.recent && found.recent[1] >= 5 ? `; of the last ${found.recent[1]}, ${found.recent[0]} were changed` : "";
-  $("counts").textContent = `${looked} of ${found.total} looked at: ${done} done, ${skip} skipped, ${unusable} unusable${recent}`;
+  const { looked: last, changed, expected, at_most: atMost } = found.outlook;
+  const ahead = expected === null ? "" : `; changed of the last ${last} done: ${changed}; at that rate `
+    + `${expected} of the ${todo} left${atMost ? ", or fewer, as the most doubtful come first" : ""}`;
+  $("counts").textContent = `${looked} of ${found.total} looked at: ${done} done, ${skip} skipped, ${unusable} unusable${ahead}`;
   $("undo").disabled = !found.undo;
   $("redo").disabled = !found.redo;
   if (found.fault) fault(new Error(`Edits are kept, but the manifest cannot be written: ${found.fault}`));
