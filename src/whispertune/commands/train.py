@@ -17,6 +17,7 @@ from whispertune.errors import Interrupted, RunFolderError, StorageError, is_dis
 from whispertune.report.run_page import write_report
 from whispertune.report.runs import read_run
 from whispertune.report.summary import summarise
+from whispertune.run.alignment_heads import choose_alignment_heads, names_no_heads
 from whispertune.run.flags import parse_fields
 from whispertune.run.loggers import open_loggers, require_loggers
 from whispertune.run.model_card import write_card
@@ -155,6 +156,9 @@ def _run(
         )
     with times.measured("comparing thinned with dense"):
         check_thinning(session)
+    if names_no_heads(session):
+        with times.measured("finding alignment heads"):
+            choose_alignment_heads(session)
     give_back_freed_memory()
     if not progress.trained:
         with times.measured("encoding"):

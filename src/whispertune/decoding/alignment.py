@@ -9,8 +9,9 @@ monotonic path through tokens and frames says where each token begins. Shapes: B
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,37 +60,63 @@ def align_tokens(
     states: of the B windows, dense or thinned. prompts: ending in <|notimestamps|>. num_frames: of each window's
     speech, of which no frame was thinned. heads: (layer, head) of those that align.
     """
-    inputs = [[*prompt, *text, tokenizer.eot] for prompt, text in zip(prompts, texts, strict=True)]
-    longest = max(map(len, inputs))
-    filled = torch.tensor([row + [tokenizer.eot] * (longest - len(row)) for row in inputs])  # nothing looks ahead
-    frames = [max(1, number) for number in num_frames]
-    device = states.states.device
-    sums = [torch.zeros(len(row), count, device=device) for row, count in zip(inputs, frames, strict=True)]
-    by_layer: defaultdict[int, list[int]] = defaultdict(list)
-    for layer, head in heads:
-        by_layer[layer].append(head)
-    cache = decoder.start(states.states, states.log_weights)
-    attention = [layer.encoder_attn for layer in decoder.blocks()]
+    sums: list[Tensor | float] = [0.0] * len(texts)
 
-    def add(layer: int, x: Tensor) -> None:
-        if layer in by_layer:
-            logits = attention[layer].logits(x, cache.cross_keys[layer], by_layer[layer])
-            for total, row in zip(sums, logits, strict=True):
-                for head in row:
-                    total += _contrasted(head[: total.shape[0], : total.shape[1]])
+    def add(_layer: int, row: int, attention: Tensor) -> None:
+        sums[row] = sums[row] + attention.sum(0)
 
-    hidden = decoder.read(send(filled, device), cache, watch=add)
+    hidden = watch_attention(decoder, tokenizer, states, texts, prompts, num_frames, heads, add)
     firsts = [len(prompt) - 1 for prompt in prompts]  # the first row that predicts text
     probs = [
         _probabilities(decoder.logits(hidden[row, first : first + len(text)]).float(), text, tokenizer)
         for row, (first, text) in enumerate(zip(firsts, texts, strict=True))
     ]
-    costs = [(total[first:-1] / -len(heads)).double().cpu().numpy() for first, total in zip(firsts, sums, strict=True)]
+    costs = [as_costs(cast(Tensor, total) / len(heads)) for total in sums]
     return [TokenTimes(entered(*path) / FRAMES_PER_SECOND, row) for path, row in zip(dtw(costs), probs, strict=True)]
 
 
+def watch_attention(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    states: EncoderStates,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    num_frames: Sequence[int],
+    heads: Sequence[Sequence[int]],
+    take: Callable[[int, int, Tensor], None],
+) -> Tensor:
+    """Run texts of n tokens through the decoder; its hidden states (B, T, D). Arguments as in `align_tokens`.
+
+    take(layer, window, attention): for each window and each layer of `heads`, the attention (heads, n + 1, F) of its
+    heads where they predict the text and its end, contrasted and smoothed.
+    """
+    inputs = [[*prompt, *text, tokenizer.eot] for prompt, text in zip(prompts, texts, strict=True)]
+    longest = max(map(len, inputs))
+    filled = torch.tensor([row + [tokenizer.eot] * (longest - len(row)) for row in inputs])  # nothing looks ahead
+    by_layer: defaultdict[int, list[int]] = defaultdict(list)
+    for layer, head in heads:
+        by_layer[layer].append(head)
+    cache = decoder.start(states.states, states.log_weights)
+    blocks = decoder.blocks()
+
+    def watch(layer: int, x: Tensor) -> None:
+        if layer in by_layer:
+            logits = blocks[layer].encoder_attn.logits(x, cache.cross_keys[layer], by_layer[layer])
+            for row, (tokens, prompt, frames) in enumerate(zip(inputs, prompts, num_frames, strict=True)):
+                own = logits[row, :, : len(tokens), : max(1, frames)]
+                take(layer, row, _contrasted(own)[:, len(prompt) - 1 : -1])
+
+    return decoder.read(send(filled, states.states.device), cache, watch=watch)
+
+
+def as_costs(attention: Tensor) -> Floats:
+    """What `dtw` takes: attention (N, M) as costs, in float64 on the CPU."""
+    costs: Floats = (-attention).double().cpu().numpy()
+    return costs
+
+
 def _contrasted(logits: Tensor) -> Tensor:
-    """Attention logits (T, F) of a head -> its weights, each frame's centred and scaled over the tokens, smoothed."""
+    """Attention logits (..., T, F) -> weights, each frame's centred and scaled over the tokens, smoothed over time."""
     weights = logits.softmax(dim=-1)
     std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     return median_filter((weights - mean) / std.clamp_min(torch.finfo(std.dtype).tiny))

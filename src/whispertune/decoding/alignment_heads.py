@@ -1,0 +1,55 @@
+"""Which heads of the decoder's cross-attention align text with speech, for models that do not say (`alignment_heads`).
+
+A head that looks at the speech of the next token has its peaks on one monotonic path through tokens and frames, the
+one that dynamic time warping finds (`alignment.py`); the peaks of other heads lie on no such path. So each head is
+scored by its mean attention along its own best path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whispertune.decoding.alignment import Floats, as_costs, dtw, watch_attention
+from whispertune.model.whisper import Decoder
+from whispertune.states.computed import EncoderStates
+from whispertune.text.tokenizer import Tokenizer
+
+MOST_HEADS = 8
+"""As many as whisper-base's own list has."""
+MOST_SHARE = 0.25
+"""Of all heads of a small decoder: whisper-tiny's own list has 6 of 24."""
+
+
+@torch.inference_mode()
+def head_scores(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    states: EncoderStates,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    num_frames: Sequence[int],
+) -> Floats:
+    """(layers, heads) how well each head aligns the texts of B windows, as a mean over them; arguments as in
+    `align_tokens`."""
+    num_layers, num_heads = len(decoder.layers), decoder.num_heads
+    scores = np.zeros((num_layers, num_heads))
+
+    def score(layer: int, _row: int, attention: Tensor) -> None:
+        costs = [as_costs(head) for head in attention]
+        scores[layer] += [-cost[path].mean() for cost, path in zip(costs, dtw(costs), strict=True)]
+
+    every = [(layer, head) for layer in range(num_layers) for head in range(num_heads)]
+    watch_attention(decoder, tokenizer, states, texts, prompts, num_frames, every, score)
+    return scores / len(texts)
+
+
+def best_heads(scores: Floats) -> list[list[int]]:
+    """[layer, head] of the heads with the highest scores (layers, heads), in order of layer and head."""
+    number = max(1, min(MOST_HEADS, int(MOST_SHARE * scores.size)))
+    chosen = np.argsort(-scores, axis=None, kind="stable")[:number]
+    layers, heads = np.unravel_index(np.sort(chosen), scores.shape)
+    return [[int(layer), int(head)] for layer, head in zip(layers, heads, strict=True)]
