@@ -9,21 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_samples import Samples, step_rows, tiny_whisper
 
 from whispertune.errors import RecipeError
+from whispertune.run.flags import parse_fields
+from whispertune.run.recipe import Recipe
 from whispertune.training import optimiser, working_copy
 from whispertune.training.freeze import apply_freeze
 from whispertune.training.optimiser import (
     build_optimizer,
     clip_gradients,
-    decay_groups,
     norms_of,
+    parameter_groups,
+    set_rate,
     update_in_blocks,
     update_on_cpu,
 )
 from whispertune.training.options import OptimizerOptions
+
+FIRST = ("model.encoder.layers.0.fc1.weight", "model.decoder.layers.0.fc1.weight")
 
 
 @pytest.mark.parametrize("freeze", ["encoder", "none", "encoder:1", "decoder:1", "encoder,embeddings"])
@@ -32,7 +38,7 @@ def test_decay_spares_biases_gains_and_positions(freeze: str) -> None:
     apply_freeze(whisper, freeze)
     names = {id(parameter): name for name, parameter in whisper.named_parameters()}
     decay: dict[str, float] = {}
-    for group in decay_groups(whisper, 0.25):
+    for group in parameter_groups(whisper, 0.25):
         for parameter in group["params"]:
             assert names[id(parameter)] not in decay, "in two groups"
             decay[names[id(parameter)]] = group["weight_decay"]
@@ -40,6 +46,68 @@ def test_decay_spares_biases_gains_and_positions(freeze: str) -> None:
     for name, value in decay.items():
         spared = name.endswith(".bias") or "layer_norm" in name or "embed_positions" in name
         assert value == (0.0 if spared else 0.25), name
+
+
+@pytest.mark.parametrize("freeze", ["none", "auto", "encoder:1"])
+def test_the_encoder_learns_at_a_rate_of_its_own(freeze: str) -> None:
+    """Each update is AdamW's at the scaled rate for the encoder, and as without the scale for the decoder."""
+    moved: list[dict[str, Tensor]] = []
+    for scale in (1.0, 0.25):
+        whisper = tiny_whisper()
+        apply_freeze(whisper, freeze)
+        optimizer = build_optimizer(whisper, OptimizerOptions(weight_decay=0.1), scale)
+        before = {name: p.detach().clone() for name, p in whisper.named_parameters()}
+        for name, parameter in whisper.named_parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.full_like(parameter, 0.5 if "bias" in name else -2.0)
+        set_rate(optimizer, 1e-2)
+        optimizer.step()
+        moved.append({name: p.detach() - before[name] for name, p in whisper.named_parameters() if p.requires_grad})
+    assert any(name.startswith("model.encoder.") for name in moved[0])
+    for name, whole in moved[0].items():
+        expected = 0.25 * whole if name.startswith("model.encoder.") else whole
+        torch.testing.assert_close(moved[1][name], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ({}, True),
+        ({"freeze": "decoder:1"}, True),
+        ({"lora.rank": 4}, True),
+        ({"lora.rank": 4, "lora.where": "both"}, False),
+        ({"freeze": "none"}, False),
+        ({"freeze": "auto"}, False),
+    ],
+)
+def test_a_scale_for_an_encoder_that_does_not_learn(flags: dict[str, object], refused: bool) -> None:
+    fields: dict[str, object] = {
+        "model": "m",
+        "train": "t",
+        "valid": "v",
+        "output": "o",
+        "schedule.encoder_scale": 0.3,
+        **flags,
+    }
+    if not refused:
+        assert parse_fields(Recipe, fields, [], command="train").schedule.encoder_scale == 0.3
+        return
+    with pytest.raises(RecipeError, match="nothing of the encoder learns"):
+        parse_fields(Recipe, fields, [], command="train")
+
+
+def test_a_run_whose_encoder_is_slower(samples: Samples, tmp_path: Path) -> None:
+    """Whatever the precision, which decides how updates are made: half the rate is half the first movement."""
+    moved = []
+    for scale in (1.0, 0.5):
+        run = tmp_path / f"{scale}"
+        fields = {"freeze": "none", "max_steps": 1, "epochs": 1, "schedule__warmup_steps": 1, "precision": "bf16"}
+        assert samples.train_run(run, **fields, schedule__encoder_scale=scale, optimizer__weight_decay=0) == 0
+        state, begun = load_file(run / "last" / "state.safetensors"), load_file(samples.model / "model.safetensors")
+        moved.append({name: state[f"parameter/{name}"] - begun[name].float() for name in FIRST})
+    for name in FIRST:
+        ratio = float((moved[1][name].norm() / moved[0][name].norm()).item())
+        assert ratio == pytest.approx(0.5 if "encoder" in name else 1.0, rel=0.02), name
 
 
 class Toy(nn.Module):

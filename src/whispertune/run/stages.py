@@ -154,7 +154,7 @@ def build_learner(session: Session, schedule: Schedule) -> Learner:
         session.working = ShardedCopy(session.working, session.processes)
         console.print(f"sharded   parameters, gradients and moments over {session.processes.world_size} processes")
     working, model = session.working, session.working.learns
-    optimizer = build_optimizer(model, session.recipe.optimizer)
+    optimizer = build_optimizer(model, session.recipe.optimizer, session.recipe.schedule.encoder_scale)
     if session.folder.state.exists():
         load_state(session.folder.state, model, optimizer, working)
         working.refresh()

@@ -19,30 +19,37 @@ BLOCK_ELEMENTS = 2**18
 """Parameters that are updated at once: with gradient, moments and copy 4.5 MB."""
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: with weight decay, and (vectors and position embeddings) without."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+def parameter_groups(model: nn.Module, weight_decay: float, encoder_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: with weight decay, and (vectors and position embeddings) without; those of the
+    encoder apart if their rate is scaled. `lr_scale` of a group multiplies the schedule's rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (spared if parameter.ndim < 2 or "embed_positions" in name else decayed).append(parameter)
-    groups = [(decayed, weight_decay), (spared, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups]
+            decay = 0.0 if parameter.ndim < 2 or "embed_positions" in name else weight_decay
+            scale = encoder_scale if name.startswith("model.encoder.") else 1.0
+            groups.setdefault((decay, scale), []).append(parameter)
+    return [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()]
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; its learning rate is set before each update."""
+def build_optimizer(model: nn.Module, options: OptimizerOptions, encoder_scale: float = 1.0) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; its learning rate is set before each update (`set_rate`)."""
     for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
         # They only keep the compiler out of the method, but import it for that: 1.5 s and 75 MB.
         plain: Any = getattr(method, "__wrapped__", method)
         plain.__dynamo_disable = plain
     return torch.optim.AdamW(
-        decay_groups(model, options.weight_decay),
+        parameter_groups(model, options.weight_decay, encoder_scale),
         lr=0.0,
         betas=(options.beta1, options.beta2),
         eps=options.eps,
         fused=True,
     )
+
+
+def set_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
+    """Set the learning rate of the next update in all groups, by their scales."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:

@@ -39,6 +39,10 @@ class ScheduleOptions(Options):
     decay_share: Annotated[float, Bounds(gt=0, le=1)] = 0.2
     """Share of the run, at its end, over which wsd decays to zero."""
 
+    encoder_scale: Annotated[float, Bounds(gt=0, le=100)] = 1.0
+    """Multiplier of the learning rate for what learns of the encoder; 0.3 lets it change more slowly than the
+    decoder."""
+
     def check(self) -> None:
         if self.scale == "d_model" and self.name != "noam":
             raise RecipeError(

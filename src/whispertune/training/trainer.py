@@ -27,6 +27,7 @@ from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.loss_scale import FIRST_LOSS_SCALE, adapted, too_many_skipped
 from whispertune.training.metrics import EvaluationRow, Row, RunLog, SkippedRow, UpdateRow
 from whispertune.training.micro_batch import halved
+from whispertune.training.optimiser import set_rate
 from whispertune.training.options import TrainingOptions
 from whispertune.training.pace import Pace, peak_memory_gb, shown_update
 from whispertune.training.plan import Step, balance_step, epoch_plan, last_epoch
@@ -261,8 +262,7 @@ class Trainer:
         if finite:
             progress.step += 1
             progress.skipped_in_a_row = 0
-            for group in learner.optimizer.param_groups:
-                group["lr"] = learner.schedule(progress.step)
+            set_rate(learner.optimizer, learner.schedule(progress.step))
             learner.working.update(learner.optimizer)
         else:
             progress.skipped += 1
