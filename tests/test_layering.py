@@ -68,6 +68,10 @@ def test_every_module_has_its_layer(copied: Path) -> None:
     assert "utils" in found.stdout
 
 
+def test_few_modules_lie_beside_the_packages() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py", "errors.py"}
+
+
 def test_no_exceptions() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     for contract in settings["contracts"]:
