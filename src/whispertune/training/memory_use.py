@@ -52,12 +52,12 @@ def training_memory(
     parameters of an encoder that has left the device.
     """
     learning = trainable + adapter
-    masters = FLOAT * learning + (2 if element == 2 else FLOAT) * adapted
+    master_params = FLOAT * learning + (2 if element == 2 else FLOAT) * adapted
     copies = element * (total - away - (trainable if element == FLOAT else 0))
     kept = _decoder(config, batch, element, recompute) + _loss(config, batch, element)
     if encoder_learns:
         kept += _encoder(config, batch, element, recompute)
-    return MemoryUse(masters + copies, FLOAT * learning, 2 * FLOAT * learning, kept)
+    return MemoryUse(master_params + copies, FLOAT * learning, 2 * FLOAT * learning, kept)
 
 
 def _rounded(number: int, multiple: int) -> int:
