@@ -21,6 +21,7 @@ from whispertune.split.tables import remarks, side_figures, side_table, strata_t
 from whispertune.split.wishes import SIDES
 from whispertune.system.console import console, progress_bar, results
 from whispertune.system.files import make_writable, no_empty_folders
+from whispertune.system.memory import cycles_left_alone
 from whispertune.text.languages import spoken_language
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         raise RecipeError("nothing to split: name a manifest or a folder; see whispertune split --help")
     if options.language is not None:
         spoken_language(options.language, options.language_token)  # raises if this is no language
-    with no_empty_folders(options.output):
+    with no_empty_folders(options.output), cycles_left_alone():
         return _split(given, options)
 
 
