@@ -91,15 +91,14 @@ def epoch_plan(
     """
     generator = np.random.default_rng((seed, epoch))
     drawn = generator.permutation(len(num_samples)) if draws is None else draw_windows(draws, generator)
-    per_step, size = batches.windows, batches.batch_size
-    step_of = np.arange(len(drawn)) // per_step
-    order = drawn[np.lexsort((drawn, np.asarray(num_samples)[drawn], step_of))]
+    lengths, per_step, size = np.asarray(num_samples), batches.windows, batches.batch_size
 
     def step(number: int) -> Step:
-        chosen = order[number * per_step : (number + 1) * per_step].tolist()
-        return [chosen[first : first + size] for first in range(0, len(chosen), size)]
+        chosen = drawn[number * per_step : (number + 1) * per_step]
+        chosen = chosen[np.lexsort((chosen, lengths[chosen]))]
+        return [chosen[first : first + size].tolist() for first in range(0, len(chosen), size)]
 
-    return Lazy(-(-len(order) // per_step), step)
+    return Lazy(-(-len(drawn) // per_step), step)
 
 
 def balance_step(step: Step, num_samples: Sequence[int], batch_size: int, processes: int) -> list[Step]:
