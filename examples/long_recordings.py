@@ -27,6 +27,8 @@ PAUSE = 0.8
 """Seconds between them."""
 CORRECTED = 10
 """Segments to correct."""
+LOST = " è "
+"""What a lone question mark in the middle of five of the prompts' texts stands for."""
 
 Interval = tuple[float, float, str]
 """Start and end in seconds, and the text."""
@@ -43,7 +45,7 @@ def make(folder: Path, clips: int) -> None:
         for index in order[number * clips : (number + 1) * clips].tolist():
             waveform, rate = soundfile.read(PROMPTS / rows[index]["audio"], dtype="float32")
             assert rate == RATE
-            intervals.append((end, end + len(waveform) / RATE, rows[index]["text"]))
+            intervals.append((end, end + len(waveform) / RATE, rows[index]["text"].replace(" ? ", LOST)))
             pieces += [waveform, np.zeros(round(PAUSE * RATE), np.float32)]
             end += len(waveform) / RATE + PAUSE
         soundfile.write(place / f"{name}.flac", np.concatenate(pieces), RATE)
