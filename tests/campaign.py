@@ -85,6 +85,10 @@ def kills(number: int, seed: int, seconds: float, work: Path) -> Found:
     """Kill so many runs."""
     found, chance, until = Found(), random.Random(seed), time.monotonic() + seconds
     samples = make_samples(work / "samples")
+    without_heads = shutil.copytree(samples.model, work / "without heads")
+    settings = json.loads((without_heads / "generation_config.json").read_text(encoding="utf-8"))
+    del settings["alignment_heads"]  # the run looks for some
+    (without_heads / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     logs = work / "logs"
     logs.mkdir()
     references: dict[tuple[str, int], tuple[dict[str, Any], float]] = {}
@@ -95,6 +99,7 @@ def kills(number: int, seed: int, seconds: float, work: Path) -> Found:
         shutil.rmtree(store, ignore_errors=True)
         fields = {"states__folder": store, **CONFIGURATIONS[name]}
         fields |= {"test": samples.test} if name == "stored" else {}
+        fields |= {"model": without_heads} if name == "augmented" else {}
         if (name, world_size) not in references:
             whole, began = work / f"whole-{len(references)}", time.monotonic()
             statuses = finish(start(samples.arguments(whole, **fields), world_size, logs))

@@ -70,17 +70,17 @@ def test_the_encoder_learns_at_a_rate_of_its_own(freeze: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "refused"),
+    ("flags", "remedy"),
     [
-        ({}, True),
-        ({"freeze": "decoder:1"}, True),
-        ({"lora.rank": 4}, True),
-        ({"lora.rank": 4, "lora.where": "both"}, False),
-        ({"freeze": "none"}, False),
-        ({"freeze": "auto"}, False),
+        ({}, "add --freeze auto"),
+        ({"freeze": "decoder:1"}, "add --freeze auto"),
+        ({"lora.rank": 4}, "add --lora.where both"),
+        ({"lora.rank": 4, "lora.where": "both"}, None),
+        ({"freeze": "none"}, None),
+        ({"freeze": "auto"}, None),
     ],
 )
-def test_a_scale_for_an_encoder_that_does_not_learn(flags: dict[str, object], refused: bool) -> None:
+def test_a_scale_for_an_encoder_that_does_not_learn(flags: dict[str, object], remedy: str | None) -> None:
     fields: dict[str, object] = {
         "model": "m",
         "train": "t",
@@ -89,10 +89,10 @@ def test_a_scale_for_an_encoder_that_does_not_learn(flags: dict[str, object], re
         "schedule.encoder_scale": 0.3,
         **flags,
     }
-    if not refused:
+    if remedy is None:
         assert parse_fields(Recipe, fields, [], command="train").schedule.encoder_scale == 0.3
         return
-    with pytest.raises(RecipeError, match="nothing of the encoder learns"):
+    with pytest.raises(RecipeError, match=f"nothing of the encoder learns; {remedy}"):
         parse_fields(Recipe, fields, [], command="train")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_samples import (
     PAD_ID,
     Moment,
@@ -524,6 +525,17 @@ def test_the_test_scores_what_is_stored(samples: Samples, tmp_path: Path) -> Non
         rows, others = read_jsonl(run / "test" / f"{name}.jsonl"), read_jsonl(tmp_path / again / "hypotheses.jsonl")
         assert [row["hypothesis"] for row in rows] == [row["hypothesis"] for row in others]
         assert [row["log_prob"] for row in rows] == pytest.approx([row["log_prob"] for row in others], rel=1e-6)
+
+
+def test_a_model_of_several_types_is_not_rounded(samples: Samples, tmp_path: Path) -> None:
+    """Its embedding is in float16, its encoder in float32: best/ keeps the encoder's bits."""
+    source, mixed = load_checkpoint(str(samples.model)), shutil.copytree(samples.model, tmp_path / "mixed")
+    weights = {n: w.half() if "embed_tokens" in n else w.contiguous() for n, w in source.weights.items()}
+    save_file(weights, mixed / "model.safetensors", metadata={"format": "pt"})
+    assert samples.train_run(tmp_path / "run", model=mixed, epochs=1) == 0
+    best = load_checkpoint(str(tmp_path / "run")).weights
+    assert {weight.dtype for weight in best.values()} == {torch.float32}
+    assert all(torch.equal(best[n], w) for n, w in source.weights.items() if n.startswith("model.encoder."))
 
 
 def test_best_is_stored_as_the_pretrained_model_is(samples: Samples, tmp_path: Path) -> None:

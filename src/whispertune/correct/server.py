@@ -93,7 +93,7 @@ def application(
             return JSONResponse({"error": "not found"}, 404)
         return Response(content[name], media_type=f"{STATIC[name]}; charset=utf-8")
 
-    original = {segment.id: segment.text.strip() for segment in correction.base}
+    original = {segment.id: segment for segment in correction.base}
 
     def state() -> dict[str, Any]:
         return {

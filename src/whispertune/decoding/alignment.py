@@ -110,7 +110,7 @@ def watch_attention(
 
 
 def as_costs(attention: Tensor) -> Floats:
-    """What `dtw` takes: attention (N, M) as costs, in float64 on the CPU."""
+    """What `dtw` takes: attention (..., N, M) as costs, in float64 on the CPU."""
     costs: Floats = (-attention).double().cpu().numpy()
     return costs
 

@@ -33,18 +33,23 @@ def head_scores(
     prompts: Sequence[Sequence[int]],
     num_frames: Sequence[int],
 ) -> Floats:
-    """(layers, heads) how well each head aligns the texts of B windows, as a mean over them; arguments as in
+    """(layers, heads) how well each head aligns the texts of B windows, summed over these; arguments as in
     `align_tokens`."""
     num_layers, num_heads = len(decoder.layers), decoder.num_heads
     scores = np.zeros((num_layers, num_heads))
+    of_layer: list[Tensor] = []
 
     def score(layer: int, _row: int, attention: Tensor) -> None:
-        costs = [as_costs(head) for head in attention]
-        scores[layer] += [-cost[path].mean() for cost, path in zip(costs, dtw(costs), strict=True)]
+        of_layer.append(attention)
+        if len(of_layer) == len(texts):  # all windows at once: many small matrices cost what one does
+            costs = [cost for window in of_layer for cost in as_costs(window)]
+            means = [-cost[path].mean() for cost, path in zip(costs, dtw(costs), strict=True)]
+            scores[layer] = np.reshape(means, (len(texts), num_heads)).sum(0)
+            of_layer.clear()
 
     every = [(layer, head) for layer in range(num_layers) for head in range(num_heads)]
     watch_attention(decoder, tokenizer, states, texts, prompts, num_frames, every, score)
-    return scores / len(texts)
+    return scores
 
 
 def best_heads(scores: Floats) -> list[list[int]]:

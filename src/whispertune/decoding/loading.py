@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
 
 from whispertune.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from whispertune.checkpoints.generation import ALIASES, own_language, upper_heads
-from whispertune.checkpoints.layout import EMBEDDING
 from whispertune.decoding.rules import LogitRules
 from whispertune.errors import CheckpointError
 from whispertune.model.prepacked import for_decoding
@@ -33,7 +33,7 @@ class ReadyModel:
     checkpoint: Checkpoint
     """Without its weights, which would otherwise be in memory twice."""
     stored: torch.dtype = torch.float32
-    """The type that those are stored in."""
+    """The type that those are stored in: one that holds them all exactly, if they are of several."""
 
     @property
     def n_mels(self) -> int:
@@ -65,8 +65,8 @@ def ready_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     """Model, tokenizer and rules of a checkpoint in memory."""
     tokenizer = tokenizer_of(checkpoint)
     whisper = build_whisper(checkpoint.config, checkpoint.weights, dtype).to(device)
-    rules, stored = _rules(checkpoint, device), checkpoint.weights[EMBEDDING].dtype
-    return ReadyModel(whisper, tokenizer, rules, replace(checkpoint, weights={}), stored)
+    stored = reduce(torch.promote_types, {weight.dtype for weight in checkpoint.weights.values()})
+    return ReadyModel(whisper, tokenizer, _rules(checkpoint, device), replace(checkpoint, weights={}), stored)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:

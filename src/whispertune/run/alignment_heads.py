@@ -7,22 +7,26 @@ decoder, and transformers from nothing.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from whispertune.checkpoints.generation import upper_heads
-from whispertune.checkpoints.json_files import read_json
-from whispertune.data.utterances import Utterance
-from whispertune.dataset.transcripts import TextSettings
+from whispertune.dataset.windows import Window
+from whispertune.decoding.alignment import Floats
 from whispertune.decoding.alignment_heads import best_heads, head_scores
 from whispertune.features.frames import FRAME_SAMPLES
+from whispertune.features.log_mel import SAMPLE_RATE
 from whispertune.run.session import Session
 from whispertune.states.computed import encode_frozen, window_features
-from whispertune.system.console import console
+from whispertune.system.console import console, progress_bar
 from whispertune.system.counts import counted
 
 WINDOWS = 32
-"""Training windows that heads are chosen on; with 8 the choice depended on which."""
+"""Training windows that heads are chosen on (docs/experiments.md)."""
+CANDIDATES = 4 * WINDOWS
+USUAL_SECONDS, MOST_SECONDS = 5, 10 * WINDOWS
+"""Windows of about this length are taken, and together no more: the time for it grows with tokens times frames."""
 AT_ONCE = 4
 
 
@@ -33,48 +37,66 @@ def names_no_heads(session: Session) -> bool:
 
 
 def choose_alignment_heads(session: Session) -> None:
-    """Put heads that align the training data into the generation config that best/ is saved with."""
-    found = session.processes.from_main(lambda: _saved(session) or _found(session))
-    if found:
-        session.ready.checkpoint.generation["alignment_heads"] = found
-
-
-def _saved(session: Session) -> list[list[int]]:
-    """Those that this run chose before it was interrupted, if it had saved a model."""
-    path = session.folder.best / "generation_config.json"
-    heads: list[list[int]] = read_json(path).get("alignment_heads", []) if path.exists() else []
-    return heads
-
-
-def _translated(utterance: Utterance, text: TextSettings) -> bool:
-    return (utterance.task or text.task) == "translate"
+    """Put heads that align the training data into the generation config that best/ is saved with; on a resume those
+    that the run began with."""
+    progress = session.progress
+    if progress.alignment_heads is None:
+        progress.alignment_heads = _found(session)
+    if progress.alignment_heads:
+        session.ready.checkpoint.generation["alignment_heads"] = progress.alignment_heads
 
 
 def _found(session: Session) -> list[list[int]]:
     """The heads chosen on windows from all over the training data; none if no window can be used."""
+    windows = chosen_windows(session.train.num_samples)
+    batches = [windows[first : first + AT_ONCE] for first in range(0, len(windows), AT_ONCE)]
+    with progress_bar("finding alignment heads", len(batches)) as advance:
+
+        def work(own: Sequence[int]) -> Iterator[tuple[Floats | float, int]]:
+            for number in own:
+                yield _scores(session, batches[number])
+                advance(1)
+                session.stop.check()
+
+        scores, used = zip(*session.processes.divide([len(batch) for batch in batches], work), strict=True)
+    session.note_unreadable()
+    if not sum(used):
+        return []
+    found = best_heads(np.asarray(sum(scores)))
+    shown = " ".join(f"{layer}.{head}" for layer, head in found)
+    console.print(f"words     heads that align them, found on {counted(sum(used), 'window')}: {shown}")
+    return found
+
+
+def chosen_windows(num_samples: Sequence[int]) -> list[int]:
+    """Of windows of these lengths (16 kHz samples), some from all over the data, those nearest to 5 s."""
+    last = len(num_samples) - 1
+    spread = sorted({step * last // (CANDIDATES - 1) for step in range(CANDIDATES)})
+    spread.sort(key=lambda index: abs(int(num_samples[index]) - USUAL_SECONDS * SAMPLE_RATE))
+    ends = np.cumsum([int(num_samples[index]) for index in spread[:WINDOWS]])
+    return spread[: max(1, int(np.searchsorted(ends, MOST_SECONDS * SAMPLE_RATE, side="right")))]
+
+
+def _scores(session: Session, windows: Sequence[int]) -> tuple[Floats | float, int]:
+    """Summed scores of the heads on those of these windows that can be used, and how many these are."""
     split, text, whisper = session.train, session.text, session.working.model
-    last = len(split.windows) - 1
     rows = []
-    for index in sorted({step * last // (WINDOWS - 1) for step in range(WINDOWS)}):
+    for index in windows:
         window = dataclasses.replace(split.windows[index], timestamps=False, previous_text=None)
         waveform, readable = split.waveform(index)
-        if not readable or any(part.prompt or _translated(part, text) for part in window.utterances):
-            continue  # the words of a translation are not in the order in which they are said
+        if not readable or not _in_order(window, text.task):
+            continue
         prompt = text.prompt(window)
-        tokens = text.target(window).input_ids[len(prompt) : text.max_tokens - 1]
-        if tokens:
-            features = window_features(waveform, session.ready.n_mels, session.frames)
-            rows.append((features, tokens, prompt, len(waveform) // FRAME_SAMPLES))
+        if tokens := text.target(window).input_ids[len(prompt) : text.max_tokens - 1]:
+            log_mel = window_features(waveform, session.ready.n_mels, session.frames)
+            rows.append((log_mel, tokens, prompt, len(waveform) // FRAME_SAMPLES))
     if not rows:
-        return []
-    scores = []
-    for first in range(0, len(rows), AT_ONCE):
-        batch, texts, prompts, num_frames = zip(*rows[first : first + AT_ONCE], strict=True)
-        states = encode_frozen(whisper.encoder, batch)
-        found = head_scores(whisper.decoder, text.tokenizer, states, texts, prompts, num_frames)
-        scores.append(len(texts) * found)
-        session.stop_if_alone()
-    heads = best_heads(np.sum(scores, axis=0))
-    shown = " ".join(f"{layer}.{head}" for layer, head in heads)
-    console.print(f"words     heads that align them, found on {counted(len(rows), 'window')}: {shown}")
-    return heads
+        return 0.0, 0
+    features, texts, prompts, num_frames = zip(*rows, strict=True)
+    states = encode_frozen(whisper.encoder, features)
+    return head_scores(whisper.decoder, text.tokenizer, states, texts, prompts, num_frames), len(rows)
+
+
+def _in_order(window: Window, task: str) -> bool:
+    """Whether the text is what is said, in that order: no translation, and no prompt of the row's own before it."""
+    return not any(row.prompt or (row.task or task) == "translate" for row in window.utterances)

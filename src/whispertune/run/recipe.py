@@ -160,7 +160,8 @@ class Recipe(DeviceOptions, ModelOptions):
         frozen, _, decoder_layers, _ = parse_freeze(self.freeze)
         learns = self.lora.where == "both" if self.lora.rank else frozen != "encoder" and decoder_layers is None
         if self.schedule.encoder_scale != 1 and not learns:
-            problem = f"is {self.schedule.encoder_scale:g}, but nothing of the encoder learns; add --freeze auto"
+            remedy = "--lora.where both" if self.lora.rank else "--freeze auto"
+            problem = f"is {self.schedule.encoder_scale:g}, but nothing of the encoder learns; add {remedy}"
             raise RecipeError(problem, field="schedule.encoder_scale", others=("freeze", "lora.where"))
         require_used_glossary(self.search, "search.glossary")
         if unknown := set(self.loggers) - {"tensorboard", "wandb", "mlflow"}:

@@ -28,8 +28,8 @@ class Progress:
     """The progress of a run, and the decisions made at its start. Everything random follows from (seed, epoch), so the
     state of no generator is kept.
 
-    batches: how updates are cut. stride: frames.stride after the self-check, None before it. views, stored: of encoder
-    states, as `plan_states` chose.
+    batches: how updates are cut. stride: frames.stride after the self-check, None before it. alignment_heads: for a
+    model that names none, None before they are looked for. views, stored: of encoder states, as `plan_states` chose.
     step: optimiser updates done. epoch: the current one, from 1. position: its steps done, skipped ones too.
     validated: whether the validation that is due at this position has been done.
     best_*: of the best checkpoint so far; its rate is `CorpusScore.leading`. since_best: validations after it.
@@ -41,6 +41,7 @@ class Progress:
 
     batches: BatchPlan
     stride: int | None = None
+    alignment_heads: list[list[int]] | None = None
     views: int | None = None
     stored: bool | None = None
     step: int = 0
