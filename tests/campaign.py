@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
