@@ -244,3 +244,9 @@ def test_what_going_on_is_expected_to_bring(browser: Browser, tmp_path: Path) ->
                 "at that rate 4 of the 6 left"
             )
             assert page.inner_text("#fault") == ""
+        with opened(browser, client, 600) as page:  # the list lies below the waveform
+            assert page.evaluate("state.segment.id") == "r5"
+            assert page.evaluate("scrollY") == 0
+            page.locator("#items button").last.click()
+            wait(page, "state.segment.id === 'r10'")
+            assert page.evaluate("scrollY") == 0

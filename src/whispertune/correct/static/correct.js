@@ -144,7 +144,10 @@ async function load(first = 0) {
     const sure = item.confidence == null ? "" : `, confidence ${Math.round(100 * item.confidence)} %`;
     about.append(mark, `${item.seconds.toFixed(1)} s${sure}${item.note ? `, ${item.note}` : ""}`);
     button.append(text, about);
-    button.addEventListener("click", () => flush().then(() => enqueue(() => open(item.id))));
+    button.addEventListener("click", () => {
+      scrollTo(0, 0);  // on a narrow screen the list lies below what it opens
+      flush().then(() => enqueue(() => open(item.id)));
+    });
     row.append(button);
     $("items").append(row);
   }
@@ -169,7 +172,10 @@ function current() {
   for (const row of $("items").children) {
     const here = row.dataset.id === state.segment?.id;
     row.firstChild.setAttribute("aria-current", here);
-    if (here) row.scrollIntoView({ block: "nearest" });
+    if (here) {  // within the list alone: the page must not scroll away from the waveform
+      const list = $("items").getBoundingClientRect(), place = row.getBoundingClientRect();
+      $("items").scrollTop += Math.min(0, place.top - list.top) + Math.max(0, place.bottom - list.bottom);
+    }
   }
 }
 
