@@ -20,7 +20,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     """All files below a folder, without the times in summary.json."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for name in [name for name in found if name.endswith("summary.json")]:
-        found[name] = re.sub(rb'"seconds": [0-9.]+', b"", found[name])
+        found[name] = re.sub(rb'"seconds": [0-9.]+', b'"seconds": 0', found[name])
     return found
 
 
