@@ -41,7 +41,8 @@ progresses = st.builds(
     Progress, batches=st.builds(BatchPlan, counts, counts), step=st.integers(0, 2**24), epoch=counts, position=counts,
     validated=st.booleans(), skipped=counts, skipped_in_a_row=counts, loss_scale=st.none() | st.floats(1, 2.0**16),
     best_rate=rates, best_step=counts, best_epoch=counts, best_model=st.text(), since_best=counts, averaged=counts,
-    stride=st.none() | counts, trained=st.booleans(),
+    stride=st.none() | counts, alignment_heads=st.none() | st.lists(st.lists(counts, max_size=2), max_size=9),
+    trained=st.booleans(),
     finished=st.booleans(), metrics_size=counts,
     views=st.none() | counts, stored=st.none() | st.booleans(),
     metrics_sha256=st.text(), kept=st.dictionaries(st.text(), st.text()),
@@ -126,7 +127,7 @@ def test_progress_comes_back_exactly(tmp_path: Path, progress: Progress) -> None
 
 def test_every_field_of_progress_is_tried() -> None:
     """A field that is added is to be added to `progresses` as well."""
-    assert len(fields(Progress)) == 23
+    assert len(fields(Progress)) == 24
 
 
 @pytest.mark.parametrize("written", [0, 1000])
