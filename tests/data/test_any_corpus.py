@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -254,3 +256,22 @@ def test_any_words_as_sources(described: str, part: str) -> None:
             read()  # type: ignore[no-untyped-call]
         except UserError as error:
             require_one_line(error)
+
+
+def test_a_folder_that_vanishes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the folders of processes do in /proc: the others are read."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / f"{name}.wav", np.zeros(16_000, np.float32), 16_000)
+        (tmp_path / name / f"{name}.txt").write_text("parole", encoding="utf-8")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "two":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        found = read_utterances("train", str(tmp_path))
+    assert [row.text for row in found] == ["parole"]

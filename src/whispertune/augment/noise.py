@@ -9,6 +9,7 @@ import numpy.typing as npt
 import soundfile
 
 from whispertune.data.audio.waveforms import SAMPLE_RATE, load_waveform
+from whispertune.data.remote import files_below
 from whispertune.errors import AudioError, RecipeError
 from whispertune.system.home import expand_home
 
@@ -30,7 +31,7 @@ class NoiseSource:
         # Sorted, as the listing's order depends on the machine. Hidden files ("._x.wav" on macOS) are not recordings.
         files = sorted(
             path
-            for path in root.rglob("*")
+            for path in files_below(root)
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
         if not files:

@@ -25,6 +25,7 @@ from whispertune.correct.sources import further_of, read_segments, rows_of_json,
 from whispertune.data.audio_files import AUDIO_SUFFIXES, find_audio, output_names
 from whispertune.data.marked import read_marked
 from whispertune.data.reading import AS_USUAL
+from whispertune.data.remote import files_below
 from whispertune.data.sources import read_rows
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.decoding.options import ENDINGS, FORMATS
@@ -180,7 +181,7 @@ def _is_audio(path: Path) -> bool:
     """Whether this is a recording, or a folder with recordings and nothing else that could be read."""
     if not path.is_dir():
         return path.suffix.lower() in AUDIO_SUFFIXES
-    endings = {entry.suffix.lower() for entry in path.rglob("*") if entry.is_file() and not entry.name.startswith(".")}
+    endings = {entry.suffix.lower() for entry in files_below(path) if not entry.name.startswith(".")}
     return bool(endings) and endings <= set(AUDIO_SUFFIXES)
 
 

@@ -15,6 +15,7 @@ from whispertune.correct.segments import MOST_CHARACTERS, SHORTEST, UNPRINTABLE,
 from whispertune.data.audio.waveforms import probe_audio
 from whispertune.data.readers.manifest import JSON_LINES, json_records
 from whispertune.data.readers.nested import SEGMENTS
+from whispertune.data.remote import files_below
 from whispertune.data.timed_text import write_times
 from whispertune.data.utterances import Utterance, Utterances
 from whispertune.errors import AudioError, ManifestError
@@ -38,7 +39,7 @@ def is_transcript_json(path: Path) -> bool:
 
 def transcripts_at(path: Path) -> list[Path]:
     """The transcripts as JSON that a path is or, if it is a folder, holds."""
-    candidates = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    candidates = sorted(found for found in files_below(path) if found.suffix == ".json") if path.is_dir() else [path]
     return [found for found in candidates if is_transcript_json(found)]
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from whispertune.data.remote import as_path, is_remote
+from whispertune.data.remote import as_path, files_below, is_remote
 from whispertune.errors import RecipeError
 from whispertune.system.files import write_text
 
@@ -50,7 +50,7 @@ def _matching(text: str) -> list[Path]:
         return [path]
     try:
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            matches = sorted(p for p in files_below(path) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
             if not matches:
                 raise RecipeError(f"{path}: no audio in this folder; if its files have other suffixes, name the files")
             return matches

@@ -139,6 +139,15 @@ class RemotePath(LocalPath):
         return repr([info.get("size"), *found]) if found else ""
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in no order; subfolders that cannot be listed, or vanish meanwhile, are left out."""
+    if isinstance(folder, RemotePath):
+        yield from folder.rglob("*")
+    else:
+        for parent, _, names in os.walk(folder):
+            yield from (Path(parent, name) for name in names)
+
+
 def open_remote(path: RemotePath, failures: list[WhispertuneError] | None = None) -> BinaryIO:
     """The object, for reading bytes. failures: where those of the storage go, instead of being raised; it then seems to
     end there. For libraries that would swallow an exception."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whispertune.data.reading import AS_USUAL, Reading
+from whispertune.data.remote import files_below
 from whispertune.data.rows import exists, make_row
 from whispertune.data.text_files import read_text
 from whispertune.data.utterances import Utterances
@@ -16,7 +17,7 @@ ENDINGS = (".flac", ".wav", ".opus", ".ogg", ".mp3")
 
 def transcripts_in(folder: Path) -> Iterator[Path]:
     """Its *.trans.txt, sorted."""
-    return iter(sorted(folder.rglob("*.trans.txt")))
+    return iter(sorted(path for path in files_below(folder) if path.name.endswith(".trans.txt")))
 
 
 def add_librispeech(

@@ -17,6 +17,7 @@ from whispertune.data.readers.subtitles import Cue, read_cues
 from whispertune.data.readers.textgrid import read_textgrid
 from whispertune.data.readers.tiers import tier_cues
 from whispertune.data.reading import AS_USUAL, Reading
+from whispertune.data.remote import files_below
 from whispertune.data.rows import make_row
 from whispertune.data.text_files import read_bytes, read_text
 from whispertune.data.utterances import Utterances
@@ -35,7 +36,7 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # as in talk.it.vtt
 
 def recordings_in(folder: Path) -> Iterator[Path]:
     """Audio files below a folder, sorted, without hidden ones."""
-    yield from filter(_is_recording, sorted(folder.rglob("*")))
+    yield from filter(_is_recording, sorted(files_below(folder)))
 
 
 def _is_eaf(path: Path) -> bool:
@@ -48,7 +49,7 @@ def _is_recording(path: Path) -> bool:
 
 def holds_transcripts(folder: Path) -> bool:
     """Whether there are transcripts with times or .txt files below a folder."""
-    return any(path.suffix.lower() in (*TIMED, ".txt") for path in folder.rglob("*"))
+    return any(path.suffix.lower() in (*TIMED, ".txt") for path in files_below(folder))
 
 
 def is_transcript(path: Path) -> bool:
@@ -186,7 +187,7 @@ def _names(file: Path, path: Path) -> Iterator[tuple[str, str | None]]:
 def _transcripts(folder: Path) -> dict[str, list[tuple[Path, str | None]]]:
     """(transcript, language in its name) below a folder, by the `_key` of their recordings."""
     found: dict[str, list[tuple[Path, str | None]]] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(files_below(folder)):
         if path.suffix.lower() in (*TIMED, ".txt") and path.is_file():
             for key, language in dict(_names(path, path.relative_to(folder))).items():
                 found.setdefault(key, []).append((path, language))
