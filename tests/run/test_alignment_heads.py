@@ -134,6 +134,18 @@ def test_every_head_is_asked_about_what_is_said(
     assert "finding alignment heads" in [row["stage"] for row in read_jsonl(run / "stages.jsonl")]
 
 
+def test_previous_texts_are_left_out(samples: Samples, tmp_path: Path, scores: Scores) -> None:
+    """Of rows that follow each other in one recording, whose prompts in training are the text before."""
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 96_000), 16_000)
+    rows = [f"r{n},long.wav,{n},{n + 1},parola {n}" for n in range(6)]
+    (tmp_path / "train.csv").write_text("\n".join(["id,audio,start,end,text", *rows]), encoding="utf-8")
+    fields: dict[str, Any] = {"train": tmp_path / "train.csv", "windows__previous_text": 1.0, "max_steps": 1}
+    fields["windows__stitched_share"] = 0
+    assert samples.train_run(tmp_path / "run", model=without_heads(tmp_path / "model"), **fields) == 0
+    assert set(scores.prompts) == {tuple(TOKENS.prompt_tokens("en", "transcribe"))}
+    assert set(scores.texts) == {tuple(TOKENS.text_ids(f"parola {n}", "en")) for n in range(6)}
+
+
 def test_scores_of_all_windows_count(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those of the last batch alone: one window decides against all others."""
     seen: list[int] = []
