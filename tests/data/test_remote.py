@@ -85,6 +85,29 @@ def test_urls_that_a_path_would_change_are_refused() -> None:
             as_path(url)
 
 
+def test_recordings_in_a_remote_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any depth, as in a local one; from a bucket that is none."""
+
+    class Bucket:
+        retries = 1
+
+        def _strip_protocol(self, path: str) -> str:
+            return path.removeprefix("s3://")
+
+        def find(self, key: str) -> list[str]:
+            return [f"{key}/{name}" for name in ("b/two.WAV", "one.flac", "notes.txt")]
+
+        def isdir(self, key: str) -> bool:
+            return key == "bucket/talks"
+
+        def info(self, key: str) -> dict[str, object]:
+            return {"name": key, "size": 1, "type": "file"}
+
+    monkeypatch.setattr(remote, "_file_system", lambda scheme: Bucket())
+    found = find_audio(["s3://bucket/talks"])
+    assert list(map(str, found)) == ["s3://bucket/talks/b/two.WAV", "s3://bucket/talks/one.flac"]
+
+
 def test_a_web_address_is_no_pattern() -> None:
     signed = "https://host/a.wav?Expires=1&Signature=*"
     assert find_audio([signed]) == [as_path(signed)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from whispertune.system.memory import cycles_left_alone
 
 CODE = """
 import resource, sys
@@ -53,3 +56,21 @@ print(kept - resident())
 def test_freed_memory_is_given_back_on_request() -> None:
     run = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, check=True, text=True)
     assert int(run.stdout) > 80_000_000
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_looked_for_again_afterwards(enabled: bool) -> None:
+    """Also after an error; not if they were not before."""
+
+    def fail() -> None:
+        with cycles_left_alone():
+            assert not gc.isenabled()
+            raise ValueError("inside")
+
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="inside"):
+            fail()
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()

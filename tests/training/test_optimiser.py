@@ -96,7 +96,7 @@ def test_a_scale_for_an_encoder_that_does_not_learn(flags: dict[str, object], re
         parse_fields(Recipe, fields, [], command="train")
 
 
-def test_a_run_whose_encoder_is_slower(samples: Samples, tmp_path: Path) -> None:
+def test_a_run_whose_encoder_is_slower(samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever the precision, which decides how updates are made: half the rate is half the first movement."""
     moved = []
     for scale in (1.0, 0.5):
@@ -105,6 +105,7 @@ def test_a_run_whose_encoder_is_slower(samples: Samples, tmp_path: Path) -> None
         assert samples.train_run(run, **fields, schedule__encoder_scale=scale, optimizer__weight_decay=0) == 0
         state, begun = load_file(run / "last" / "state.safetensors"), load_file(samples.model / "model.safetensors")
         moved.append({name: state[f"parameter/{name}"] - begun[name].float() for name in FIRST})
+    assert capsys.readouterr().err.count(", of the encoder 0.5 times that") == 1
     for name in FIRST:
         ratio = float((moved[1][name].norm() / moved[0][name].norm()).item())
         assert ratio == pytest.approx(0.5 if "encoder" in name else 1.0, rel=0.02), name

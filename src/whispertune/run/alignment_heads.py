@@ -21,6 +21,7 @@ from whispertune.run.session import Session
 from whispertune.states.computed import encode_frozen, window_features
 from whispertune.system.console import console, progress_bar
 from whispertune.system.counts import counted
+from whispertune.system.processes import Pace
 
 WINDOWS = 32
 """Training windows that heads are chosen on (docs/experiments.md)."""
@@ -50,12 +51,13 @@ def _found(session: Session) -> list[list[int]]:
     """The heads chosen on windows from all over the training data; none if no window can be used."""
     windows = chosen_windows(session.train.num_samples)
     batches = [windows[first : first + AT_ONCE] for first in range(0, len(windows), AT_ONCE)]
-    with progress_bar("finding alignment heads", len(batches)) as advance:
+    with progress_bar("finding alignment heads", len(windows)) as advance:
 
         def work(own: Sequence[int]) -> Iterator[tuple[Floats | float, int]]:
+            pace = Pace(advance, sum(len(batches[number]) for number in own), len(windows))
             for number in own:
                 yield _scores(session, batches[number])
-                advance(1)
+                pace(len(batches[number]))
                 session.stop.check()
 
         scores, used = zip(*session.processes.divide([len(batch) for batch in batches], work), strict=True)

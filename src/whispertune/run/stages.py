@@ -97,9 +97,11 @@ def build_run_schedule(session: Session) -> Schedule:
     total = total_steps(len(session.train.windows), session.progress.batches, recipe.epochs, recipe.max_steps)
     width = session.ready.checkpoint.config.d_model
     schedule = build_schedule(recipe.schedule, d_model=width, total_steps=total, lora=recipe.lora.rank > 0)
+    scale = recipe.schedule.encoder_scale
+    encoder = "" if scale == 1 else f", of the encoder {scale:g} times that"
     console.print(
         f"schedule  {recipe.schedule.name}: peak {schedule.peak_lr:.3g} "
-        f"after {schedule.warmup_steps} of {counted(total, 'update')}"
+        f"after {schedule.warmup_steps} of {counted(total, 'update')}{encoder}"
     )
     if schedule.warmup_steps > total:
         console.print(
