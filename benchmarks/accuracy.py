@@ -3,7 +3,8 @@
     python benchmarks/accuracy.py --variant 'frozen' --variant 'all: --freeze none --schedule.name linear --epochs 2'
     python benchmarks/accuracy.py --seeds 0 --languages it --clips 12 --variant 'a: --epochs 1' --work /tmp/smoke
 
-Each VARIANT is `NAME: FLAGS OF TRAIN`; the first is what the others are compared with. Every model is
+Each VARIANT is `NAME: FLAGS OF TRAIN`, or `NAME: FLAGS then FLAGS`: a second run that starts from the best model of the
+first. The first variant is what the others are compared with. Every model is
 packaged:whisper-base, trained on examples/italian-prompts or french-prompts; it decodes the language's test and
 examples/english-prompts, greedy, dense, bounded by 448 tokens only. Seconds are those of the processor (all threads),
 for the whole run, states being encoded anew in each, so that other work on the machine counts little. What is done is
@@ -26,6 +27,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,34 @@ that over utterances."""
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train: flags of `whispertune train`."""
+    """A way to train: flags of `whispertune train`, with `then` between those of runs that follow each other."""
 
     name: str
     flags: list[str]
+
+    @property
+    def runs(self) -> list[list[str]]:
+        """The flags of each run."""
+        return [list(run) for is_then, run in groupby(self.flags, lambda flag: flag == "then") if not is_then] or [[]]
 
 
 def parse_variant(text: str) -> Variant:
     name, _, flags = text.partition(":")
     return Variant(name.strip(), shlex.split(flags))
+
+
+def curve(run: Path, before: float, seconds: float) -> list[tuple[float, float]]:
+    """Processor seconds so far and WER of each validation of a run, which began at `before` and took `seconds`.
+
+    metrics.jsonl gives their shares: what its rows do not account for (start, states) lies before the first of them.
+    """
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    taken = list(accumulate(row["seconds"] for row in rows))
+    return [
+        (before + max(0.0, seconds - taken[-1]) + so_far * min(1.0, seconds / taken[-1]), row["wer"])
+        for so_far, row in zip(taken, rows, strict=True)
+        if row.get("split") == "valid"
+    ]
 
 
 class Bench:
@@ -91,17 +112,21 @@ class Bench:
             return dict(kept)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        run = folder / "run"
         print(f"{variant.name}, {language}, seed {seed}", flush=True)
-        seconds = self.seconds_of(
-            ["train", "--model", MODEL, "--train", str(self.data(language, "train")), "--valid",
-             str(self.data(language, "valid")), "--language", language, "--output", str(run), "--seed", str(seed),
-             "--report", "false", *variant.flags],
-            folder / "train.log",
-        )  # fmt: skip
-        result = {"flags": variant.flags, "seconds": seconds}
-        result |= {name: self.score(str(run), name, folder) for name in (language, "en")}
-        shutil.rmtree(run / "last", ignore_errors=True)  # the state, which is the largest part
+        model, seconds, validations = MODEL, 0.0, []
+        for number, flags in enumerate(variant.runs, start=1):
+            run = folder / f"run-{number}"
+            taken = self.seconds_of(
+                ["train", "--model", model, "--train", str(self.data(language, "train")), "--valid",
+                 str(self.data(language, "valid")), "--language", language, "--output", str(run), "--seed", str(seed),
+                 "--report", "false", *flags],
+                folder / f"train-{number}.log",
+            )  # fmt: skip
+            validations += curve(run, seconds, taken)
+            model, seconds = str(run), seconds + taken
+            shutil.rmtree(run / "last", ignore_errors=True)  # the state, which is the largest part
+        result = {"flags": variant.flags, "seconds": seconds, "curve": validations}
+        result |= {name: self.score(model, name, folder) for name in (language, "en")}
         done.write_text(json.dumps(result), encoding="utf-8")
         return result
 
@@ -175,6 +200,27 @@ def relative_change(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, A
     return f"{shown}; {100 * low:+.1f} to {100 * high:+.1f}"
 
 
+def mean_curve(runs: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Mean processor seconds and WER of each validation over the runs of several seeds."""
+    points = zip(*(run["curve"] for run in runs), strict=True)
+    return [(statistics.mean(s for s, _ in point), statistics.mean(rate for _, rate in point)) for point in points]
+
+
+def plot(curves: dict[tuple[str, str], list[tuple[float, float]]], path: Path) -> None:
+    """WER on valid over processor seconds, by language and variant."""
+    from matplotlib.figure import Figure
+
+    languages = list(dict.fromkeys(language for language, _ in curves))
+    figure = Figure(figsize=(4.5 * len(languages), 3.6), layout="constrained")
+    for axes, language in zip(figure.subplots(1, len(languages), squeeze=False)[0], languages, strict=True):
+        for (its, name), points in curves.items():
+            if its == language:
+                axes.plot([s for s, _ in points], [100 * rate for _, rate in points], marker="o", label=name)
+        axes.set(title=language, xlabel="processor seconds", ylabel="valid WER, %")
+        axes.legend()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", action="append", required=True, type=parse_variant, help="NAME: FLAGS OF TRAIN")
@@ -182,6 +228,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--clips", type=int, help="of each manifest, for a smoke test")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "whispertune" / "accuracy")
+    parser.add_argument("--plot", type=Path, help="also plot valid WER over processor seconds (.svg, .png)")
     add_common(parser, "accuracy")
     given = parser.parse_args()
     bench = Bench(given.work, given.clips)
@@ -192,6 +239,7 @@ def main() -> None:
     num_loops = sum(loops(untouched[name]) for name in given.languages)
     rows = [["untouched", *untouched_cells, num_loops, "", f"{100 * wer(untouched['en']):.1f}", ""]]
     first: list[dict[str, Any]] = []
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
     sets = [language for language in given.languages for _ in given.seeds]
     for variant in given.variant:
         runs = [bench.train(variant, name, seed) for name in given.languages for seed in given.seeds]
@@ -200,17 +248,28 @@ def main() -> None:
             spread([rate(score) for score in scores]) for scores in of_language.values() for rate in (wer, raw_wer)
         ]
         num_loops = sum(loops(score) for scores in of_language.values() for score in scores)
+        for name in given.languages:
+            if found := mean_curve(
+                [run for run, its in zip(runs, sets, strict=True) if its == name and "curve" in run]
+            ):
+                curves[name, variant.name] = found
         change = relative_change(runs, first, sets) if first else ""
         first = first or runs
         seconds = statistics.median(run["seconds"] for run in runs)
         english = spread([wer(run["en"]) for run in runs])
         rows.append([variant.name, *cells, num_loops, change, english, f"{seconds:.0f}"])
     flags = "\n".join(f"- {variant.name}: `{shlex.join(variant.flags) or 'defaults'}`" for variant in given.variant)
-    publish(
-        given.table,
-        "accuracy, packaged:whisper-base",
-        [f"Seeds {', '.join(map(str, given.seeds))}; greedy, dense. {EXPLAINED}", flags, markdown(header, rows)],
-    )
+    parts = [f"Seeds {', '.join(map(str, given.seeds))}; greedy, dense. {EXPLAINED}", flags, markdown(header, rows)]
+    if curves:
+        validations = [
+            [name, language, "; ".join(f"{seconds:.0f} s {100 * rate:.1f}" for seconds, rate in points)]
+            for (language, name), points in curves.items()
+        ]
+        parts.append("The validations of each run (greedy, on its own frames), mean over seeds:")
+        parts.append(markdown(["variant", "language", "processor seconds so far, WER in %"], validations))
+        if given.plot:
+            plot(curves, given.plot)
+    publish(given.table, "accuracy, packaged:whisper-base", parts)
 
 
 if __name__ == "__main__":

@@ -264,3 +264,23 @@ def test_accuracy_counts_a_loop_once_and_compares_runs(script):
     halves = [{"it": {"errors": [1] * 40, "words": [10] * 40}}, {"it": {"errors": [2] * 40, "words": [10] * 40}}]
     shown = accuracy.relative_change(halves, theirs, ["it", "it"])
     assert shown.startswith("-25.0 % (-342.6 to +292.6)")  # Student's t with one degree of freedom
+
+
+def test_accuracy_runs_follow_each_other_on_one_curve(script, tmp_path):
+    accuracy = script("accuracy")
+    assert accuracy.parse_variant("a").runs == [[]]
+    two = accuracy.parse_variant("two: --epochs 2 then --freeze none")
+    assert (two.name, two.runs) == ("two", [["--epochs", "2"], ["--freeze", "none"]])
+    rows = [
+        {"split": "valid", "wer": 0.2, "seconds": 5}, {"seconds": 15}, {"split": "valid", "wer": 0.1, "seconds": 5},
+        {"split": "test", "wer": 0.3, "seconds": 5},
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = accuracy.curve(tmp_path, 0, 40)  # 10 seconds of a start, which no row tells of
+    assert first == [(15, 0.2), (35, 0.1)]
+    assert accuracy.curve(tmp_path, 40, 15) == [(42.5, 0.2), (52.5, 0.1)]  # half of the time the processor was others'
+    assert accuracy.mean_curve([{"curve": first}, {"curve": [(25, 0.4), (45, 0.3)]}]) == [
+        (20, pytest.approx(0.3)), (40, pytest.approx(0.2)),
+    ]  # fmt: skip
+    accuracy.plot({("it", "a"): first, ("fr", "a"): first}, tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
