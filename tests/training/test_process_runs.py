@@ -257,14 +257,18 @@ def test_a_dead_process_ends_the_run(
     assert outcome(run) == outcome(undisturbed)
 
 
-def test_the_main_process_dies_and_one_process_goes_on(
+def test_the_main_process_crashes_and_one_process_goes_on(
     samples: Samples, launch: Launcher, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the state that was saved last; an update keeps its 4 utterances, though one process does them all."""
+    """From the state that was saved last; an update keeps its 4 utterances, though one process does them all. The
+    crash, in native code, leaves a trace in the log.
+    """
     run = tmp_path / "run"
     arguments = samples.arguments(run, accumulation=1, checkpoint__every_steps=2)
-    ended = launch(arguments, rank=0, moment=Moment(*BACKWARD))
-    assert ended.statuses == [-signal.SIGKILL, 1], ended.logs
+    ended = launch(arguments, rank=0, moment=Moment(*BACKWARD, sent=signal.SIGSEGV))
+    assert ended.statuses == [-signal.SIGSEGV, 1], ended.logs
+    assert "Segmentation fault" in ended.logs[0]
+    assert re.search(r'training_samples.py", line \d+ in hooked', ended.logs[0])
     assert ended.seconds < 20
     assert "rank 0 of 2" in lost_line(ended, run)
     assert progress_of(run)["step"] == 2

@@ -7,6 +7,7 @@ the model.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
@@ -95,6 +96,8 @@ def init_processes(device: str, options: ProcessOptions | SharingOptions) -> Pro
     if on_cpu and "OMP_NUM_THREADS" not in os.environ:  # torchrun and accelerate launch set it; srun does not
         torch.set_num_threads(max(1, torch.get_num_threads() // here))
     timeout = timedelta(minutes=options.timeout_minutes)
+    # The others only learn that a process is gone: one that crashes in native code is to say where.
+    faulthandler.enable()
     try:
         if not on_cpu:
             torch.cuda.set_device(own)
