@@ -39,6 +39,10 @@ def test_recipes() -> None:
     assert (lora.schedule.peak_lr, lora.freeze, lora.lora.rank, lora.lora.alpha) == (1e-3, "encoder", 8, 8.0)
     assert space.described(auto) == "epochs=2, freeze=auto, schedule.peak_lr=6e-05"
     assert space.described(space.recipe) == ""
+    augmented = space_of("augment.speed.probability=0|1")
+    assert augmented.described(augmented.with_values({"augment.speed.probability": "1.0"})) == (
+        "augment.speed.probability=1"
+    )
 
 
 @pytest.mark.parametrize(

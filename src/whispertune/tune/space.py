@@ -202,7 +202,9 @@ class Space:
         """The settings in which another recipe differs from this one, for people: `freeze=auto, epochs=2`."""
         theirs = flatten(to_mapping(recipe))
         return ", ".join(
-            f"{name}={value}" for name, value in theirs.items() if name != "output" and value != self._mapping.get(name)
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in theirs.items()
+            if name != "output" and value != self._mapping.get(name)
         )
 
 
