@@ -144,7 +144,7 @@ class Bench:
         output = folder / f"test-{language}"
         self.seconds_of(
             ["evaluate", "--model", model, "--data", str(self.data(language, "test")), *self.spoken(language),
-             "--output", str(output)],
+             "--beam_size", "1", "--output", str(output)],
             folder / f"test-{language}.log",
         )  # fmt: skip
         rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
