@@ -21,12 +21,12 @@ from whispertune.checkpoints.generation import upper_heads
 from whispertune.data.audio.waveforms import load_utterance
 from whispertune.data.readers.manifest import read_manifest
 from whispertune.data.utterances import Utterance
-from whispertune.decoding.alignment import Floats, align_tokens
+from whispertune.decoding.alignment import Floats, SpokenTexts, align_tokens
 from whispertune.decoding.alignment_heads import best_heads, head_scores
 from whispertune.decoding.loading import ReadyModel, load_model
 from whispertune.features.frames import FRAME_SAMPLES
 from whispertune.features.options import DENSE
-from whispertune.states.computed import EncoderStates, encode_frozen, window_features
+from whispertune.states.computed import encode_frozen, window_features
 
 FOLDERS = {"it": "italian-prompts", "fr": "french-prompts"}
 NEAR = 0.06
@@ -38,30 +38,26 @@ class Clips:
 
     def __init__(self, ready: ReadyModel, utterances: list[Utterance], language: str) -> None:
         self.ready = ready
-        self.prompt = ready.tokenizer.prompt_tokens(language)
+        prompt = ready.tokenizer.prompt_tokens(language)
         waveforms = [load_utterance(utterance) for utterance in utterances]
-        self.states: list[EncoderStates] = [
-            encode_frozen(ready.whisper.encoder, [window_features(one, ready.n_mels, DENSE)]) for one in waveforms
-        ]
-        self.texts = [ready.tokenizer.text_ids(utterance.text, language) for utterance in utterances]
-        self.num_frames = [len(waveform) // FRAME_SAMPLES for waveform in waveforms]
+        self.spoken = [
+            SpokenTexts(
+                encode_frozen(ready.whisper.encoder, [window_features(waveform, ready.n_mels, DENSE)]),
+                [ready.tokenizer.text_ids(utterance.text, language)], [prompt], [len(waveform) // FRAME_SAMPLES],
+            )
+            for utterance, waveform in zip(utterances, waveforms, strict=True)
+        ]  # fmt: skip
 
     def scores(self) -> list[Floats]:
         """Of each clip, how well each head aligns it."""
         decoder, tokenizer = self.ready.whisper.decoder, self.ready.tokenizer
-        return [
-            head_scores(decoder, tokenizer, states, [text], [self.prompt], [frames])
-            for states, text, frames in zip(self.states, self.texts, self.num_frames, strict=True)
-        ]
+        return [head_scores(decoder, tokenizer, spoken) for spoken in self.spoken]
 
     def begins(self, heads: list[list[int]]) -> Floats:
         """Where each token of each clip begins, in seconds, by these heads."""
         decoder, tokenizer = self.ready.whisper.decoder, self.ready.tokenizer
-        times = [
-            align_tokens(decoder, tokenizer, states, [text], [self.prompt], [frames], heads)[0]
-            for states, text, frames in zip(self.states, self.texts, self.num_frames, strict=True)
-        ]
-        return np.concatenate([one.bounds for one in times])
+        times = [align_tokens(decoder, tokenizer, spoken, heads) for spoken in self.spoken]
+        return np.concatenate([one.bounds for (one,) in times])
 
 
 def main() -> None:

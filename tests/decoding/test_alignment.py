@@ -15,7 +15,7 @@ from random_whisper import random_whisper, small_config
 
 from whispertune.checkpoints.generation import upper_heads
 from whispertune.decoding import alignment
-from whispertune.decoding.alignment import align_tokens, dtw, entered, median_filter
+from whispertune.decoding.alignment import SpokenTexts, align_tokens, dtw, entered, median_filter
 from whispertune.features.options import DENSE
 from whispertune.states.computed import encode, window_features
 from whispertune.text.tokenizer import Tokenizer
@@ -70,12 +70,11 @@ def test_rows_of_a_batch_are_what_they_are_alone() -> None:
         states = encode(MODEL.encoder, [window_features(waveform, 80, DENSE) for waveform in waveforms])
     frames = [len(waveform) // 320 for waveform in waveforms]
     prompts = [TOKENS.prompt_tokens(None)] * 3
-    shared = (upper_heads(CONFIG),)
-    together = align_tokens(MODEL.decoder, TOKENS, states, texts, prompts, frames, *shared)
+    heads = upper_heads(CONFIG)
+    together = align_tokens(MODEL.decoder, TOKENS, SpokenTexts(states, texts, prompts, frames), heads)
     for row, found in enumerate(together):
-        (alone,) = align_tokens(
-            MODEL.decoder, TOKENS, states.select([row]), [texts[row]], prompts[:1], [frames[row]], *shared
-        )
+        own = SpokenTexts(states.select([row]), [texts[row]], prompts[:1], [frames[row]])
+        (alone,) = align_tokens(MODEL.decoder, TOKENS, own, heads)
         np.testing.assert_allclose(found.bounds, alone.bounds, atol=0.021)
         np.testing.assert_allclose(found.probs, alone.probs, rtol=1e-3)
         assert len(found.bounds) == len(texts[row]) + 1
@@ -123,7 +122,7 @@ def test_costs_and_probabilities_are_those_of_transformers(monkeypatch: pytest.M
     with torch.inference_mode():
         states = encode(MODEL.encoder, [window_features(waveform, 80, DENSE) for waveform in waveforms])
     prompts = [TOKENS.prompt_tokens(None)] * 2
-    found = align_tokens(MODEL.decoder, TOKENS, states, texts, prompts, frames, upper_heads(CONFIG))
+    found = align_tokens(MODEL.decoder, TOKENS, SpokenTexts(states, texts, prompts, frames), upper_heads(CONFIG))
     for ours, cost, waveform, text, count in zip(found, costs, waveforms, texts, frames, strict=True):
         their_costs, probs = theirs_on(waveform, text, count)
         np.testing.assert_allclose(ours.probs, probs, rtol=1e-3)

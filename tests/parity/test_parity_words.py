@@ -15,7 +15,7 @@ from random_whisper import random_weights, small_config
 
 from whispertune.checkpoints.generation import upper_heads
 from whispertune.checkpoints.openai_layout import openai_dims, openai_name
-from whispertune.decoding.alignment import TokenTimes, align_tokens, dtw, median_filter
+from whispertune.decoding.alignment import SpokenTexts, TokenTimes, align_tokens, dtw, median_filter
 from whispertune.decoding.alignment_heads import best_heads, head_scores
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.segmentation import Span
@@ -108,7 +108,8 @@ def aligned(ready: ReadyModel, clips: Clips, heads: Any, frames: FrameOptions = 
     texts = [ready.tokenizer.text_ids(utterance.text) for utterance in clips.utterances]
     prompts = [ready.tokenizer.prompt_tokens("it")] * len(clips)
     counts = [len(waveform) // HOP_SAMPLES // 2 for waveform in clips.waveforms]
-    return align_tokens(ready.whisper.decoder, ready.tokenizer, states, texts, prompts, counts, heads)
+    spoken = SpokenTexts(states, texts, prompts, counts)
+    return align_tokens(ready.whisper.decoder, ready.tokenizer, spoken, heads)
 
 
 def test_a_random_model_attends_alike(base: ReadyModel, timing: Any, their_tokenizer: Any, few: Clips) -> None:
@@ -148,8 +149,11 @@ def test_heads_that_align_are_found(base: ReadyModel) -> None:
         states = [encode(base.whisper.encoder, [chosen.features(i, FrameOptions())]) for i in range(len(chosen))]
     scores = sum(
         head_scores(
-            base.whisper.decoder, base.tokenizer, state, [base.tokenizer.text_ids(utterance.text)],
-            [base.tokenizer.prompt_tokens("it")], [len(waveform) // HOP_SAMPLES // 2],
+            base.whisper.decoder, base.tokenizer,
+            SpokenTexts(
+                state, [base.tokenizer.text_ids(utterance.text)], [base.tokenizer.prompt_tokens("it")],
+                [len(waveform) // HOP_SAMPLES // 2],
+            ),
         )
         for state, utterance, waveform in zip(states, chosen.utterances, chosen.waveforms, strict=True)
     )  # fmt: skip

@@ -25,6 +25,7 @@ from training_samples import CLIPS, CONFIG, TRAIN_IDS, Samples, make_samples, sa
 from whispertune.checkpoints.json_files import read_json
 from whispertune.data.audio.waveforms import load_waveform
 from whispertune.decoding import alignment_heads as scoring
+from whispertune.decoding.alignment import SpokenTexts
 from whispertune.decoding.alignment_heads import MOST_HEADS, best_heads
 from whispertune.run import alignment_heads
 from whispertune.run.alignment_heads import chosen_windows
@@ -70,11 +71,11 @@ class Scores:
         self.prompts: list[tuple[int, ...]] = []
         self.num_frames: list[int] = []
 
-    def __call__(self, _decoder: Any, _tokenizer: Any, _states: Any, texts: Any, prompts: Any, num_frames: Any) -> Any:
-        self.texts += map(tuple, texts)
-        self.prompts += map(tuple, prompts)
-        self.num_frames += num_frames
-        first = sum(self.score(list(text)) for text in texts)
+    def __call__(self, _decoder: Any, _tokenizer: Any, spoken: SpokenTexts) -> Any:
+        self.texts += map(tuple, spoken.texts)
+        self.prompts += map(tuple, spoken.prompts)
+        self.num_frames += spoken.num_frames
+        first = sum(self.score(list(text)) for text in spoken.texts)
         return np.array([[first, -first]])
 
 
@@ -261,7 +262,8 @@ def test_a_head_on_a_straight_path_scores_highest(monkeypatch: pytest.MonkeyPatc
         layers = (None,)
         num_heads = 3
 
-    found = scoring.head_scores(Decoder(), None, None, [[1]] * 2, [[1]] * 2, [1, 1])  # type: ignore[arg-type]
+    spoken = SpokenTexts(None, [[1]] * 2, [[1]] * 2, [1, 1])  # type: ignore[arg-type]
+    found = scoring.head_scores(Decoder(), None, spoken)  # type: ignore[arg-type]
     assert found.shape == (1, 3)
     assert found[0, 1] == pytest.approx(2 * 2.0)  # every step of its path is on a peak, in both windows
     assert found[0, 1] > found[0, 0] + 1 > found[0, 2] + 1

@@ -16,7 +16,7 @@ import numpy as np
 from whispertune.align.pauses import Pauses
 from whispertune.align.sentences import Found
 from whispertune.data.audio.waveforms import load_waveform
-from whispertune.decoding.alignment import align_tokens
+from whispertune.decoding.alignment import SpokenTexts, align_tokens
 from whispertune.decoding.transcriber import Transcriber
 from whispertune.decoding.words import Word
 from whispertune.features.frames import FRAME_SAMPLES
@@ -106,10 +106,9 @@ def confidences(
             tokenizer.text_ids(text, language)[:room] for place in batch for text in (texts[place], pieces[place].heard)
         ]
         rows = [row for row in range(len(batch)) for _ in range(2)]
-        times = align_tokens(
-            decoder, tokenizer, states.select(rows), said, [prompt] * len(said),
-            [len(waveforms[row]) // FRAME_SAMPLES for row in rows], transcriber.model.alignment_heads,
-        )  # fmt: skip
+        num_frames = [len(waveforms[row]) // FRAME_SAMPLES for row in rows]
+        spoken = SpokenTexts(states.select(rows), said, [prompt] * len(said), num_frames)
+        times = align_tokens(decoder, tokenizer, spoken, transcriber.model.alignment_heads)
         means = [float(np.log(np.maximum(one.probs, LEAST_PROB)).mean()) for one in times]
         ratios |= {place: min(1.0, float(np.exp(means[2 * n] - means[2 * n + 1]))) for n, place in enumerate(batch)}
         advance(len(batch))

@@ -45,31 +45,38 @@ class TokenTimes:
     probs: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class SpokenTexts:
+    """What is said in B windows, at least one token in each.
+
+    states: of the windows, dense or thinned. texts: their text tokens. prompts: ending in <|notimestamps|>.
+    num_frames: of each window's speech, of which no frame was thinned.
+    """
+
+    states: EncoderStates
+    texts: Sequence[Sequence[int]]
+    prompts: Sequence[Sequence[int]]
+    num_frames: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
 @torch.inference_mode()
 def align_tokens(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    states: EncoderStates,
-    texts: Sequence[Sequence[int]],
-    prompts: Sequence[Sequence[int]],
-    num_frames: Sequence[int],
-    heads: Sequence[Sequence[int]],
+    decoder: Decoder, tokenizer: Tokenizer, spoken: SpokenTexts, heads: Sequence[Sequence[int]]
 ) -> list[TokenTimes]:
-    """Times and probabilities of the text tokens of B windows, at least one each.
-
-    states: of the B windows, dense or thinned. prompts: ending in <|notimestamps|>. num_frames: of each window's
-    speech, of which no frame was thinned. heads: (layer, head) of those that align.
-    """
-    sums: list[Tensor | float] = [0.0] * len(texts)
+    """Times and probabilities of the text tokens of each window; heads: (layer, head) of those that align."""
+    sums: list[Tensor | float] = [0.0] * len(spoken)
 
     def add(_layer: int, row: int, attention: Tensor) -> None:
         sums[row] = sums[row] + attention.sum(0)
 
-    hidden = watch_attention(decoder, tokenizer, states, texts, prompts, num_frames, heads, add)
-    firsts = [len(prompt) - 1 for prompt in prompts]  # the first row that predicts text
+    hidden = watch_attention(decoder, tokenizer, spoken, heads, add)
+    firsts = [len(prompt) - 1 for prompt in spoken.prompts]  # the first row that predicts text
     probs = [
         _probabilities(decoder.logits(hidden[row, first : first + len(text)]).float(), text, tokenizer)
-        for row, (first, text) in enumerate(zip(firsts, texts, strict=True))
+        for row, (first, text) in enumerate(zip(firsts, spoken.texts, strict=True))
     ]
     costs = [as_costs(cast(Tensor, total) / len(heads)) for total in sums]
     return [TokenTimes(entered(*path) / FRAMES_PER_SECOND, row) for path, row in zip(dtw(costs), probs, strict=True)]
@@ -78,19 +85,17 @@ def align_tokens(
 def watch_attention(
     decoder: Decoder,
     tokenizer: Tokenizer,
-    states: EncoderStates,
-    texts: Sequence[Sequence[int]],
-    prompts: Sequence[Sequence[int]],
-    num_frames: Sequence[int],
+    spoken: SpokenTexts,
     heads: Sequence[Sequence[int]],
     take: Callable[[int, int, Tensor], None],
 ) -> Tensor:
-    """Run texts of n tokens through the decoder; its hidden states (B, T, D). Arguments as in `align_tokens`.
+    """Run texts of n tokens through the decoder; its hidden states (B, T, D).
 
     take(layer, window, attention): for each window and each layer of `heads`, the attention (heads, n + 1, F) of its
     heads where they predict the text and its end, contrasted and smoothed.
     """
-    inputs = [[*prompt, *text, tokenizer.eot] for prompt, text in zip(prompts, texts, strict=True)]
+    prompts, states = spoken.prompts, spoken.states
+    inputs = [[*prompt, *text, tokenizer.eot] for prompt, text in zip(prompts, spoken.texts, strict=True)]
     longest = max(map(len, inputs))
     filled = torch.tensor([row + [tokenizer.eot] * (longest - len(row)) for row in inputs])  # nothing looks ahead
     by_layer: defaultdict[int, list[int]] = defaultdict(list)
@@ -102,7 +107,7 @@ def watch_attention(
     def watch(layer: int, x: Tensor) -> None:
         if layer in by_layer:
             logits = blocks[layer].encoder_attn.logits(x, cache.cross_keys[layer], by_layer[layer])
-            for row, (tokens, prompt, frames) in enumerate(zip(inputs, prompts, num_frames, strict=True)):
+            for row, (tokens, prompt, frames) in enumerate(zip(inputs, prompts, spoken.num_frames, strict=True)):
                 own = logits[row, :, : len(tokens), : max(1, frames)]
                 take(layer, row, _contrasted(own)[:, len(prompt) - 1 : -1])
 

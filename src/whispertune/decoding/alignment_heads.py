@@ -7,15 +7,12 @@ scored by its mean attention along its own best path.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from whispertune.decoding.alignment import Floats, as_costs, dtw, watch_attention
+from whispertune.decoding.alignment import Floats, SpokenTexts, as_costs, dtw, watch_attention
 from whispertune.model.whisper import Decoder
-from whispertune.states.computed import EncoderStates
 from whispertune.text.tokenizer import Tokenizer
 
 MOST_HEADS = 8
@@ -25,30 +22,22 @@ MOST_SHARE = 0.25
 
 
 @torch.inference_mode()
-def head_scores(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    states: EncoderStates,
-    texts: Sequence[Sequence[int]],
-    prompts: Sequence[Sequence[int]],
-    num_frames: Sequence[int],
-) -> Floats:
-    """(layers, heads) how well each head aligns the texts of B windows, summed over these; arguments as in
-    `align_tokens`."""
+def head_scores(decoder: Decoder, tokenizer: Tokenizer, spoken: SpokenTexts) -> Floats:
+    """(layers, heads) how well each head aligns the texts, summed over the windows."""
     num_layers, num_heads = len(decoder.layers), decoder.num_heads
     scores = np.zeros((num_layers, num_heads))
     of_layer: list[Tensor] = []
 
     def score(layer: int, _row: int, attention: Tensor) -> None:
         of_layer.append(attention)
-        if len(of_layer) == len(texts):  # all windows at once: many small matrices cost what one does
+        if len(of_layer) == len(spoken):  # all windows at once: many small matrices cost what one does
             costs = [cost for window in of_layer for cost in as_costs(window)]
             means = [-cost[path].mean() for cost, path in zip(costs, dtw(costs), strict=True)]
-            scores[layer] = np.reshape(means, (len(texts), num_heads)).sum(0)
+            scores[layer] = np.reshape(means, (len(spoken), num_heads)).sum(0)
             of_layer.clear()
 
     every = [(layer, head) for layer in range(num_layers) for head in range(num_heads)]
-    watch_attention(decoder, tokenizer, states, texts, prompts, num_frames, every, score)
+    watch_attention(decoder, tokenizer, spoken, every, score)
     return scores
 
 

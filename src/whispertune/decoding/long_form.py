@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from whispertune.decoding.alignment import TokenTimes, align_tokens
+from whispertune.decoding.alignment import SpokenTexts, TokenTimes, align_tokens
 from whispertune.decoding.fallback import WindowResult, decode_with_fallback
 from whispertune.decoding.language import detect_languages
 from whispertune.decoding.loading import ReadyModel
@@ -299,11 +299,12 @@ class LongForm:
         if not texts:
             return {}
         model, rows = self._transcriber.model, list(texts)
-        found = align_tokens(
-            model.whisper.decoder, tokenizer, states.select(rows), list(texts.values()),
+        spoken = SpokenTexts(
+            states.select(rows), list(texts.values()),
             [tokenizer.prompt_tokens(self._token or working[row].language, self._task) for row in rows],
-            [working[row].num_frames // MEL_FRAMES_PER_TIMESTAMP for row in rows], model.alignment_heads,
+            [working[row].num_frames // MEL_FRAMES_PER_TIMESTAMP for row in rows],
         )  # fmt: skip
+        found = align_tokens(model.whisper.decoder, tokenizer, spoken, model.alignment_heads)
         return dict(zip(rows, found, strict=True))
 
     def _detect(self, working: list[_RecordingState], states: EncoderStates) -> None:

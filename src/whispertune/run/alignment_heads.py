@@ -13,7 +13,7 @@ import numpy as np
 
 from whispertune.checkpoints.generation import upper_heads
 from whispertune.dataset.windows import Window
-from whispertune.decoding.alignment import Floats
+from whispertune.decoding.alignment import Floats, SpokenTexts
 from whispertune.decoding.alignment_heads import best_heads, head_scores
 from whispertune.features.frames import FRAME_SAMPLES
 from whispertune.features.log_mel import SAMPLE_RATE
@@ -96,7 +96,8 @@ def _scores(session: Session, windows: Sequence[int]) -> tuple[Floats | float, i
         return 0.0, 0
     features, texts, prompts, num_frames = zip(*rows, strict=True)
     states = encode_frozen(whisper.encoder, features)
-    return head_scores(whisper.decoder, text.tokenizer, states, texts, prompts, num_frames), len(rows)
+    spoken = SpokenTexts(states, texts, prompts, num_frames)
+    return head_scores(whisper.decoder, text.tokenizer, spoken), len(rows)
 
 
 def _in_order(window: Window, task: str) -> bool:
