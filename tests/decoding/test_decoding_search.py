@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -207,6 +208,9 @@ def reference_beam(
     def own(score: float, tokens: tuple[int, ...]) -> float:
         return score - boost_of(tokens, words, boost)
 
+    def rank(entry: tuple[float, Hypothesis]) -> tuple[bool, float]:
+        return entry[1].repeats, -entry[0]
+
     running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: list[tuple[float, Hypothesis]] = []
     while True:
@@ -221,17 +225,22 @@ def reference_beam(
         candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * beam_size]
         num_tokens = len(running[0][1]) + 1
         for score, tokens, token in candidates[:beam_size]:
-            if token == EOT:
+            if token == EOT and score > -math.inf:
                 ended = Hypothesis(tokens, own(score, (*tokens, EOT)))
                 finished.append((score / num_tokens**length_penalty, ended))
         if num_tokens > max_tokens:
             for score, tokens in [] if finished else running:
                 cut = Hypothesis(tokens, own(score, tokens), ended=False)
                 finished.append((score / max(1, len(tokens)) ** length_penalty, cut))
-            return max(finished, key=lambda f: f[0])[1]
+            return min(finished, key=rank)[1]
         running = [(score, (*tokens, token)) for score, tokens, token in candidates if token != EOT][:beam_size]
-        finished = sorted(finished, key=lambda f: -f[0])[:beam_size]
-        if len(finished) == beam_size and running[0][0] / num_tokens**length_penalty <= finished[-1][0]:
+        finished = sorted(finished, key=rank)[:beam_size]
+        if finished and not finished[0][1].repeats and num_tokens % 8 == 0:
+            running = [(-math.inf if repeated_tail(tokens) else score, tokens) for score, tokens in running]
+        best = max(score for score, _ in running)
+        if best == -math.inf:
+            return finished[0][1]
+        if len(finished) == beam_size and best / num_tokens**length_penalty <= finished[-1][0]:
             return finished[0][1]
 
 
@@ -323,20 +332,24 @@ def test_beam_size_bounds(beam_size: int) -> None:
         SearchOptions(beam_size=beam_size)
 
 
-def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
-    """A decoder that either ends at once (unlikely) or repeats a token for ever, almost surely."""
+@pytest.mark.parametrize("ends_after", [None, 20, 24])
+def test_a_loop_never_beats_a_hypothesis_that_ended(ends_after: int | None) -> None:
+    """A decoder that either ends at once (unlikely) or repeats a token, almost surely: for ever, or so many times."""
     loop, eot = 3, 7
 
     class Looping:
+        said = 0
+
         def start(self, *_: object) -> DecoderCache:
             return DecoderCache(torch.zeros(1, 1, 1, 0, 1), torch.zeros(1, 1, 1, 0, 1), [], [], None)
 
         def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
+            self.said += 1
             return torch.zeros(len(input_ids), 1)
 
         def logits(self, hidden: torch.Tensor) -> torch.Tensor:
             logits = torch.full((len(hidden), 8), -20.0)
-            logits[:, loop], logits[:, eot] = 5.0, 0.0
+            logits[:, loop], logits[:, eot] = (0.0, 5.0) if self.said == ends_after else (5.0, 0.0)
             return logits
 
     states = EncoderStates(torch.zeros(1, 1, 4), None)
@@ -344,6 +357,22 @@ def test_a_loop_never_beats_a_hypothesis_that_ended() -> None:
     looping: Any = Looping()
     (found,) = beam_search(looping, prefill(looping, states, [[1]]), rules, eot, [40], beam_size=2)
     assert found.ended
+    assert not found.repeats  # up to fifteen times are no loop yet
+    assert looping.said <= 24  # nor is a loop followed to the bound
+
+
+def test_beams_beside_a_loop_go_on() -> None:
+    """Once something else has ended; before, the loop is all there may be."""
+    for ended, dropped in ((tuple([3] * 16), False), ((1, 2), True)):
+        search = beam_module._Beams(0, [[3] * 16, list(range(16))], [-1.0, -2.0], [0.0, 0.0], [0, 0])
+        search.drop_loops()
+        assert search.log_probs == [-1.0, -2.0]
+        search.finish(Hypothesis(ended, -5.0), 0.0, 3, 1.0, 1)
+        search.drop_loops()
+        assert search.log_probs == [-math.inf if dropped else -1.0, -2.0]
+        assert search.can_improve(16, 1.0, 1)
+        search.log_probs[:] = [-math.inf, -math.inf]
+        assert not search.can_improve(16, 1.0, 2)
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -9,11 +9,14 @@ import torch
 
 from whispertune.decoding.glossary import GlossaryBoost
 from whispertune.decoding.prefill import Prefill
-from whispertune.decoding.rules import Hypothesis, LogitRules, to_lists
+from whispertune.decoding.rules import Hypothesis, LogitRules, repeated_tail, to_lists
 from whispertune.decoding.timestamps import TimestampRules
 from whispertune.model.cache import rows_to_keep
 from whispertune.model.whisper import Decoder
 from whispertune.system.precision import send
+
+LOOPS_SOUGHT_EVERY = 8
+"""Tokens after which running beams are searched for loops."""
 
 
 @dataclass(slots=True)
@@ -21,6 +24,7 @@ class _Beams:
     """One utterance's search: running token lists with their log-probabilities, and the best finished ones.
 
     log_probs: with what the words of a glossary add to them, which is `boosts`; states: what is written of such words.
+    finished: whether it repeats itself, its score, and the hypothesis; the best first.
     """
 
     row: int
@@ -28,19 +32,29 @@ class _Beams:
     log_probs: list[float]
     boosts: list[float]
     states: list[int]
-    finished: list[tuple[float, Hypothesis]] = field(default_factory=list)
+    finished: list[tuple[bool, float, Hypothesis]] = field(default_factory=list)
 
     def finish(
         self, hypothesis: Hypothesis, boost: float, num_tokens: int, length_penalty: float, num_finished: int
     ) -> None:
         score = (hypothesis.log_prob + boost) / num_tokens**length_penalty
-        self.finished.append((score, replace(hypothesis, score=score)))
-        self.finished.sort(key=lambda entry: -entry[0])
+        self.finished.append((hypothesis.repeats, score, replace(hypothesis, score=score)))
+        self.finished.sort(key=lambda entry: (entry[0], -entry[1]))
         del self.finished[num_finished:]
 
+    def drop_loops(self) -> None:
+        """Let running beams that repeat themselves go no further, once there is something else to return."""
+        num_tokens = len(self.tokens[0])
+        if self.finished and not self.finished[0][0] and num_tokens % LOOPS_SOUGHT_EVERY == 0:
+            for beam, tokens in enumerate(self.tokens):
+                if repeated_tail(tokens):
+                    self.log_probs[beam] = -torch.inf
+
     def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
-        best_running = self.log_probs[0] / num_tokens**length_penalty
-        return len(self.finished) < num_finished or best_running > self.finished[-1][0]
+        best_running = max(self.log_probs)
+        if best_running == -torch.inf:
+            return False
+        return len(self.finished) < num_finished or best_running / num_tokens**length_penalty > self.finished[-1][1]
 
 
 def _going_on(staying: Sequence[int], num_searches: int, device: torch.device) -> Sequence[int]:
@@ -69,8 +83,10 @@ def beam_search(
     Ranked by log-probability over (tokens, end of text counted) ** length_penalty. At each step the 2 x beam_size
     best continuations are taken; those among the first beam_size that end are kept as finished, the best
     others run on, until none can pass the worst of beam_size finished ones: as `transformers` does without
-    early stopping (but a hypothesis cut at `max_tokens` is returned only if none ended). A glossary's words are
-    ranked higher; log-probabilities of hypotheses are without that.
+    early stopping. But what is caught in a loop, whose length-normalised score beats any real hypothesis, is returned
+    only if nothing else ended: a hypothesis that was cut at `max_tokens`, or that ended and `repeats`; beams that
+    repeat themselves are dropped as soon as there is another hypothesis. A glossary's words are ranked higher;
+    log-probabilities of hypotheses are without that.
     Arguments otherwise as in `greedy_search`.
     """
     device = prefilled.hidden.device
@@ -112,8 +128,8 @@ def beam_search(
                 elif len(next_beams) < beam_size:
                     next_beams.append((beam, token, score, boost, state))
             at_limit = num_tokens > max_tokens[search.row]
-            # A beam that never ends is usually caught in a loop, whose length-normalised score beats any real
-            # hypothesis. So the beams as they are, without the token that no longer fits, count only if none has ended.
+            # A beam that never ends is usually caught in a loop. So the beams as they are, without the token that no
+            # longer fits, count only if none has ended.
             if at_limit and not search.finished:
                 for tokens, log_prob, boost in zip(search.tokens, search.log_probs, search.boosts, strict=True):
                     cut = Hypothesis(tuple(tokens), log_prob - boost, ended=False)
@@ -122,9 +138,10 @@ def beam_search(
             search.log_probs = [score for _, _, score, _, _ in next_beams]
             search.boosts = [boost for *_, boost, _ in next_beams]
             search.states = [state for *_, state in next_beams]
+            search.drop_loops()
             beams_of[search.row] = [(beam, token) for beam, token, *_ in next_beams]
             if at_limit or not search.can_improve(num_tokens, length_penalty, num_finished):
-                best, *others = (hypothesis for _, hypothesis in search.finished)
+                best, *others = (hypothesis for *_, hypothesis in search.finished)
                 results[search.row] = replace(best, alternatives=tuple(others))
                 continue
             staying.append(position)
