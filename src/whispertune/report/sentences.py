@@ -164,8 +164,8 @@ def _of_training(run: Run, found: BeforeAfter | None) -> list[str]:
             lines.append(
                 f"After update {chosen['step']} valid {chosen['leading']} rose again, from "
                 f"{percent(chosen['leading_rate'])} to {percent(last['leading_rate'])}, and the valid loss from "
-                f"{chosen['loss']:.2f} to {last['loss']:.2f}: the run overfits. Fewer epochs are enough; augmentation "
-                "(such as --augment.speed.probability 0.5) or more training data would help."
+                f"{chosen['loss']:.2f} to {last['loss']:.2f}: the run overfits. Fewer epochs are enough; more "
+                "training data would help."
             )
     if run.recipe.freeze == "encoder" and not run.recipe.lora.rank and not run.kept_pretrained:
         lines.append(
