@@ -51,10 +51,10 @@ class _Beams:
                     self.log_probs[beam] = -torch.inf
 
     def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
-        best_running = max(self.log_probs)
-        if best_running == -torch.inf:
-            return False
-        return len(self.finished) < num_finished or best_running / num_tokens**length_penalty > self.finished[-1][1]
+        if not self.finished:
+            return True
+        best_running = max(self.log_probs) / num_tokens**length_penalty
+        return best_running > (self.finished[-1][1] if len(self.finished) >= num_finished else -torch.inf)
 
 
 def _going_on(staying: Sequence[int], num_searches: int, device: torch.device) -> Sequence[int]:
