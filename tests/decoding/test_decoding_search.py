@@ -235,12 +235,13 @@ def reference_beam(
             return min(finished, key=rank)[1]
         running = [(score, (*tokens, token)) for score, tokens, token in candidates if token != EOT][:beam_size]
         finished = sorted(finished, key=rank)[:beam_size]
-        if finished and not finished[0][1].repeats and num_tokens % 8 == 0:
+        if finished and num_tokens % 8 == 0:
             running = [(-math.inf if repeated_tail(tokens) else score, tokens) for score, tokens in running]
         best = max(score for score, _ in running)
         if best == -math.inf:
             return finished[0][1]
-        if len(finished) == beam_size and best / num_tokens**length_penalty <= finished[-1][0]:
+        full = len(finished) == beam_size and not finished[-1][1].repeats
+        if full and best / num_tokens**length_penalty <= finished[-1][0]:
             return finished[0][1]
 
 
@@ -332,44 +333,86 @@ def test_beam_size_bounds(beam_size: int) -> None:
         SearchOptions(beam_size=beam_size)
 
 
-@pytest.mark.parametrize("ends_after", [None, 20, 24])
-def test_a_loop_never_beats_a_hypothesis_that_ended(ends_after: int | None) -> None:
-    """A decoder that either ends at once (unlikely) or repeats a token, almost surely: for ever, or so many times."""
-    loop, eot = 3, 7
+class Chains:
+    """A decoder that mostly says 1 and then 2, 2, 2, …, which ends after `loop` steps with `probability`; it may also
+    say 10, 11, … up to `last`, or nothing at all.
+    """
 
-    class Looping:
-        said = 0
+    def __init__(self, first: dict[int, float], loop: int, probability: float, last: int) -> None:
+        self.first, self.loop, self.probability, self.last = first, loop, probability, last
+        self.steps = 0
 
-        def start(self, *_: object) -> DecoderCache:
-            return DecoderCache(torch.zeros(1, 1, 1, 0, 1), torch.zeros(1, 1, 1, 0, 1), [], [], None)
+    def start(self, *_: object) -> DecoderCache:
+        return DecoderCache(torch.zeros(1, 1, 1, 0, 1), torch.zeros(1, 1, 1, 0, 1), [], [], None)
 
-        def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
-            self.said += 1
-            return torch.zeros(len(input_ids), 1)
+    def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
+        self.steps += 1
+        return input_ids.float()
 
-        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-            logits = torch.full((len(hidden), 8), -20.0)
-            logits[:, loop], logits[:, eot] = (0.0, 5.0) if self.said == ends_after else (5.0, 0.0)
-            return logits
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for token in hidden[:, 0].int().tolist():
+            if token == 0:
+                probs = self.first
+            elif token in (1, 2):
+                ends = self.probability if self.steps > self.loop else 0.001
+                probs = {2: 1 - ends, END: ends}
+            else:
+                probs = {token + 1 if token < self.last else END: 0.999}
+            rows.append([math.log(probs.get(token, 1e-30)) for token in range(END + 1)])
+        return torch.tensor(rows)
 
+
+END = 60
+
+
+@pytest.mark.parametrize(
+    ("first", "loop", "probability", "beam_size"),
+    [
+        ({1: 0.98, END: 0.012, 10: 0.008}, 17, 0.999, 2),  # the loop ends before it is noticed
+        ({1: 0.98, END: 0.012, 10: 0.008}, 1000, 0.999, 2),  # it never would
+        ({1: 0.9, 10: 0.1}, 17, 0.5, 2),  # nothing has ended before it
+        ({1: 0.9, 10: 0.1}, 17, 0.5, 3),
+    ],
+)
+def test_a_loop_never_beats_a_hypothesis_that_ended(
+    first: dict[int, float], loop: int, probability: float, beam_size: int
+) -> None:
+    """Nor keeps one from being found that is still running: a loop's score beats that of any real text."""
     states = EncoderStates(torch.zeros(1, 1, 4), None)
-    rules = LogitRules(8, [], [], torch.device("cpu"))
-    looping: Any = Looping()
-    (found,) = beam_search(looping, prefill(looping, states, [[1]]), rules, eot, [40], beam_size=2)
-    assert found.ended
-    assert not found.repeats  # up to fifteen times are no loop yet
-    assert looping.said <= 24  # nor is a loop followed to the bound
+    rules = LogitRules(END + 1, [], [], torch.device("cpu"))
+    chains: Any = Chains(first, loop, probability, 30)
+    (found,) = beam_search(chains, prefill(chains, states, [[0]]), rules, END, [60], beam_size=beam_size)
+    assert found.tokens == tuple(range(10, 31))
+
+
+def test_a_loop_is_not_followed_to_the_bound() -> None:
+    states = EncoderStates(torch.zeros(1, 1, 4), None)
+    chains: Any = Chains({1: 0.4, END: 0.4, 10: 0.2}, 1000, 0.999, 30)
+    rules = LogitRules(END + 1, [], [], torch.device("cpu"))
+    (found,) = beam_search(chains, prefill(chains, states, [[0]]), rules, END, [400], beam_size=2)
+    assert found.tokens == tuple(range(10, 31))
+    assert chains.steps < 30
+
+
+def test_a_loop_is_returned_if_nothing_else_ends() -> None:
+    states = EncoderStates(torch.zeros(1, 1, 4), None)
+    rules = LogitRules(END + 1, [], [], torch.device("cpu"))
+    for loop, ended in ((17, True), (1000, False)):
+        chains: Any = Chains({1: 1.0}, loop, 0.999, 30)
+        (found,) = beam_search(chains, prefill(chains, states, [[0]]), rules, END, [40], beam_size=1)
+        assert (found.repeats, found.ended) == (True, ended)
 
 
 def test_beams_beside_a_loop_go_on() -> None:
-    """Once something else has ended; before, the loop is all there may be."""
-    for ended, dropped in ((tuple([3] * 16), False), ((1, 2), True)):
+    """Once something has ended; before, the loop is all there may be."""
+    for ended in (tuple([3] * 16), (1, 2)):
         search = beam_module._Beams(0, [[3] * 16, list(range(16))], [-1.0, -2.0], [0.0, 0.0], [0, 0])
         search.drop_loops()
         assert search.log_probs == [-1.0, -2.0]
         search.finish(Hypothesis(ended, -5.0), 0.0, 3, 1.0, 1)
         search.drop_loops()
-        assert search.log_probs == [-math.inf if dropped else -1.0, -2.0]
+        assert search.log_probs == [-math.inf, -2.0]
         assert search.can_improve(16, 1.0, 1)
         search.log_probs[:] = [-math.inf, -math.inf]
         assert not search.can_improve(16, 1.0, 2)

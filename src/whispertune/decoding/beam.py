@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -43,18 +44,19 @@ class _Beams:
         del self.finished[num_finished:]
 
     def drop_loops(self) -> None:
-        """Let running beams that repeat themselves go no further, once there is something else to return."""
-        num_tokens = len(self.tokens[0])
-        if self.finished and not self.finished[0][0] and num_tokens % LOOPS_SOUGHT_EVERY == 0:
+        """Let running beams that repeat themselves go no further, once there is something to return."""
+        if self.finished and len(self.tokens[0]) % LOOPS_SOUGHT_EVERY == 0:
             for beam, tokens in enumerate(self.tokens):
                 if repeated_tail(tokens):
-                    self.log_probs[beam] = -torch.inf
+                    self.log_probs[beam] = -math.inf
 
     def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
         if not self.finished:
             return True
         best_running = max(self.log_probs) / num_tokens**length_penalty
-        return best_running > (self.finished[-1][1] if len(self.finished) >= num_finished else -torch.inf)
+        repeats, worst, _ = self.finished[-1]  # whatever does not repeat itself outranks what does
+        full = len(self.finished) >= num_finished and not repeats
+        return best_running > (worst if full else -math.inf)
 
 
 def _going_on(staying: Sequence[int], num_searches: int, device: torch.device) -> Sequence[int]:
@@ -85,7 +87,7 @@ def beam_search(
     others run on, until none can pass the worst of beam_size finished ones: as `transformers` does without
     early stopping. But what is caught in a loop, whose length-normalised score beats any real hypothesis, is returned
     only if nothing else ended: a hypothesis that was cut at `max_tokens`, or that ended and `repeats`; beams that
-    repeat themselves are dropped as soon as there is another hypothesis. A glossary's words are ranked higher;
+    repeat themselves are dropped as soon as any hypothesis has ended. A glossary's words are ranked higher;
     log-probabilities of hypotheses are without that.
     Arguments otherwise as in `greedy_search`.
     """
@@ -122,7 +124,7 @@ def beam_search(
                     state, added = glossary.after(search.states[beam], token)
                     boost += added
                 if token == eot:
-                    if rank < beam_size and score > -torch.inf:
+                    if rank < beam_size and score > -math.inf:
                         ended = Hypothesis(tuple(search.tokens[beam]), score - boost)
                         search.finish(ended, boost, num_tokens, length_penalty, num_finished)
                 elif len(next_beams) < beam_size:
