@@ -29,7 +29,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,13 @@ class Variant:
     @property
     def runs(self) -> list[list[str]]:
         """The flags of each run."""
-        return [list(run) for is_then, run in groupby(self.flags, lambda flag: flag == "then") if not is_then] or [[]]
+        runs: list[list[str]] = [[]]
+        for flag in self.flags:
+            if flag == "then":
+                runs.append([])
+            else:
+                runs[-1].append(flag)
+        return runs
 
 
 def parse_variant(text: str) -> Variant:
@@ -67,7 +73,8 @@ def parse_variant(text: str) -> Variant:
 def curve(run: Path, before: float, seconds: float) -> list[tuple[float, float]]:
     """Processor seconds so far and WER of each validation of a run, which began at `before` and took `seconds`.
 
-    metrics.jsonl gives their shares: what its rows do not account for (start, states) lies before the first of them.
+    About: metrics.jsonl gives shares of it, in seconds by the clock. What its rows do not account for (start, states)
+    lies before the first of them, or is lost among them on a busy machine.
     """
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     taken = list(accumulate(row["seconds"] for row in rows))
@@ -82,7 +89,8 @@ class Bench:
     """Trains and scores what is missing in the working folder."""
 
     def __init__(self, work: Path, clips: int | None, token: str | None) -> None:
-        self.work = work
+        cut = None if clips is None else f"{clips}-clips"
+        self.work = work / "-".join(filter(None, ["greedy", token, cut]))  # figures of other settings lie elsewhere
         self.clips = clips
         self.token = token
 
@@ -210,8 +218,8 @@ def relative_change(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, A
 
 
 def mean_curve(runs: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Mean processor seconds and WER of each validation over the runs of several seeds."""
-    points = zip(*(run["curve"] for run in runs), strict=True)
+    """Mean processor seconds and WER of each validation that all of the runs, of several seeds, came to."""
+    points = zip(*(run["curve"] for run in runs), strict=False)
     return [(statistics.mean(s for s, _ in point), statistics.mean(rate for _, rate in point)) for point in points]
 
 
@@ -259,10 +267,8 @@ def main() -> None:
         ]
         num_loops = sum(loops(score) for scores in of_language.values() for score in scores)
         for name in given.languages:
-            if found := mean_curve(
-                [run for run, its in zip(runs, sets, strict=True) if its == name and "curve" in run]
-            ):
-                curves[name, variant.name] = found
+            its_runs = [run for run, its in zip(runs, sets, strict=True) if its == name]
+            curves[name, variant.name] = mean_curve(its_runs)
         change = relative_change(runs, first, sets) if first else ""
         first = first or runs
         seconds = statistics.median(run["seconds"] for run in runs)
@@ -270,15 +276,17 @@ def main() -> None:
         rows.append([variant.name, *cells, num_loops, change, english, f"{seconds:.0f}"])
     flags = "\n".join(f"- {variant.name}: `{shlex.join(variant.flags) or 'defaults'}`" for variant in given.variant)
     parts = [f"Seeds {', '.join(map(str, given.seeds))}; greedy, dense. {EXPLAINED}", flags, markdown(header, rows)]
-    if curves:
-        validations = [
-            [name, language, "; ".join(f"{seconds:.0f} s {100 * rate:.1f}" for seconds, rate in points)]
-            for (language, name), points in curves.items()
-        ]
-        parts.append("The validations of each run (greedy, on its own frames), mean over seeds:")
-        parts.append(markdown(["variant", "language", "processor seconds so far, WER in %"], validations))
-        if given.plot:
-            plot(curves, given.plot)
+    validations = [
+        [name, language, "; ".join(f"{seconds:.0f} s {100 * rate:.1f}" for seconds, rate in points)]
+        for (language, name), points in curves.items()
+    ]
+    parts.append(
+        "The validations of each run (greedy, on its own frames), mean over seeds; seconds are about right, "
+        "as they are shares by the clock:"
+    )
+    parts.append(markdown(["variant", "language", "processor seconds so far, WER in %"], validations))
+    if given.plot:
+        plot(curves, given.plot)
     publish(given.table, "accuracy, packaged:whisper-base", parts)
 
 

@@ -271,6 +271,7 @@ def test_accuracy_runs_follow_each_other_on_one_curve(script, tmp_path):
     assert accuracy.parse_variant("a").runs == [[]]
     two = accuracy.parse_variant("two: --epochs 2 then --freeze none")
     assert (two.name, two.runs) == ("two", [["--epochs", "2"], ["--freeze", "none"]])
+    assert accuracy.parse_variant("defaults first: then --freeze none").runs == [[], ["--freeze", "none"]]
     rows = [
         {"split": "valid", "wer": 0.2, "seconds": 5}, {"seconds": 15}, {"split": "valid", "wer": 0.1, "seconds": 5},
         {"split": "test", "wer": 0.3, "seconds": 5},
@@ -282,5 +283,6 @@ def test_accuracy_runs_follow_each_other_on_one_curve(script, tmp_path):
     assert accuracy.mean_curve([{"curve": first}, {"curve": [(25, 0.4), (45, 0.3)]}]) == [
         (20, pytest.approx(0.3)), (40, pytest.approx(0.2)),
     ]  # fmt: skip
+    assert accuracy.mean_curve([{"curve": first}, {"curve": [(25, 0.4)]}]) == [(20, pytest.approx(0.3))]
     accuracy.plot({("it", "a"): first, ("fr", "a"): first}, tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()

@@ -53,7 +53,7 @@ class _Beams:
     def can_improve(self, num_tokens: int, length_penalty: float, num_finished: int) -> bool:
         if not self.finished:
             return True
-        best_running = max(self.log_probs) / num_tokens**length_penalty
+        best_running: float = max(self.log_probs) / num_tokens**length_penalty
         repeats, worst, _ = self.finished[-1]  # whatever does not repeat itself outranks what does
         full = len(self.finished) >= num_finished and not repeats
         return best_running > (worst if full else -math.inf)
