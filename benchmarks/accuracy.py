@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", default=["it", "fr"], choices=["it", "fr"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--clips", type=int, help="of each manifest, for a smoke test")
-    parser.add_argument("--token", help="of a language of Whisper's that the languages are to borrow")
+    parser.add_argument("--token", help="language token to borrow (fi), as if Whisper did not know the languages")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "whispertune" / "accuracy")
     parser.add_argument("--plot", type=Path, help="also plot valid WER over processor seconds (.svg, .png)")
     add_common(parser, "accuracy")
@@ -286,6 +286,7 @@ def main() -> None:
     )
     parts.append(markdown(["variant", "language", "processor seconds so far, WER in %"], validations))
     if given.plot:
+        given.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(curves, given.plot)
     publish(given.table, "accuracy, packaged:whisper-base", parts)
 

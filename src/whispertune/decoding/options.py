@@ -31,7 +31,8 @@ class SearchOptions(Options):
     """Beam search (in training, that of the final test)."""
 
     beam_size: Beams = 8
-    """Number of beams; 1 is greedy search, the fastest."""
+    """Number of beams; 1 is greedy search, the fastest. With more, an output that repeats itself is returned only if
+    there is no other."""
 
     length_penalty: float = 1.0
     """Exponent of the length by which a hypothesis's log-probability is divided; values above 1 favour longer

@@ -92,7 +92,9 @@ def repeated_tail(tokens: Sequence[int], *, max_period: int = 16) -> int:
     num_tokens = len(tokens)
     for period in range(1, max_period + 1):
         needed = max(4 * period, 16)
-        if num_tokens >= needed and all(tokens[-i] == tokens[-i - period] for i in range(1, needed - period + 1)):
+        if num_tokens < needed or tokens[-1] != tokens[-1 - period]:  # as most often
+            continue
+        if all(tokens[-i] == tokens[-i - period] for i in range(1, needed - period + 1)):
             return needed - period
     return 0
 

@@ -97,14 +97,14 @@ def init_processes(device: str, options: ProcessOptions | SharingOptions) -> Pro
         torch.set_num_threads(max(1, torch.get_num_threads() // here))
     timeout = timedelta(minutes=options.timeout_minutes)
     # The others only learn that a process is gone: one that crashes in native code is to say where.
-    faulthandler.enable()
+    faulthandler.enable(file=2)  # sys.stderr may be no file
     try:
         if not on_cpu:
             torch.cuda.set_device(own)
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timeout)
         control = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo", timeout=timeout)
         store = dist.distributed_c10d._get_default_store()
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(f"the processes cannot connect: {reason[:300]}") from None
     return Processes(dist.get_rank(), dist.get_world_size(), own, control, store)
