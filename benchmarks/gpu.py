@@ -18,6 +18,7 @@ seconds and over the rate of the quickest large square product measured here; th
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import gc
 import itertools
@@ -44,7 +45,8 @@ from whispertune.model.cache import DecoderCache
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import summed_nll
 from whispertune.model.options import LoraOptions
-from whispertune.model.whisper import Whisper
+from whispertune.model.step_graphs import FEWEST_STEPS, RECORDERS, StepGraphs, python_recorder
+from whispertune.model.whisper import Decoder, Whisper
 from whispertune.states.computed import EncoderStates, encode, encode_frozen, padded_log_weights, window_features
 from whispertune.system.precision import send
 from whispertune.training.adapted_copy import AdaptedCopy, build_adapter
@@ -253,21 +255,24 @@ def encoding(bench: Bench, name: str, model: Whisper, sizes: Sequence[tuple[int,
 @torch.inference_mode()
 def decoding(bench: Bench, name: str, model: Whisper, sizes: Sequence[int]) -> None:
     config, rules = model.config, LogitRules(model.config.vocab_size, [5], [6], bench.device)
-    for (what, kept), rows in itertools.product((("dense", 1500), ("thinned", 380)), sizes):
+    recording = copy.copy(model.decoder)
+    for (what, kept), rows, decoder in itertools.product(
+        (("dense", 1500), ("thinned", 380)), sizes, (model.decoder, recording)
+    ):
+        recording.graphs = StepGraphs(RECORDERS.get(bench.device.type, python_recorder)())  # their memory anew
         weights = None if what == "dense" else torch.zeros(rows, kept, device=bench.device)
         states = torch.randn(rows, kept, config.d_model, device=bench.device, dtype=bench.dtype)
-        cache, hidden = prefill(model.decoder, EncoderStates(states, weights), [PROMPT] * rows).fork()
+        cache, hidden = prefill(decoder, EncoderStates(states, weights), [PROMPT] * rows).fork()
 
-        def token(cache: DecoderCache = cache) -> None:
+        def token(cache: DecoderCache = cache, decoder: Decoder = decoder) -> None:
             nonlocal hidden
-            best, chosen = rules.log_probs(model.decoder.logits(hidden), first=False).max(-1)
+            best, chosen = rules.log_probs(decoder.logits(hidden), first=False).max(-1)
             to_lists(best, chosen)
-            if cache.num_tokens > 200:
-                cache.num_tokens = len(PROMPT)
-            hidden = model.decoder.step(chosen[:, None], cache)
+            hidden = decoder.step(chosen[:, None], cache)
 
-        taken = bench.seconds(token, warm=5)
-        bench.add(name, f"decode a token, {what}, {rows} rows", taken, f"{rows / taken:.0f} tokens/s")
+        taken = bench.seconds(token, warm=FEWEST_STEPS + 3)
+        how = "" if decoder is model.decoder else ", CUDA graph"
+        bench.add(name, f"decode a token, {what}, {rows} rows{how}", taken, f"{rows / taken:.0f} tokens/s")
 
 
 def training(bench: Bench, name: str, config: WhisperConfig, mode: str, rows: int, seconds: float) -> None:

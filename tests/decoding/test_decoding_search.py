@@ -107,13 +107,21 @@ def test_how_many_windows_a_gpu_decodes_at_once(monkeypatch: pytest.MonkeyPatch)
     layers, width = 32, 1280
     gpu = SimpleNamespace(
         embed_tokens=SimpleNamespace(weight=torch.empty(1, width, dtype=torch.bfloat16, device="meta")),
-        embed_positions=SimpleNamespace(num_embeddings=448), layers=[None] * layers,
+        embed_positions=SimpleNamespace(num_embeddings=448), layers=[None] * layers, graphs=None,
     )  # fmt: skip
-    found = []
-    for gigabytes in (60, 12, 3, 0.1):
-        monkeypatch.setattr(transcriber_module, "free_memory_on", lambda device, free=gigabytes: int(free * 1e9))
-        found.append([windows_at_once(gpu, 1500, beam) for beam in (1, 8)])
-    assert found == [[64, 16], [8, 4], [2, 1], [1, 1]]
+
+    def found(*free: float) -> list[list[int]]:
+        sizes = []
+        for gigabytes in free:
+            monkeypatch.setattr(transcriber_module, "free_memory_on", lambda device, free=gigabytes: int(free * 1e9))
+            sizes.append([windows_at_once(gpu, 1500, beam) for beam in (1, 8)])
+        return sizes
+
+    assert found(60, 12, 3, 0.1) == [[64, 16], [8, 4], [2, 1], [1, 1]]
+    gpu.graphs = SimpleNamespace(num_bytes=0)  # where steps are recorded, states are there twice
+    assert found(60, 12, 3, 0.1) == [[32, 16], [8, 2], [2, 1], [1, 1]]
+    gpu.graphs.num_bytes = int(10e9)  # what they hold already is theirs
+    assert found(60, 12, 3, 0.1) == [[32, 16], [16, 4], [8, 2], [4, 2]]
     assert [windows_at_once(DECODERS[0], 1500, beam) for beam in (1, 8, 100)] == [64, 8, 1]
 
 

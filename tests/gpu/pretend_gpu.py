@@ -165,8 +165,10 @@ class _Functions(TorchFunctionMode):
 @contextmanager
 def pretended() -> Iterator[torch.device]:
     """The device, while the block runs; whispertune's `auto` finds it. Once a process."""
+    from whispertune.model import step_graphs
     from whispertune.system import precision
 
+    step_graphs.RECORDERS[NAME] = step_graphs.python_recorder
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     device = torch.device(NAME, 0)
     if limited:

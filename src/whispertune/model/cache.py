@@ -29,6 +29,8 @@ class DecoderCache:
     cross_keys, cross_values: (U, H, K, D / H) per layer; cross_bias: (U, 1, 1, K) or None.
     num_shared: number of first tokens that all rows of an utterance share (the prompt).
     padding: (B,) number of padding tokens at the start of each row, if prompts differ in length, or None.
+    whole: whether attention looks at tokens that are not used yet, too, masked, so that they must be numbers.
+    lease: what a search shows to the memory of recorded steps (`step_graphs.py`) that this cache was moved into.
     """
 
     self_keys: Tensor
@@ -39,13 +41,31 @@ class DecoderCache:
     num_tokens: int = 0
     num_shared: int = 0
     padding: Tensor | None = None
+    whole: bool = False
+    lease: object | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a decoding step reads and writes, by name."""
+        found = {"self_keys": self.self_keys, "self_values": self.self_values}
+        for name, layers in (("cross_keys", self.cross_keys), ("cross_values", self.cross_values)):
+            found |= {f"{name}.{number}": layer for number, layer in enumerate(layers)}
+        optional = {"cross_bias": self.cross_bias, "padding": self.padding}
+        return found | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+    def replace(self, name: str, tensor: Tensor) -> None:
+        """Put another tensor of the same content in the place of one of `tensors`."""
+        attribute, _, layer = name.partition(".")
+        if layer:
+            getattr(self, attribute)[int(layer)] = tensor
+        else:
+            setattr(self, attribute, tensor)
 
     def emptied(self) -> DecoderCache:
         """A cache for the same frames without any tokens."""
         layers, rows, heads, _, width = self.self_keys.shape
         keys, values = (self.self_keys.new_empty(layers, rows, heads, 0, width) for _ in range(2))
         cross = list(self.cross_keys), list(self.cross_values)
-        return DecoderCache(keys, values, *cross, self.cross_bias)
+        return DecoderCache(keys, values, *cross, self.cross_bias, whole=self.whole)
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for `num_tokens` tokens per row."""
@@ -72,11 +92,11 @@ class DecoderCache:
         utterances = None if utterances is None else send(utterances, device)
         for name in ("self_keys", "self_values"):
             old = getattr(self, name)
-            if device.type == "cpu":
+            if self.whole:
+                new = old[:, rows]
+            else:
                 new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
                 new[:, :, :, :used] = old[:, rows, :, :used]
-            else:  # whole, as attention looks at the unused part, too, masked
-                new = old[:, rows]
             setattr(self, name, new)
         self.padding = None if self.padding is None else self.padding[rows]
         if utterances is not None:
@@ -102,11 +122,14 @@ def rows_to_keep(staying: Sequence[int], num_rows: int, device: torch.device) ->
     return sorted([*staying, *finished[: size - len(staying)]])
 
 
-def causal_mask(begin: int, end: int, padding: Tensor, visible: int) -> Tensor:
-    """A bias (B, 1, end - begin, visible) that masks each row's `padding` (B,) and future tokens for the new tokens.
+def causal_mask(places: Tensor, padding: Tensor | None, visible: int) -> Tensor:
+    """A bias (B or 1, 1, T, visible) that masks each row's `padding` (B,) and future tokens for new tokens.
 
-    visible: keys that attention looks at, at least `end`.
+    places: (T,) of the new tokens in the cache. visible: keys that attention looks at.
     """
-    keys = torch.arange(visible, device=padding.device)
-    seen = (keys <= keys[begin:end, None]) & (keys >= padding[:, None, None])
-    return torch.where(seen, 0.0, MASKED_LOGIT)[:, None]
+    keys = torch.arange(visible, device=places.device)
+    seen = (keys <= places[:, None])[None]
+    if padding is not None:
+        seen = seen & (keys >= padding[:, None, None])
+    # Not torch.where, which copies its numbers to a GPU and waits for that, as a recorded step must not.
+    return torch.zeros(seen.shape, device=places.device).masked_fill_(~seen, MASKED_LOGIT)[:, None]

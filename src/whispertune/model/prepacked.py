@@ -1,4 +1,4 @@
-"""Prepack a decoder's weights in the layout in which products with few rows are fast.
+"""A decoder's fastest form for decoding: on a CPU with prepacked weights, on a GPU with recorded steps.
 
 In step-by-step decoding a product has as many rows as there are hypotheses, and reads the whole weight for them. In
 float32 on a CPU torch's product takes two to four times as long as oneDNN's with a weight in oneDNN's blocked layout
@@ -7,11 +7,13 @@ float32 on a CPU torch's product takes two to four times as long as oneDNN's wit
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from whispertune.model.step_graphs import RECORDERS, StepGraphs
 from whispertune.model.whisper import Decoder, inference_copy
 
 USUAL_ROWS = 8
@@ -32,13 +34,17 @@ class PackedLinear(nn.Module):
 
 
 def for_decoding(decoder: Decoder, *, layers: bool = True) -> Decoder:
-    """The decoder in its fastest form for inference: a copy with prepacked weights, or the decoder itself if they are
-    not supported (another device or type, torch without oneDNN).
+    """The decoder in its fastest form for inference: a copy with prepacked weights or recorded steps, or the decoder
+    itself if neither is supported (another type, torch without oneDNN).
 
     All other weights are shared with the original. layers: False packs only the output projection, which with many rows
     gives most of the gain in less memory.
     """
     weight = decoder.embed_tokens.weight
+    if weight.device.type in RECORDERS:
+        recording = copy.copy(decoder)
+        recording.graphs = StepGraphs(RECORDERS[weight.device.type]())
+        return recording
     packing = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if decoder.output is not None or (weight.device.type, weight.dtype, packing) != ("cpu", torch.float32, True):
         return decoder

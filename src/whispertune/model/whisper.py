@@ -34,6 +34,7 @@ from whispertune.model.layers import DecoderLayer, EncoderLayer, call_layer
 from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, padded_length
 from whispertune.model.padded_attention import row_attention
 from whispertune.model.states_attention import is_cheaper, share_states
+from whispertune.model.step_graphs import StepGraphs
 from whispertune.model.step_memory import StepMemory
 from whispertune.system.precision import LIMITED
 
@@ -132,6 +133,8 @@ class Decoder(nn.Module):
         """The table for token lookup, if it needs a gradient of its own; else the embedding is used."""
         self.output: nn.Module | None = None
         """The output projection, if it is separate from the embedding (`model/prepacked.py`)."""
+        self.graphs: StepGraphs | None = None
+        """Recorded decoding steps, if they are to be recorded."""
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""
@@ -198,6 +201,7 @@ class Decoder(nn.Module):
             cross_keys=cross_keys,
             cross_values=cross_values,
             cross_bias=attention_bias(log_weights, states.dtype),
+            whole=states.device.type != "cpu" or self.graphs is not None,
         )
 
     def step(self, input_ids: Tensor, cache: DecoderCache) -> Tensor:
@@ -205,7 +209,19 @@ class Decoder(nn.Module):
 
         The first call takes the whole prompt, later ones one token per row.
         """
+        if self.graphs is not None and input_ids.shape[1] == 1:
+            return self.graphs.step(self.step_at, input_ids, cache)
         return cast(Tensor, self.layer_norm(self._extend(input_ids, cache)[:, -1]))
+
+    def step_at(self, input_ids: Tensor, place: Tensor, cache: DecoderCache, visible: int) -> Tensor:
+        """As `step` with one token per row (B, 1), written to `place` (1,) of a cache that has room for it.
+
+        Only the values of tensors change from one call to the next, so that a GPU can record it. visible: tokens of the
+        cache that attention looks at, those after `place` masked. `cache.num_tokens` is neither read nor changed.
+        """
+        bias = causal_mask(place, cache.padding, visible)
+        x = self._through_layers(input_ids, place, place, cache, visible, bias)
+        return cast(Tensor, self.layer_norm(x[:, -1]))
 
     def read(self, input_ids: Tensor, cache: DecoderCache, watch: Watch | None = None) -> Tensor:
         """Hidden states (B, T, D) of the new tokens (B, T), which are added to the cache.
@@ -220,21 +236,35 @@ class Decoder(nn.Module):
         cache.reserve(end)
         num_new = end - begin
         visible = padded_length(end, CACHE_TOKENS, input_ids.device) if num_new == 1 else end
+        places = torch.arange(begin, end, device=input_ids.device)
         bias = None
-        positions = torch.arange(begin, end, device=input_ids.device)
         # Else the kernel's own causal mask suffices.
         if cache.padding is not None or visible > end or (begin and num_new > 1):
-            padding = torch.zeros_like(input_ids[:, 0]) if cache.padding is None else cache.padding
-            bias = causal_mask(begin, end, padding, visible).to(cache.self_keys.dtype)
+            bias = causal_mask(places, cache.padding, visible)
+        x = self._through_layers(input_ids, places, slice(begin, end), cache, visible, bias, watch)
+        cache.num_tokens = end
+        return x
+
+    def _through_layers(
+        self, input_ids: Tensor, places: Tensor, written: slice | Tensor, cache: DecoderCache, visible: int,
+        bias: Tensor | None, watch: Watch | None = None,
+    ) -> Tensor:  # fmt: skip
+        """New tokens (B, T), at `places` (T,) of the cache, through all layers; (B, T, D).
+
+        written: those places in the form in which they are written to quickest.
+        """
+        num_new = input_ids.shape[1]
+        positions = places
         if cache.padding is not None:
             # A finished row continues as long as others do; its position does not matter then.
-            positions = (positions - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
+            positions = (places - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
+        bias = None if bias is None else bias.to(cache.self_keys.dtype)
         x = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for index, layer in enumerate(self.blocks()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
-            cache.self_keys[index, :, :, begin:end] = keys
-            cache.self_values[index, :, :, begin:end] = values
+            cache.self_keys[index][:, :, written] = keys
+            cache.self_values[index][:, :, written] = values
             x = x + layer.self_attn(
                 normed,
                 cache.self_keys[index, :, :, :visible],
@@ -248,7 +278,6 @@ class Decoder(nn.Module):
             keys, values = cache.cross_keys[index], cache.cross_values[index]
             x = x + layer.encoder_attn(normed, keys, values, cache.cross_bias)
             x = layer.feed_forward(x)
-        cache.num_tokens = end
         return cast(Tensor, x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,0 +1,199 @@
+"""Recorded decoding steps: whatever is recorded, and whichever shapes meet, a search returns what it would without."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_whisper import random_whisper, small_config
+
+from whispertune.decoding.beam import beam_search
+from whispertune.decoding.greedy import greedy_search
+from whispertune.decoding.prefill import Prefill, prefill
+from whispertune.decoding.rules import Hypothesis, LogitRules
+from whispertune.decoding.sampling import sample_search
+from whispertune.model import cache as cache_module
+from whispertune.model import prepacked, step_graphs
+from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.model.cache import CACHE_TOKENS
+from whispertune.model.prepacked import for_decoding
+from whispertune.model.step_graphs import StepGraphs, python_recorder
+from whispertune.model.whisper import Decoder
+from whispertune.states.computed import EncoderStates
+
+VOCAB, EOT = 23, 22
+RULES = LogitRules(VOCAB, [3, 4], [5, EOT], torch.device("cpu"))
+DECODER = random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), 1).decoder
+with torch.no_grad():  # so that rows end at different times
+    DECODER.layer_norm.bias += 0.35 * DECODER.embed_tokens.weight[EOT]
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(step_graphs.RECORDERS, "cpu", python_recorder)
+    monkeypatch.setattr(step_graphs, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(cache_module, "FEWEST_ROWS", 2)
+
+
+def windows(rows: int, num_frames: int, seed: int, *, weighted: bool) -> EncoderStates:
+    generator = torch.Generator().manual_seed(seed)
+    states = 3 * torch.randn(rows, num_frames, 32, generator=generator)
+    weights = torch.randint(1, 30, (rows, num_frames), generator=generator).float().log()
+    weights[:, num_frames // 2 :][::2] = PADDING_LOG_WEIGHT
+    return EncoderStates(states, weights if weighted else None)
+
+
+def searched(decoder: Decoder, prefilled: Prefill, how: int, limits: list[int]) -> list[Hypothesis]:
+    if how == 0:
+        return greedy_search(decoder, prefilled, RULES, EOT, limits)
+    if how == 1:
+        return beam_search(decoder, prefilled, RULES, EOT, limits, beam_size=3)
+    seeds = [(row,) for row in range(len(limits))]
+    return sample_search(decoder, prefilled, RULES, EOT, limits, temperature=0.7, seeds=seeds, best_of=2)
+
+
+def shown(found: list[Hypothesis]) -> list[Any]:
+    return [(h.tokens, h.ended, [other.tokens for other in h.alternatives]) for h in found]
+
+
+BATCH = st.tuples(
+    st.integers(1, 6),
+    st.integers(4, 12),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.integers(0, 2), min_size=1, max_size=2),
+    st.lists(st.integers(0, 80), min_size=6, max_size=6),
+)
+"""Rows, frames, whether they are weighted, whether prompts differ in length, searches, limits."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(BATCH, min_size=1, max_size=4), st.integers(0, 999))
+def test_searches_find_the_same(batches: list[Any], seed: int) -> None:
+    """Several batches of one decoder after another, each searched once or twice."""
+    recording = for_decoding(DECODER)
+    assert recording is not DECODER
+    assert DECODER.graphs is None
+    for number, (rows, num_frames, weighted, ragged, searches, limits) in enumerate(batches):
+        states = windows(rows, num_frames, seed + number, weighted=weighted)
+        prompts = [[1, 2] if row % 2 or not ragged else [1, 6, 7, 2] for row in range(rows)]
+        prefilled = [prefill(decoder, states, prompts) for decoder in (DECODER, recording)]
+        for how in searches:
+            expected, found = (
+                searched(decoder, its, how, limits[:rows])
+                for decoder, its in zip((DECODER, recording), prefilled, strict=True)
+            )
+            assert shown(found) == shown(expected)
+            for ours, theirs in zip(found, expected, strict=True):
+                assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-3)
+
+
+class Counted:
+    """A recorder that counts, and may fail or compute something else."""
+
+    def __init__(self, *, fails: bool = False, off: float = 0.0) -> None:
+        self.recorded = self.repeated = 0
+        self.fails, self.off = fails, off
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+        self.recorded += 1
+        hidden, repeat = python_recorder()(run)
+
+        def counted() -> None:
+            self.repeated += 1
+            repeat()
+            hidden.add_(self.off)
+
+        return hidden, counted
+
+
+def long_search(decoder: Decoder, seed: int = 0, rows: int = 4) -> list[Hypothesis]:
+    never = LogitRules(VOCAB, [EOT], [], torch.device("cpu"))
+    prefilled = prefill(decoder, windows(rows, 9, seed, weighted=True), [[1, 2]] * rows)
+    with torch.inference_mode():
+        return greedy_search(decoder, prefilled, never, EOT, [CACHE_TOKENS + 40 - row for row in range(rows)])
+
+
+def recording_with(recorder: Counted) -> Decoder:
+    decoder = copy.copy(DECODER)
+    decoder.graphs = StepGraphs(recorder)
+    return decoder
+
+
+def test_a_shape_is_recorded_once_and_used_for_other_windows() -> None:
+    recorder = Counted()
+    decoder, expected = recording_with(recorder), long_search(DECODER)
+    assert shown(long_search(decoder)) == shown(expected)
+    assert 2 <= recorder.recorded <= 6  # with room for 64 and for 128 tokens
+    assert recorder.repeated > 90
+    # What worked on the memory for 64 tokens went with it, and rows that left at the end are met for the second time.
+    assert shown(long_search(decoder)) == shown(expected)
+    second = recorder.recorded
+    assert shown(long_search(decoder, seed=5)) == shown(long_search(DECODER, seed=5)) != shown(expected)
+    assert recorder.recorded == second
+    held = decoder.graphs.num_bytes if decoder.graphs is not None else 0
+    assert held >= 4 * 2 * 2 * 4 * 32 * (9 + 2 * CACHE_TOKENS)  # floats, keys and values, layers, rows, width
+
+
+def test_few_steps_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graphs, "FEWEST_STEPS", 1000)
+    recorder = Counted()
+    decoder = recording_with(recorder)
+    assert shown(long_search(decoder)) == shown(long_search(DECODER))
+    assert (recorder.recorded, decoder.graphs and decoder.graphs.num_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("recorder", "told"), [(Counted(fails=True), "not permitted"), (Counted(off=3.0), "differs")])
+def test_what_cannot_be_recorded_is_computed_as_ever(
+    recorder: Counted, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder = recording_with(recorder)
+    assert shown(long_search(decoder)) == shown(long_search(DECODER))
+    assert recorder.repeated <= 1
+    output = " ".join(capsys.readouterr().err.split())
+    assert told in output
+    assert output.count("not recorded") == 1
+    assert "second line" not in output
+
+
+def test_a_search_that_another_one_has_overtaken_is_an_error() -> None:
+    """Its keys and values are no longer there."""
+    decoder = for_decoding(DECODER)
+    states = windows(2, 9, 0, weighted=True)
+    caches = [prefill(decoder, states, [[1, 2]] * 2).fork()[0] for _ in range(2)]
+    with torch.inference_mode():
+        for cache in caches:
+            for _ in range(3):
+                decoder.step(torch.tensor([[6], [7]]), cache)
+        with pytest.raises(RuntimeError, match="another one of the same decoder"):
+            decoder.step(torch.tensor([[6], [7]]), caches[0])
+
+
+def test_a_copy_has_memory_of_its_own() -> None:
+    decoder = for_decoding(DECODER)
+    long_search(decoder)
+    other = copy.deepcopy(decoder)
+    assert decoder.graphs is not None
+    assert other.graphs is not None
+    assert other.graphs.num_bytes == 0 < decoder.graphs.num_bytes
+    assert shown(long_search(other)) == shown(long_search(DECODER))
+
+
+def test_nothing_is_recorded_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(step_graphs.RECORDERS, "cpu")
+    assert prepacked.for_decoding(DECODER).graphs is None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
