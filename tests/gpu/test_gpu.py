@@ -50,12 +50,19 @@ ON["held"] = SHORT + WHERE_HELD
 DEVICES = ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def run_on(device: str, arguments: list[str], cache: Path, **variables: str) -> dict[str, int]:
-    """A whispertune command in a process of its own; on the GPU that is none: how often it was waited for, by where."""
+def run_on(
+    device: str, arguments: list[str], cache: Path, told: list[str] | None = None, **variables: str
+) -> dict[str, int]:
+    """A whispertune command in a process of its own; on the GPU that is none: how often it was waited for, by where.
+
+    told: gets what it says on the way.
+    """
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache / device), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-c", ON[device], *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
+    if told is not None:
+        told.append(" ".join(ended.stderr.split()))
     waits: dict[str, int] = json.loads(ended.stdout.splitlines()[-1]) if device not in ("cpu", "cuda") else {}
     return waits
 
@@ -106,6 +113,7 @@ def test_a_run_is_that_of_the_cpu(samples: Samples, tmp_path: Path, device: str,
         assert "model/attention.py" not in by_file
         # A step of decoding waits for its numbers; nothing else does, not even a copy.
         assert by_file.pop("decoding/rules.py") > 0
+        assert by_file.pop("model/step_graphs.py") > 0  # it compares what it has recorded, once for each shape
         quiet = [f"decoding/{name}" for name in ("beam", "greedy", "prompts", "sampling", "timestamps", "windows")]
         quiet += ["model/loss", "model/packed_lengths", "model/padded_attention", "model/cache", "states/views"]
         assert not [file for file in by_file if file.startswith(tuple(quiet))]
@@ -148,6 +156,20 @@ def test_a_model_is_scored_as_on_the_cpu(samples: Samples, tmp_path: Path, devic
         rows = (tmp_path / f"{where}-out" / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()
         found[where] = [json.loads(row)["hypothesis"] for row in rows]
     assert found[device] == found["cpu"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_states_that_are_read_again_are_on_the_gpu(samples: Samples, tmp_path: Path, device: str) -> None:
+    """Those of train and valid, clean and augmented, from their second time on; with the losses of a CPU."""
+    told: list[str] = []
+    for where in ("cpu", device):
+        arguments = samples.arguments(
+            tmp_path / where, epochs=3, augment__speed__probability=0.9, augment__keep_original="true", augment__views=1
+        )
+        run_on(where, arguments, tmp_path, told)
+    assert [text.count("on the GPU from here on") for text in told] == [0, 3]
+    losses = [[row["loss"] for row in metrics(tmp_path / where)] for where in (device, "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_gpu_without_float64_and_sparse_tensors(samples: Samples, tmp_path: Path) -> None:

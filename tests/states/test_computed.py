@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -218,6 +219,8 @@ def test_stored_states_are_read_ahead_for_a_gpu(device: str) -> None:
     read: list[tuple[int, ...]] = []
 
     class Store:
+        held = False
+
         def fetch(self, indices: Sequence[int]) -> EncoderStates:
             read.append(tuple(indices))
             if 9 in indices:
@@ -240,3 +243,36 @@ def test_stored_states_are_read_ahead_for_a_gpu(device: str) -> None:
             found.append([9.0])
     assert found == [[1, 2], [3], [7, 8], [4, 5], [9], [6]]
     assert sorted(read) == sorted([(7, 8), *(tuple(batch) for batch in batches)])  # nothing twice
+
+
+@pytest.mark.parametrize(("device", "spare"), [("meta", 400), ("meta", 399), ("meta", 10**9), ("cpu", 10**9)])
+def test_states_that_are_read_again_move_to_the_gpu_if_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, spare: int
+) -> None:
+    """A quarter of what it has to spare; not in the first epoch, when nobody knows that; never to a CPU."""
+    asked: list[torch.device] = []
+
+    class Store:
+        held, layout = False, SimpleNamespace(num_bytes=100)
+
+        def hold_on(self, device: torch.device) -> None:
+            asked.append(device)
+            if spare == 10**9:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            self.held = True
+
+        def fetch(self, indices: Sequence[int]) -> EncoderStates:
+            return EncoderStates(torch.tensor(indices)[:, None, None].float(), None)
+
+    monkeypatch.setattr("whispertune.states.views.spare_memory_on", lambda device: spare)
+    stores = [Store(), Store()]
+    views = StoredViews(2, lambda number: cast(StoredStates, stores[number]), torch.device(device))
+    for epoch in range(5):
+        views.prepare([[1, 2], [3]], epoch)
+        found = [views.fetch(batch, epoch).states.flatten().tolist() for batch in ([1, 2], [3], [4])]
+        assert found == [[1, 2], [3], [4]]
+        held = [store.held for store in stores]
+        assert held == [epoch >= 2 and spare == 400, epoch >= 3 and spare == 400]
+    times = {("meta", 400): 2, ("meta", 399): 0, ("meta", 10**9): 3, ("cpu", 10**9): 0}[device, spare]
+    assert asked == [torch.device(device)] * times
+    assert capsys.readouterr().err.count("on the GPU from here on") == (2 if spare == 400 else 0)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -54,6 +55,26 @@ def test_fetched_is_what_encoding_gives(tmp_path: Path, build: Build, frames: Fr
                 assert alone.log_weights is not None
                 torch.testing.assert_close(fetched.log_weights[row, :num_frames], alone.log_weights[0])
                 assert fetched.log_weights[row, num_frames:].eq(PADDING_LOG_WEIGHT).all()
+
+
+@pytest.mark.parametrize("build", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("frames", [FrameOptions(), DENSE], ids=["thinned", "dense"])
+def test_on_a_device_they_are_the_same(tmp_path: Path, build: Build, frames: FrameOptions) -> None:
+    store = build(layout(frames=frames), tmp_path)
+    list(store.fill(store.missing(), ENCODER, lambda i: features(i, frames), workers=1))
+    store.unreadable.add(3)
+    some = (list(range(len(LENGTHS))), [3], [5, 0, 5])
+    expected = [store.fetch(indices) for indices in some]
+    store.hold_on(torch.device("cpu"))
+    assert store.held
+    for path in state_files(tmp_path):
+        path.unlink()  # not read any more
+    for indices, wanted in zip(some, expected, strict=True):
+        found = store.fetch(indices)
+        assert torch.equal(found.states, wanted.states)
+        assert (found.log_weights is None) == (wanted.log_weights is None)
+        assert found.log_weights is None or torch.equal(found.log_weights, cast(torch.Tensor, wanted.log_weights))
+        assert (found.num_frames, found.unreadable) == (wanted.num_frames, wanted.unreadable)
 
 
 def state_files(folder: Path, key: str = KEY) -> list[Path]:

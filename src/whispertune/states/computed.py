@@ -138,8 +138,10 @@ def encode_frozen(encoder: Encoder, features: Sequence[WindowFeatures]) -> Encod
 
 
 def one_behind_the_other(parts: Sequence[EncoderStates]) -> EncoderStates:
-    """Concatenate the rows of all parts, padded to one number of frames, on the device and in the type of the last."""
-    device, dtype = parts[-1].states.device, parts[-1].states.dtype
+    """Concatenate the rows of all parts, padded to one number of frames, in the type of the last; on the GPU if any is
+    there."""
+    cpu, dtype = torch.device("cpu"), parts[-1].states.dtype
+    device = next((part.states.device for part in parts if part.states.device != cpu), cpu)
     longest = max(part.states.shape[1] for part in parts)
     begins = accumulate((part.states.shape[0] for part in parts), initial=0)
     unreadable = tuple(begin + row for begin, part in zip(begins, parts, strict=False) for row in part.unreadable)

@@ -33,7 +33,7 @@ from whispertune.states import computed as states
 from whispertune.states.computed import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
 from whispertune.states.files import StateFolder
 from whispertune.system.environment import free_memory
-from whispertune.system.precision import Precision
+from whispertune.system.precision import Precision, send
 
 
 class StateLayout:
@@ -110,7 +110,13 @@ class StoredStates:
         self._files = files
         self._share = (0, 1)
         self._rows = torch.empty(0 if files else layout.num_rows, layout.d_model, dtype=layout.dtype)
+        self._held: Tensor | None = None
         self._done: set[int] = set()
+
+    @property
+    def held(self) -> bool:
+        """Whether all states are on a device (`hold_on`)."""
+        return self._held is not None
 
     def missing(self, rank: int = 0, world_size: int = 1) -> list[int]:
         """The encoding batches that this process must `fill`; every file of its share is read and verified."""
@@ -203,10 +209,32 @@ class StoredStates:
             files.read_into(_bytes(rows), number)
         self._files, self.moved = None, error
 
-    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
-        """A copy of the states of these windows, on the CPU."""
+    def hold_on(self, device: torch.device) -> None:
+        """Copy all states to a device, where `fetch` finds them from now on."""
         layout = self.layout
-        sizes = [int(layout.num_frames[index]) for index in indices]
+        with torch.inference_mode(False):  # else training could not use what a validation has copied
+            held = torch.zeros(layout.num_rows + 1, layout.d_model, dtype=layout.dtype, device=device)  # padding last
+            for number, batch in enumerate(layout.batches):
+                begin, end = layout.begin[batch[0]], layout.begin[batch[-1]] + layout.num_frames[batch[-1]]
+                if self._files is None:
+                    rows = self._rows[begin:end]
+                else:
+                    rows = torch.empty(end - begin, layout.d_model, dtype=layout.dtype)
+                    self._files.read_into(_bytes(rows), number)
+                held[begin:end] = send(rows, device)
+        self._held = held
+
+    def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
+        """A copy of the states of these windows, on the CPU or on the device that holds them."""
+        sizes = [int(self.layout.num_frames[index]) for index in indices]
+        states = self._read(indices, sizes) if self._held is None else _rows_of(self._held, self.layout, indices, sizes)
+        log_weights = padded_log_weights([self.layout.selection(index).counts for index in indices])
+        unreadable = tuple(row for row, index in enumerate(indices) if index in self.unreadable)
+        return EncoderStates(states, log_weights, tuple(sizes), unreadable)
+
+    def _read(self, indices: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """(B, K, D): the states of these windows of `sizes` frames, zero behind them."""
+        layout = self.layout
         fetched = torch.zeros(len(sizes), max(sizes), layout.d_model, dtype=layout.dtype)
         for row, index, size in zip(fetched, indices, sizes, strict=True):
             begin = layout.begin[index]
@@ -217,6 +245,12 @@ class StoredStates:
                 self._files.read_into(
                     _bytes(row[:size]), number, (begin - layout.first_rows[number]) * layout.row_bytes
                 )
-        log_weights = padded_log_weights([layout.selection(index).counts for index in indices])
-        unreadable = tuple(row for row, index in enumerate(indices) if index in self.unreadable)
-        return EncoderStates(fetched, log_weights, tuple(sizes), unreadable)
+        return fetched
+
+
+def _rows_of(held: Tensor, layout: StateLayout, indices: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """As `StoredStates._read`, from all rows of the layout and a last one of zeros."""
+    rows = torch.full((len(sizes), max(sizes)), layout.num_rows)
+    for row, index, size in zip(rows, indices, sizes, strict=True):
+        row[:size] = torch.arange(layout.begin[index], layout.begin[index] + size)
+    return held[send(rows, held.device)]

@@ -11,19 +11,26 @@ import torch
 from whispertune.model.whisper import Encoder
 from whispertune.states.computed import Batch, EncoderStates, LookAhead, StateSource, one_behind_the_other
 from whispertune.states.stored import StoredStates
+from whispertune.system.console import console
+from whispertune.system.environment import spare_memory_on
+
+HELD_SHARE = 0.25
+"""Of the memory that a GPU has to spare, the most that a store of states may take there."""
 
 
 class StoredViews:
     """K stored views, each encoded on first use; view v is store v modulo K.
 
     device: of the model. For a GPU a thread reads the batches that `prepare` has announced ahead of their use; on a CPU
-    it would take time from the products.
+    it would take time from the products. A store that is read for the second time moves to the GPU if it takes little
+    of what was free there even when most was taken.
     """
 
     def __init__(self, num_views: int, open_view: Callable[[int], StoredStates], device: torch.device) -> None:
         self._num_views = num_views
         self._open_view = open_view
         self._stores: dict[int, StoredStates] = {}
+        self._used: set[int] = set()
         self._device = device
         self._pool = None if device.type == "cpu" else ThreadPoolExecutor(1, "states")
         self._ahead = LookAhead(self._begin)
@@ -36,9 +43,22 @@ class StoredViews:
 
     def prepare(self, batches: Iterable[Sequence[int]], view: int = 0) -> None:
         """Encode this view now, unless it is already stored."""
-        self._store(view)
-        if self._pool is not None:
-            self._ahead.announce((tuple(batch), view) for batch in batches)
+        store = self._store(view)
+        if self._pool is None:
+            return
+        if view % self._num_views in self._used:
+            self._hold(store)
+        self._ahead.announce(() if store.held else ((tuple(batch), view) for batch in batches))
+
+    def _hold(self, store: StoredStates) -> None:
+        """Move a store to the GPU if there is room."""
+        size = store.layout.num_bytes
+        if not store.held and size <= HELD_SHARE * spare_memory_on(self._device):
+            try:
+                store.hold_on(self._device)
+            except torch.OutOfMemoryError:
+                return
+            console.print(f"states    {size / 1e6:.0f} MB of them are on the GPU from here on")
 
     def _begin(self, batch: Batch) -> list[Future[EncoderStates]]:
         assert self._pool is not None
@@ -49,8 +69,10 @@ class StoredViews:
         return fetched.pinned() if self._device.type == "cuda" else fetched
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
-        if self._pool is None:
-            return self._store(view).fetch(indices)
+        store = self._store(view)
+        if self._pool is None or store.held:
+            return store.fetch(indices)
+        self._used.add(view % self._num_views)
         (future,) = self._ahead.take((tuple(indices), view))
         found: EncoderStates = future.result()
         return found

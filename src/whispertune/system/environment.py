@@ -116,6 +116,14 @@ def free_memory_on(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
+def spare_memory_on(device: torch.device) -> int:
+    """Bytes of a GPU that were free even when this process held the most there."""
+    if device.type != "cuda":
+        return free_memory()
+    most = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+    return max(0, free_memory_on(device) - most)
+
+
 def _page_cache(cgroup: Path) -> int:
     try:
         lines = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
