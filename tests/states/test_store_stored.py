@@ -6,9 +6,11 @@ import errno
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from whispertune.errors import DataError, RunFolderError
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.states import computed as states
-from whispertune.states.computed import encode, window_features
+from whispertune.states.computed import EncoderStates, encode, window_features
 from whispertune.states.files import StateFolder
 from whispertune.states.stored import StateLayout, StoredStates
 from whispertune.system.precision import Precision
@@ -177,6 +179,35 @@ def test_batches_of_another_store_or_place_count_for_nothing(whole: tuple[Path, 
     assert alike.verified([0, 1]) == ({0, 1}, 0)
     shutil.copyfile(*state_files(tmp_path, "alike"))
     assert alike.verified([0, 1]) == ({0}, 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_gpu_encodes_while_states_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """One batch ahead, in order; a CPU has no time to spare."""
+    encoder: Any = SimpleNamespace(conv1=SimpleNamespace(weight=torch.empty(1, device=device)))
+    encoded = threading.Semaphore(0)
+    ahead: list[bool] = []
+    frozen, write = states.encode_frozen, StateFolder.write
+
+    def encode_frozen(_: object, ready: Any) -> EncoderStates:
+        found = frozen(ENCODER, ready)
+        encoded.release()
+        return found
+
+    def slowly(folder: StateFolder, number: int, rows: memoryview, whole: bool = True) -> None:
+        encoded.acquire()  # its own
+        ahead.append(number < 4 and encoded.acquire(timeout=20 if device == "meta" else 0.2))
+        if ahead[-1]:
+            encoded.release()
+        write(folder, number, rows, whole=whole)
+
+    monkeypatch.setattr(states, "encode_frozen", encode_frozen)
+    monkeypatch.setattr(StateFolder, "write", slowly)
+    store = on_disk(tmp_path)
+    windows = list(store.fill(store.missing(), encoder, features, workers=1))
+    assert windows == [len(batch) for batch in store.layout.batches]
+    assert ahead == [device == "meta"] * 4 + [False]
+    assert torch.equal(everything(store), in_memory())
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 5])

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -154,13 +155,17 @@ class StoredStates:
         *,
         workers: int,
     ) -> Iterator[int]:
-        """Encode these batches; yields the number of windows of each batch when it is done.
+        """Encode these batches; yields the number of windows of each batch when it is stored.
+
+        While a GPU encodes a batch, the features of the next one are computed and the one before is stored.
 
         Raises:
             DataError: if the length of a window has changed.
             OSError: if the disk is full and memory can't be used instead (several processes).
         """
-        with ThreadPoolExecutor(max(1, workers), "features") as pool:
+        behind = 0 if encoder.conv1.weight.device.type == "cpu" else 1
+        stored: deque[tuple[int, Future[None]]] = deque()
+        with ThreadPoolExecutor(max(1, workers), "features") as pool, ThreadPoolExecutor(1, "storing") as storing:
             windows = [self.layout.batches[number] for number in batches]
             pending = [pool.submit(features, index) for index in windows[0]] if windows else []
             for turn, (number, batch) in enumerate(zip(batches, windows, strict=True)):
@@ -173,13 +178,18 @@ class StoredStates:
                     if len(window.positions) != self.layout.num_frames[index]:
                         raise DataError(f"window {index}: its audio changed during the run; start it again")
                 with torch.inference_mode():
-                    encoded = states.encode_frozen(encoder, ready).states.to("cpu")
-                    rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
-                    rows = rows.to(self.layout.dtype)
-                self._keep(number, rows, whole=not damaged)
-                yield len(batch)
+                    encoded = states.encode_frozen(encoder, ready).states
+                stored.append((len(batch), storing.submit(self._keep, number, encoded, whole=not damaged)))
+                yield from _finished(stored, behind)
+            yield from _finished(stored, 0)
 
-    def _keep(self, number: int, rows: Tensor, *, whole: bool) -> None:
+    @torch.inference_mode()
+    def _keep(self, number: int, encoded: Tensor, *, whole: bool) -> None:
+        """Store the states (B, K, D) of an encoding batch."""
+        batch = self.layout.batches[number]
+        encoded = encoded.to("cpu")
+        rows = torch.cat([encoded[row, : self.layout.num_frames[i]] for row, i in enumerate(batch)])
+        rows = rows.to(self.layout.dtype)
         if self._files is not None:
             try:
                 self._files.write(number, _bytes(rows), whole=whole)
@@ -188,7 +198,7 @@ class StoredStates:
                     raise
                 self._move_to_memory(error)
         if self._files is None:
-            begin = self.layout.begin[self.layout.batches[number][0]]
+            begin = self.layout.begin[batch[0]]
             self._rows[begin : begin + len(rows)] = rows
         self._done.add(number)
 
@@ -246,6 +256,14 @@ class StoredStates:
                     _bytes(row[:size]), number, (begin - layout.first_rows[number]) * layout.row_bytes
                 )
         return fetched
+
+
+def _finished(stored: deque[tuple[int, Future[None]]], behind: int) -> Iterator[int]:
+    """Wait for all but the last `behind` batches that are being stored; yields the number of windows of each."""
+    while len(stored) > behind:
+        num_windows, future = stored.popleft()
+        future.result()
+        yield num_windows
 
 
 def _rows_of(held: Tensor, layout: StateLayout, indices: Sequence[int], sizes: Sequence[int]) -> Tensor:
