@@ -43,9 +43,9 @@ class Prefill:
         own = replace(cache, cross_keys=list(cache.cross_keys), cross_values=list(cache.cross_values))
         return own, self.hidden
 
-    def empty_cache(self) -> DecoderCache:
-        """A cache of the same windows without prompts: it shares their cross-attention keys and values."""
-        return self._cache.emptied()
+    def empty_cache(self, windows: slice = slice(None)) -> DecoderCache:
+        """A cache of these windows without prompts: it shares their cross-attention keys and values."""
+        return self._cache.emptied(windows)
 
     def select(self, rows: Sequence[int]) -> Prefill:
         """These rows alone."""

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from whispertune.system.precision import exact_dtype
 
+BLOCK = 864
+"""Tokens among which the likeliest is looked for at once (51,865 are 60 blocks and 25)."""
+
 
 class LogitRules:
     """Whisper's suppressed tokens: some always, some (blank and end of text) as the first token."""
@@ -41,6 +44,40 @@ class LogitRules:
         if self._renormalise:
             return (logits.float() + suppressed).log_softmax(dim=-1)
         return logits.float().log_softmax(dim=-1) + suppressed
+
+    def likeliest(self, logits: Tensor, *, first: bool, log_normalisers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability and id (B,) of the likeliest token in each row: on a CPU sooner than `log_probs(…).max(-1)`.
+
+        log_normalisers: (B, 1) logarithms of the sums of the exponentials of logits, if they are known.
+        """
+        if logits.device.type != "cpu" or self._renormalise:
+            return tuple(self.log_probs(logits, first=first).max(dim=-1))  # type: ignore[return-value]
+        if log_normalisers is None:
+            best, chosen = largest(logits.log_softmax(dim=-1, dtype=torch.float32))
+        else:
+            best, chosen = largest(logits)
+            best = best.float() - log_normalisers[:, 0]
+        # Suppressed tokens are hardly ever the likeliest.
+        wrong = (self._first if first else self._always)[chosen].isinf()
+        if wrong.any():
+            best[wrong], chosen[wrong] = self.log_probs(logits[wrong], first=first).max(dim=-1)
+        return best, chosen
+
+
+def largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """`values.max(-1)` of (B, V) on a CPU: PyTorch finds a row's largest value much sooner than its place."""
+    whole = values.shape[1] // BLOCK * BLOCK
+    if not whole:
+        return tuple(values.max(dim=-1))  # type: ignore[return-value]
+    blocks = values[:, :whole].view(len(values), -1, BLOCK)
+    block = blocks.amax(dim=-1).argmax(dim=-1)
+    best, place = blocks[torch.arange(len(values)), block].max(dim=-1)
+    place += block * BLOCK
+    if whole < values.shape[1]:
+        last, behind = values[:, whole:].max(dim=-1)
+        later = last > best
+        best, place = torch.where(later, last, best), torch.where(later, behind + whole, place)
+    return best, place
 
 
 def to_lists(values: Tensor, indices: Tensor) -> tuple[list[Any], list[Any]]:

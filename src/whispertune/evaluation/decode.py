@@ -14,27 +14,24 @@ import torch
 from whispertune.dataset.splits import Split
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import SearchOptions
-from whispertune.decoding.prefill import Prefill
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber, windows_at_once
+from whispertune.evaluation.transcript_search import (
+    ReadTranscripts,
+    read_transcripts,
+    teacher_forced_nll,
+    transcript_search,
+)
 from whispertune.features.frames import select_frames
 from whispertune.features.options import FrameOptions
-from whispertune.model.attention import FEWEST_TOKENS
-from whispertune.model.loss import summed_nll
-from whispertune.model.packed_lengths import few_lengths
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.system.console import console
 from whispertune.system.lazy import Anew
-from whispertune.system.precision import send
-from whispertune.text.targets import Target, collate_targets
 
 CHUNK_FRAMES = 8_000
 """Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
 CHUNK_WINDOWS = 32
-LOSS_ROWS = 8
-LOSS_ROWS_ON_GPU = 64
-"""Windows whose transcripts the decoder reads at once, for the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,45 +159,44 @@ class _Chunk:
     ) -> None:
         """Do the searches and take those that are done off the list."""
         started = time.perf_counter()
+        # Transcripts of one length are read together.
+        order = sorted(range(len(chunk)), key=lambda row: -len(self.split.targets[chunk[row]].input_ids))
+        chunk, states = [chunk[row] for row in order], states.select(order)
         targets = [self.split.targets[i] for i in chunk]
         prompts = [target.input_ids[: target.prompt_length] for target in targets]
         widest = Transcriber(system.model, min(system.searches, key=lambda search: search.beam_size))
         prefilled = widest.prefill(states, prompts)
-        decoder, pad_id = system.model.whisper.decoder, system.model.checkpoint.pad_token_id
-        loss = sum(teacher_forced_nll(decoder, batch, [targets[i] for i in rows], pad_id) for rows, batch in prefilled)
+        model, caps = system.model, [self.max_tokens[i] for i in chunk]
+        decoder, pad_id = model.whisper.decoder, model.checkpoint.pad_token_id
+        greedy = any(search.beam_size == 1 for search, _ in searches)
+        reads: list[ReadTranscripts] = []
+        loss = 0.0
+        for rows, batch in prefilled:
+            own = [targets[row] for row in rows]
+            # On a GPU, where steps can be recorded, search step by step.
+            if greedy and decoder.embed_tokens.weight.device.type == "cpu":
+                reads.append(read_transcripts(decoder, batch, model.rules, own, pad_id))
+                loss += reads[-1].nll
+            else:
+                loss += teacher_forced_nll(decoder, batch, own, pad_id)
         while searches:
             search, found = searches[0]
-            transcriber = Transcriber(system.model, search, cut_loops=self.cut_loops)
-            hypotheses = transcriber.search_windows(
-                prefilled, [self.max_tokens[i] for i in chunk], last=len(searches) == 1
-            )
+            if search.beam_size == 1 and reads:
+                by_row: dict[int, Hypothesis] = {}
+                for (rows, batch), read in zip(prefilled, reads, strict=True):
+                    own_caps, own = [caps[row] for row in rows], [targets[row] for row in rows]
+                    arguments = (decoder, batch, model.rules, model.tokenizer.eot, own_caps, own, read)
+                    by_row.update(zip(rows, transcript_search(*arguments, cut_loops=self.cut_loops), strict=True))
+                hypotheses = [by_row[row] for row in range(len(chunk))]
+            else:
+                transcriber = Transcriber(model, search, cut_loops=self.cut_loops)
+                hypotheses = transcriber.search_windows(prefilled, caps, last=len(searches) == 1)
             found.hypotheses.update(zip(chunk, hypotheses, strict=True))
             found.losses[chunk[0]] = loss
             found.seconds += time.perf_counter() - started
             self.advance(len(chunk))
             del searches[0]
             started = time.perf_counter()
-
-
-@torch.inference_mode()
-def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[Target], pad_id: int) -> float:
-    """Summed negative log-likelihood of the target tokens of these B windows."""
-    order = list(range(len(targets)))
-    on_cpu = prefilled.hidden.device.type == "cpu"
-    at_once = LOSS_ROWS if on_cpu else LOSS_ROWS_ON_GPU
-    if len(order) > at_once:
-        order.sort(key=lambda row: -len(targets[row].input_ids))
-    total = 0.0
-    for first in range(0, len(order), at_once):
-        rows = order[first : first + at_once]
-        num_tokens = max(len(targets[row].input_ids) for row in rows)
-        if not on_cpu:
-            num_tokens = min(few_lengths(num_tokens, FEWEST_TOKENS), decoder.embed_positions.num_embeddings)
-        input_ids, labels = collate_targets([targets[row] for row in rows], pad_id, num_tokens)
-        part = prefilled if len(rows) == len(order) else prefilled.select(rows)
-        hidden = decoder.read(send(input_ids, prefilled.hidden.device), part.empty_cache())
-        total += float(summed_nll(decoder, hidden, labels))
-    return total
 
 
 def chunks_of(split: Split, frames: FrameOptions, decoder: Decoder, room: Room) -> Iterator[list[int]]:

@@ -60,12 +60,13 @@ class DecoderCache:
         else:
             setattr(self, attribute, tensor)
 
-    def emptied(self) -> DecoderCache:
-        """A cache for the same frames without any tokens."""
-        layers, rows, heads, _, width = self.self_keys.shape
-        keys, values = (self.self_keys.new_empty(layers, rows, heads, 0, width) for _ in range(2))
-        cross = list(self.cross_keys), list(self.cross_values)
-        return DecoderCache(keys, values, *cross, self.cross_bias, whole=self.whole)
+    def emptied(self, utterances: slice = slice(None)) -> DecoderCache:
+        """A cache for the frames of the same utterances, or of some of them, without any tokens; it shares them."""
+        layers, _, heads, _, width = self.self_keys.shape
+        keys, values = ([layer[utterances] for layer in kept] for kept in (self.cross_keys, self.cross_values))
+        self_keys, self_values = (self.self_keys.new_empty(layers, len(keys[0]), heads, 0, width) for _ in range(2))
+        bias = None if self.cross_bias is None else self.cross_bias[utterances]
+        return DecoderCache(self_keys, self_values, keys, values, bias, whole=self.whole)
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for `num_tokens` tokens per row."""
@@ -125,10 +126,11 @@ def rows_to_keep(staying: Sequence[int], num_rows: int, device: torch.device) ->
 def causal_mask(places: Tensor, padding: Tensor | None, visible: int) -> Tensor:
     """A bias (B or 1, 1, T, visible) that masks each row's `padding` (B,) and future tokens for new tokens.
 
-    places: (T,) of the new tokens in the cache. visible: keys that attention looks at.
+    places: (T,) or (B, T) of the new tokens in the cache. visible: keys that attention looks at.
     """
     keys = torch.arange(visible, device=places.device)
-    seen = (keys <= places[:, None])[None]
+    seen = keys <= places[..., None]
+    seen = seen[None] if seen.ndim == 2 else seen
     if padding is not None:
         seen = seen & (keys >= padding[:, None, None])
     # Not torch.where, which copies its numbers to a GPU and waits for that, as a recorded step must not.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,19 @@ WEIGHT_ROWS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are computed at once, in float32 on a CPU."""
 
 
-def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def summed_nll(
+    decoder: Decoder,
+    hidden: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
     """Sum over the scored positions of -log softmax(logits)[label], in float32; divide by their number.
 
     hidden: (B, T, D); labels: (B, T) with `IGNORE_INDEX` where nothing is scored, preferably on the CPU, as counting
     the scored positions synchronises with a GPU. Logits are computed at those only. Smoothing e (Szegedy et al. 2016)
-    mixes in e times the mean over the vocabulary.
+    mixes in e times the mean over the vocabulary. watch: called, without gradients, with the logits (n, V) of all of
+    these positions and the logarithms (n, 1) of the sums of their exponentials, a few at a time.
     """
     scored = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
     own = send(labels.flatten()[scored], hidden.device)
@@ -39,13 +47,14 @@ def summed_nll(decoder: Decoder, hidden: Tensor, labels: Tensor, label_smoothing
     rows = F.pad(rows, (0, 0, 0, -len(rows) % POSITIONS_MULTIPLE))
     weight = decoder.embed_tokens.weight
     if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
-        nll: Tensor = _VocabularyNLL.apply(  # type: ignore[no-untyped-call]
-            rows, weight, own, label_smoothing, decoder.step_memory
-        )
-        return nll
+        return cast(Tensor, _VocabularyNLL.apply(rows, weight, own, label_smoothing, decoder.step_memory))  # type: ignore[no-untyped-call]
     total = torch.zeros((), dtype=_wide(rows), device=rows.device)
     for part in _parts(own):
-        total += _nll_and_probs(decoder.logits(rows[part])[: len(own[part])], own[part], label_smoothing)[0]
+        logits = decoder.logits(rows[part])[: len(own[part])]
+        nll, _, log_normalisers = _nll_and_probs(logits, own[part], label_smoothing)
+        total += nll
+        if watch is not None:
+            watch(logits, log_normalisers)
     return total
 
 
@@ -58,8 +67,8 @@ def _parts(labels: Tensor) -> list[slice]:
     return [slice(begin, begin + at_once) for begin in range(0, len(labels), at_once)]
 
 
-def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Summed loss of logits (N, V), and their softmax, both at least float32."""
+def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss of logits (N, V), their softmax, and the logarithms (N, 1) of its divisors, all at least float32."""
     wide = _wide(logits)
     probs = logits.softmax(-1, dtype=wide)
     top = logits.amax(-1, keepdim=True).to(wide)
@@ -68,7 +77,7 @@ def _nll_and_probs(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Te
     nll = (1 - smoothing) * (log_normalisers - logits.gather(1, labels[:, None]).to(wide)).sum()
     if smoothing:
         nll += smoothing * (log_normalisers.sum() - logits.sum(dtype=wide) / logits.shape[1])
-    return nll, probs
+    return nll, probs, log_normalisers
 
 
 def _project(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -102,7 +111,7 @@ class _VocabularyNLL(torch.autograd.Function):
         for part in _parts(labels):
             own = labels[part]
             rows = logits[part][: len(own)]
-            nll, probs = _nll_and_probs(rows, own, smoothing)
+            nll, probs, _ = _nll_and_probs(rows, own, smoothing)
             total += nll
             gradient = probs.sub_(smoothing / num_classes) if smoothing else probs
             gradient.scatter_add_(1, own[:, None], gradient.new_full((1, 1), smoothing - 1).expand(len(own), 1))

@@ -31,13 +31,14 @@ from whispertune.model.attention import (
 from whispertune.model.cache import CACHE_TOKENS, DecoderCache, causal_mask
 from whispertune.model.config import WhisperConfig
 from whispertune.model.layers import DecoderLayer, EncoderLayer, call_layer
-from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, padded_length
+from whispertune.model.packed_lengths import MASKED_LOGIT, PackedLengths, packed_index, padded_length
 from whispertune.model.padded_attention import row_attention
 from whispertune.model.states_attention import is_cheaper, share_states
 from whispertune.model.step_graphs import StepGraphs
 from whispertune.model.step_memory import StepMemory
-from whispertune.system.precision import LIMITED
+from whispertune.system.precision import LIMITED, send
 
+_ALL = slice(None)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Watch = Callable[[int, Tensor], None]
 """Called with the number of each layer and the input (B, T, D) of its cross-attention."""
@@ -186,9 +187,7 @@ class Decoder(nn.Module):
             more = padded_length(states.shape[1], FEWEST_FRAMES, states.device) - states.shape[1]
             states, log_weights = F.pad(states, (0, 0, 0, more)), F.pad(log_weights, (0, more), value=MASKED_LOGIT)
         blocks = self.blocks()
-        num_heads = blocks[0].self_attn.num_heads
-        width = states.shape[-1] // num_heads
-        shape = (len(blocks), states.shape[0], num_heads, 0, width)
+        shape = (len(blocks), states.shape[0], self.num_heads, 0, states.shape[-1] // self.num_heads)
         cross_keys: list[Tensor] = []
         cross_values: list[Tensor] = []
         for layer in blocks:
@@ -220,7 +219,7 @@ class Decoder(nn.Module):
         cache that attention looks at, those after `place` masked. `cache.num_tokens` is neither read nor changed.
         """
         bias = causal_mask(place, cache.padding, visible)
-        x = self._through_layers(input_ids, place, place, cache, visible, bias)
+        x = self._through_layers(input_ids, place, (_ALL, _ALL, place), cache, visible, bias)
         return cast(Tensor, self.layer_norm(x[:, -1]))
 
     def read(self, input_ids: Tensor, cache: DecoderCache, watch: Watch | None = None) -> Tensor:
@@ -229,6 +228,23 @@ class Decoder(nn.Module):
         With whole inputs and an empty cache this equals `forward`.
         """
         return cast(Tensor, self.layer_norm(self._extend(input_ids, cache, watch)))
+
+    def read_at(self, input_ids: Sequence[Sequence[int]], lengths: Sequence[int], cache: DecoderCache) -> Tensor:
+        """Hidden states (N, D) of new tokens, each row's own behind the `lengths` tokens of it that are in the cache.
+
+        input_ids: B rows of any lengths, N tokens in all. What lies behind a row's length in the cache does not count;
+        `cache.num_tokens` is neither read nor changed, but `cache.whole` must be set.
+        """
+        device = cache.self_keys.device
+        sizes = tuple(map(len, input_ids))
+        longest, visible = max(sizes), max(lengths) + max(sizes)
+        cache.reserve(visible)
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in input_ids])
+        places = send(torch.tensor(lengths)[:, None] + torch.arange(longest), device)
+        rows = torch.arange(len(sizes), device=device)[:, None]
+        bias = causal_mask(places, cache.padding, visible)
+        x = self._through_layers(send(ids, device), places, (rows, _ALL, places), cache, visible, bias)
+        return cast(Tensor, self.layer_norm(x.flatten(0, 1)[packed_index(sizes, longest, device)]))
 
     def _extend(self, input_ids: Tensor, cache: DecoderCache, watch: Watch | None = None) -> Tensor:
         """As `read`, before the final normalisation."""
@@ -241,30 +257,31 @@ class Decoder(nn.Module):
         # Else the kernel's own causal mask suffices.
         if cache.padding is not None or visible > end or (begin and num_new > 1):
             bias = causal_mask(places, cache.padding, visible)
-        x = self._through_layers(input_ids, places, slice(begin, end), cache, visible, bias, watch)
+        x = self._through_layers(input_ids, places, (_ALL, _ALL, slice(begin, end)), cache, visible, bias, watch)
         cache.num_tokens = end
         return x
 
     def _through_layers(
-        self, input_ids: Tensor, places: Tensor, written: slice | Tensor, cache: DecoderCache, visible: int,
+        self, input_ids: Tensor, places: Tensor, written: tuple[slice | Tensor, ...], cache: DecoderCache, visible: int,
         bias: Tensor | None, watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
-        """New tokens (B, T), at `places` (T,) of the cache, through all layers; (B, T, D).
+        """New tokens (B, T), at `places` (T,) or (B, T) of the cache, through all layers; (B, T, D).
 
-        written: those places in the form in which they are written to quickest.
+        written: index of these places in a layer's keys or values (B, H, T, D / H), with which indices of rows and
+        tokens give (B, T, H, D / H).
         """
-        num_new = input_ids.shape[1]
-        positions = places
-        if cache.padding is not None:
+        num_new, ragged = input_ids.shape[1], places.ndim == 2
+        positions = places if cache.padding is None else places - cache.padding[:, None]
+        if ragged or cache.padding is not None:
             # A finished row continues as long as others do; its position does not matter then.
-            positions = (places - cache.padding[:, None]).clamp(0, self.embed_positions.num_embeddings - 1)
+            positions = positions.clamp(0, self.embed_positions.num_embeddings - 1)
         bias = None if bias is None else bias.to(cache.self_keys.dtype)
         x = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for index, layer in enumerate(self.blocks()):
             normed = layer.self_attn_layer_norm(x)
             keys, values = layer.self_attn.keys_values(normed)
-            cache.self_keys[index][:, :, written] = keys
-            cache.self_values[index][:, :, written] = values
+            cache.self_keys[index][written] = keys.transpose(1, 2) if ragged else keys
+            cache.self_values[index][written] = values.transpose(1, 2) if ragged else values
             x = x + layer.self_attn(
                 normed,
                 cache.self_keys[index, :, :, :visible],
