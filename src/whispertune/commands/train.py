@@ -34,7 +34,9 @@ from whispertune.system.console import LogFile, console, logged, results
 from whispertune.system.counts import counted
 from whispertune.system.environment import describe_environment
 from whispertune.system.memory import give_back_freed_memory, keep_freed_memory
+from whispertune.system.precision import resolve_device
 from whispertune.system.processes import init_processes
+from whispertune.training.adamw8bit import require_adamw8bit
 from whispertune.training.metrics import Sink
 from whispertune.training.plan import BatchPlan
 from whispertune.training.resume import Progress, StopSignal, read_progress, save_progress
@@ -129,6 +131,8 @@ def _run(
         console.print(f"{folder.path} is finished already: the model is in {folder.best}, the figures in {where}")
         return 0
     require_loggers(recipe.loggers)
+    if recipe.optimizer.name == "adamw8bit":
+        require_adamw8bit(processes.device or resolve_device(recipe.device))
     began_with = processes.from_main(lambda: _processes_at_start(folder, saved, processes.world_size))
     progress = saved or Progress(BatchPlan(recipe.batch_size, recipe.accumulation * began_with))
     times = StageTimes()

@@ -83,7 +83,11 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
     ("tf32", "precision", "write --precision tf32"),
     ("cpu no_cuda use_cpu", "device", "write --device cpu"),
     ("cuda", "device", "write --device cuda"),
-    ("optim optimizer_type", "optimizer.weight_decay", "the optimizer is AdamW; set its --optimizer.… fields"),
+    (
+        "optim optimizer_type",
+        "optimizer.weight_decay",
+        "the optimizer is AdamW (--optimizer.name adamw8bit keeps its moments in 8 bits); set its --optimizer.… fields",
+    ),
     (
         "eval_batch_size per_device_eval_batch_size",
         "",

@@ -190,6 +190,9 @@ class Recipe(DeviceOptions, ModelOptions):
         if self.batch.auto and self.processes.shard:
             problem = "is true, but processes that shard a model cannot try sizes one by one; leave one out"
             raise RecipeError(problem, field="batch.auto", others=("processes.shard",))
+        if self.optimizer.name == "adamw8bit" and self.processes.shard:
+            problem = "is adamw8bit, whose moments processes.shard cannot divide; leave one out"
+            raise RecipeError(problem, field="optimizer.name", others=("processes.shard",))
         for entry in self.also_test:
             name, _, data = (part.strip() for part in entry.partition("="))
             if not TEST_NAME.fullmatch(name) or name in ("train", "valid", "test") or not data:

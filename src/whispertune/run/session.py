@@ -268,7 +268,8 @@ def open_session(
     train = splits["train"]
     train.draws = expected_draws(train.languages, train.weights, recipe.data.temperature)
     if adapter is None:
-        working = WorkingCopy(ready.whisper, precision.dtype, processes)
+        usual = recipe.optimizer.name == "adamw"
+        working = WorkingCopy(ready.whisper, precision.dtype, processes, narrow_gradients=usual)
     else:
         working = AdaptedCopy(ready.whisper, adapter, precision.dtype, processes)
     session = Session(

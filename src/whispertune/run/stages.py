@@ -37,7 +37,7 @@ from whispertune.training.averaging import Averaging
 from whispertune.training.learner import Learner, TrainingData
 from whispertune.training.memory_use import MicroBatch, described, training_memory
 from whispertune.training.micro_batch import largest_micro_batch
-from whispertune.training.optimiser import build_optimizer
+from whispertune.training.optimiser import build_optimizer, placeholder_moments, quantized_parameters
 from whispertune.training.pace import Pace
 from whispertune.training.plan import total_steps
 from whispertune.training.resume import load_mean, load_state
@@ -221,7 +221,7 @@ def fit_micro_batch(session: Session, trainer: Trainer) -> None:
             session.stop_if_alone()
 
         # There must be room for what AdamW will keep from its first update on, too.
-        moments = [torch.ones_like(p) for p in trainer.learner.working.master_params for _ in range(2)]
+        moments = placeholder_moments(trainer.learner.optimizer)
         found = largest_micro_batch(utterances, attempt, session.device)
         del moments
         progress.batches = progress.batches.recut(min(session.processes.all_gather(found)))
@@ -338,12 +338,12 @@ def report_memory(session: Session, trainer: Trainer) -> None:
     learning = sum(parameter.numel() for parameter in trainer.trainable)
     adapted = isinstance(session.working, AdaptedCopy)
     encoder = session.working.model.encoder
-    here = encoder.conv1.weight.device.type != "cpu"
+    away = 0 if encoder.conv1.weight.device.type != "cpu" else sum(p.numel() for p in encoder.parameters())
     use = training_memory(
         session.ready.checkpoint.config, batch, total=sum(parameter.numel() for parameter in model.parameters()),
         trainable=0 if adapted else learning, adapter=learning if adapted else 0,
         adapted=sum(weight.numel() for weight in session.working.compute_params) if adapted else 0,
-        away=0 if here else sum(parameter.numel() for parameter in encoder.parameters()),
+        away=away, quantized=quantized_parameters(trainer.learner.optimizer),
         element=session.precision.dtype.itemsize, encoder_learns=not session.frozen, recompute=session.recipe.recompute,
     )  # fmt: skip
     fits, line = described(use, free_memory_on(session.device))

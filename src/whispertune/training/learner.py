@@ -22,7 +22,7 @@ class Learner:
 
     model: nn.Module
     working: WorkingCopy
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
 
 

@@ -11,6 +11,7 @@ from whispertune.model.attention import FEWEST_FRAMES, FEWEST_TOKENS, FRAMES_MUL
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import POSITIONS_MULTIPLE, ROWS_AT_ONCE_ON_GPU
 from whispertune.model.packed_lengths import few_lengths
+from whispertune.training.adamw8bit import BLOCK
 
 FLOAT = 4
 """Bytes of a float32."""
@@ -43,13 +44,14 @@ class MicroBatch:
 def training_memory(
     config: WhisperConfig, batch: MicroBatch, *, total: int, trainable: int, element: int = 2,
     encoder_learns: bool = False, adapter: int = 0, adapted: int = 0, away: int = 0, recompute: bool = False,
+    quantized: int = 0,
 ) -> MemoryUse:  # fmt: skip
     """What a step takes, in bytes, without what PyTorch's allocator and the CUDA context add (half a GB or more).
 
     total, trainable: parameters of the model, and those of them that learn (0 with LoRA). element: bytes of the type
     that computes. adapter: parameters of a LoRA adapter. adapted: parameters of the weights that it adapts; they are
     held as they were, too, in two bytes, as those of published models can be (`training/working_copy.py`). away:
-    parameters of an encoder that has left the device.
+    parameters of an encoder that has left the device. quantized: learning parameters whose moments are in 8 bits.
     """
     learning = trainable + adapter
     master_params = FLOAT * learning + (2 if element == 2 else FLOAT) * adapted
@@ -57,7 +59,8 @@ def training_memory(
     kept = _decoder(config, batch, element, recompute) + _loss(config, batch, element)
     if encoder_learns:
         kept += _encoder(config, batch, element, recompute)
-    return MemoryUse(master_params + copies, FLOAT * learning, 2 * FLOAT * learning, kept)
+    moments = 2 * (FLOAT * (learning - quantized) + quantized + FLOAT * quantized // BLOCK)
+    return MemoryUse(master_params + copies, FLOAT * learning, moments, kept)
 
 
 def _rounded(number: int, multiple: int) -> int:
@@ -111,6 +114,6 @@ def described(use: MemoryUse, free: int) -> tuple[bool, str]:
     line += ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items()) + f"; {free / 1e9:.1f} GB free"
     fits = sum(parts.values()) <= free
     if not fits:
-        line += ". It will hardly fit: train less (--lora.rank 32, --freeze encoder), take --recompute true, a smaller "
-        line += "--batch_size with more --accumulation, or a smaller model"
+        line += ". It will hardly fit: train less (--lora.rank 32, --freeze encoder), take --recompute true, "
+        line += "--optimizer.name adamw8bit, a smaller --batch_size with more --accumulation, or a smaller model"
     return fits, line

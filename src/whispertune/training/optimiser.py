@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from whispertune.training.adamw8bit import build_adamw8bit, is_quantized, moment_bytes
 from whispertune.training.options import OptimizerOptions
 
 BLOCK_ELEMENTS = 2**18
@@ -31,22 +32,35 @@ def parameter_groups(model: nn.Module, weight_decay: float, encoder_scale: float
     return [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()]
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions, encoder_scale: float = 1.0) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; its learning rate is set before each update (`set_rate`)."""
+def build_optimizer(model: nn.Module, options: OptimizerOptions, encoder_scale: float = 1.0) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters, PyTorch's own or the one of 8 bits; its learning rate is set before each
+    update (`set_rate`)."""
     for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
         # They only keep the compiler out of the method, but import it for that: 1.5 s and 75 MB.
         plain: Any = getattr(method, "__wrapped__", method)
         plain.__dynamo_disable = plain
-    return torch.optim.AdamW(
-        parameter_groups(model, options.weight_decay, encoder_scale),
-        lr=0.0,
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-        fused=True,
-    )
+    groups, betas = parameter_groups(model, options.weight_decay, encoder_scale), (options.beta1, options.beta2)
+    if options.name == "adamw8bit":
+        return build_adamw8bit(groups, betas, options.eps)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=options.eps, fused=True)
 
 
-def set_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
+def quantized_parameters(optimizer: torch.optim.Optimizer) -> int:
+    """Number of parameters whose moments are in 8 bits."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return 0
+    return sum(p.numel() for group in optimizer.param_groups for p in group["params"] if is_quantized(p))
+
+
+def placeholder_moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Tensors that take the memory which the moments will take from the first update on."""
+    in_float32 = isinstance(optimizer, torch.optim.AdamW)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sizes = [(p.device, p.nbytes if in_float32 else moment_bytes(p)) for p in parameters]
+    return [torch.ones(size, dtype=torch.uint8, device=device) for device, size in sizes for _ in range(2)]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of the next update in all groups, by their scales."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

@@ -82,9 +82,9 @@ def _state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, mean: Map
         if not parameter.requires_grad:
             continue
         tensors[f"parameter/{name}"] = parameter.detach()
-        for key in ("exp_avg", "exp_avg_sq"):
-            if key in optimizer.state.get(parameter, {}):
-                tensors[f"{key}/{name}"] = optimizer.state[parameter][key]
+        # AdamW's moments; that of 8 bits keeps them as codes, scales and the table of what the codes mean.
+        moments = {key: value for key, value in optimizer.state.get(parameter, {}).items() if key != "step"}
+        tensors |= {f"{key}/{name}": value for key, value in moments.items()}
         if name in mean:
             tensors[f"mean/{name}"] = mean[name]
     return tensors
@@ -221,6 +221,7 @@ def load_state(
     progress = read_progress(path)
     with safe_open(path, framework="pt") as file, torch.no_grad():
         names = set(file.keys())
+        keys = sorted({name.partition("/")[0] for name in names} - {"parameter", "mean"})
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -233,12 +234,11 @@ def load_state(
                 return tensor if parts is None else parts.part_of(parameter, tensor)
 
             parameter.copy_(own("parameter"))
-            if f"exp_avg/{name}" in names:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(progress.step), device=parameter.device),
-                    "exp_avg": own("exp_avg"),
-                    "exp_avg_sq": own("exp_avg_sq"),
-                }
+            if found := [key for key in keys if f"{key}/{name}" in names]:
+                # The one of 8 bits counts updates in an int.
+                usual = isinstance(optimizer, torch.optim.AdamW)
+                step = torch.tensor(float(progress.step), device=parameter.device) if usual else progress.step
+                optimizer.state[parameter] = {"step": step, **{key: own(key) for key in found}}
     return progress
 
 

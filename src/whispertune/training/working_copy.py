@@ -46,15 +46,16 @@ class WorkingCopy:
     On a GPU frozen parameters, which only a saved model needs, are in the CPU's memory; not those named in `merged`.
     gradient_sum: sums the gradients over the processes, where each holds all parameters.
     narrow_gradients: whether a parameter's gradient may be in bf16 while it is of one micro-batch alone, for an update
-    that reads it so (`training/optimiser.py::update_in_blocks`).
+    that reads it so (`training/optimiser.py::update_in_blocks`, PyTorch's AdamW only).
     """
 
     sharded = False
     """Whether each process holds only a part of the parameters (`training/sharded_copy.py`)."""
 
     def __init__(
-        self, master: Whisper, dtype: torch.dtype, processes: Processes = ALONE, merged: Container[str] = ()
-    ) -> None:
+        self, master: Whisper, dtype: torch.dtype, processes: Processes = ALONE, merged: Container[str] = (),
+        narrow_gradients: bool = True,
+    ) -> None:  # fmt: skip
         self.model = inference_copy(master, dtype)
         self.master = master
         self.dtype = dtype
@@ -66,7 +67,8 @@ class WorkingCopy:
         self._addend: Tensor | None = None
         on_cpu = next(master.parameters()).device.type == "cpu"
         # Sums over processes are in float32.
-        self.narrow_gradients = dtype == torch.bfloat16 and on_cpu and processes.world_size == 1
+        narrow = dtype == torch.bfloat16 and on_cpu and processes.world_size == 1
+        self.narrow_gradients = narrow_gradients and narrow
         for parameter, copy in zip(master.parameters(), self.model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
             if parameter.requires_grad:
@@ -189,13 +191,14 @@ class WorkingCopy:
         self._divisor = norm / max_norm if 0 < max_norm < norm else 1.0
         return norm
 
-    def update(self, optimizer: torch.optim.AdamW) -> None:
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply the clipped gradients, and bring what computes to what comes out."""
         if self.narrow_gradients:
+            assert isinstance(optimizer, torch.optim.AdamW)
             pairs = zip(self.master_params, self.compute_params, strict=True)
             update_in_blocks(optimizer, {id(master): worker for master, worker in pairs}, self._divisor)
             return
-        if self.device.type == "cpu" and not self.sharded:
+        if isinstance(optimizer, torch.optim.AdamW) and self.device.type == "cpu" and not self.sharded:
             update_on_cpu(optimizer)
         else:
             optimizer.step()
