@@ -159,11 +159,12 @@ def make_trainer(
     evaluations, copies = iter(options.pop("evaluations", [fabricated([1])] * 100)), options.pop("copies", 1)
     schedule = build_schedule(ScheduleOptions(peak_lr=1e-3, warmup_steps=4), d_model=64, total_steps=100)
     progress = options.pop("progress", None)
-    working = WorkingCopy(whisper, options.pop("dtype", torch.float32))
     save_best = options.pop("save_best", lambda weights, model: None)
     is_worse = options.pop("is_worse", lambda model: False)
     untouched = {name: tensor.clone() for name, tensor in whisper.state_dict().items()}
     settings = options.pop("optimizer_options", OptimizerOptions())
+    dtype, usual = options.pop("dtype", torch.float32), settings.name == "adamw"
+    working = WorkingCopy(whisper, dtype, narrow_gradients=usual)
     fields = {"epochs": 1, "batch_size": 2, "accumulation": 1, "optimizer": settings, **options}
     recipe = Recipe(model="", train="", valid="", output=str(folder), **fields)
     progress = progress or Progress(BatchPlan(recipe.batch_size, recipe.accumulation))
