@@ -5,6 +5,7 @@ The latter (`pretend_gpu.py`) takes a GPU's branches, refuses what a GPU refuses
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -70,6 +71,7 @@ def run_on(
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "stored": {"test": True, "search__beam_size": 3},
     "trained, fp16": {"precision": "fp16", "freeze": "none", "batch__auto": "true"},
+    "adamw8bit, bf16": {"precision": "bf16", "optimizer__name": "adamw8bit", "batch__auto": "true"},
     "lora, bf16": {"precision": "bf16", "lora__rank": 4, "lora__where": "both", "batch__auto": "true"},
     "augmented, stitched, bf16": {
         "precision": "bf16", "augment__speed__probability": 0.9, "augment__keep_original": "true",
@@ -78,10 +80,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+MARKS = {
+    "augmented, stitched, bf16": [pytest.mark.slow],
+    "adamw8bit, bf16": [
+        pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+    ],
+}
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "augmented" in name else []) for name in CONFIGURATIONS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in CONFIGURATIONS])
 def test_a_run_is_that_of_the_cpu(samples: Samples, tmp_path: Path, device: str, name: str) -> None:
     options = dict(CONFIGURATIONS[name])
     if options.pop("test", False):

@@ -265,7 +265,7 @@ def test_what_is_saved_comes_back_and_makes_the_same_update(tmp_path: Path) -> N
 FIELDS: dict[str, dict[str, object]] = {
     "fp32": {"freeze": "none", "schedule__encoder_scale": 0.5},
     "bf16": {"precision": "bf16", "average__epochs": 2},
-    "fp16": {"precision": "fp16"},
+    "fp16": {"precision": "fp16", "batch__auto": "true"},
     "lora": {"precision": "bf16", "lora__rank": 64},
 }
 

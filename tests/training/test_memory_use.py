@@ -16,6 +16,7 @@ from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import summed_nll
 from whispertune.model.whisper import Whisper
 from whispertune.training import memory_use
+from whispertune.training.adamw8bit import SMALLEST
 from whispertune.training.memory_use import MemoryUse, MicroBatch, described, training_memory
 
 
@@ -122,6 +123,10 @@ def test_weights_gradients_and_moments() -> None:
         assert training_memory(BASE, batch, total=100, trainable=60, away=30, element=element).weights == whole
     lora = training_memory(BASE, batch, total=100, trainable=0, adapter=7, adapted=50)
     assert (lora.weights, lora.gradients, lora.moments) == (50 * 2 + 100 * 2 + 7 * 4, 7 * 4, 7 * 8)
+    # Two codes of a byte, and two scales in float32 for 256 values.
+    in_8_bits = training_memory(BASE, batch, total=2000, trainable=1100, quantized=1024)
+    assert in_8_bits.moments == 76 * 8 + 1024 * 2 + 4 * 2 * 4
+    assert in_8_bits.gradients == 1100 * 4
     assert frozen.total == sum((frozen.weights, frozen.gradients, frozen.moments, frozen.activations))
     less = training_memory(LARGE, MicroBatch(rows=8, frames=1500, tokens=128), total=0, trainable=0, recompute=True)
     more = training_memory(LARGE, MicroBatch(rows=8, frames=1500, tokens=128), total=0, trainable=0)
@@ -135,7 +140,7 @@ def test_what_a_run_says() -> None:
     assert line.startswith("14.0 GB: weights 5.0 (loaded), gradients 2.0, AdamW 4.0, activations 3.0; 10.0 GB free")
     fits, line = described(use, free=8 * 10**9)
     assert not fits
-    for remedy in ("--lora.rank", "--recompute true", "--batch_size"):
+    for remedy in ("--lora.rank", "--recompute true", "--optimizer.name adamw8bit", "--batch_size"):
         assert remedy in line
 
 
@@ -148,16 +153,32 @@ OVERHEAD = 1.5e9
 """The CUDA context, and what PyTorch's allocator holds and does not use: a guess, as long as no GPU was at hand."""
 
 
+MODES = (
+    "encoder frozen", "encoder frozen, adamw8bit", "LoRA", "full", "full, recompute", "full, recompute, adamw8bit",
+)  # fmt: skip
+
+
+def large(size: int) -> bool:
+    """Whether the moments of a tensor of this size can be in 8 bits."""
+    return size >= SMALLEST
+
+
 def largest(config: WhisperConfig, mode: str, gigabytes: int, frames: int, tokens: int) -> str:
     """The largest micro-batch (a power of two up to 64) that fits on a card, in bf16 or fp16."""
     sizes = {name: torch.Size(found).numel() for name, found in expected_shapes(config).items()}
-    total, decoder = sum(sizes.values()), sum(size for name, size in sizes.items() if ".decoder." in name)
+    in_decoder = [size for name, size in sizes.items() if ".decoder." in name]
+    total, decoder = sum(sizes.values()), sum(in_decoder)
     adapter, adapted = (n * config.d_model * config.decoder_layers for n in (32 * 26, 16 * config.d_model))
+    quantized, quantized_decoder = sum(filter(large, sizes.values())), sum(filter(large, in_decoder))
     options: dict[str, dict[str, Any]] = {
         "encoder frozen": {"trainable": decoder, "away": total - decoder},
+        "encoder frozen, adamw8bit": {"trainable": decoder, "away": total - decoder, "quantized": quantized_decoder},
         "LoRA": {"trainable": 0, "adapter": adapter, "adapted": adapted, "away": total - decoder},
         "full": {"trainable": total, "encoder_learns": True},
         "full, recompute": {"trainable": total, "encoder_learns": True, "recompute": True},
+        "full, recompute, adamw8bit": {
+            "trainable": total, "encoder_learns": True, "recompute": True, "quantized": quantized,
+        },
     }  # fmt: skip
     fit = 0
     for rows in (1, 2, 4, 8, 16, 32, 64):
@@ -173,7 +194,7 @@ def table() -> str:
         "|---|---|" + "---|" * len(CARDS),
     ]
     for name, config in MODELS.items():
-        for mode in ("encoder frozen", "LoRA", "full", "full, recompute"):
+        for mode in MODES:
             cells = [
                 " / ".join(largest(config, mode, card, *each) for each in ((380, 30), (1500, 110))) for card in CARDS
             ]
