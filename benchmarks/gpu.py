@@ -9,7 +9,7 @@ written. What does not fit in memory or in the budget (seconds) is left out and 
 rich, and for the comparison transformers; no network and no installed package of weights (`PYTHONPATH=src` will do for
 this one). The tests on a GPU (`pytest -m gpu`) also need soundfile (cffi, pycparser), soxr, jiwer (rapidfuzz, click),
 whisper-normalizer (more-itertools, regex, indic-numtowords), tokenizers, safetensors, huggingface_hub, PyYAML,
-hypothesis and pytest: bring these wheels.
+hypothesis and pytest: bring these wheels. With bitsandbytes there, AdamW in 8 bits is measured as well.
 
 Audio-hours per hour are those of the clips' own length. Utilisation: needed products by the formulas in flops.py over
 seconds and over the rate of the quickest large square product measured here; theirs with the dense encoder.
@@ -21,6 +21,7 @@ import argparse
 import copy
 import dataclasses
 import gc
+import importlib.util
 import itertools
 import statistics
 import sys
@@ -70,7 +71,10 @@ SHAPES = {
     "turbo": shape(1280, 20, 32, 4, 128), "large-v3": shape(1280, 20, 32, 32, 128), "small": shape(768, 12, 12, 12, 80),
     "tiny shape": shape(32, 2, 1, 1, 80, 1000),
 }  # fmt: skip
+EIGHT_BITS = "full, moments in 8 bits"
 MODES = ("frozen, states stored", "frozen, states fresh", "LoRA", "full")
+if importlib.util.find_spec("bitsandbytes") is not None:
+    MODES = (*MODES, EIGHT_BITS)
 LORA = LoraOptions(rank=32)
 
 
@@ -228,7 +232,7 @@ class Clips:
 
     def flops(self, config: WhisperConfig, mode: str) -> float:
         """Of a training step."""
-        total, full = 0.0, mode == "full"
+        total, full = 0.0, mode.startswith("full")
         for wave, kept, tokens in zip(self.waveforms, self.kept(), self.tokens, strict=True):
             mel = min(3000, len(wave) // 160 + 20)
             total += decoder_training(config, kept, tokens, tokens - len(PROMPT), states_need_gradient=full)
@@ -278,14 +282,15 @@ def decoding(bench: Bench, name: str, model: Whisper, sizes: Sequence[int]) -> N
 def training(bench: Bench, name: str, config: WhisperConfig, mode: str, rows: int, seconds: float) -> None:
     """One update of one micro-batch, every one with its own lengths."""
     model = random_model(config, bench.device)
-    model.requires_grad_(mode == "full" or not mode.startswith("LoRA"))
-    model.encoder.requires_grad_(mode == "full")
+    model.requires_grad_(mode != "LoRA")
+    model.encoder.requires_grad_(mode.startswith("full"))
     working: WorkingCopy
     if mode == "LoRA":
         working = AdaptedCopy(model, build_adapter(model, LORA, 0), bench.dtype)
     else:
-        working = WorkingCopy(model, bench.dtype)
-    optimizer = build_optimizer(working.learns, OptimizerOptions())
+        working = WorkingCopy(model, bench.dtype, narrow_gradients=mode != EIGHT_BITS)
+    name_of = "adamw8bit" if mode == EIGHT_BITS else "adamw"
+    optimizer = build_optimizer(working.learns, OptimizerOptions(name=name_of))  # type: ignore[arg-type]
     frames = FrameOptions() if seconds < 30 else DENSE
     batches = []
     for seed in range(4):
