@@ -128,7 +128,15 @@ class Chain:
             self.table[token] = after
         self.embed_tokens = SimpleNamespace(weight=10 * torch.eye(CONFIG.vocab_size))
 
-    def read(self, input_ids: torch.Tensor, cache: Any) -> torch.Tensor:
+    def read(self, input_ids: torch.Tensor, cache: DecoderCache) -> torch.Tensor:
+        cache.num_tokens += input_ids.shape[1]
+        cache.reserve(cache.num_tokens)
+        return self._after(input_ids)
+
+    def read_at(self, input_ids: Sequence[Sequence[int]], lengths: Sequence[int], cache: DecoderCache) -> torch.Tensor:
+        return torch.cat([self._after(torch.tensor(ids)) for ids in input_ids])
+
+    def _after(self, input_ids: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(self.table[input_ids], CONFIG.vocab_size).float()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

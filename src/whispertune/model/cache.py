@@ -62,11 +62,10 @@ class DecoderCache:
 
     def emptied(self, utterances: slice = slice(None)) -> DecoderCache:
         """A cache for the frames of the same utterances, or of some of them, without any tokens; it shares them."""
-        layers, _, heads, _, width = self.self_keys.shape
+        empty = self.self_keys[:, utterances, :, :0]
         keys, values = ([layer[utterances] for layer in kept] for kept in (self.cross_keys, self.cross_values))
-        self_keys, self_values = (self.self_keys.new_empty(layers, len(keys[0]), heads, 0, width) for _ in range(2))
         bias = None if self.cross_bias is None else self.cross_bias[utterances]
-        return DecoderCache(self_keys, self_values, keys, values, bias, whole=self.whole)
+        return DecoderCache(empty, empty, keys, values, bias, whole=self.whole)
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for `num_tokens` tokens per row."""
