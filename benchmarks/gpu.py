@@ -46,7 +46,7 @@ from whispertune.model.cache import DecoderCache
 from whispertune.model.config import WhisperConfig
 from whispertune.model.loss import summed_nll
 from whispertune.model.options import LoraOptions
-from whispertune.model.step_graphs import FEWEST_STEPS, RECORDERS, StepGraphs, python_recorder
+from whispertune.model.step_graphs import CAPTURES, FEWEST_STEPS, StepGraphs, python_capture
 from whispertune.model.whisper import Decoder, Whisper
 from whispertune.states.computed import EncoderStates, encode, encode_frozen, padded_log_weights, window_features
 from whispertune.system.precision import send
@@ -259,11 +259,13 @@ def encoding(bench: Bench, name: str, model: Whisper, sizes: Sequence[tuple[int,
 @torch.inference_mode()
 def decoding(bench: Bench, name: str, model: Whisper, sizes: Sequence[int]) -> None:
     config, rules = model.config, LogitRules(model.config.vocab_size, [5], [6], bench.device)
-    recording = copy.copy(model.decoder)
+    capturing = copy.copy(model.decoder)
     for (what, kept), rows, decoder in itertools.product(
-        (("dense", 1500), ("thinned", 380)), sizes, (model.decoder, recording)
+        (("dense", 1500), ("thinned", 380)), sizes, (model.decoder, capturing)
     ):
-        recording.graphs = StepGraphs(RECORDERS.get(bench.device.type, python_recorder)())  # their memory anew
+        capturing.graphs = StepGraphs(
+            CAPTURES.get(bench.device.type, python_capture)(bench.device)
+        )  # their memory anew
         weights = None if what == "dense" else torch.zeros(rows, kept, device=bench.device)
         states = torch.randn(rows, kept, config.d_model, device=bench.device, dtype=bench.dtype)
         cache, hidden = prefill(decoder, EncoderStates(states, weights), [PROMPT] * rows).fork()

@@ -353,9 +353,12 @@ class Chains:
     def start(self, *_: object) -> DecoderCache:
         return DecoderCache(torch.zeros(1, 1, 1, 0, 1), torch.zeros(1, 1, 1, 0, 1), [], [], None)
 
-    def step(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
+    def read(self, input_ids: torch.Tensor, _: object) -> torch.Tensor:
         self.steps += 1
-        return input_ids.float()
+        return input_ids.float()[..., None]
+
+    def step(self, input_ids: torch.Tensor, cache: object) -> torch.Tensor:
+        return self.read(input_ids, cache)[:, -1]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         rows = []

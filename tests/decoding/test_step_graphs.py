@@ -1,9 +1,10 @@
-"""Recorded decoding steps: whatever is recorded, and whichever shapes meet, a search returns what it would without."""
+"""Captured decoding steps: whatever is captured, and whichever shapes meet, a search returns what it would without."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,12 +23,13 @@ from whispertune.model import prepacked, step_graphs
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import CACHE_TOKENS
 from whispertune.model.prepacked import for_decoding
-from whispertune.model.step_graphs import StepGraphs, python_recorder
+from whispertune.model.step_graphs import StepGraphs, python_capture
 from whispertune.model.whisper import Decoder
 from whispertune.states.computed import EncoderStates
 
 VOCAB, EOT = 23, 22
-RULES = LogitRules(VOCAB, [3, 4], [5, EOT], torch.device("cpu"))
+CPU = torch.device("cpu")
+RULES = LogitRules(VOCAB, [3, 4], [5, EOT], CPU)
 DECODER = random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), 1).decoder
 with torch.no_grad():  # so that rows end at different times
     DECODER.layer_norm.bias += 0.35 * DECODER.embed_tokens.weight[EOT]
@@ -35,7 +37,7 @@ with torch.no_grad():  # so that rows end at different times
 
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(step_graphs.RECORDERS, "cpu", python_recorder)
+    monkeypatch.setitem(step_graphs.CAPTURES, "cpu", python_capture)
     monkeypatch.setattr(step_graphs, "FEWEST_STEPS", 1)
     monkeypatch.setattr(cache_module, "FEWEST_ROWS", 2)
 
@@ -76,17 +78,17 @@ BATCH = st.tuples(
 @given(st.lists(BATCH, min_size=1, max_size=4), st.integers(0, 999))
 def test_searches_find_the_same(batches: list[Any], seed: int) -> None:
     """Several batches of one decoder after another, each searched once or twice."""
-    recording = for_decoding(DECODER)
-    assert recording is not DECODER
+    capturing = for_decoding(DECODER)
+    assert capturing is not DECODER
     assert DECODER.graphs is None
     for number, (rows, num_frames, weighted, ragged, searches, limits) in enumerate(batches):
         states = windows(rows, num_frames, seed + number, weighted=weighted)
         prompts = [[1, 2] if row % 2 or not ragged else [1, 6, 7, 2] for row in range(rows)]
-        prefilled = [prefill(decoder, states, prompts) for decoder in (DECODER, recording)]
+        prefilled = [prefill(decoder, states, prompts) for decoder in (DECODER, capturing)]
         for how in searches:
             expected, found = (
                 searched(decoder, its, how, limits[:rows])
-                for decoder, its in zip((DECODER, recording), prefilled, strict=True)
+                for decoder, its in zip((DECODER, capturing), prefilled, strict=True)
             )
             assert shown(found) == shown(expected)
             for ours, theirs in zip(found, expected, strict=True):
@@ -94,73 +96,106 @@ def test_searches_find_the_same(batches: list[Any], seed: int) -> None:
 
 
 class Counted:
-    """A recorder that counts, and may fail or compute something else."""
+    """A capture that counts, and may fail, replay nothing or compute something else."""
 
-    def __init__(self, *, fails: bool = False, off: float = 0.0) -> None:
-        self.recorded = self.repeated = 0
-        self.fails, self.off = fails, off
+    def __init__(self, *, fails: bool = False, empty: bool = False, off: float = 0.0) -> None:
+        self.captured = self.replayed = 0
+        self.fails, self.empty, self.off = fails, empty, off
 
     def __call__(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
-        self.recorded += 1
-        hidden, repeat = python_recorder()(run)
+        self.captured += 1
+        hidden, replay = python_capture(CPU)(run)
 
         def counted() -> None:
-            self.repeated += 1
-            repeat()
+            self.replayed += 1
+            if not self.empty:
+                replay()
             hidden.add_(self.off)
 
         return hidden, counted
 
 
 def long_search(decoder: Decoder, seed: int = 0, rows: int = 4) -> list[Hypothesis]:
-    never = LogitRules(VOCAB, [EOT], [], torch.device("cpu"))
+    never = LogitRules(VOCAB, [EOT], [], CPU)
     prefilled = prefill(decoder, windows(rows, 9, seed, weighted=True), [[1, 2]] * rows)
     with torch.inference_mode():
         return greedy_search(decoder, prefilled, never, EOT, [CACHE_TOKENS + 40 - row for row in range(rows)])
 
 
-def recording_with(recorder: Counted) -> Decoder:
+def capturing_with(capture: Counted) -> Decoder:
     decoder = copy.copy(DECODER)
-    decoder.graphs = StepGraphs(recorder)
+    decoder.graphs = StepGraphs(capture)
     return decoder
 
 
-def test_a_shape_is_recorded_once_and_used_for_other_windows() -> None:
-    recorder = Counted()
-    decoder, expected = recording_with(recorder), long_search(DECODER)
+def test_a_shape_is_captured_once_and_used_for_other_windows() -> None:
+    capture = Counted()
+    decoder, expected = capturing_with(capture), long_search(DECODER)
     assert shown(long_search(decoder)) == shown(expected)
-    assert 2 <= recorder.recorded <= 6  # with room for 64 and for 128 tokens
-    assert recorder.repeated > 90
+    assert 2 <= capture.captured <= 6  # with room for 64 and for 128 tokens
+    assert capture.replayed > 90
     # What worked on the memory for 64 tokens went with it, and rows that left at the end are met for the second time.
     assert shown(long_search(decoder)) == shown(expected)
-    second = recorder.recorded
+    second = capture.captured
     assert shown(long_search(decoder, seed=5)) == shown(long_search(DECODER, seed=5)) != shown(expected)
-    assert recorder.recorded == second
+    assert capture.captured == second
     held = decoder.graphs.num_bytes if decoder.graphs is not None else 0
     assert held >= 4 * 2 * 2 * 4 * 32 * (9 + 2 * CACHE_TOKENS)  # floats, keys and values, layers, rows, width
 
 
-def test_few_steps_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_steps_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_graphs, "FEWEST_STEPS", 1000)
-    recorder = Counted()
-    decoder = recording_with(recorder)
+    capture = Counted()
+    decoder = capturing_with(capture)
     assert shown(long_search(decoder)) == shown(long_search(DECODER))
-    assert (recorder.recorded, decoder.graphs and decoder.graphs.num_bytes) == (0, 0)
+    assert (capture.captured, decoder.graphs and decoder.graphs.num_bytes) == (0, 0)
 
 
-@pytest.mark.parametrize(("recorder", "told"), [(Counted(fails=True), "not permitted"), (Counted(off=3.0), "differs")])
-def test_what_cannot_be_recorded_is_computed_as_ever(
-    recorder: Counted, told: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("capture", "told"),
+    [
+        (Counted(fails=True), "not permitted"),
+        (Counted(off=3.0), "differs"),
+        (Counted(off=float("nan")), "differs by nan"),
+        (Counted(empty=True), "differs"),
+    ],
+)
+def test_what_cannot_be_captured_is_computed_as_ever(
+    capture: Counted, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decoder = recording_with(recorder)
+    decoder = capturing_with(capture)
     assert shown(long_search(decoder)) == shown(long_search(DECODER))
-    assert recorder.repeated <= 1
+    assert capture.replayed <= 1
     output = " ".join(capsys.readouterr().err.split())
     assert told in output
-    assert output.count("not recorded") == 1
+    assert output.count("without CUDA graphs") == 1
     assert "second line" not in output
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 2], [1, 2, 6]])
+def test_prompts_stay_what_they_are(prompt: list[int]) -> None:
+    """Also those of one token, alone or up to `<|startoftranscript|>`: several searches start from them."""
+    capturing = for_decoding(DECODER)
+    for seed in range(6):
+        states = windows(3, 9, seed, weighted=True)
+        both = [prefill(its, states, [prompt] * 3, sot=1, no_speech=7) for its in (DECODER, capturing)]
+        assert both[1].no_speech_probs == pytest.approx(both[0].no_speech_probs, rel=1e-4)
+        for how in (1, 2, 0):
+            expected, found = (
+                searched(its, prefilled, how, [20] * 3)
+                for its, prefilled in zip((DECODER, capturing), both, strict=True)
+            )
+            assert shown(found) == shown(expected)
+
+
+def test_a_search_behind_the_last_is_an_error() -> None:
+    decoder = for_decoding(DECODER)
+    prefilled = replace(prefill(decoder, windows(2, 9, 0, weighted=True), [[1, 2]] * 2), last=True)
+    searched(decoder, prefilled, 0, [20] * 2)
+    with pytest.raises(RuntimeError, match="said to be the last"):
+        searched(decoder, prefilled, 0, [20] * 2)
 
 
 def test_a_search_that_another_one_has_overtaken_is_an_error() -> None:
@@ -186,8 +221,8 @@ def test_a_copy_has_memory_of_its_own() -> None:
     assert shown(long_search(other)) == shown(long_search(DECODER))
 
 
-def test_nothing_is_recorded_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(step_graphs.RECORDERS, "cpu")
+def test_nothing_is_captured_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(step_graphs.CAPTURES, "cpu")
     assert prepacked.for_decoding(DECODER).graphs is None
 
 

@@ -168,7 +168,7 @@ def pretended() -> Iterator[torch.device]:
     from whispertune.model import step_graphs
     from whispertune.system import precision
 
-    step_graphs.RECORDERS[NAME] = step_graphs.python_recorder
+    step_graphs.CAPTURES[NAME] = step_graphs.python_capture
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     device = torch.device(NAME, 0)
     if limited:

@@ -121,7 +121,7 @@ def test_a_run_is_that_of_the_cpu(samples: Samples, tmp_path: Path, device: str,
         assert "model/attention.py" not in by_file
         # A step of decoding waits for its numbers; nothing else does, not even a copy.
         assert by_file.pop("decoding/rules.py") > 0
-        assert by_file.pop("model/step_graphs.py") > 0  # it compares what it has recorded, once for each shape
+        assert by_file.pop("model/step_graphs.py") > 0  # it compares what it has captured, once for each shape
         quiet = [f"decoding/{name}" for name in ("beam", "greedy", "prompts", "sampling", "timestamps", "windows")]
         quiet += ["model/loss", "model/packed_lengths", "model/padded_attention", "model/cache", "states/views"]
         assert not [file for file in by_file if file.startswith(tuple(quiet))]

@@ -8,6 +8,7 @@ from random_whisper import random_weights, random_whisper, small_config
 
 from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import CACHE_TOKENS
+from whispertune.model.packed_lengths import few_lengths
 from whispertune.model.whisper import build_whisper, inference_copy
 
 WHISPER = random_whisper(small_config(layers=(1, 3)))
@@ -73,6 +74,22 @@ def test_the_cache_grows_and_rows_leave_meanwhile() -> None:
         hidden = DECODER.step(tokens[rows, at : at + 1], cache)
         torch.testing.assert_close(hidden, whole[rows, at], rtol=1e-4, atol=1e-4)
     assert rows.tolist() == [2]
+
+
+@torch.no_grad()
+def test_as_many_tokens_on_a_device_of_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention looks at rounded lengths there, but not beyond the cache."""
+    monkeypatch.setattr(
+        "whispertune.model.whisper.padded_length", lambda length, least, device: few_lengths(length, least)
+    )
+    states, _ = random_states(1)
+    tokens = torch.randint(0, 61, (1, 200), generator=torch.Generator().manual_seed(0))
+    whole = DECODER(tokens, states, None)
+    cache = DECODER.start(states, None)
+    DECODER.step(tokens[:, :1], cache)
+    for at in range(1, 200):
+        hidden = DECODER.step(tokens[:, at : at + 1], cache)
+    torch.testing.assert_close(hidden, whole[:, -1], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

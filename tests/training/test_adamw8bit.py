@@ -62,7 +62,7 @@ def test_a_device_that_the_library_cannot_use(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(adamw8bit, "build_adamw8bit", fail)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(
-        RecipeError, match=r"^optimizer\.name is adamw8bit, but bitsandbytes makes no update on cpu"
+        RecipeError, match=r"^optimizer\.name is adamw8bit, but bitsandbytes cannot run an update on cpu"
     ) as met:
         require_adamw8bit(CPU)
     assert "NotImplementedError: no kernel found" in str(met.value)

@@ -13,7 +13,7 @@ from training_samples import Moment, Samples
 
 CLIPS = Path(__file__).parents[2] / "examples" / "italian-prompts" / "audio"
 LONG_FORM = "whispertune.decoding.long_form", "LongForm._move_on"
-SEARCH = "whispertune.decoding.transcriber", "Transcriber.search_windows"
+SEARCH = "whispertune.evaluation.decode", "transcript_search"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

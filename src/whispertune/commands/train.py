@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import time
@@ -170,6 +171,7 @@ def _run(
         trainer.run()
         session.working.release()  # the test needs the memory
         del trainer
+        gc.collect()  # states that are held on a GPU are in a cycle of references
     give_back_freed_memory()
     comparison = processes.from_main(lambda: choose_best(session))
     evaluations = evaluate_tests(session) if session.tests else {}

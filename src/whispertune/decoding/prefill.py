@@ -37,6 +37,8 @@ class Prefill:
     def fork(self) -> tuple[DecoderCache, Tensor]:
         """Cache and hidden states for one search. Several searches may follow one another, but not overlap."""
         cache = self._cache
+        if cache.owner is not None:
+            raise RuntimeError("a search followed the one that was said to be the last")
         if self.last:
             return cache, self.hidden
         # Tokens of an earlier search may still follow the prompts; each search writes its own before it reads them.
@@ -79,11 +81,11 @@ def prefill(
     probs: list[float] = []
     if sot is not None and no_speech is not None:
         behind_sot = max(place for place, token in enumerate(filled[0]) if token == sot) + 1
-        hidden = decoder.step(tokens[:, :behind_sot], cache)
+        hidden = decoder.read(tokens[:, :behind_sot], cache)[:, -1]
         probs = decoder.logits(hidden).float().softmax(-1)[:, no_speech].tolist()
         if behind_sot < longest:
-            hidden = decoder.step(tokens[:, behind_sot:], cache)
+            hidden = decoder.read(tokens[:, behind_sot:], cache)[:, -1]
     else:
-        hidden = decoder.step(tokens, cache)
+        hidden = decoder.read(tokens, cache)[:, -1]
     cache.num_shared = cache.num_tokens
     return Prefill(hidden, probs, cache, num_frames=states.states.shape[1])

@@ -52,7 +52,7 @@ def windows_at_once(decoder: Decoder, num_frames: int, beam_size: int) -> int:
     if weight.device.type == "cpu":
         return max(1, ROWS_AT_ONCE // beam_size)
     copies, held = (1, 0) if decoder.graphs is None else (2, decoder.graphs.num_bytes)
-    # Keys and values; those of tokens are moved, those of frames only into the memory of recorded steps.
+    # Keys and values; those of tokens are moved, those of frames only into the buffers of captured steps.
     kept = copies * few_lengths(num_frames, FEWEST_FRAMES) + 2 * beam_size * decoder.embed_positions.num_embeddings
     one = 2 * len(decoder.layers) * weight.shape[1] * weight.element_size() * kept
     fit = max(1, int(MEMORY_SHARE * (free_memory_on(weight.device) + held) / one))

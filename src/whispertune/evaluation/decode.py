@@ -173,7 +173,7 @@ class _Chunk:
         loss = 0.0
         for rows, batch in prefilled:
             own = [targets[row] for row in rows]
-            # On a GPU, where steps can be recorded, search step by step.
+            # On a GPU, where steps can be captured, search step by step.
             if greedy and decoder.embed_tokens.weight.device.type == "cpu":
                 reads.append(read_transcripts(decoder, batch, model.rules, own, pad_id))
                 loss += reads[-1].nll

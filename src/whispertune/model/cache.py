@@ -29,8 +29,8 @@ class DecoderCache:
     cross_keys, cross_values: (U, H, K, D / H) per layer; cross_bias: (U, 1, 1, K) or None.
     num_shared: number of first tokens that all rows of an utterance share (the prompt).
     padding: (B,) number of padding tokens at the start of each row, if prompts differ in length, or None.
-    whole: whether attention looks at tokens that are not used yet, too, masked, so that they must be numbers.
-    lease: what a search shows to the memory of recorded steps (`step_graphs.py`) that this cache was moved into.
+    whole: whether attention looks at tokens that are not used yet, too, masked, so that they must be finite.
+    owner: of the buffers of captured steps (`step_graphs.py`), if this cache was moved into them.
     """
 
     self_keys: Tensor
@@ -42,7 +42,7 @@ class DecoderCache:
     num_shared: int = 0
     padding: Tensor | None = None
     whole: bool = False
-    lease: object | None = None
+    owner: object | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a decoding step reads and writes, by name."""
@@ -132,5 +132,5 @@ def causal_mask(places: Tensor, padding: Tensor | None, visible: int) -> Tensor:
     seen = seen[None] if seen.ndim == 2 else seen
     if padding is not None:
         seen = seen & (keys >= padding[:, None, None])
-    # Not torch.where, which copies its numbers to a GPU and waits for that, as a recorded step must not.
+    # Not torch.where, which copies its numbers to a GPU and waits for that, as a captured step must not.
     return torch.zeros(seen.shape, device=places.device).masked_fill_(~seen, MASKED_LOGIT)[:, None]

@@ -1,4 +1,4 @@
-"""A decoder's fastest form for decoding: on a CPU with prepacked weights, on a GPU with recorded steps.
+"""A decoder's fastest form for decoding: on a CPU with prepacked weights, on a GPU with captured steps.
 
 In step-by-step decoding a product has as many rows as there are hypotheses, and reads the whole weight for them. In
 float32 on a CPU torch's product takes two to four times as long as oneDNN's with a weight in oneDNN's blocked layout
@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from whispertune.model.step_graphs import RECORDERS, StepGraphs
+from whispertune.model.step_graphs import CAPTURES, StepGraphs
 from whispertune.model.whisper import Decoder, inference_copy
 
 USUAL_ROWS = 8
@@ -34,17 +34,17 @@ class PackedLinear(nn.Module):
 
 
 def for_decoding(decoder: Decoder, *, layers: bool = True) -> Decoder:
-    """The decoder in its fastest form for inference: a copy with prepacked weights or recorded steps, or the decoder
+    """The decoder in its fastest form for inference: a copy with prepacked weights or captured steps, or the decoder
     itself if neither is supported (another type, torch without oneDNN).
 
     All other weights are shared with the original. layers: False packs only the output projection, which with many rows
     gives most of the gain in less memory.
     """
     weight = decoder.embed_tokens.weight
-    if weight.device.type in RECORDERS:
-        recording = copy.copy(decoder)
-        recording.graphs = StepGraphs(RECORDERS[weight.device.type]())
-        return recording
+    if weight.device.type in CAPTURES:
+        capturing = copy.copy(decoder)
+        capturing.graphs = StepGraphs(CAPTURES[weight.device.type](weight.device))
+        return capturing
     packing = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if decoder.output is not None or (weight.device.type, weight.dtype, packing) != ("cpu", torch.float32, True):
         return decoder

@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         self.output: nn.Module | None = None
         """The output projection, if it is separate from the embedding (`model/prepacked.py`)."""
         self.graphs: StepGraphs | None = None
-        """Recorded decoding steps, if they are to be recorded."""
+        """Captured decoding steps, if steps are to be captured."""
 
     def blocks(self) -> list[DecoderLayer]:
         """The layers, with their type."""
@@ -186,11 +186,10 @@ class Decoder(nn.Module):
         if log_weights is not None:  # dense windows all have one length
             more = padded_length(states.shape[1], FEWEST_FRAMES, states.device) - states.shape[1]
             states, log_weights = F.pad(states, (0, 0, 0, more)), F.pad(log_weights, (0, more), value=MASKED_LOGIT)
-        blocks = self.blocks()
-        shape = (len(blocks), states.shape[0], self.num_heads, 0, states.shape[-1] // self.num_heads)
+        shape = (len(self.layers), states.shape[0], self.num_heads, 0, states.shape[-1] // self.num_heads)
         cross_keys: list[Tensor] = []
         cross_values: list[Tensor] = []
-        for layer in blocks:
+        for layer in self.blocks():
             keys, values = layer.encoder_attn.keys_values(states)
             cross_keys.append(keys.contiguous())
             cross_values.append(values.contiguous())
@@ -215,7 +214,7 @@ class Decoder(nn.Module):
     def step_at(self, input_ids: Tensor, place: Tensor, cache: DecoderCache, visible: int) -> Tensor:
         """As `step` with one token per row (B, 1), written to `place` (1,) of a cache that has room for it.
 
-        Only the values of tensors change from one call to the next, so that a GPU can record it. visible: tokens of the
+        Only values of tensors change from one call to the next, so that a GPU can capture it. visible: tokens of the
         cache that attention looks at, those after `place` masked. `cache.num_tokens` is neither read nor changed.
         """
         bias = causal_mask(place, cache.padding, visible)
@@ -251,7 +250,8 @@ class Decoder(nn.Module):
         begin, end = cache.num_tokens, cache.num_tokens + input_ids.shape[1]
         cache.reserve(end)
         num_new = end - begin
-        visible = padded_length(end, CACHE_TOKENS, input_ids.device) if num_new == 1 else end
+        capacity = cache.self_keys.shape[3]
+        visible = min(padded_length(end, CACHE_TOKENS, input_ids.device), capacity) if num_new == 1 else end
         places = torch.arange(begin, end, device=input_ids.device)
         bias = None
         # Else the kernel's own causal mask suffices.

@@ -34,7 +34,7 @@ from whispertune.states import computed as states
 from whispertune.states.computed import EncoderStates, WindowFeatures, encoding_batches, padded_log_weights
 from whispertune.states.files import StateFolder
 from whispertune.system.environment import free_memory
-from whispertune.system.precision import Precision, send
+from whispertune.system.precision import LIMITED, Precision, send
 
 
 class StateLayout:
@@ -163,7 +163,8 @@ class StoredStates:
             DataError: if the length of a window has changed.
             OSError: if the disk is full and memory can't be used instead (several processes).
         """
-        behind = 0 if encoder.conv1.weight.device.type == "cpu" else 1
+        # Apple's GPUs are not to be used by two threads at once.
+        behind = 0 if encoder.conv1.weight.device.type in {"cpu", *LIMITED} else 1
         stored: deque[tuple[int, Future[None]]] = deque()
         with ThreadPoolExecutor(max(1, workers), "features") as pool, ThreadPoolExecutor(1, "storing") as storing:
             windows = [self.layout.batches[number] for number in batches]
@@ -233,6 +234,7 @@ class StoredStates:
                     self._files.read_into(_bytes(rows), number)
                 held[begin:end] = send(rows, device)
         self._held = held
+        self._rows = torch.empty(0, layout.d_model, dtype=layout.dtype)
 
     def fetch(self, indices: Sequence[int], view: int = 0) -> EncoderStates:
         """A copy of the states of these windows, on the CPU or on the device that holds them."""

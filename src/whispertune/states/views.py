@@ -13,6 +13,7 @@ from whispertune.states.computed import Batch, EncoderStates, LookAhead, StateSo
 from whispertune.states.stored import StoredStates
 from whispertune.system.console import console
 from whispertune.system.environment import spare_memory_on
+from whispertune.system.precision import LIMITED
 
 HELD_SHARE = 0.25
 """Of the memory that a GPU has to spare, the most that a store of states may take there."""
@@ -22,8 +23,8 @@ class StoredViews:
     """K stored views, each encoded on first use; view v is store v modulo K.
 
     device: of the model. For a GPU a thread reads the batches that `prepare` has announced ahead of their use; on a CPU
-    it would take time from the products. A store that is read for the second time moves to the GPU if it takes little
-    of what was free there even when most was taken.
+    it would take time from the products. A store that is read for the second time is copied to the GPU if it takes
+    little of what was free there even when most was taken.
     """
 
     def __init__(self, num_views: int, open_view: Callable[[int], StoredStates], device: torch.device) -> None:
@@ -51,9 +52,9 @@ class StoredViews:
         self._ahead.announce(() if store.held else ((tuple(batch), view) for batch in batches))
 
     def _hold(self, store: StoredStates) -> None:
-        """Move a store to the GPU if there is room."""
+        """Copy a store to the GPU if there is room; not to one that has the CPU's memory (Apple's)."""
         size = store.layout.num_bytes
-        if not store.held and size <= HELD_SHARE * spare_memory_on(self._device):
+        if not store.held and self._device.type not in LIMITED and size <= HELD_SHARE * spare_memory_on(self._device):
             try:
                 store.hold_on(self._device)
             except torch.OutOfMemoryError:

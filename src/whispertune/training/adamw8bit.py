@@ -49,10 +49,10 @@ def require_adamw8bit(device: torch.device) -> None:
     parameter.grad = torch.ones_like(parameter)
     try:
         build_adamw8bit([{"params": [parameter]}], (0.9, 0.98), 1e-8).step()
-    except Exception as error:  # of a library of others', which may not be built for this GPU, driver or PyTorch
+    except Exception as error:  # a third-party library, which may not be built for this GPU, driver or PyTorch
         raise RecipeError(
-            f"is adamw8bit, but bitsandbytes makes no update on {device} here ({type(error).__name__}: {error}); see "
-            "what python -m bitsandbytes says, or leave it out",
+            f"is adamw8bit, but bitsandbytes cannot run an update on {device} ({type(error).__name__}: {error}); run "
+            "python -m bitsandbytes for the reason, or leave it out",
             field="optimizer.name",
         ) from None
 
