@@ -102,7 +102,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     for name, make in GENERATED.items():
         files.append(File.generated(config, name, content=globals()[make]()))
-    for path in sorted((ROOT / RESULTS).glob("*.md")):
+    for path in sorted((ROOT / RESULTS).glob("*.*")):
         file = File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path))
         file.inclusion = file.inclusion.NOT_IN_NAV
         files.append(file)
