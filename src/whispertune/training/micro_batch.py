@@ -49,7 +49,7 @@ def largest_micro_batch(utterances: int, attempt: Callable[[int], None], device:
             torch.cuda.empty_cache()
         if largest and device.type != "cpu":
             break
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats(device)  # what was too large does not count (`spare_memory_on`)
     if not largest:
         raise TrainingError("a single window does not fit in memory; try --recompute true, or a smaller model")
