@@ -25,7 +25,7 @@ from whispertune.decoding.loading import load_model
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis
 from whispertune.evaluation.decode import CHUNK_FRAMES, CHUNK_WINDOWS
-from whispertune.evaluation.transcript_search import read_transcripts, teacher_forced_nll, transcript_search
+from whispertune.evaluation.transcript_search import TranscriptSearch, teacher_forced_nll
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.whisper import Decoder
@@ -85,9 +85,8 @@ def main() -> None:
 
     def from_transcripts(states: EncoderStates, targets: Sequence[Target]) -> list[Hypothesis]:
         prefilled = prefill(decoder, states, [prompt] * len(targets))
-        read = read_transcripts(decoder, prefilled, rules, targets, pad_id)
-        caps = [MAX_TOKENS] * len(targets)
-        return transcript_search(decoder, prefilled, rules, tokenizer.eot, caps, targets, read, cut_loops=True)
+        known = TranscriptSearch(decoder, prefilled, rules, targets, pad_id)
+        return known.search(tokenizer.eot, [MAX_TOKENS] * len(targets), cut_loops=True)
 
     rows = []
     for name, frames in (("thinned", FrameOptions()), ("dense", DENSE)):

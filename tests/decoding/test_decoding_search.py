@@ -14,7 +14,7 @@ import torch
 from glossary_reference import Words, boost_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_whisper import random_whisper, ready_to_search, small_config
+from random_whisper import decoder_that_ends, random_windows, ready_to_search
 
 from whispertune.decoding import beam as beam_module
 from whispertune.decoding import transcriber as transcriber_module
@@ -28,7 +28,6 @@ from whispertune.decoding.sampling import sample_search
 from whispertune.decoding.transcriber import Transcriber, windows_at_once
 from whispertune.errors import RecipeError
 from whispertune.model import cache as cache_module
-from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import DecoderCache, rows_to_keep
 from whispertune.states.computed import EncoderStates
 
@@ -36,21 +35,8 @@ CPU = torch.device("cpu")
 VOCAB, EOT = 23, 22
 SUPPRESSED, AT_FIRST = [3, 4], [5, EOT]
 RULES = LogitRules(VOCAB, SUPPRESSED, AT_FIRST, CPU)
-DECODERS = [random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), seed).decoder for seed in range(4)]
-for _decoder in DECODERS:
-    # End of text is likely enough for rows to end at different times; attention to states makes rows differ.
-    with torch.no_grad():
-        _decoder.layer_norm.bias += 0.35 * _decoder.embed_tokens.weight[EOT]
+DECODERS = [decoder_that_ends(seed, VOCAB, EOT) for seed in range(4)]
 PROMPT = (1, 2)
-
-
-def random_states(rows: int, seed: int) -> EncoderStates:
-    generator = torch.Generator().manual_seed(seed)
-    states = 3 * torch.randn(rows, 12, 32, generator=generator)
-    log_weights = torch.randint(1, 30, (rows, 12), generator=generator).float().log()
-    for row in range(rows):
-        log_weights[row, 12 - row % 4 :] = PADDING_LOG_WEIGHT
-    return EncoderStates(states, log_weights)
 
 
 @torch.inference_mode()
@@ -95,7 +81,7 @@ def test_greedy_rows_are_what_they_are_alone(
     rows: int, seed: int, which: int, limits: list[int], cut_loops: bool
 ) -> None:
     """Rows of a batch that end, loop or are stopped at different times, each against one searched by hand."""
-    states, decoder = random_states(rows, seed), DECODERS[which]
+    states, decoder = random_windows(rows, seed), DECODERS[which]
     prefilled = prefill(decoder, states, [PROMPT] * rows)
     found = greedy_search(decoder, prefilled, RULES, EOT, limits[:rows], cut_loops=cut_loops)
     for row, hypothesis in enumerate(found):
@@ -136,7 +122,7 @@ def test_rows_leave_a_gpus_batch_by_halves() -> None:
 
 def test_greedy_may_end_at_its_very_limit() -> None:
     """With room for all its tokens but none to spare, a row is not cut: end of text needs no room."""
-    states, ended = random_states(6, 0), 0
+    states, ended = random_windows(6, 0), 0
     for decoder in DECODERS:
         arguments = (decoder, prefill(decoder, states, [PROMPT] * 6), RULES, EOT)
         free = greedy_search(*arguments, [30] * 6)
@@ -149,7 +135,7 @@ def test_greedy_may_end_at_its_very_limit() -> None:
 
 def test_a_sample_that_loops_ranks_behind_those_that_do_not() -> None:
     """A loop's tokens are likely ones: its mean log-probability beats that of real text."""
-    states = random_states(6, 0)
+    states = random_windows(6, 0)
     mixed = 0
     for decoder in DECODERS:
         found = sample_search(
@@ -170,7 +156,7 @@ def test_the_models_above_do_end_loop_and_get_stopped() -> None:
         for seed, decoder in enumerate(DECODERS * 4)
         for hypothesis in greedy_search(
             decoder,
-            prefill(decoder, random_states(6, seed), [PROMPT] * 6),
+            prefill(decoder, random_windows(6, seed), [PROMPT] * 6),
             RULES,
             EOT,
             [30] * 6,
@@ -186,7 +172,7 @@ def test_the_models_above_do_end_loop_and_get_stopped() -> None:
 @settings(max_examples=40, deadline=None)
 @given(ROWS, st.integers(0, 10_000), st.integers(0, 3), st.sampled_from([1, 2, 5]))
 def test_suppressed_tokens_never_appear(rows: int, seed: int, which: int, beam_size: int) -> None:
-    states, search = random_states(rows, seed), SearchOptions(beam_size=beam_size)
+    states, search = random_windows(rows, seed), SearchOptions(beam_size=beam_size)
     found = transcriber(DECODERS[which], search).decode(states, [PROMPT] * rows, [12] * rows)
     for hypothesis in found:
         assert not set(hypothesis.tokens) & {*SUPPRESSED, EOT}
@@ -201,7 +187,7 @@ def test_without_the_rules_they_would() -> None:
     found = [
         hypothesis
         for seed, decoder in enumerate(DECODERS * 5)
-        for hypothesis in transcriber(decoder, GREEDY, free).decode(random_states(6, seed), [PROMPT] * 6, [12] * 6)
+        for hypothesis in transcriber(decoder, GREEDY, free).decode(random_windows(6, seed), [PROMPT] * 6, [12] * 6)
     ]
     assert any(set(h.tokens) & set(SUPPRESSED) for h in found)
     assert any(not h.tokens or h.tokens[0] == 5 for h in found)
@@ -265,7 +251,7 @@ def reference_beam(
 def test_beam_search_rows_are_what_they_are_alone(
     rows: int, seed: int, which: int, limits: list[int], beam_size: int, length_penalty: float
 ) -> None:
-    states, decoder = random_states(rows, seed), DECODERS[which]
+    states, decoder = random_windows(rows, seed), DECODERS[which]
     prefilled = prefill(decoder, states, [PROMPT] * rows)
     found = beam_search(
         decoder, prefilled, RULES, EOT, limits[:rows], beam_size=beam_size, length_penalty=length_penalty
@@ -278,7 +264,7 @@ def test_beam_search_rows_are_what_they_are_alone(
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 3))
 def test_a_beam_of_one_is_greedy(seed: int, which: int) -> None:
-    states, decoder = random_states(3, seed), DECODERS[which]
+    states, decoder = random_windows(3, seed), DECODERS[which]
     arguments = (decoder, prefill(decoder, states, [PROMPT] * 3), RULES, EOT, [10] * 3)
     greedy = greedy_search(*arguments)
     for hypothesis, one in zip(greedy, beam_search(*arguments, beam_size=1), strict=True):
@@ -300,7 +286,7 @@ def test_finished_searches_may_stay_in_a_gpus_batch(monkeypatch: pytest.MonkeyPa
     for seed, decoder in enumerate(DECODERS):
         for glossary in (None, GlossaryBoost([(7, 8), (9, 10, 11)], 1.0)):
             search = partial(beam_search, beam_size=3, glossary=glossary)
-            states, limits = random_states(8, seed), [3, 20, 8, 0, 30, 12, 5, 17]
+            states, limits = random_windows(8, seed), [3, 20, 8, 0, 30, 12, 5, 17]
             expected = search(decoder, prefill(decoder, states, [PROMPT] * 8), RULES, EOT, limits)
             with monkeypatch.context() as patch:
                 patch.setattr(beam_module, "_going_on", on_a_gpu)
@@ -314,7 +300,7 @@ def test_finished_searches_may_stay_in_a_gpus_batch(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_prompts_of_many_lengths_and_more_rows_than_fit(beam_size: int) -> None:
     rows = 70
-    states, decoder = random_states(rows, 1), DECODERS[1]
+    states, decoder = random_windows(rows, 1), DECODERS[1]
     prompts = [PROMPT if row % 3 else (1, 6, 7, 2) for row in range(rows)]
     limits = [row % 9 for row in range(rows)]
     searched = transcriber(decoder, SearchOptions(beam_size=beam_size))
@@ -328,7 +314,7 @@ def test_prompts_of_many_lengths_and_more_rows_than_fit(beam_size: int) -> None:
 def test_all_448_positions_can_be_used() -> None:
     """Up to the last position, and not beyond it (a crash deep inside the model)."""
     never = LogitRules(VOCAB, [EOT], [], CPU)
-    states = random_states(2, 0)
+    states = random_windows(2, 0)
     for search in (GREEDY, SearchOptions(beam_size=2)):
         found = transcriber(DECODERS[0], search, never).decode(states, [PROMPT] * 2, [446, 3])
         assert [len(h.tokens) for h in found] == [446, 3]
@@ -432,7 +418,7 @@ def test_beams_beside_a_loop_go_on() -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_only_the_last_search_uses_the_memory_up(last: bool) -> None:
     """What leaves it is freed at once, where an earlier search leaves all to those that follow."""
-    prefilled = replace(prefill(DECODERS[0], random_states(3, 0), [PROMPT] * 3), last=last)
+    prefilled = replace(prefill(DECODERS[0], random_windows(3, 0), [PROMPT] * 3), last=last)
     cache, _ = prefilled.fork()
     row = torch.tensor([1])
     cache.select(row, row)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent))
 from glossary_reference import boost_of
-from random_whisper import ready_to_search
-from test_decoding_search import DECODERS, EOT, PROMPT, RULES, VOCAB, assert_same, random_states, reference_beam
+from random_whisper import random_windows, ready_to_search
+from test_decoding_search import DECODERS, EOT, PROMPT, RULES, VOCAB, assert_same, reference_beam
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.glossary import GlossaryBoost, load_glossary
@@ -81,7 +81,7 @@ def test_boosted_rows_hold_each_tokens_gain(
 def test_the_search_ranks_by_it_and_reports_the_models_own_log_probability(
     seed: int, which: int, glossary: list[tuple[int, ...]], boost: float
 ) -> None:
-    states, decoder = random_states(3, seed), DECODERS[which]
+    states, decoder = random_windows(3, seed), DECODERS[which]
     found = beam_search(
         decoder, prefill(decoder, states, [PROMPT] * 3), RULES, EOT, [9, 4, 12], beam_size=3,
         glossary=GlossaryBoost(glossary, boost),
@@ -103,7 +103,7 @@ class Numbers:
 def test_a_transcriber_favours_the_glossary_of_its_options(tmp_path: Path) -> None:
     file = tmp_path / "numbers.txt"
     file.write_text("3 5\n7\n", encoding="utf-8")
-    states, decoder = random_states(3, 1), DECODERS[0]
+    states, decoder = random_windows(3, 1), DECODERS[0]
     ready = ready_to_search(decoder, RULES, Numbers())
 
     def found(search: SearchOptions) -> list[tuple[int, ...]]:

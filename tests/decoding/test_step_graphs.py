@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_whisper import random_whisper, small_config
+from random_whisper import decoder_that_ends, random_windows
 
 from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
@@ -20,7 +20,6 @@ from whispertune.decoding.rules import Hypothesis, LogitRules
 from whispertune.decoding.sampling import sample_search
 from whispertune.model import cache as cache_module
 from whispertune.model import prepacked, step_graphs
-from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.cache import CACHE_TOKENS
 from whispertune.model.prepacked import for_decoding
 from whispertune.model.step_graphs import StepGraphs, python_capture
@@ -30,9 +29,7 @@ from whispertune.states.computed import EncoderStates
 VOCAB, EOT = 23, 22
 CPU = torch.device("cpu")
 RULES = LogitRules(VOCAB, [3, 4], [5, EOT], CPU)
-DECODER = random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), 1).decoder
-with torch.no_grad():  # so that rows end at different times
-    DECODER.layer_norm.bias += 0.35 * DECODER.embed_tokens.weight[EOT]
+DECODER = decoder_that_ends(1, VOCAB, EOT)
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +40,8 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def windows(rows: int, num_frames: int, seed: int, *, weighted: bool) -> EncoderStates:
-    generator = torch.Generator().manual_seed(seed)
-    states = 3 * torch.randn(rows, num_frames, 32, generator=generator)
-    weights = torch.randint(1, 30, (rows, num_frames), generator=generator).float().log()
-    weights[:, num_frames // 2 :][::2] = PADDING_LOG_WEIGHT
-    return EncoderStates(states, weights if weighted else None)
+    found = random_windows(rows, seed, num_frames)
+    return found if weighted else EncoderStates(found.states, None)
 
 
 def searched(decoder: Decoder, prefilled: Prefill, how: int, limits: list[int]) -> list[Hypothesis]:

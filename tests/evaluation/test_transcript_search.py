@@ -16,30 +16,16 @@ from whispertune.decoding.beam import beam_search
 from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.prefill import Prefill, prefill
 from whispertune.decoding.rules import BLOCK, Hypothesis, LogitRules, largest
-from whispertune.evaluation.transcript_search import read_transcripts, teacher_forced_nll, transcript_search
-from whispertune.model.attention import PADDING_LOG_WEIGHT
+from whispertune.evaluation.transcript_search import TranscriptSearch, teacher_forced_nll
 from whispertune.model.whisper import Decoder
-from whispertune.states.computed import EncoderStates
 from whispertune.text.targets import Target, make_target
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))
-from random_whisper import random_whisper, small_config
+from random_whisper import decoder_that_ends, random_windows
 
 VOCAB, EOT, SOT = 23, 22, 1
 RULES = LogitRules(VOCAB, [3, 4], [5, EOT], torch.device("cpu"))
-DECODERS = [random_whisper(small_config(vocab_size=VOCAB, layers=(1, 2)), seed).decoder for seed in range(4)]
-for _decoder in DECODERS:  # so that rows end at different times
-    with torch.no_grad():
-        _decoder.layer_norm.bias += 0.35 * _decoder.embed_tokens.weight[EOT]
-
-
-def windows(rows: int, seed: int) -> EncoderStates:
-    generator = torch.Generator().manual_seed(seed)
-    states = 3 * torch.randn(rows, 12, 32, generator=generator)
-    weights = torch.randint(1, 30, (rows, 12), generator=generator).float().log()
-    for row in range(rows):
-        weights[row, 12 - row % 4 :] = PADDING_LOG_WEIGHT
-    return EncoderStates(states, weights)
+DECODERS = [decoder_that_ends(seed, VOCAB, EOT) for seed in range(4)]
 
 
 def changed(tokens: Sequence[int], edits: int, draw: random.Random) -> list[int]:
@@ -54,9 +40,9 @@ def changed(tokens: Sequence[int], edits: int, draw: random.Random) -> list[int]
 def searched(
     decoder: Decoder, prefilled: Prefill, limits: Sequence[int], targets: Sequence[Target], cut_loops: bool
 ) -> list[Hypothesis]:
-    read = read_transcripts(decoder, prefilled, RULES, targets, 0)
-    assert read.nll == pytest.approx(teacher_forced_nll(decoder, prefilled, targets, 0), rel=1e-6)
-    return transcript_search(decoder, prefilled, RULES, EOT, limits, targets, read, cut_loops=cut_loops)
+    known = TranscriptSearch(decoder, prefilled, RULES, targets, 0)
+    assert known.nll == pytest.approx(teacher_forced_nll(decoder, prefilled, targets, 0), rel=1e-6)
+    return known.search(EOT, limits, cut_loops=cut_loops)
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,7 +58,12 @@ def test_it_finds_what_greedy_search_finds(
     rows: int, seed: int, which: int, edits: int, prompt: tuple[int, ...], flags: tuple[bool, bool]
 ) -> None:
     """Whatever the transcripts: right, nearly right, or nonsense."""
-    decoder, states, draw, (cut_loops, prompt_loss) = DECODERS[which], windows(rows, seed), random.Random(seed), flags
+    decoder, states, draw, (cut_loops, prompt_loss) = (
+        DECODERS[which],
+        random_windows(rows, seed),
+        random.Random(seed),
+        flags,
+    )
     limits = [draw.randint(0, 40) for _ in range(rows)]
     prefilled = prefill(decoder, states, [prompt] * rows)
     expected = greedy_search(decoder, prefilled, RULES, EOT, limits, cut_loops=cut_loops)
@@ -92,7 +83,7 @@ def test_how_many_passes_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Decoder, "read_at", lambda self, ids, *others: (passes.append(len(ids)), read_at(self, ids, *others))[1]
     )
-    states, decoder, limits = windows(12, 1), DECODERS[0], [30] * 12
+    states, decoder, limits = random_windows(12, 1), DECODERS[0], [30] * 12
     prefilled = prefill(decoder, states, [(SOT, 2)] * 12)
     expected = greedy_search(decoder, prefilled, RULES, EOT, limits)
     assert {len(hypothesis.tokens) for hypothesis in expected} >= {1, 7, 11, 19, 24, 30}
@@ -110,7 +101,7 @@ def test_how_many_passes_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_comes_after_is_not_changed() -> None:
     """A beam search of the same windows, to the bit, though it follows."""
-    prefilled = [prefill(DECODERS[0], windows(5, 1), [(SOT, 2)] * 5) for _ in range(2)]
+    prefilled = [prefill(DECODERS[0], random_windows(5, 1), [(SOT, 2)] * 5) for _ in range(2)]
     targets = [make_target((SOT, 2), [7, 8, 9][:row], EOT, sot=SOT) for row in range(5)]
     searched(DECODERS[0], prefilled[0], [30] * 5, targets, cut_loops=False)
     found, expected = (beam_search(DECODERS[0], its, RULES, EOT, [30] * 5, beam_size=3) for its in prefilled)
@@ -121,12 +112,11 @@ def test_room_for_448_tokens() -> None:
     """Transcripts may be checked beyond the last position; what is there is not used."""
     never = LogitRules(VOCAB, [EOT], [], torch.device("cpu"))
     decoder = DECODERS[0]
-    prefilled = prefill(decoder, windows(2, 0), [(SOT, 2)] * 2)
+    prefilled = prefill(decoder, random_windows(2, 0), [(SOT, 2)] * 2)
     expected = greedy_search(decoder, prefilled, never, EOT, [446, 3])
     texts = [expected[0].tokens[:443], (7, 7)]
     targets = [make_target((SOT, 2), text, EOT, sot=SOT) for text in texts]
-    read = read_transcripts(decoder, prefilled, never, targets, 0)
-    found = transcript_search(decoder, prefilled, never, EOT, [446, 3], targets, read)
+    found = TranscriptSearch(decoder, prefilled, never, targets, 0).search(EOT, [446, 3])
     assert [h.tokens for h in found] == [h.tokens for h in expected]
     assert not any(h.ended for h in found)
 

@@ -10,8 +10,10 @@ import torch
 from whispertune.checkpoints.layout import expected_shapes
 from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.rules import LogitRules
+from whispertune.model.attention import PADDING_LOG_WEIGHT
 from whispertune.model.config import WhisperConfig
-from whispertune.model.whisper import Whisper, build_whisper
+from whispertune.model.whisper import Decoder, Whisper, build_whisper
+from whispertune.states.computed import EncoderStates
 
 
 def small_config(
@@ -53,6 +55,24 @@ def random_weights(config: WhisperConfig, seed: int = 0) -> dict[str, torch.Tens
 def random_whisper(config: WhisperConfig | None = None, seed: int = 0) -> Whisper:
     config = small_config() if config is None else config
     return build_whisper(config, random_weights(config, seed))
+
+
+def random_windows(rows: int, seed: int, num_frames: int = 12) -> EncoderStates:
+    """Weighted encoder states for the small model, each row but the first of four with padding."""
+    generator = torch.Generator().manual_seed(seed)
+    states = 3 * torch.randn(rows, num_frames, 32, generator=generator)
+    log_weights = torch.randint(1, 30, (rows, num_frames), generator=generator).float().log()
+    for row in range(rows):
+        log_weights[row, num_frames - row % 4 :] = PADDING_LOG_WEIGHT
+    return EncoderStates(states, log_weights)
+
+
+def decoder_that_ends(seed: int, vocab_size: int, eot: int) -> Decoder:
+    """A small decoder for which end of text is likely enough for rows to end at different times."""
+    decoder = random_whisper(small_config(vocab_size=vocab_size, layers=(1, 2)), seed).decoder
+    with torch.no_grad():
+        decoder.layer_norm.bias += 0.35 * decoder.embed_tokens.weight[eot]
+    return decoder
 
 
 def ready_to_search(decoder: Any, rules: LogitRules, tokenizer: Any, *, pad_token_id: int = 0) -> ReadyModel:

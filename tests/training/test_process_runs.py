@@ -34,7 +34,7 @@ from whispertune import cli
 from whispertune.system.files import read_jsonl
 
 TRAINER = "whispertune.training.trainer"
-SEARCH = "whispertune.evaluation.decode", "transcript_search"
+SEARCH = "whispertune.evaluation.transcript_search", "TranscriptSearch.search"
 INSPECTION, STATES = "whispertune.dataset.inspection", "whispertune.states.computed"
 
 

@@ -89,7 +89,7 @@ def reference(samples: Samples, runner: Runner, tmp_path_factory: pytest.TempPat
 
 
 STATES, TRAINER = "whispertune.states.computed", "whispertune.training.trainer"
-SEARCH = "whispertune.evaluation.decode", "transcript_search"
+SEARCH = "whispertune.evaluation.transcript_search", "TranscriptSearch.search"
 MOMENTS = {
     "encoding": Moment(STATES, "encode", 1, "after"),
     "validating the untouched model": Moment(*SEARCH, 1),

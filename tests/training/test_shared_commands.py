@@ -13,7 +13,7 @@ from training_samples import Moment, Samples
 
 CLIPS = Path(__file__).parents[2] / "examples" / "italian-prompts" / "audio"
 LONG_FORM = "whispertune.decoding.long_form", "LongForm._move_on"
-SEARCH = "whispertune.evaluation.decode", "transcript_search"
+SEARCH = "whispertune.evaluation.transcript_search", "TranscriptSearch.search"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

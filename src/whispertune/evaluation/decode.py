@@ -16,12 +16,7 @@ from whispertune.decoding.loading import ReadyModel
 from whispertune.decoding.options import SearchOptions
 from whispertune.decoding.rules import Hypothesis
 from whispertune.decoding.transcriber import Transcriber, windows_at_once
-from whispertune.evaluation.transcript_search import (
-    ReadTranscripts,
-    read_transcripts,
-    teacher_forced_nll,
-    transcript_search,
-)
+from whispertune.evaluation.transcript_search import TranscriptSearch, teacher_forced_nll
 from whispertune.features.frames import select_frames
 from whispertune.features.options import FrameOptions
 from whispertune.model.whisper import Decoder
@@ -55,7 +50,7 @@ class SharedStates:
 class Decoded:
     """The outputs of one search for some windows of a split.
 
-    hypotheses: by window. losses: summed (nats) over the windows that were decoded together, by the first of them.
+    hypotheses: by window. losses: summed (nats) over the windows that were decoded together, by one of them.
     """
 
     hypotheses: dict[int, Hypothesis] = field(default_factory=dict)
@@ -169,24 +164,24 @@ class _Chunk:
         model, caps = system.model, [self.max_tokens[i] for i in chunk]
         decoder, pad_id = model.whisper.decoder, model.checkpoint.pad_token_id
         greedy = any(search.beam_size == 1 for search, _ in searches)
-        reads: list[ReadTranscripts] = []
+        transcripts: list[TranscriptSearch] = []
         loss = 0.0
         for rows, batch in prefilled:
             own = [targets[row] for row in rows]
             # On a GPU, where steps can be captured, search step by step.
             if greedy and decoder.embed_tokens.weight.device.type == "cpu":
-                reads.append(read_transcripts(decoder, batch, model.rules, own, pad_id))
-                loss += reads[-1].nll
+                transcripts.append(TranscriptSearch(decoder, batch, model.rules, own, pad_id))
+                loss += transcripts[-1].nll
             else:
                 loss += teacher_forced_nll(decoder, batch, own, pad_id)
         while searches:
             search, found = searches[0]
-            if search.beam_size == 1 and reads:
+            if search.beam_size == 1 and transcripts:
                 by_row: dict[int, Hypothesis] = {}
-                for (rows, batch), read in zip(prefilled, reads, strict=True):
-                    own_caps, own = [caps[row] for row in rows], [targets[row] for row in rows]
-                    arguments = (decoder, batch, model.rules, model.tokenizer.eot, own_caps, own, read)
-                    by_row.update(zip(rows, transcript_search(*arguments, cut_loops=self.cut_loops), strict=True))
+                for (rows, _), known in zip(prefilled, transcripts, strict=True):
+                    bounds = [caps[row] for row in rows]
+                    ended = known.search(model.tokenizer.eot, bounds, cut_loops=self.cut_loops)
+                    by_row.update(zip(rows, ended, strict=True))
                 hypotheses = [by_row[row] for row in range(len(chunk))]
             else:
                 transcriber = Transcriber(model, search, cut_loops=self.cut_loops)

@@ -46,47 +46,6 @@ def teacher_forced_nll(decoder: Decoder, prefilled: Prefill, targets: Sequence[T
     return sum(float(summed_nll(decoder, hidden, labels)) for _, hidden, labels, _ in parts)
 
 
-@dataclass(slots=True)
-class ReadTranscripts:
-    """What a decoder makes of the transcripts of B windows.
-
-    nll: summed over all target tokens. likeliest: of each window, after its prompt and after each token of its
-    transcript. keys, values: of each window, (layers, H, T, D / H) of prompt and transcript.
-    """
-
-    nll: float = 0.0
-    likeliest: list[Likeliest] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-
-@torch.inference_mode()
-def read_transcripts(
-    decoder: Decoder, prefilled: Prefill, rules: LogitRules, targets: Sequence[Target], pad_id: int
-) -> ReadTranscripts:
-    """As `teacher_forced_nll`, with all that `transcript_search` needs, which emits by these rules."""
-    read = ReadTranscripts()
-    for part, hidden, labels, cache in _read(decoder, prefilled, targets, pad_id):
-        texts = [len(target.input_ids) - target.prompt_length + 1 for target in part]
-        ends = list(accumulate(target.num_target_tokens for target in part))  # the last are the text and its end
-        first = torch.zeros(ends[-1], dtype=torch.bool)
-        first[torch.tensor(ends) - torch.tensor(texts)] = True
-        every: Likeliest = []
-
-        def watch(logits: Tensor, log_normalisers: Tensor, first: Tensor = first, every: Likeliest = every) -> None:
-            best, chosen = rules.likeliest(logits, first=False, log_normalisers=log_normalisers)
-            begins = first[len(every) : len(every) + len(logits)]
-            if begins.any():
-                best[begins], chosen[begins] = rules.likeliest(logits[begins], first=True)
-            every += zip(*to_lists(best, chosen), strict=True)
-
-        read.nll += float(summed_nll(decoder, hidden, labels, watch=watch))
-        read.likeliest += [every[end - text : end] for end, text in zip(ends, texts, strict=True)]
-        read.keys += cache.self_keys.unbind(1)
-        read.values += cache.self_values.unbind(1)
-    return read
-
-
 def _read(
     decoder: Decoder, prefilled: Prefill, targets: Sequence[Target], pad_id: int
 ) -> Iterator[tuple[Sequence[Target], Tensor, Tensor, DecoderCache]]:
@@ -135,53 +94,77 @@ class _Row(Row):
         return [self.tokens[-1], *self.draft[self.place : self.place + AT_ONCE]]
 
 
-@torch.inference_mode()
-def transcript_search(
-    decoder: Decoder,
-    prefilled: Prefill,
-    rules: LogitRules,
-    eot: int,
-    max_tokens: Sequence[int],
-    targets: Sequence[Target],
-    read: ReadTranscripts,
-    *,
-    cut_loops: bool = False,
-) -> list[Hypothesis]:
-    """What `greedy_search` returns for B windows, but for rounding; `read` is what `read_transcripts` has found.
+class TranscriptSearch:
+    """Greedy search of B windows whose transcripts are known, and their loss.
 
-    The prompts of a batch must be of one length. The closer hypotheses are to the transcripts, the sooner it is done.
+    nll: summed negative log-likelihood of all target tokens, as `teacher_forced_nll`. The prompts must be of one
+    length.
     """
-    drafts = [[*target.input_ids[target.prompt_length :], eot] for target in targets]
-    rows = [_Row(most, cut_loops, draft=draft) for most, draft in zip(max_tokens, drafts, strict=True)]
-    for row, target, likeliest in zip(rows, targets, read.likeliest, strict=True):
-        row.length = target.prompt_length
-        row.take(likeliest, eot)
-    running = list(range(len(rows)))
-    staying = [number for number in running if rows[number].hypothesis is None]
-    cache, _ = prefilled.fork()
-    cache.whole = True  # rows are of different lengths
-    if staying:
-        cache.reserve(max(rows[number].length for number in staying))
-    for number in staying:
-        known = slice(cache.num_tokens, rows[number].length)  # prompts are there, and other searches follow them
-        cache.self_keys[:, number, :, known] = read.keys[number][:, :, known]
-        cache.self_values[:, number, :, known] = read.values[number][:, :, known]
-    while staying:
-        going_on = rows_to_keep(staying, len(running), prefilled.hidden.device)
-        if going_on is not None:
-            kept = torch.tensor(going_on)
-            cache.select(kept, kept)
-            running = [running[place] for place in going_on]
-        batch = [rows[number] for number in running]
-        inputs = [row.next_inputs() if row.hypothesis is None else [eot] for row in batch]
-        hidden = decoder.read_at(inputs, [row.length for row in batch], cache)
-        likeliest = _likeliest(decoder, rules, hidden)
-        for row, given, end in zip(batch, inputs, accumulate(map(len, inputs)), strict=True):
-            if row.hypothesis is None:
-                row.length += 1
-                row.take(likeliest[end - len(given) : end], eot)
-        staying = [place for place, row in enumerate(batch) if row.hypothesis is None]
-    return [row.hypothesis for row in rows if row.hypothesis is not None]
+
+    @torch.inference_mode()
+    def __init__(
+        self, decoder: Decoder, prefilled: Prefill, rules: LogitRules, targets: Sequence[Target], pad_id: int
+    ) -> None:
+        self.nll = 0.0
+        self._decoder, self._prefilled, self._rules, self._targets = decoder, prefilled, rules, targets
+        self._likeliest: list[Likeliest] = []
+        """Of each window, after its prompt and after each token of its transcript."""
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        """Of each window, (layers, H, T, D / H) of prompt and transcript."""
+        for part, hidden, labels, cache in _read(decoder, prefilled, targets, pad_id):
+            texts = [len(target.input_ids) - target.prompt_length + 1 for target in part]
+            ends = list(accumulate(target.num_target_tokens for target in part))  # the last are the text and its end
+            first = torch.zeros(ends[-1], dtype=torch.bool)
+            first[torch.tensor(ends) - torch.tensor(texts)] = True
+            every: Likeliest = []
+
+            def watch(logits: Tensor, log_normalisers: Tensor, first: Tensor = first, every: Likeliest = every) -> None:
+                best, chosen = rules.likeliest(logits, first=False, log_normalisers=log_normalisers)
+                begins = first[len(every) : len(every) + len(logits)]
+                if begins.any():
+                    best[begins], chosen[begins] = rules.likeliest(logits[begins], first=True)
+                every += zip(*to_lists(best, chosen), strict=True)
+
+            self.nll += float(summed_nll(decoder, hidden, labels, watch=watch))
+            self._likeliest += [every[end - text : end] for end, text in zip(ends, texts, strict=True)]
+            self._keys += cache.self_keys.unbind(1)
+            self._values += cache.self_values.unbind(1)
+
+    @torch.inference_mode()
+    def search(self, eot: int, max_tokens: Sequence[int], *, cut_loops: bool = False) -> list[Hypothesis]:
+        """What `greedy_search` returns, but for rounding; the closer it is to the transcripts, the sooner."""
+        rows = []
+        for target, most, likeliest in zip(self._targets, max_tokens, self._likeliest, strict=True):
+            draft = [*target.input_ids[target.prompt_length :], eot]
+            rows.append(_Row(most, cut_loops, draft=draft, length=target.prompt_length))
+            rows[-1].take(likeliest, eot)
+        running = list(range(len(rows)))
+        staying = [number for number in running if rows[number].hypothesis is None]
+        cache, _ = self._prefilled.fork()
+        cache.whole = True  # rows are of different lengths
+        if staying:
+            cache.reserve(max(rows[number].length for number in staying))
+        for number in staying:
+            known = slice(cache.num_tokens, rows[number].length)  # prompts are there, and other searches follow them
+            cache.self_keys[:, number, :, known] = self._keys[number][:, :, known]
+            cache.self_values[:, number, :, known] = self._values[number][:, :, known]
+        while staying:
+            going_on = rows_to_keep(staying, len(running), self._prefilled.hidden.device)
+            if going_on is not None:
+                kept = torch.tensor(going_on)
+                cache.select(kept, kept)
+                running = [running[place] for place in going_on]
+            batch = [rows[number] for number in running]
+            inputs = [row.next_inputs() if row.hypothesis is None else [eot] for row in batch]
+            hidden = self._decoder.read_at(inputs, [row.length for row in batch], cache)
+            likeliest = _likeliest(self._decoder, self._rules, hidden)
+            for row, given, end in zip(batch, inputs, accumulate(map(len, inputs)), strict=True):
+                if row.hypothesis is None:
+                    row.length += 1
+                    row.take(likeliest[end - len(given) : end], eot)
+            staying = [place for place, row in enumerate(batch) if row.hypothesis is None]
+        return [row.hypothesis for row in rows if row.hypothesis is not None]
 
 
 def _likeliest(decoder: Decoder, rules: LogitRules, hidden: Tensor) -> Likeliest:
