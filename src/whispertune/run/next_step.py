@@ -11,6 +11,11 @@ from whispertune.data.splits_of_sources import as_data, as_flags
 from whispertune.run.recipe import Recipe
 
 
+USUAL = ["--freeze", "auto", "--epochs", "2"]
+"""Settings of the suggested training: a seventh fewer errors than the defaults in about the same time, on two languages
+(docs/choosing.md). The defaults stay those of the field, a frozen encoder and four epochs."""
+
+
 def evaluation_commands(recipe: Recipe) -> list[str]:
     """Commands that score the untouched model and the run's on test or, where there is none, on valid."""
     part = "valid" if recipe.test is None else "test"
@@ -37,7 +42,8 @@ def evaluation_commands(recipe: Recipe) -> list[str]:
 def training_command(
     sources: Mapping[str, Sequence[str]], model: str, language: Sequence[str], reading: Reading
 ) -> str | None:
-    """The command that trains on the checked data, or None without both a train and a valid split.
+    """The command that trains on the checked data with the usual settings, or None without both a train and a valid
+    split.
 
     sources: the files of train, valid and test. language: the flags that name it.
     """
@@ -47,5 +53,5 @@ def training_command(
     for part in ("train", "valid", "test"):
         if sources.get(part):
             flags += [f"--{part}", " + ".join(sources[part])]
-    flags += [*language, *as_flags(reading), "--output", "runs/first"]
+    flags += [*language, *as_flags(reading), *USUAL, "--output", "runs/first"]
     return shlex.join(["whispertune", "train", *flags])
