@@ -1,11 +1,12 @@
 """Which operations the time goes to, in encoding, a training epoch and a validation: what a compiler could still win.
 
     python benchmarks/profile_operations.py
+    python benchmarks/profile_operations.py --freeze none  # of a run in which the encoder learns
     python benchmarks/profile_operations.py --clips 16     # a smoke test
 
-Of a run with the encoder frozen: all training clips encoded, one epoch of updates, the valid split decoded greedily
-and scored. Seconds are the operations' own, on the calling thread, by torch's profiler, which adds some to small ones;
-time between operations (Python, audio) is the last row. A compiler can fuse gelu, layer_norm and the like with
+Of a run, by default with the encoder frozen: all training clips encoded, one epoch of updates, the valid split decoded greedily
+and scored. Seconds are the operations' own, on the calling thread, by torch's profiler, which adds some to small ones.
+All is measured without it; what is left of it (Python, audio) is the time between operations. A compiler can fuse gelu, layer_norm and the like with
 their neighbours; it leaves products and attention to the same kernels.
 """
 
@@ -70,9 +71,10 @@ def seconds_of(work: Callable[[], object]) -> dict[str, float]:
     """Seconds of each group of operations, of the time between them, and of all."""
     work()  # a warm-up
     started = time.perf_counter()
+    work()
+    whole = time.perf_counter() - started
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work()
-    whole = time.perf_counter() - started
     seconds: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         seconds[group_of(event.key)] += event.self_cpu_time_total / 1e6
@@ -81,15 +83,17 @@ def seconds_of(work: Callable[[], object]) -> dict[str, float]:
 
 
 def train_an_epoch(trainer: Trainer) -> None:
-    """The updates of the next epoch, balanced over micro-batches as in the trainer."""
+    """The updates of the next epoch."""
     progress, split, learner = trainer.progress, trainer.data.split, trainer.learner
     plan = epoch_plan(split.num_samples, progress.batches, seed=trainer.options.seed, epoch=progress.epoch)
+    trainer.data.states.prepare([batch for step in plan for batch in step], progress.epoch)
     for step in plan:
         num_tokens = sum(split.targets[index].num_target_tokens for batch in step for index in batch)
+        learner.working.gradient_sum.expect(len(step))
         for batch in step:
             trainer.backward(batch, [split.targets[index] for index in batch], num_tokens)
-        learner.shards.clip(trainer.options.optimizer.max_grad_norm)
-        learner.shards.update(learner.optimizer)
+        learner.working.clip(trainer.options.optimizer.max_grad_norm)
+        learner.working.update(learner.optimizer)
         learner.optimizer.zero_grad(set_to_none=True)
     progress.epoch += 1
 
@@ -99,6 +103,7 @@ def main() -> None:
     add_common(parser, "profile-operations")
     parser.add_argument("--model", default="packaged:whisper-base")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
+    parser.add_argument("--freeze", default="encoder", help="as of train (%(default)s)")
     parser.add_argument("--clips", type=int, help="only so many of train and of valid (a smoke test)")
     options = parser.parse_args()
     keep_freed_memory()
@@ -108,7 +113,7 @@ def main() -> None:
             model=options.model, train=str(cut_manifest([DATA / "train.csv"], work / "train.csv", options.clips)),
             valid=str(cut_manifest([DATA / "valid.csv"], work / "valid.csv", options.clips)), language="it",
             output=str(work / "run"), batch_size=8, accumulation=1, epochs=2, precision=options.precision,
-            states=StateOptions(folder=str(work / "states")),
+            states=StateOptions(folder=str(work / "states")), freeze=options.freeze,
         )  # fmt: skip
         folder = RunFolder(work / "run")
         folder.create()
@@ -140,7 +145,7 @@ def main() -> None:
     clips = f"{len(session.train.windows)} clips of train, {len(session.valid.windows)} of valid, batches of 8."
     publish(
         options.table,
-        f"operations of a run, {options.model}, {name}",
+        f"operations of a run, {options.model}, {name}, freeze: {options.freeze}",
         [clips, markdown(("seconds (share)", *found), rows)],
     )
 

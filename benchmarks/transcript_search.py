@@ -24,7 +24,7 @@ from whispertune.decoding.greedy import greedy_search
 from whispertune.decoding.loading import load_model
 from whispertune.decoding.prefill import prefill
 from whispertune.decoding.rules import Hypothesis
-from whispertune.evaluation.decode import CHUNK_FRAMES, CHUNK_WINDOWS
+from whispertune.evaluation.decode import windows_on_cpu
 from whispertune.evaluation.transcript_search import TranscriptSearch, teacher_forced_nll
 from whispertune.features.options import DENSE, FrameOptions
 from whispertune.model.prepacked import for_decoding
@@ -72,7 +72,7 @@ def main() -> None:
             for samples, text in clips
         ]
         while left:
-            fit = max(1, min(CHUNK_WINDOWS, CHUNK_FRAMES // len(left[0][0].positions)))
+            fit = windows_on_cpu(len(left[0][0].positions))
             part = sorted(left[:fit], key=lambda clip: -len(clip[1].input_ids))
             chunks.append((encode_frozen(ready.whisper.encoder, [each for each, _ in part]), [t for _, t in part]))
             left = left[fit:]

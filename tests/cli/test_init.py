@@ -14,7 +14,7 @@ from praatio.utilities.constants import Interval
 from test_newcomers import write_interviews
 
 QUICK = {
-    "train": ("--epochs=1", "--max_steps=2", "--precision=fp32", "--search.beam_size=1"),
+    "train": ("--max_steps=2", "--precision=fp32", "--search.beam_size=1"),
     "transcribe": ("--beam_size=1", "--precision=fp32", "--temperature=0"),
 }
 

@@ -267,7 +267,7 @@ def test_the_loss_is_per_target_token_of_the_whole_split() -> None:
 def test_searches_with_one_decoder_share_its_keys_and_values() -> None:
     """Worked out once for greedy search, beam search and the loss, which find what each finds alone."""
     decoder = tiny_whisper().decoder
-    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [1.0 + n % 3 for n in range(20)])
+    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [0.5 + n % 3 / 4 for n in range(20)])
     states = random_states([20 + n for n in range(20)])
     started: list[int] = []
 
@@ -296,7 +296,7 @@ def test_when_memory_runs_out_half_as_many_windows_are_decoded_at_once(
 ) -> None:
     """For a chunk of 20, with searches that are done and others that are not; the same is found, and nothing twice."""
     decoder = tiny_whisper().decoder
-    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [1.0 + n % 3 for n in range(20)])
+    split = split_of([f"una frase {'molto ' * (n % 5)}lunga" for n in range(20)], [0.5 + n % 3 / 4 for n in range(20)])
     states = random_states([20 + n for n in range(20)])
     advanced: list[int] = []
 
@@ -333,7 +333,7 @@ def test_windows_are_announced_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that audio is decoded while the model computes: each batch once, also when memory runs out."""
     decoder = tiny_whisper().decoder
     split = split_of(["una frase"] * 20, [1.0 + n % 3 for n in range(20)])
-    monkeypatch.setattr(decode, "CHUNK_WINDOWS", 4)
+    monkeypatch.setattr(decode, "MOST_WINDOWS", 4)
     begun: list[tuple[int, ...]] = []
     before: list[int] = []
 

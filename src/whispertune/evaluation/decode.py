@@ -24,9 +24,10 @@ from whispertune.states.computed import EncoderStates, StateSource
 from whispertune.system.console import console
 from whispertune.system.lazy import Anew
 
-CHUNK_FRAMES = 8_000
-"""Kept frames, and at most `CHUNK_WINDOWS` windows, whose states are held at once while decoding."""
-CHUNK_WINDOWS = 32
+CHUNK_FRAMES = 4_096
+FEWEST_WINDOWS, MOST_WINDOWS = 5, 32
+"""Kept frames whose states are held at once while decoding on a CPU, within these numbers of windows: fewer would read
+all weights for few rows. More frames take memory, and are no faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,12 @@ def chunks_of(split: Split, frames: FrameOptions, decoder: Decoder, room: Room) 
     begin = 0
     while begin < len(order):
         most_frames = len(select_frames(split.num_samples[order[begin]], frames).positions)
-        fit = min(CHUNK_WINDOWS, CHUNK_FRAMES // most_frames) if on_cpu else windows_at_once(decoder, most_frames, 1)
+        fit = windows_on_cpu(most_frames) if on_cpu else windows_at_once(decoder, most_frames, 1)
         end = begin + max(1, fit if room.windows is None else min(fit, room.windows))
         yield order[begin:end]
         begin = end
+
+
+def windows_on_cpu(num_frames: int) -> int:
+    """How many windows of so many kept frames are decoded at once on a CPU."""
+    return min(MOST_WINDOWS, max(FEWEST_WINDOWS, CHUNK_FRAMES // num_frames))
