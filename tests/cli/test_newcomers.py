@@ -21,7 +21,7 @@ from cli_samples import Command, Outcome, example_rows
 from safetensors.torch import load_file, save_file
 
 RATE = 16_000
-TINY = ("--epochs=1", "--max_steps=3", "--precision=fp32", "--search.beam_size=1")
+TINY = ("--max_steps=3", "--precision=fp32", "--search.beam_size=1")
 """What a test adds to a printed `train`, and below to others, so that it takes seconds."""
 QUICK = ("--beam_size=1", "--precision=fp32")
 
