@@ -45,6 +45,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check src tests benchmarks docs examples
 	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --config-file= --ignore-missing-imports --check-untyped-defs benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Containerfile
 

@@ -80,10 +80,10 @@ def opposite_phase(path: Path, samples: Samples) -> None:
     soundfile.write(path, np.stack([samples, -samples], axis=1), RATE)
 
 
-AUDIO: dict[str, Callable[[Path, Samples], None]] = {
+AUDIO: dict[str, Callable[[Path, Samples], object]] = {
     "truncated header": header_cut,
     "half the bytes": bytes_cut,
-    "empty": lambda path, samples: path.write_bytes(b"") and None,
+    "empty": lambda path, samples: path.write_bytes(b""),
     "missing": lambda path, samples: None,
     "silence": lambda path, samples: soundfile.write(path, 0 * samples, RATE),
     "noise only": noise,

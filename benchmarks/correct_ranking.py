@@ -47,10 +47,11 @@ def damaged(kind: str, text: str, texts: Sequence[str], draw: random.Random) -> 
     elif kind == "put in":
         made = " ".join([*words[:place], draw.choice(others), *words[place:]])
     else:
-        letters = list(max(words, key=len))
+        longest = max(words, key=len)
+        letters = list(longest)
         for letter in draw.sample(range(len(letters)), min(2, len(letters))):
             letters[letter] = draw.choice([one for one in "abcdefgilmnoprstuvz" if one != letters[letter].lower()])
-        made = text.replace(max(words, key=len), "".join(letters), 1)
+        made = text.replace(max(words, key=lambda word: len(word)), "".join(letters), 1)
     return made if made and made.lower() != text.lower() else None
 
 

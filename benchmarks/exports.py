@@ -112,7 +112,7 @@ def main() -> None:
     )
     for row in rows:
         to, quantization = row.split(":")
-        options = ExportOptions(to=to, quantization=quantization, **shared)
+        options = ExportOptions(to=to, quantization=quantization, **shared)  # type: ignore[arg-type]
         package = PACKAGES[to][1]
         found = {}
         try:

@@ -72,7 +72,7 @@ SHAPES = {
     "tiny shape": shape(32, 2, 1, 1, 80, 1000),
 }  # fmt: skip
 EIGHT_BITS = "full, moments in 8 bits"
-MODES = ("frozen, states stored", "frozen, states fresh", "LoRA", "full")
+MODES: tuple[str, ...] = ("frozen, states stored", "frozen, states fresh", "LoRA", "full")
 if importlib.util.find_spec("bitsandbytes") is not None:
     MODES = (*MODES, EIGHT_BITS)
 LORA = LoraOptions(rank=32)
@@ -160,7 +160,8 @@ def attention(bench: Bench, heads: int, rows: int) -> None:
     if bench.device.type == "cuda":
         for cudnn in (True, False):
             torch.backends.cuda.enable_cudnn_sdp(cudnn)
-            new, again = [], []
+            new: list[float] = []
+            again: list[float] = []
             for queries in (24, 25, 26, 27):
                 q, k, weights = tensors(queries, 360 + queries)
                 for into in (new, again):
@@ -180,8 +181,8 @@ def attention(bench: Bench, heads: int, rows: int) -> None:
         with torch.no_grad():
             error = float((by_bias() - by_features()).abs().max())
         for name, attend in (("a bias", by_bias), ("features", by_features)):
-            taken = bench.seconds(lambda attend=attend: attend().sum().backward())  # type: ignore[misc]
-            bench.add("attention", f"{queries} x {keys}, weights as {name}", taken, f"differ by {error:.1e}")
+            seconds = bench.seconds(lambda attend=attend: attend().sum().backward())  # type: ignore[misc]
+            bench.add("attention", f"{queries} x {keys}, weights as {name}", seconds, f"differ by {error:.1e}")
 
 
 # Models and batches.
@@ -337,7 +338,7 @@ def transformers_step(bench: Bench, name: str, config: WhisperConfig, mode: str,
     from transformers import WhisperForConditionalGeneration
 
     fields: dict[str, Any] = dataclasses.asdict(config)
-    special = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
     with torch.device(bench.device):
         model = WhisperForConditionalGeneration(TheirConfig(**fields, **special)).train()
     for parameter in model.model.encoder.parameters():

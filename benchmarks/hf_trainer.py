@@ -47,10 +47,10 @@ class Clips(torch.utils.data.Dataset):
         with manifest.open(encoding="utf-8", newline="") as file:
             self.rows = list(csv.DictReader(file))
         self.files = [folder / f"{manifest.stem}-{i}.npy" for i in range(len(self.rows))]
-        for row, file in zip(self.rows, self.files, strict=True):
+        for row, saved in zip(self.rows, self.files, strict=True):
             waveform = read_waveform(Path(row["audio"]))
             features = processor.feature_extractor(waveform, sampling_rate=16_000, return_tensors="np")
-            np.save(file, features.input_features[0])
+            np.save(saved, features.input_features[0])
         self.labels = [processor.tokenizer(" " + row["text"].strip()).input_ids for row in self.rows]
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ def main() -> None:
     model.freeze_encoder()
     model.config.use_cache = False
     processor = WhisperProcessor.from_pretrained(options.model)
-    multilingual = bool(model.generation_config.is_multilingual)
+    multilingual = bool(model.generation_config.to_dict()["is_multilingual"])
     if multilingual:
         processor.tokenizer.set_prefix_tokens(language=options.language, task="transcribe")
         model.generation_config.update(language=options.language, task="transcribe")
@@ -170,7 +170,7 @@ def main() -> None:
         return {"validation": seconds, "clips": len(clips), "wer": score.wer, "cer": score.cer}
 
     # Their encoder alone, as in every training step.
-    model.to(device).eval()
+    model.to(device).eval()  # type: ignore[arg-type]
     batches = [list(range(at, min(at + 8, len(train)))) for at in range(0, min(len(train), 24), 8)]
     encoding = []
     for batch in [batches[0], *batches]:  # the first is a warm-up

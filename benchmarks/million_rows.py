@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--start-only", action="store_true", help="leave `check` out")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    share = "auto" if arguments.stitched_share == "auto" else float(arguments.stitched_share)
+    share: float | Literal["auto"] = "auto" if arguments.stitched_share == "auto" else float(arguments.stitched_share)
     if arguments.start is not None:
         start_training(arguments.start, arguments.model, arguments.start.parent / f"run-{os.getpid()}", share)
         return

@@ -4,10 +4,10 @@
     python benchmarks/profile_operations.py --freeze none  # of a run in which the encoder learns
     python benchmarks/profile_operations.py --clips 16     # a smoke test
 
-Of a run, by default with the encoder frozen: all training clips encoded, one epoch of updates, the valid split decoded greedily
-and scored. Seconds are the operations' own, on the calling thread, by torch's profiler, which adds some to small ones.
-All is measured without it; what is left of it (Python, audio) is the time between operations. A compiler can fuse gelu, layer_norm and the like with
-their neighbours; it leaves products and attention to the same kernels.
+Of a run, by default with the encoder frozen: all training clips encoded, one epoch of updates, the valid split decoded
+greedily and scored. Seconds are the operations' own, on the calling thread, by torch's profiler, which adds some to
+small ones. All is measured without it; what is left of it (Python, audio) is the time between operations. A compiler
+can fuse gelu, layer_norm and the like with their neighbours; it leaves products and attention to the same kernels.
 """
 
 from __future__ import annotations

@@ -196,7 +196,8 @@ def step_parts(trainer: Trainer, steps: int) -> tuple[dict[str, float], list[flo
 
 def measured_batches(session: Session, steps: int) -> list[list[int]]:
     """The micro-batches of the measured updates, as the trainer cuts them."""
-    recipe, batches, epoch = session.recipe, [], 0
+    batches: list[list[list[int]]] = []
+    recipe, epoch = session.recipe, 0
     while len(batches) < WARM_UP_STEPS + steps:
         epoch += 1
         batches += epoch_plan(session.train.num_samples, session.progress.batches, seed=recipe.seed, epoch=epoch)

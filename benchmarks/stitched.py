@@ -141,8 +141,8 @@ def short_clips(plain: Sequence[Found], stitched: Sequence[Found]) -> tuple[floa
     """Points of WER that stitching costs on clips, with intervals over seeds and over clips."""
     differences = [100 * (b["wer"] - a["wer"]) for a, b in zip(plain, stitched, strict=True)]
     low, high = over_seeds(differences)
-    errors = [np.sum([result["errors"] for result in results], axis=0).tolist() for results in (plain, stitched)]
-    clips = matched_pairs(*errors, [len(plain) * words for words in plain[0]["words"]])
+    before, after = (np.sum([result["errors"] for result in results], axis=0).tolist() for results in (plain, stitched))
+    clips = matched_pairs(before, after, [len(plain) * words for words in plain[0]["words"]])
     mean = statistics.mean(differences)
     return mean, (
         f"{mean:+.2f} points (over seeds {low:+.2f} to {high:+.2f}, over clips {100 * clips.low:+.2f} to "

@@ -123,7 +123,7 @@ def train_arm(
     trainer = build_trainer(session, build_run_schedule(session))
     last = time.perf_counter()
 
-    def validate(name: str) -> Evaluation:
+    def validate(name: str, model: str) -> Evaluation:
         nonlocal last
         training, epoch = time.perf_counter() - last, trainer.progress.epoch
         if trainer.progress.step == 0:

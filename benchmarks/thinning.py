@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -73,18 +74,22 @@ class DenseOnce(torch.nn.Module):
         self.encoder, self.conv1 = encoder, encoder.conv1
         self.known: dict[bytes, torch.Tensor] = {}
 
-    def forward(self, log_mel: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
-        if others[-1] is not None:  # weights: thinned
-            return self.encoder(log_mel, *others)
+    def forward(
+        self, log_mel: torch.Tensor, index: torch.Tensor, positions: torch.Tensor, log_weights: torch.Tensor | None,
+        num_frames: Sequence[int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        inputs = (log_mel, index, positions, log_weights, num_frames)
+        if log_weights is not None:  # thinned
+            return self.encoder(*inputs)
         key = hashlib.sha256(log_mel.float().cpu().numpy().tobytes()).digest()
         if key not in self.known:
-            self.known[key] = self.encoder(log_mel, *others)
+            self.known[key] = self.encoder(*inputs)
         return self.known[key]
 
 
 @torch.inference_mode()
 def greedy_targets(
-    encoder: DenseOnce,
+    encoder: Encoder,
     decoder: Decoder,
     dense: Features,
     waveforms: list[np.ndarray],
@@ -184,10 +189,9 @@ def main() -> None:
     if options.limit:
         chosen = np.linspace(0, len(waveforms) - 1, min(options.limit, len(waveforms))).round().astype(int)
         waveforms, targets = [waveforms[i] for i in chosen], [targets[i] for i in chosen]
-    encoder, decoder = (
-        inference_copy(half, precision.dtype) for half in (ready.whisper.encoder, ready.whisper.decoder)
-    )
-    dense_once, pad_id = DenseOnce(encoder), ready.checkpoint.pad_token_id
+    encoder = inference_copy(ready.whisper.encoder, precision.dtype)
+    decoder = inference_copy(ready.whisper.decoder, precision.dtype)
+    dense_once, pad_id = cast(Encoder, DenseOnce(encoder)), ready.checkpoint.pad_token_id
     samples = [len(waveform) for waveform in waveforms]
 
     def features(index: int, frames: FrameOptions = FrameOptions()) -> WindowFeatures:  # noqa: B008
@@ -213,12 +217,12 @@ def main() -> None:
     if not options.no_times:
         rows.append(("dense", "1500", *times(partial(features, frames=DENSE)), "0", "100 %", "1", ""))
         print(rows[-1], flush=True)
-    default = features
     for name, point in points:
-        found = divergence(
-            dense_once, decoder, lambda i, o, p=point: default(i, o) if o == DENSE else p(i),
-            every, targets, FrameOptions(), pad_id=pad_id, batch_size=BATCH,
-        )  # fmt: skip
+
+        def either(index: int, frames: FrameOptions, point: Features = point) -> WindowFeatures:
+            return features(index, frames) if frames == DENSE else point(index)
+
+        found = divergence(dense_once, decoder, either, every, targets, FrameOptions(), pad_id=pad_id, batch_size=BATCH)
         within = found.kl <= max_kl and 100 * found.same_argmax >= min_argmax
         rows.append(
             (

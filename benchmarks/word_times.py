@@ -54,7 +54,8 @@ def openai_whisper(name: str, heads: list[list[int]], language: str) -> Callable
     mask = torch.zeros(model.dims.n_text_layer, model.dims.n_text_head, dtype=torch.bool)
     mask[tuple(torch.tensor(heads).T)] = True
     model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
-    encode, last = model.encoder.forward, []
+    last: list[torch.Tensor] = []
+    encode = model.encoder.forward
 
     def encode_once(mel: torch.Tensor) -> torch.Tensor:  # it encodes each window for decoding, and again for alignment
         if not last or not torch.equal(last[0], mel):
