@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ PACKAGES = (
     "jiwer",
     "whisper-normalizer",
 )
+EXTRAS = ("av", "bitsandbytes")
+"""Optional packages that results depend on where they are used."""
 
 
 def describe_environment(seed: int, digests: dict[str, str], processes: int, precision: str) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
         "whispertune": whispertune.__version__,
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": _versions(),
         "libsndfile": soundfile.__libsndfile_version__,
         "machine": {
             "platform": platform.platform(),
@@ -52,6 +55,15 @@ def describe_environment(seed: int, digests: dict[str, str], processes: int, pre
         "seed": seed,
         "sha256": digests,
     }
+
+
+def _versions() -> dict[str, str]:
+    """The versions of `PACKAGES`, and of those `EXTRAS` that are installed."""
+    found = {name: version(name) for name in PACKAGES}
+    for name in EXTRAS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def commit() -> str | None:
