@@ -10,7 +10,6 @@ from whispertune.data.reading import Reading
 from whispertune.data.splits_of_sources import as_data, as_flags
 from whispertune.run.recipe import Recipe
 
-
 USUAL = ["--freeze", "auto", "--epochs", "2"]
 """Settings of the suggested training: a seventh fewer errors than the defaults in about the same time, on two languages
 (docs/choosing.md). The defaults stay those of the field, a frozen encoder and four epochs."""
