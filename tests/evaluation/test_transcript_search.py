@@ -108,6 +108,18 @@ def test_what_comes_after_is_not_changed() -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_only_the_last_search_uses_the_memory_up(last: bool) -> None:
+    """Keys and values of windows that have ended are freed at once, where an earlier search leaves them."""
+    prefilled = prefill(DECODERS[0], random_windows(12, 1), [(SOT, 2)] * 12)
+    expected = greedy_search(DECODERS[0], prefilled, RULES, EOT, [30] * 12)
+    targets = [make_target((SOT, 2), [9, 8, 7], EOT, sot=SOT)] * 12
+    found = TranscriptSearch(DECODERS[0], prefilled, RULES, targets, 0).search(EOT, [30] * 12, last=last)
+    assert [h.tokens for h in found] == [h.tokens for h in expected]
+    left, _ = prefilled.fork()
+    assert all((len(keys) < 12) == last for keys in left.cross_keys)
+
+
 def test_room_for_448_tokens() -> None:
     """Transcripts may be checked beyond the last position; what is there is not used."""
     never = LogitRules(VOCAB, [EOT], [], torch.device("cpu"))

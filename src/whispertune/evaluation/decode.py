@@ -177,16 +177,17 @@ class _Chunk:
                 loss += teacher_forced_nll(decoder, batch, own, pad_id)
         while searches:
             search, found = searches[0]
+            last = len(searches) == 1
             if search.beam_size == 1 and transcripts:
                 by_row: dict[int, Hypothesis] = {}
                 for (rows, _), known in zip(prefilled, transcripts, strict=True):
                     bounds = [caps[row] for row in rows]
-                    ended = known.search(model.tokenizer.eot, bounds, cut_loops=self.cut_loops)
+                    ended = known.search(model.tokenizer.eot, bounds, cut_loops=self.cut_loops, last=last)
                     by_row.update(zip(rows, ended, strict=True))
                 hypotheses = [by_row[row] for row in range(len(chunk))]
             else:
                 transcriber = Transcriber(model, search, cut_loops=self.cut_loops)
-                hypotheses = transcriber.search_windows(prefilled, caps, last=len(searches) == 1)
+                hypotheses = transcriber.search_windows(prefilled, caps, last=last)
             found.hypotheses.update(zip(chunk, hypotheses, strict=True))
             found.losses[chunk[0]] = loss
             found.seconds += time.perf_counter() - started

@@ -10,7 +10,7 @@ tokens in one pass, with the transcript from where they may meet again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -132,8 +132,13 @@ class TranscriptSearch:
             self._values += cache.self_values.unbind(1)
 
     @torch.inference_mode()
-    def search(self, eot: int, max_tokens: Sequence[int], *, cut_loops: bool = False) -> list[Hypothesis]:
-        """What `greedy_search` returns, but for rounding; the closer it is to the transcripts, the sooner."""
+    def search(
+        self, eot: int, max_tokens: Sequence[int], *, cut_loops: bool = False, last: bool = False
+    ) -> list[Hypothesis]:
+        """What `greedy_search` returns, but for rounding; the closer it is to the transcripts, the sooner.
+
+        last: whether no other search of these windows follows: this one then uses up their memory.
+        """
         rows = []
         for target, most, likeliest in zip(self._targets, max_tokens, self._likeliest, strict=True):
             draft = [*target.input_ids[target.prompt_length :], eot]
@@ -141,7 +146,7 @@ class TranscriptSearch:
             rows[-1].take(likeliest, eot)
         running = list(range(len(rows)))
         staying = [number for number in running if rows[number].hypothesis is None]
-        cache, _ = self._prefilled.fork()
+        cache, _ = replace(self._prefilled, last=last).fork()
         cache.whole = True  # rows are of different lengths
         if staying:
             cache.reserve(max(rows[number].length for number in staying))
