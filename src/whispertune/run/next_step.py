@@ -10,7 +10,7 @@ from whispertune.data.reading import Reading
 from whispertune.data.splits_of_sources import as_data, as_flags
 from whispertune.run.recipe import Recipe
 
-USUAL = ["--freeze", "auto", "--epochs", "2"]
+SUGGESTED = ["--freeze", "auto", "--epochs", "2"]
 """Settings of the suggested training: a seventh fewer errors than the defaults in about the same time, on two languages
 (docs/choosing.md). The defaults stay those of the field, a frozen encoder and four epochs."""
 
@@ -41,8 +41,8 @@ def evaluation_commands(recipe: Recipe) -> list[str]:
 def training_command(
     sources: Mapping[str, Sequence[str]], model: str, language: Sequence[str], reading: Reading
 ) -> str | None:
-    """The command that trains on the checked data with the usual settings, or None without both a train and a valid
-    split.
+    """The command that trains on the checked data with the suggested settings, or None without both a train and a
+    valid split.
 
     sources: the files of train, valid and test. language: the flags that name it.
     """
@@ -52,5 +52,5 @@ def training_command(
     for part in ("train", "valid", "test"):
         if sources.get(part):
             flags += [f"--{part}", " + ".join(sources[part])]
-    flags += [*language, *as_flags(reading), *USUAL, "--output", "runs/first"]
+    flags += [*language, *as_flags(reading), *SUGGESTED, "--output", "runs/first"]
     return shlex.join(["whispertune", "train", *flags])
